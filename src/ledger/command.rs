@@ -1,0 +1,86 @@
+//! What a client asks of the ledger.
+
+use super::{AccountName, AccountNumber, Amount, IdempotencyKey, Timestamp};
+
+/// A change that a client asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Open an account.
+    Open {
+        /// Its name, which no account has or had.
+        name: AccountName,
+        /// Its own overdraft limit, zero or more; `None` follows the service's setting.
+        overdraft_limit: Option<Amount>,
+    },
+    /// Pay in.
+    Deposit {
+        /// The account.
+        target: Target,
+        /// How much; positive.
+        amount: Amount,
+    },
+    /// Pay out.
+    Withdraw {
+        /// The account.
+        target: Target,
+        /// How much; positive.
+        amount: Amount,
+    },
+    /// Close an account that stands at zero.
+    Close {
+        /// The account.
+        target: Target,
+    },
+    /// Reserve an idempotency key at its home shard for a request that another shard will execute.
+    ///
+    /// A request to open an account is executed where the account's name lives, so two such requests with one
+    /// key but different names would never meet. They meet here first.
+    Claim,
+}
+
+/// The account that a command is about, and the version that the client knows it at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The account.
+    pub account: AccountRef,
+    /// Refuse unless the account is at this version (`If-Match`).
+    pub version: Option<u64>,
+}
+
+/// One of the two ways to say which account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccountRef {
+    /// By name: finds open accounts only.
+    Name(AccountName),
+    /// By what its id says: finds closed accounts too.
+    Number {
+        /// Its number in the shard.
+        number: AccountNumber,
+        /// When it was opened; an account that was opened at another time is not it.
+        opened: Timestamp,
+    },
+}
+
+/// What a decision depends on besides the state and the command.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// The time.
+    pub now: Timestamp,
+    /// The overdraft limit of accounts without one of their own.
+    pub overdraft_limit: Amount,
+    /// For how long an idempotency key is kept, in milliseconds.
+    pub key_retention_ms: u64,
+    /// How many idempotency keys the shard keeps at most.
+    pub keys_max: usize,
+}
+
+impl Terms {
+    /// How the use of `key` is to be recorded.
+    pub fn key_use(&self, key: IdempotencyKey) -> super::KeyUse {
+        let expires = self.now.millis().saturating_add(self.key_retention_ms);
+        super::KeyUse {
+            key,
+            expires: Timestamp::from_millis(expires),
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Idempotency keys: which were used, for what, and until when that must be remembered.
+//!
+//! A key costs 40 bytes here (digest, fingerprint, sequence) plus 24 in the order of expiry, about 80 with
+//! the tables' slack; the outcome itself is the event at `sequence`. The number of keys is bounded by
+//! [`super::Terms::keys_max`].
+
+use std::collections::{HashMap, VecDeque};
+
+use super::{Event, KeyUse, Sequence, Timestamp};
+
+/// 128 bits of a cryptographic hash of a key and its scope. The ledger never sees the key itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyDigest(pub [u8; 16]);
+
+/// A key and the request that it stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdempotencyKey {
+    /// Which key.
+    pub digest: KeyDigest,
+    /// 128 bits of a cryptographic hash of the request: the same key with another fingerprint is refused.
+    pub fingerprint: [u8; 16],
+}
+
+/// What is known of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyStatus {
+    /// It was not used, or so long ago that it has been forgotten.
+    New,
+    /// It was reserved for this very request, which has no outcome in this shard yet.
+    Claimed,
+    /// This very request has its outcome in the event with this sequence.
+    Settled(Sequence),
+    /// It was used for another request.
+    Reused,
+}
+
+/// What is remembered of a used key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyRecord {
+    /// The request's fingerprint.
+    pub fingerprint: [u8; 16],
+    /// The event with the outcome, or [`Sequence::NONE`] for a key that is only claimed.
+    pub outcome: Sequence,
+    /// From when on it may be forgotten.
+    pub expires: Timestamp,
+}
+
+/// The keys of a shard.
+#[derive(Clone, Debug, Default)]
+pub struct Keys {
+    records: HashMap<KeyDigest, KeyRecord>,
+    /// In order of use. A key that was used twice (claimed, then settled) stands here twice; only the entry
+    /// whose expiry its record bears forgets it.
+    by_use: VecDeque<(Timestamp, KeyDigest)>,
+}
+
+impl Keys {
+    /// How many keys are remembered.
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Whether no key is remembered.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// What is known of `key` at a time.
+    pub fn status(&self, key: &IdempotencyKey, now: Timestamp) -> KeyStatus {
+        match self.records.get(&key.digest) {
+            None => KeyStatus::New,
+            Some(record) if record.expires <= now => KeyStatus::New,
+            Some(record) if record.fingerprint != key.fingerprint => KeyStatus::Reused,
+            Some(record) if record.outcome == Sequence::NONE => KeyStatus::Claimed,
+            Some(record) => KeyStatus::Settled(record.outcome),
+        }
+    }
+
+    /// The record of a key, expired or not.
+    pub fn get(&self, digest: &KeyDigest) -> Option<&KeyRecord> {
+        self.records.get(digest)
+    }
+
+    /// Takes note of an event, and forgets the keys that have expired by its time.
+    pub(super) fn apply(&mut self, event: &Event, outcome: Sequence) {
+        while let Some(&(expires, digest)) = self.by_use.front()
+            && expires <= event.time
+        {
+            self.by_use.pop_front();
+            if self
+                .records
+                .get(&digest)
+                .is_some_and(|record| record.expires == expires)
+            {
+                self.records.remove(&digest);
+            }
+        }
+        if let Some(KeyUse { key, expires }) = event.key {
+            self.insert(
+                key.digest,
+                KeyRecord {
+                    fingerprint: key.fingerprint,
+                    outcome,
+                    expires,
+                },
+            );
+        }
+    }
+
+    /// Adds a record, the newest.
+    pub(super) fn insert(&mut self, digest: KeyDigest, record: KeyRecord) {
+        self.records.insert(digest, record);
+        self.by_use.push_back((record.expires, digest));
+    }
+
+    /// The keys in order of their last use: what a snapshot keeps, the same bytes for the same events.
+    pub fn in_order(&self) -> impl Iterator<Item = (KeyDigest, KeyRecord)> {
+        self.by_use.iter().filter_map(|(expires, digest)| {
+            let record = self.records.get(digest)?;
+            (record.expires == *expires).then_some((*digest, *record))
+        })
+    }
+}

@@ -1,0 +1,6 @@
+//! teller, an account ledger service: clients open accounts by name, deposit, withdraw, and read balances and
+//! history over REST.
+//!
+//! `ARCHITECTURE.md` has the map. Imports go one way only: [`ledger`] knows nobody.
+
+pub mod ledger;
