@@ -4,3 +4,4 @@
 //! `ARCHITECTURE.md` has the map. Imports go one way only: [`ledger`] knows nobody.
 
 pub mod ledger;
+pub mod storage;

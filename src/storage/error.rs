@@ -1,0 +1,89 @@
+//! What can be wrong with a disk, told so that the reader knows the file, the position and the next step (P6).
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::codec::Malformed;
+
+/// Why something on disk cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// The operating system refused.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried, such as "open".
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The journal's store refused.
+    #[error("cannot {action} the journal {}: {reason}", path.display())]
+    Journal {
+        /// What was tried.
+        action: &'static str,
+        /// The generation's directory.
+        path: PathBuf,
+        /// What the store says.
+        reason: String,
+    },
+    /// Bytes are not what was written. Nothing has been changed.
+    #[error("{} is corrupt at {position}: {what}; {next_step}", path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// Where in it: a byte or a sequence.
+        position: String,
+        /// What is wrong there.
+        what: String,
+        /// What to do about it.
+        next_step: &'static str,
+    },
+    /// The directory is not, or not only, a ledger's.
+    #[error("{} is not a ledger's data directory: {what}; name an empty or a new one with --data-dir and --db-name", path.display())]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// How it shows.
+        what: String,
+    },
+    /// Another process uses the directory.
+    #[error("{} is in use by another process; stop that first, or name another directory with --data-dir and --db-name", path.display())]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The ledger has another number of shards than was asked for.
+    #[error("{} has {has} shards, not {asked}, and every id in it says which; start with --shards {has} or without --shards. To change the number, `teller export --format csv` this ledger and `teller import` it into one of another --db-name", path.display())]
+    ShardCount {
+        /// The directory.
+        path: PathBuf,
+        /// How many it has.
+        has: usize,
+        /// How many were asked for.
+        asked: usize,
+    },
+}
+
+/// The next step where a backup is the only other source of the bytes.
+pub const RESTORE_BACKUP: &str =
+    "the disk may be failing: keep the directory as it is, and restore a backup of it to go on";
+
+impl StorageError {
+    /// Turns an [`io::Error`] into one that says what was done to which file.
+    pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StorageError {
+        let path = path.to_owned();
+        move |source| StorageError::Io { action, path, source }
+    }
+
+    /// Corruption found by a decoder that started at byte `base` of the file.
+    pub fn malformed(path: &Path, base: u64, error: Malformed, next_step: &'static str) -> StorageError {
+        StorageError::Corrupt {
+            path: path.to_owned(),
+            position: format!("byte {}", base + error.offset as u64),
+            what: error.what,
+            next_step,
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Everything on disk: journal, snapshots, archive, manifest, and the recovery that reads them back.
+
+pub mod codec;
+mod error;
+pub mod journal;
+
+pub use error::{RESTORE_BACKUP, StorageError};
