@@ -3,5 +3,9 @@
 //!
 //! `ARCHITECTURE.md` has the map. Imports go one way only: [`ledger`] knows nobody.
 
+pub mod bank;
+pub mod clock;
 pub mod ledger;
+pub mod router;
+pub mod shard;
 pub mod storage;

@@ -31,6 +31,12 @@ pub trait Journal: Send {
     /// # Errors
     /// If that failed. It must not be tried again: the kernel may have dropped the very pages (P1).
     fn sync(&mut self) -> Result<(), StorageError>;
+
+    /// Ends the current generation, so that what it holds can be compacted. Nothing to do if it is empty.
+    ///
+    /// # Errors
+    /// If the next generation cannot be started.
+    fn roll(&mut self) -> Result<(), StorageError>;
 }
 
 /// The reading side of a shard's log. Any number of threads share it.
