@@ -6,6 +6,7 @@
 pub mod bank;
 pub mod clock;
 pub mod ledger;
+pub mod progress;
 pub mod router;
 pub mod shard;
 pub mod storage;
