@@ -2,6 +2,7 @@
 
 pub mod codec;
 mod error;
+pub mod files;
 pub mod journal;
 
 pub use error::{RESTORE_BACKUP, StorageError};
