@@ -4,5 +4,6 @@ pub mod codec;
 mod error;
 pub mod files;
 pub mod journal;
+pub mod manifest;
 
 pub use error::{RESTORE_BACKUP, StorageError};
