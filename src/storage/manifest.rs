@@ -595,6 +595,8 @@ mod tests {
         let path = temporary.path().join(MANIFEST);
         let bytes = fs::read(&path).expect("readable");
         let refused = |bytes: &[u8], why: &str| {
+            // A new file: some file systems sync one that is truncated and written again.
+            fs::remove_file(&path).expect("removed");
             fs::write(&path, bytes).expect("written");
             let error = open(temporary.path(), None).expect_err(why);
             assert!(matches!(error, StorageError::Corrupt { .. }), "{why}: {error}");

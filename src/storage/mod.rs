@@ -5,5 +5,8 @@ mod error;
 pub mod files;
 pub mod journal;
 pub mod manifest;
+#[cfg(test)]
+mod samples;
+pub mod snapshot;
 
 pub use error::{RESTORE_BACKUP, StorageError};
