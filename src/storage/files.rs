@@ -183,11 +183,6 @@ impl AtomicFile {
         self.hasher.finalize()
     }
 
-    /// The temporary file.
-    pub fn temporary(&self) -> &Path {
-        &self.temporary
-    }
-
     /// Makes the file durable and gives it its name, replacing a file that has it. Returns its path.
     ///
     /// # Errors

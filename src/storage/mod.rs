@@ -1,5 +1,6 @@
 //! Everything on disk: journal, snapshots, archive, manifest, and the recovery that reads them back.
 
+pub mod archive;
 pub mod codec;
 mod error;
 pub mod files;
