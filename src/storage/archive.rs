@@ -931,6 +931,43 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_flipped_byte_of_the_index_or_the_trailer_is_seen_by_opening() {
+        let temporary = temporary();
+        let (_, segment) = small(temporary.path());
+        let bytes = fs::read(segment.path()).expect("readable");
+        let index = OpenSegment::open(segment.path())
+            .expect("opened")
+            .trailer
+            .index_offset as usize;
+        for at in index..bytes.len() {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 0x10;
+            fs::remove_file(segment.path()).expect("removed");
+            fs::write(segment.path(), &flipped).expect("written");
+            assert!(
+                Segment::open(segment.path(), LEDGER, shard()).is_err(),
+                "byte {at}"
+            );
+            assert!(segment.record(segment.last()).is_err(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn a_flipped_byte_of_the_hash_alone_is_seen_by_verifying() {
+        let temporary = temporary();
+        let (_, segment) = small(temporary.path());
+        let mut bytes = fs::read(segment.path()).expect("readable");
+        let trailer = bytes.len() - TRAILER_BYTES;
+        bytes[trailer + TRAILER_HASHED_BYTES] ^= 1;
+        let checksum = crc32c::crc32c(&bytes[trailer..trailer + TRAILER_SUMMED_BYTES]).to_le_bytes();
+        bytes[trailer + 152..trailer + 156].copy_from_slice(&checksum);
+        fs::write(segment.path(), &bytes).expect("written");
+        assert!(Segment::open(segment.path(), LEDGER, shard()).is_ok());
+        let error = segment.verify().expect_err("another hash").to_string();
+        assert!(error.contains("the checksum of the file"), "{error}");
+    }
+
     /// Gives a changed segment the checksums that it would have.
     fn resum(bytes: &mut [u8], blocks: &[Block]) {
         let trailer = bytes.len() - TRAILER_BYTES;

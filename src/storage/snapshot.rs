@@ -39,7 +39,7 @@
 //! What always holds:
 //!
 //! - the same state gives the same bytes (P8);
-//! - a file that [`write`] has returned was durable under its name, and was then read back, decoded and found to
+//! - a file that [`write()`] has returned was durable under its name, and was then read back, decoded and found to
 //!   be that state;
 //! - every byte is covered by a checksum: the blocks' tell where, the last one misses nothing;
 //! - reading takes memory in proportion to the file's length, whatever the counts in it say.
@@ -47,7 +47,7 @@
 //! Left out: when to take one, and which to fall back to; the journal and the archive hold what is missing then.
 //! Compression too: balances and chains hardly shrink, and a restart is better off without the work.
 //!
-//! Simplified: [`write`] reads back into a second [`Ledger`], so it needs the state's memory once more for a
+//! Simplified: [`write()`] reads back into a second [`Ledger`], so it needs the state's memory once more for a
 //! moment. Checking without building one would have to repeat what [`Ledger::from_parts`] checks.
 
 use std::collections::BTreeMap;
@@ -687,6 +687,35 @@ mod tests {
         }
         assert_refused(&path, &[&bytes[..], b"x"].concat(), "one byte more");
         assert!(read_bytes(&path, &bytes).is_ok());
+    }
+
+    #[test]
+    fn damage_is_told_by_the_block_that_has_it() {
+        let temporary = temporary();
+        let path = write_sample(temporary.path(), &sample(0, 10));
+        let bytes = fs::read(&path).expect("readable");
+        for (range, expected) in [
+            (10..HEADER_BYTES, "at byte 0: the checksum of the header"),
+            (
+                HEADER_BYTES + 4..bytes.len() - 36,
+                "at byte 100: the checksum of a block",
+            ),
+        ] {
+            for at in range {
+                let mut flipped = bytes.clone();
+                flipped[at] ^= 4;
+                let error = read_bytes(&path, &flipped).expect_err(expected).to_string();
+                assert!(error.contains(expected), "byte {at}: {error}");
+            }
+        }
+        let end = bytes.len() - 32;
+        let mut flipped = bytes;
+        flipped[end] ^= 4;
+        let error = read_bytes(&path, &flipped).expect_err("the hash").to_string();
+        assert!(
+            error.contains(&format!("at byte {end}: the checksum of the file")),
+            "{error}"
+        );
     }
 
     #[test]
