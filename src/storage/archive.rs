@@ -1011,6 +1011,42 @@ mod tests {
     }
 
     #[test]
+    fn a_trailer_index_and_blocks_that_contradict_one_another_are_refused() {
+        let temporary = temporary();
+        let (_, segment) = small(temporary.path());
+        let bytes = fs::read(segment.path()).expect("readable");
+        let blocks = OpenSegment::open(segment.path()).expect("opened").blocks;
+        let trailer = bytes.len() - TRAILER_BYTES;
+        let index = trailer - blocks.len() * INDEX_ENTRY_BYTES;
+        let (second, last) = (index + INDEX_ENTRY_BYTES, trailer - INDEX_ENTRY_BYTES);
+        for (at, change, expected) in [
+            (second, 1, "the index says that sequence"),
+            (second + 8, 1, "does not continue the one before"),
+            (second + 20, 1, "decompresses to fewer bytes"),
+            (second + 20, -1, "cannot be decompressed"),
+            (second + 23, 1, "length is out of range"),
+            (last + 16, -1, "do not end where the index starts"),
+            (last, 127, "does not continue the one before"),
+            (trailer, 1, "does not end where the trailer starts"),
+            (trailer + 8, 1, "does not end where the trailer starts"),
+            (trailer + 32, 1, "is not linked to the one before"),
+            (trailer + 64, 1, "not as the trailer says"),
+            (trailer + 16, 1, "does not continue the one before"),
+            (trailer + 24, 1, "it is the segment"),
+            (trailer + 23, 1, "out of range"),
+            (trailer + 113, 64, "out of range"),
+            (trailer + 114, 1, "out of range"),
+            (trailer + 148, 1, "unknown format 2"),
+        ] {
+            let mut forged = bytes.clone();
+            forged[at] = forged[at].wrapping_add_signed(change);
+            resum(&mut forged, &blocks);
+            let error = check(segment.path(), &forged).expect_err(expected).to_string();
+            assert!(error.contains(expected), "byte {at} changed by {change}: {error}");
+        }
+    }
+
+    #[test]
     fn another_ledgers_shards_or_sequences_segment_is_refused() {
         let temporary = temporary();
         let (_, segment) = small(temporary.path());

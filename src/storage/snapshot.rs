@@ -745,6 +745,32 @@ mod tests {
     }
 
     #[test]
+    fn a_header_that_contradicts_the_items_is_refused() {
+        let temporary = temporary();
+        let path = write_sample(temporary.path(), &sample(0, 10));
+        let bytes = fs::read(&path).expect("readable");
+        for (at, change, expected) in [
+            (8, 1, "unknown format 2"),
+            (9, 1, "out of range"),
+            (11, 4, "out of range"),
+            (12, 1, "belongs to shard 3 of the ledger"),
+            (28, 1, "not of its name"),
+            (35, 8, "out of range"),
+            (68, -1, "an account changed after the last event"),
+            (75, 1, "out of range"),
+            (76, -1, "a text is not UTF-8"),
+            (88, 1, "0 currencies, 0 accounts and 1 keys are missing"),
+            (88, -1, "more items than its header says"),
+        ] {
+            let mut forged = bytes.clone();
+            forged[at] = forged[at].wrapping_add_signed(change);
+            resum(&mut forged);
+            let error = read_bytes(&path, &forged).expect_err(expected).to_string();
+            assert!(error.contains(expected), "byte {at} changed by {change}: {error}");
+        }
+    }
+
+    #[test]
     fn another_ledgers_shards_or_sequences_snapshot_is_refused() {
         let temporary = temporary();
         let sample = sample(0, 10);
