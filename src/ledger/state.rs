@@ -34,7 +34,7 @@ pub struct LedgerParts {
     pub world: BTreeMap<Currency, Amount>,
     /// The accounts by number.
     pub accounts: Vec<Account>,
-    /// The idempotency keys in order of use.
+    /// The idempotency keys in order of expiry.
     pub keys: Vec<(KeyDigest, KeyRecord)>,
 }
 

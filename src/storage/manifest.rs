@@ -35,7 +35,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::codec::Malformed;
-use super::{RESTORE_BACKUP, StorageError, files};
+use super::{RESTORE_BACKUP, StorageError, Watermark, files};
 use crate::ledger::{SHARDS_MAX, ShardId, Timestamp};
 
 /// The version of everything on disk that this program writes and reads.
@@ -49,6 +49,7 @@ const MANIFEST: &str = "manifest.json";
 const MANIFEST_TEMPORARY: &str = "manifest.json.tmp";
 const SNAPSHOTS: &str = "snapshots";
 const ARCHIVE: &str = "archive";
+const WATERMARK: &str = "watermark";
 
 /// The largest manifest in bytes: several times what the two lines need, and nothing to read by mistake.
 const MANIFEST_BYTES_MAX: u64 = 4096;
@@ -165,6 +166,11 @@ impl DataDirectory {
         self.shard_directory(shard).join(SNAPSHOTS)
     }
 
+    /// A shard's watermark.
+    pub fn watermark(&self, shard: ShardId) -> PathBuf {
+        self.shard_directory(shard).join(WATERMARK)
+    }
+
     /// Where a shard's archive segments are.
     pub fn archive_directory(&self, shard: ShardId) -> PathBuf {
         self.shard_directory(shard).join(ARCHIVE)
@@ -217,7 +223,10 @@ fn look(path: &Path) -> Result<Content, StorageError> {
 /// Whether a shard's directory is as creation leaves it, or earlier.
 fn is_newborn(shard: &Path) -> Result<bool, StorageError> {
     for name in files::names(shard)? {
-        if (name != SNAPSHOTS && name != ARCHIVE) || !files::names(&shard.join(name))?.is_empty() {
+        let watermark = name.starts_with(WATERMARK);
+        if !watermark
+            && (name != SNAPSHOTS && name != ARCHIVE || !files::names(&shard.join(name))?.is_empty())
+        {
             return Ok(false);
         }
     }
@@ -254,6 +263,10 @@ fn create(path: &Path, shards: usize, birth: &Birth) -> Result<Manifest, Storage
         for directory in [SNAPSHOTS, ARCHIVE] {
             files::create_directories(&shard.join(directory))?;
         }
+        remove_watermark(&shard)?;
+        // Before the manifest, so that a ledger that has one also has its watermarks: a missing one is a loss.
+        let shard_id = ShardId::new(number).expect("the number of shards was checked");
+        Watermark::create(&shard.join(WATERMARK), birth.ledger, shard_id)?;
         // Once more, because a start before this one may have created them and not lived to sync.
         files::sync_directory(&shard)?;
     }
@@ -270,8 +283,21 @@ fn create(path: &Path, shards: usize, birth: &Birth) -> Result<Manifest, Storage
     Ok(manifest)
 }
 
+/// Removes the watermark of a creation that was cut short: it names the ledger that did not come to be.
+fn remove_watermark(shard: &Path) -> Result<(), StorageError> {
+    for name in files::names(shard)?
+        .iter()
+        .filter(|name| name.starts_with(WATERMARK))
+    {
+        let path = shard.join(name);
+        fs::remove_file(&path).map_err(StorageError::io("remove", &path))?;
+    }
+    Ok(())
+}
+
 /// Removes a shard's directory of a creation that was cut short. Refuses, as the system does, if it has data.
 fn remove_newborn(shard: &Path) -> Result<(), StorageError> {
+    remove_watermark(shard)?;
     for directory in files::names(shard)?
         .iter()
         .map(|name| shard.join(name))

@@ -6,6 +6,7 @@ mod error;
 pub mod files;
 pub mod history;
 pub mod journal;
+pub mod log;
 pub mod manifest;
 #[cfg(test)]
 mod samples;

@@ -622,6 +622,16 @@ impl Generations {
         generation
     }
 
+    /// Seals the live generation, and the one that was opened ahead.
+    fn retire(&self) {
+        let prepared = self.prepared.lock().take();
+        let mut readable = self.readable.write();
+        let live = readable.live.take();
+        readable
+            .sealed
+            .extend(live.into_iter().chain(prepared.map(Arc::new)));
+    }
+
     /// The next generation, at once if it was prepared.
     fn take_next(&self) -> Result<Generation, StorageError> {
         if let Some(generation) = self.prepared.lock().take() {
@@ -727,6 +737,17 @@ impl SledJournal {
             dirty: false,
             failed: false,
         }
+    }
+
+    /// Seals the live generation and makes no other: this life of the process ends. Afterwards every generation
+    /// is among [`Generations::sealed`].
+    ///
+    /// # Errors
+    /// If what was appended cannot be made durable.
+    pub fn finish(mut self) -> Result<(), StorageError> {
+        self.sync()?;
+        self.shared.retire();
+        Ok(())
     }
 
     /// Runs one step, unless one has failed before.
