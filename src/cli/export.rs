@@ -67,6 +67,18 @@ pub(super) enum Format {
     Ndjson,
 }
 
+impl Args {
+    /// Refuses what contradicts itself.
+    pub(super) fn check(&self) -> Result<(), &'static str> {
+        match (self.what, &self.account) {
+            (What::Accounts, Some(_)) => {
+                Err("--account NAME chooses transactions: it does not go with --what accounts")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 fn parse_account(text: &str) -> Result<AccountName, String> {
     AccountName::parse(text).map_err(|error| error.to_string())
 }

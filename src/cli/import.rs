@@ -1,6 +1,6 @@
 //! `teller import`: plays the transactions of a CSV file through a server's public HTTP API.
 //!
-//! [`file`] reads and checks the whole file before the first request; [`play`] sends it. What always holds:
+//! [`mod@file`] reads and checks the whole file before the first request; [`play`] sends it. What always holds:
 //! an account's transactions are sent one after the other in the file's order; every request bears an
 //! idempotency key made from the file's own ids, so that repeating a request, or the whole import, changes
 //! nothing twice.

@@ -11,6 +11,7 @@ mod verify;
 
 use std::error::Error;
 use std::ffi::OsString;
+use std::fmt::Display;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -69,6 +70,9 @@ pub fn run(cli: Cli) -> Result<(), Box<dyn Error>> {
             import::run(&args)
         }
         Command::Export(args) => {
+            if let Err(contradiction) = args.check() {
+                usage_error(ErrorKind::ArgumentConflict, &contradiction);
+            }
             start_log(&args.log);
             export::run(&args, &valid(args.location.resolve(&environment)))
         }
@@ -88,7 +92,12 @@ fn start_log(args: &LogArgs) {
 }
 
 fn valid<T>(setting: Result<T, SettingError>) -> T {
-    setting.unwrap_or_else(|error| Cli::command().error(ErrorKind::ValueValidation, error).exit())
+    setting.unwrap_or_else(|error| usage_error(ErrorKind::ValueValidation, &error))
+}
+
+/// Ends the process as the parser does when it refuses a command line.
+fn usage_error(kind: ErrorKind, error: &dyn Display) -> ! {
+    Cli::command().error(kind, error).exit()
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ Examples:
   teller serve --port 8080 --db-name branch-7 --max-overdraft 0
   MZ_PORT=8080 MZ_LOG=warn teller serve
 
-Then: curl http://127.0.0.1:3000/
+Then: curl http://127.0.0.1:3000/readyz
 
 Exit codes: 0 ended by a signal, with everything stored; 1 could not start, or had to stop (told on stderr); \
 2 wrong usage.";

@@ -7,7 +7,6 @@
 //! before it has had an effect, nor ever will, so it is still applied at most once; and every run takes the
 //! same way along the keys.
 
-use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -340,13 +339,13 @@ impl Place<'_> {
     fn refused(&self, response: &Response) -> PlayError {
         let problem = problem(response);
         let mut refusal = response.status.as_u16().to_string();
-        for part in [problem.code, problem.detail] {
+        let fields = problem.errors.iter();
+        let fields = fields.map(|error| format!("({} {})", error.pointer, error.detail));
+        for part in [problem.code, problem.detail].into_iter().chain(fields) {
             if !part.is_empty() {
-                let _ = write!(refusal, " {part}");
+                refusal.push(' ');
+                refusal.push_str(&part);
             }
-        }
-        for error in problem.errors {
-            let _ = write!(refusal, " ({} {})", error.pointer, error.detail);
         }
         PlayError::Refused {
             line: self.line,
@@ -362,6 +361,8 @@ impl Place<'_> {
 struct Problem {
     code: String,
     detail: String,
+    /// Whether the same request may succeed later; only a teller tells.
+    retryable: Option<bool>,
     errors: Vec<FieldProblem>,
 }
 
@@ -391,20 +392,27 @@ fn is_replayed(response: &Response) -> bool {
         .is_some_and(|value| value == "true")
 }
 
-/// Why a request should be repeated as it is, if it should: the server, or a proxy before it, cannot answer now.
+/// Why a request should be repeated as it is, if it should: the server says so, or a proxy before it cannot reach
+/// it.
 fn reason_to_repeat(response: &Response) -> Option<String> {
-    let repeat = match response.status {
+    if response.status.is_success() {
+        return None;
+    }
+    let Problem {
+        code,
+        detail,
+        retryable,
+        ..
+    } = problem(response);
+    let repeat = retryable.unwrap_or(matches!(
+        response.status,
         StatusCode::TOO_MANY_REQUESTS
-        | StatusCode::BAD_GATEWAY
-        | StatusCode::SERVICE_UNAVAILABLE
-        | StatusCode::GATEWAY_TIMEOUT => true,
-        StatusCode::CONFLICT => problem(response).code == "idempotency-key-in-flight",
-        _ => false,
-    };
-    repeat.then(|| {
-        let Problem { code, detail, .. } = problem(response);
-        format!("the server answers {} {code} {detail}", response.status.as_u16())
-    })
+            | StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT
+    ));
+    let answer = [response.status.as_str(), &code, &detail].join(" ");
+    repeat.then(|| format!("the server answers {}", answer.trim_end()))
 }
 
 /// The pause that a reply asks for, in whole seconds; a date is not understood.

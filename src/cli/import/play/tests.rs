@@ -199,7 +199,11 @@ async fn each_accounts_transactions_come_in_the_files_order() {
 async fn what_can_pass_is_waited_for_with_the_same_key() {
     let server = Server::start(|asked, before| match (asked.key.as_str(), before) {
         ("import-1", 0) => (503, vec![("retry-after", "1")], "overloaded"),
-        ("import-1", 1) => (409, vec![], r#"{"code":"idempotency-key-in-flight"}"#),
+        ("import-1", 1) => (
+            409,
+            vec![],
+            r#"{"code":"idempotency-key-in-flight","retryable":true}"#,
+        ),
         ("import-1", 2) => (429, vec![], ""),
         ("import-1", 3) => (502, vec![], ""),
         _ => CREATED,
@@ -230,7 +234,7 @@ async fn a_refusal_stops_the_import_and_tells_line_and_reason() {
         "import-2" => (
             422,
             vec![],
-            r##"{"code":"insufficient-funds","detail":"only 1.00 is there","errors":[{"pointer":"#/amount","detail":"is too much"}]}"##,
+            r#"{"code":"insufficient-funds","detail":"only 1.00 is there","errors":[{"pointer":"/amount","detail":"is too much"}]}"#,
         ),
         _ => CREATED,
     })
@@ -239,13 +243,26 @@ async fn a_refusal_stops_the_import_and_tells_line_and_reason() {
     assert_eq!(
         result.expect_err("refused").to_string(),
         "line 3: the withdrawal of 3.00 for the account \"a\" was refused: \
-         422 insufficient-funds only 1.00 is there (#/amount is too much)"
+         422 insufficient-funds only 1.00 is there (/amount is too much)"
     );
     assert_eq!(tally.transactions(), 1);
     assert_eq!(
         server.paths(),
         ["/v2/accounts", "/accounts/a/deposit", "/accounts/a/withdraw"]
     );
+}
+
+#[tokio::test]
+async fn a_server_that_can_never_do_it_is_not_waited_for() {
+    let answer = r#"{"code":"accounts-exhausted","detail":"no number is left","retryable":false}"#;
+    let server = Server::start(move |_, _| (503, vec![], answer)).await;
+    let (_, result) = play(&server, vec![stream("a", &[("1", 100)])]).await;
+    let error = result.expect_err("refused").to_string();
+    assert!(
+        error.ends_with("was refused: 503 accounts-exhausted no number is left"),
+        "{error}"
+    );
+    assert_eq!(server.paths().len(), 1);
 }
 
 #[tokio::test]
