@@ -52,6 +52,6 @@ mod tests {
     fn the_routing_is_pinned() {
         let router = Router::new(1000);
         let shard = |name: &str| router.of_name(&AccountName::parse(name).expect("valid")).index();
-        assert_eq!(["alice", "bob", "Kateřina", "1"].map(shard), [1, 2, 3, 4]);
+        assert_eq!(["alice", "bob", "Kateřina", "1"].map(shard), [80, 397, 494, 464]);
     }
 }

@@ -566,7 +566,12 @@ mod tests {
             fs::write(temporary.path().join(LOCK), b"").expect("written");
             for step in &steps[..crash] {
                 let step = step.strip_prefix(whole.path()).expect("below");
-                fs::create_dir(temporary.path().join(step)).expect("created");
+                let (from, to) = (whole.path().join(step), temporary.path().join(step));
+                if from.is_dir() {
+                    fs::create_dir(to).expect("created");
+                } else {
+                    fs::copy(from, to).expect("copied");
+                }
             }
             if crash == steps.len() {
                 fs::write(temporary.path().join(MANIFEST_TEMPORARY), b"{\"form").expect("written");

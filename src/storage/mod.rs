@@ -11,6 +11,7 @@ pub mod manifest;
 #[cfg(test)]
 mod samples;
 pub mod snapshot;
+pub mod verify;
 mod watermark;
 
 pub use error::{RESTORE_BACKUP, StorageError};
