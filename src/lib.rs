@@ -5,6 +5,7 @@
 
 pub mod bank;
 pub mod clock;
+pub mod http;
 pub mod ledger;
 pub mod router;
 pub mod shard;
