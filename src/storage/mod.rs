@@ -4,5 +4,7 @@ pub mod codec;
 mod error;
 pub mod history;
 pub mod journal;
+mod watermark;
 
 pub use error::{RESTORE_BACKUP, StorageError};
+pub use watermark::{Watermark, WatermarkHealth};

@@ -7,7 +7,17 @@
 //! [`Journal`] is a trait because there are several: sled on disk, memory for simulations, and room for
 //! a replicated log whose appends are fenced by the expected sequence. One contract suite tests them all.
 
+#[cfg(test)]
+mod contract;
+mod memory;
 pub mod record;
+mod sled;
+
+pub use self::memory::{MemoryJournal, MemoryReader};
+pub use self::sled::{
+    GENERATION_BYTES_MAX, GENERATION_OVERRUN, Generation, Generations, JournalOptions, SledJournal,
+    list_generations,
+};
 
 use crate::ledger::Sequence;
 use crate::storage::StorageError;
@@ -32,10 +42,11 @@ pub trait Journal: Send {
     /// If that failed. It must not be tried again: the kernel may have dropped the very pages (P1).
     fn sync(&mut self) -> Result<(), StorageError>;
 
-    /// Ends the current generation, so that what it holds can be compacted. Nothing to do if it is empty.
+    /// Ends the part of the log that is being written, so that what it holds can be compacted; makes it
+    /// durable first. Does nothing if that part is empty, or the journal has no parts.
     ///
     /// # Errors
-    /// If the next generation cannot be started.
+    /// If that failed; then as after [`Journal::append`].
     fn roll(&mut self) -> Result<(), StorageError>;
 }
 

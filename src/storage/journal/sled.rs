@@ -1,0 +1,930 @@
+//! The journal on disk: a chain of generations, each one [sled](https://docs.rs/sled/0.34.7) 0.34.7 database.
+//! No other file names sled.
+//!
+//! ```text
+//! <shard>/journal/0000000007/conf, db, blobs/    a generation: complete, and written by one life of the process
+//!                 0000000008.creating/           cut short by a crash; swept at the next start
+//!                 0000000006.removed/            likewise
+//!                 0000000007/reading/            a copy that a reader had sled open; gone once it is open
+//! ```
+//!
+//! A generation maps the sequence of a record's first event, 8 bytes big-endian, to the record: one value per
+//! record, never overwritten, never removed.
+//!
+//! What always holds:
+//!
+//! - A directory with a bare number is complete: it was made under another name, synced with all that it
+//!   holds, and renamed. So whatever is missing or odd in one is corruption, and never a crash.
+//! - sled writes a generation only in the life that created it. A start makes a new one; older ones are read
+//!   through a copy, because *opening* a sled database writes to it (fact 9): the bytes that an operator may
+//!   have to examine stay as the disk gave them (P6).
+//! - A sealed generation is durable to its last byte: sealing follows a sync.
+//! - Ranges of sequences do not overlap, and grow with the generation's number. Numbers may have holes.
+//!
+//! # What sled does not promise
+//!
+//! Found in its source, version 0.34.7; in brackets where. `sled/tests.rs` keeps watch.
+//!
+//! 1. `flush()` writes through `sync_file_range`, which flushes neither metadata nor the device's cache
+//!    [`pagecache/iobuf.rs: IoBufs::write_to_log`]; nothing ever syncs `conf` [`config.rs: write_config`] or
+//!    a directory. So [`Generation::sync`] is `flush()`, then `fdatasync` on our own descriptor of `db`; and
+//!    [`Generation::create`] syncs `db`, `conf`, `blobs/`, the directory and its parent before it returns.
+//! 2. A message over `segment_size / 4 - 20` bytes goes to a file in `blobs/`, which is never synced
+//!    [`pagecache/logger.rs: Log::reserve_inner`, `pagecache/blob_io.rs: write_blob`]. The message that counts
+//!    is not the value but the *page*: a leaf is rewritten whole once it has more than 10 fragments
+//!    [`pagecache/constants.rs: PAGE_CONSOLIDATION_THRESHOLD`] and split at more than 16 entries
+//!    [`node.rs: should_split`], so up to 17 records of 64 KiB, 1.1 MiB, must stay below a quarter of
+//!    [`SEGMENT_BYTES`], 2 MiB. The rename of fact 5 also means that a blob's path does not exist: it would be
+//!    an error, not a silent risk; and a `blobs/` that is not empty is refused.
+//! 3. A message with a bad checksum ends the log where it stands, or in an older segment skips the rest of that
+//!    [`pagecache/iterator.rs: LogIter::next`, the two arms of `LogRead::Corrupted`], and no error is returned.
+//!    Links of a page whose base was skipped are dropped, too [`pagecache/snapshot.rs: Snapshot::apply`]. So
+//!    records carry a checksum, their sequence and the hash of the one before; [`Generation::open`] refuses a
+//!    record out of place, recovery a chain that does not join, and the watermark a log that ends early.
+//! 4. The flusher thread only logs a failed sync [`flusher.rs: run`]. So there is none:
+//!    `flush_every_ms(None)`. `Log::drop` unwraps its sync [`pagecache/logger.rs`]: by then we have synced.
+//! 5. A crash while opening can leave `snap.<16 hex digits>.generating` [`pagecache/snapshot.rs:
+//!    write_snapshot`], and the next open takes it for the newest snapshot, as the filter knows another suffix,
+//!    `.in___motion` [`config.rs: get_snapshot_files`]. Snapshots are written by an open that *recovers*, and
+//!    never later [`advance_snapshot`, from `PageCache::start`]. So a generation never has one; one may only
+//!    be in the copy, which is deleted whole before it is made again.
+//! 6. Keys stay: removing them frees and reuses segments, and buys nothing. A generation is deleted whole.
+//! 7. If its IO threads panic, a `flush()` waits for ever [`pagecache/iobuf.rs: make_stable_inner`;
+//!    `threadpool.rs: perform_work`]. The caller puts a watchdog around [`Journal::sync`].
+//! 8. `Config::mode` is stored and never read; there is nothing to choose. A `conf` whose checksum fails is
+//!    used with a warning, and one of 8 bytes or less is written anew [`config.rs: read_config`]. So `conf` is
+//!    compared to the byte with what this version writes.
+//! 9. Opening zeroes everything behind the last message it could read, in the last segment, and every segment
+//!    that it could not place [`pagecache/snapshot.rs: advance_snapshot`]: after one flipped bit, the records
+//!    behind it are gone for good. Hence the copy.
+//! 10. Corruption can also meet an assertion [`pagecache/iterator.rs: scan_segment_headers_and_tail`,
+//!     `pagecache/logger.rs: read_message`]. So an open runs in a thread of its own, named for the generation:
+//!     a panic becomes an error that says where, or, where panics abort, a message that does.
+//! 11. IO threads may hold the database a moment longer than its last handle [`pagecache/iobuf.rs:
+//!     maybe_seal_and_write_iobuf` spawns `write_to_log` with its own reference, which tells the waiters before
+//!     it is done], and with it the lock on `db`. So [`Generation::close`] waits for that lock.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+use parking_lot::{Mutex, RwLock};
+
+use super::record::{LogPosition, RECORD_BYTES_MAX, Record};
+use super::{Journal, JournalReader};
+use crate::ledger::{Sequence, ShardId};
+use crate::storage::{RESTORE_BACKUP, StorageError};
+
+/// Bytes of records after which a generation is sealed. Opening a generation takes time and memory in
+/// proportion: some 0.1 s, and twice this on disk.
+pub const GENERATION_BYTES_MAX: u64 = 32 * 1024 * 1024;
+
+/// How far a generation may pass its size while the next one is not ready. A whole generation's worth of
+/// commits is far longer than opening one takes; past it the log must not grow further, so the commit waits.
+pub const GENERATION_OVERRUN: u64 = 2;
+
+/// sled's unit of space, a power of two of at most 16 MiB; see fact 2.
+const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
+
+/// sled rewrites whole leaves, and splits one when it has more entries than this.
+const LEAF_ENTRIES_MAX: usize = 17;
+
+const _: () = assert!(
+    LEAF_ENTRIES_MAX * (RECORD_BYTES_MAX + 64) < SEGMENT_BYTES / 4 - 64,
+    "a full leaf must not become a blob"
+);
+
+/// sled's page cache. What is written is read again only for an account's history, which the kernel caches.
+const CACHE_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Digits of a generation's number in its directory's name.
+const NUMBER_DIGITS: usize = 10;
+
+/// How long a closed database may still be held by sled's IO threads: they only have bookkeeping left to do.
+const CLOSE_WAIT: Duration = Duration::from_secs(1);
+const CLOSE_POLL: Duration = Duration::from_millis(1);
+
+const CREATING: &str = ".creating";
+const REMOVED: &str = ".removed";
+const READING: &str = "reading";
+
+/// A part of a shard's log: records that follow one another, in one sled database.
+pub struct Generation {
+    number: u64,
+    path: PathBuf,
+    database: ::sled::Db,
+    /// Our own descriptor of `db`. Syncs what is written; holds the lock on what is only read.
+    file: File,
+    writable: bool,
+    /// The first and the last sequence; 0 and 0 while there is none. `last` is stored behind the insert.
+    first: AtomicU64,
+    last: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl std::fmt::Debug for Generation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "generation {}", self.path.display())
+    }
+}
+
+impl Generation {
+    /// Creates an empty generation in `parent`, which is created as well if need be.
+    ///
+    /// # Errors
+    /// If the number is taken, or the system refuses.
+    pub fn create(parent: &Path, number: u64) -> Result<Generation, StorageError> {
+        Generation::create_with(parent, number, SEGMENT_BYTES)
+    }
+
+    fn create_with(parent: &Path, number: u64, segment_bytes: usize) -> Result<Generation, StorageError> {
+        let name = directory_name(number);
+        let path = parent.join(&name);
+        if !parent.exists() {
+            fs::create_dir_all(parent).map_err(StorageError::io("create", parent))?;
+            if let Some(above) = parent.parent() {
+                sync_directory(above)?;
+            }
+        }
+        if path.exists() {
+            // Renaming over an empty directory would succeed.
+            return Err(journal_error("create", &path)("it is there already".into()));
+        }
+        let creating = parent.join(format!("{name}{CREATING}"));
+        remove_directory(&creating)?;
+        fs::create_dir(&creating).map_err(StorageError::io("create", &creating))?;
+        let database = configuration(&creating, segment_bytes)
+            .create_new(true)
+            .open()
+            .map_err(|error| journal_error("create", &creating)(error.to_string()))?;
+        database
+            .flush()
+            .map_err(|error| journal_error("write", &creating)(error.to_string()))?;
+
+        // Before anything in it can be acknowledged, all of it is on the platter (fact 1), and only then does
+        // it get the name under which recovery would miss it.
+        let file_path = creating.join("db");
+        let file = File::open(&file_path).map_err(StorageError::io("open", &file_path))?;
+        file.sync_all().map_err(StorageError::io("sync", &file_path))?;
+        let conf_path = creating.join("conf");
+        File::open(&conf_path)
+            .and_then(|conf| conf.sync_all())
+            .map_err(StorageError::io("sync", &conf_path))?;
+        sync_directory(&creating.join("blobs"))?;
+        sync_directory(&creating)?;
+        fs::rename(&creating, &path).map_err(StorageError::io("rename", &creating))?;
+        sync_directory(parent)?;
+        check_entries(&path)?;
+        Ok(Generation {
+            number,
+            path,
+            database,
+            file,
+            writable: true,
+            first: AtomicU64::new(0),
+            last: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+        })
+    }
+
+    /// Opens a generation of an earlier life of the process, to read it, and checks that its records are intact
+    /// and follow one another. Its files are left as they are: sled gets a copy.
+    ///
+    /// # Errors
+    /// If another process uses it, or anything in it is not as it was written, as far as can be told without
+    /// the generations before and after (fact 3).
+    pub fn open(path: &Path) -> Result<Generation, StorageError> {
+        Generation::open_with(path, SEGMENT_BYTES)
+    }
+
+    fn open_with(path: &Path, segment_bytes: usize) -> Result<Generation, StorageError> {
+        let number = path
+            .file_name()
+            .and_then(|name| parse_name(name.to_str()?))
+            .ok_or_else(|| unexpected_entry(path))?;
+        let reading = path.join(READING);
+        remove_directory(&reading)?;
+        check_entries(path)?;
+        let file_path = path.join("db");
+        let file = File::open(&file_path).map_err(StorageError::io("open", &file_path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                return Err(StorageError::Locked {
+                    path: path.to_owned(),
+                });
+            }
+            Err(fs::TryLockError::Error(error)) => return Err(StorageError::io("lock", &file_path)(error)),
+        }
+        fs::create_dir(&reading).map_err(StorageError::io("create", &reading))?;
+        let copy_path = reading.join("db");
+        fs::copy(&file_path, &copy_path).map_err(StorageError::io("copy to", &copy_path))?;
+
+        let generation = std::thread::scope(|scope| {
+            std::thread::Builder::new()
+                // Where panics abort, this name is all the message that there will be (fact 10).
+                .name(format!(
+                    "opening {}, which is corrupt if that fails: {RESTORE_BACKUP}",
+                    path.display()
+                ))
+                .spawn_scoped(scope, || {
+                    let database = configuration(&reading, segment_bytes)
+                        .open()
+                        .map_err(|error| corrupt(&file_path, "its log", error.to_string()))?;
+                    check_configuration(path, &reading)?;
+                    let generation = Generation {
+                        number,
+                        path: path.to_owned(),
+                        database,
+                        file,
+                        writable: false,
+                        first: AtomicU64::new(0),
+                        last: AtomicU64::new(0),
+                        bytes: AtomicU64::new(0),
+                    };
+                    generation.measure()?;
+                    Ok(generation)
+                })
+                .map_err(StorageError::io("start a thread to open", path))?
+                .join()
+                .unwrap_or_else(|_| Err(corrupt(&file_path, "its log", "reading it panicked".into())))
+        });
+        // sled keeps the copy's descriptor; its name was all that could be left behind.
+        remove_directory(&reading)?;
+        generation
+    }
+
+    /// The number: the order of generations.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The first and the last sequence, if there is a record.
+    pub fn range(&self) -> Option<(Sequence, Sequence)> {
+        // `last` is stored after `first`: whoever sees it sees both.
+        let last = Sequence::new(self.last.load(Ordering::Acquire))?;
+        let first = Sequence::new(self.first.load(Ordering::Acquire))?;
+        (last > Sequence::NONE).then_some((first, last))
+    }
+
+    /// The bytes of all records. On disk they take about twice that.
+    pub fn bytes_written(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Adds a record behind the others. One thread does this.
+    ///
+    /// # Errors
+    /// If the generation is full of an earlier life's records, the record does not follow, or sled refuses.
+    pub fn insert(&self, record: &Record<'_>) -> Result<(), StorageError> {
+        let refused = journal_error("append to", &self.path);
+        if !self.writable {
+            return Err(refused("it was opened to be read".into()));
+        }
+        if let Some((_, last)) = self.range()
+            && record.first() != last.next()
+        {
+            return Err(refused(format!(
+                "sequence {} does not follow {last}",
+                record.first()
+            )));
+        }
+        assert!(record.bytes().len() <= RECORD_BYTES_MAX, "a record is bounded");
+        let before = self
+            .database
+            .insert(key(record.first()), record.bytes())
+            .map_err(|error| journal_error("append to", &self.path)(error.to_string()))?;
+        assert!(before.is_none(), "a record is never overwritten");
+        let _ = self
+            .first
+            .compare_exchange(0, record.first().get(), Ordering::AcqRel, Ordering::Acquire);
+        self.bytes
+            .fetch_add(record.bytes().len() as u64, Ordering::Relaxed);
+        self.last.store(record.last().get(), Ordering::Release);
+        Ok(())
+    }
+
+    /// Makes durable all that was inserted. Not to be tried again after an error.
+    ///
+    /// # Errors
+    /// If sled cannot write or the system cannot sync: what is on the disk is unknown.
+    pub fn sync(&self) -> Result<(), StorageError> {
+        self.database
+            .flush()
+            .map_err(|error| journal_error("write", &self.path)(error.to_string()))?;
+        // fact 1
+        self.file
+            .sync_data()
+            .map_err(StorageError::io("sync", &self.path.join("db")))
+    }
+
+    /// The record that holds the event with this sequence; `None` if that is outside of [`Generation::range`].
+    ///
+    /// # Errors
+    /// If it is inside but is not there, or is not intact.
+    pub fn record(&self, sequence: Sequence) -> Result<Option<Vec<u8>>, StorageError> {
+        match self.range() {
+            Some((first, last)) if first <= sequence && sequence <= last => {}
+            _ => return Ok(None),
+        }
+        let found = self
+            .database
+            .get_lt(key(sequence.next()))
+            .map_err(|error| self.corrupt_at(sequence, error.to_string()))?;
+        let Some((found_key, bytes)) = found else {
+            return Err(self.corrupt_at(sequence, "its record is missing".into()));
+        };
+        let record = self.check(sequence, &found_key, &bytes)?;
+        if sequence < record.first() || sequence > record.last() {
+            return Err(self.corrupt_at(sequence, "its record is missing".into()));
+        }
+        Ok(Some(bytes.to_vec()))
+    }
+
+    /// Gives all records to `visit`, in order, until that fails.
+    ///
+    /// # Errors
+    /// If a record is not intact or out of place, or from `visit`.
+    pub fn replay(
+        &self,
+        visit: &mut dyn FnMut(&[u8]) -> Result<(), StorageError>,
+    ) -> Result<(), StorageError> {
+        let mut before: Option<Sequence> = None;
+        for entry in self.database.iter() {
+            let expected = before.map_or(Sequence::FIRST, Sequence::next);
+            let (key, bytes) = entry.map_err(|error| self.corrupt_at(expected, error.to_string()))?;
+            let record = self.check(expected, &key, &bytes)?;
+            if before.is_some() && record.first() != expected {
+                let what = format!("the next record starts at {}", record.first());
+                return Err(self.corrupt_at(expected, what));
+            }
+            before = Some(record.last());
+            visit(&bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the use of the generation and returns when no thread of sled's holds it any more. What was not
+    /// synced may be lost or not.
+    ///
+    /// # Errors
+    /// If sled does not let go.
+    pub fn close(self) -> Result<(), StorageError> {
+        let Generation {
+            path,
+            database,
+            file,
+            writable,
+            ..
+        } = self;
+        drop(database);
+        if !writable {
+            // sled only had the copy.
+            return Ok(());
+        }
+        let mut waited = Duration::ZERO;
+        while file.try_lock().is_err() {
+            if waited >= CLOSE_WAIT {
+                return Err(journal_error("close", &path)("it stays in use".into()));
+            }
+            std::thread::sleep(CLOSE_POLL);
+            waited += CLOSE_POLL;
+        }
+        Ok(())
+    }
+
+    /// Finds the range and the size of what is there.
+    fn measure(&self) -> Result<(), StorageError> {
+        let (mut first, mut last, mut bytes) = (0, 0, 0);
+        self.replay(&mut |record| {
+            let record =
+                Record::parse(record).map_err(|error| self.corrupt_at(Sequence::NONE, error.to_string()))?;
+            if first == 0 {
+                first = record.first().get();
+            }
+            last = record.last().get();
+            bytes += record.bytes().len() as u64;
+            Ok(())
+        })?;
+        self.first.store(first, Ordering::Release);
+        self.last.store(last, Ordering::Release);
+        self.bytes.store(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Checks that a value is a record, and the one that its key says.
+    fn check<'a>(&self, near: Sequence, key: &[u8], bytes: &'a [u8]) -> Result<Record<'a>, StorageError> {
+        let near = <[u8; 8]>::try_from(key)
+            .ok()
+            .and_then(|key| Sequence::new(u64::from_be_bytes(key)))
+            .ok_or_else(|| self.corrupt_at(near, "a key is not a sequence".into()))?;
+        let record = Record::parse(bytes).map_err(|error| self.corrupt_at(near, error.to_string()))?;
+        if record.first() != near {
+            return Err(self.corrupt_at(
+                near,
+                format!("the record there starts at {} instead", record.first()),
+            ));
+        }
+        Ok(record)
+    }
+
+    fn corrupt_at(&self, sequence: Sequence, what: String) -> StorageError {
+        corrupt(&self.path.join("db"), &format!("sequence {sequence}"), what)
+    }
+}
+
+/// The generations in a directory, in order; none if the directory is not there. What a crash cut short, a
+/// creation or a removal, is not among them, and not touched.
+///
+/// # Errors
+/// If the directory cannot be read, or has an entry that is not a generation.
+pub fn list_generations(parent: &Path) -> Result<Vec<(u64, PathBuf)>, StorageError> {
+    let mut found: Vec<(u64, PathBuf)> = entries(parent)?
+        .into_iter()
+        .filter_map(|(name, path)| Some((parse_name(&name)?, path)))
+        .collect();
+    found.sort();
+    Ok(found)
+}
+
+/// Deletes what a crash cut short: generations that nothing was acknowledged in, or that were archived.
+fn sweep(parent: &Path) -> Result<(), StorageError> {
+    for (name, path) in entries(parent)? {
+        if parse_name(&name).is_none() {
+            remove_directory(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// All entries of a generations' directory, each a generation or the rest of one.
+fn entries(parent: &Path) -> Result<Vec<(String, PathBuf)>, StorageError> {
+    let read = match fs::read_dir(parent) {
+        Ok(read) => read,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(StorageError::io("read", parent)(error)),
+    };
+    let mut entries = Vec::new();
+    for entry in read {
+        let entry = entry.map_err(StorageError::io("read", parent))?;
+        let path = entry.path();
+        let name = entry.file_name().into_string().unwrap_or_default();
+        let number = name
+            .strip_suffix(CREATING)
+            .or_else(|| name.strip_suffix(REMOVED))
+            .unwrap_or(&name);
+        let is_directory = entry
+            .file_type()
+            .map_err(StorageError::io("read", &path))?
+            .is_dir();
+        if !is_directory || parse_name(number).is_none() {
+            return Err(unexpected_entry(&path));
+        }
+        entries.push((name, path));
+    }
+    Ok(entries)
+}
+
+/// The generations of a shard that are readable: the live one, which is appended to, and sealed ones that are
+/// not yet archived. Also keeps the next one, opened ahead, because opening would stall commits.
+pub struct Generations {
+    parent: PathBuf,
+    segment_bytes: usize,
+    readable: RwLock<Readable>,
+    prepared: Mutex<Option<Generation>>,
+    /// Held while a generation is created, so that one is at a time.
+    next_number: Mutex<u64>,
+}
+
+#[derive(Default)]
+struct Readable {
+    /// In order of their numbers.
+    sealed: Vec<Arc<Generation>>,
+    live: Option<Arc<Generation>>,
+}
+
+impl Generations {
+    /// The generations of the directory `parent`, of which `sealed`, from earlier lives, have been opened.
+    /// Clears away what a crash cut short in there.
+    ///
+    /// # Errors
+    /// If that fails, or the directory has an entry that is not a generation.
+    pub fn new(parent: &Path, sealed: Vec<Generation>) -> Result<Arc<Generations>, StorageError> {
+        Generations::new_with(parent, sealed, SEGMENT_BYTES)
+    }
+
+    fn new_with(
+        parent: &Path,
+        sealed: Vec<Generation>,
+        segment_bytes: usize,
+    ) -> Result<Arc<Generations>, StorageError> {
+        assert!(
+            sealed.is_sorted_by_key(Generation::number),
+            "generations are opened in order"
+        );
+        sweep(parent)?;
+        let next_number = list_generations(parent)?
+            .last()
+            .map_or(1, |(number, _)| number + 1);
+        Ok(Arc::new(Generations {
+            parent: parent.to_owned(),
+            segment_bytes,
+            readable: RwLock::new(Readable {
+                sealed: sealed.into_iter().map(Arc::new).collect(),
+                live: None,
+            }),
+            prepared: Mutex::new(None),
+            next_number: Mutex::new(next_number),
+        }))
+    }
+
+    /// Creates the generation that this life of the process starts with.
+    ///
+    /// # Errors
+    /// If that fails.
+    pub fn create(&self) -> Result<Generation, StorageError> {
+        self.create_numbered(&mut self.next_number.lock())
+    }
+
+    /// Opens the next generation ahead, unless that was done before. For a background thread, at the start and
+    /// after every sealing. A generation that is then never used is empty, which is legal.
+    ///
+    /// # Errors
+    /// If it cannot be created.
+    pub fn prepare_next(&self) -> Result<(), StorageError> {
+        // Locked throughout: a journal that cannot wait any longer gets the one that is in the making.
+        let mut next_number = self.next_number.lock();
+        if !self.is_next_ready() {
+            let generation = self.create_numbered(&mut next_number)?;
+            *self.prepared.lock() = Some(generation);
+        }
+        Ok(())
+    }
+
+    /// Whether the next generation is open.
+    pub fn is_next_ready(&self) -> bool {
+        self.prepared.lock().is_some()
+    }
+
+    /// The sealed generations, oldest first. All in them is durable.
+    pub fn sealed(&self) -> Vec<Arc<Generation>> {
+        self.readable.read().sealed.clone()
+    }
+
+    /// Deletes a sealed generation, after it has been archived. Whoever still reads it may go on to do so.
+    ///
+    /// # Errors
+    /// If it cannot be deleted.
+    ///
+    /// # Panics
+    /// If it is not among [`Generations::sealed`].
+    pub fn remove(&self, number: u64) -> Result<(), StorageError> {
+        let generation = {
+            let mut readable = self.readable.write();
+            let index = readable.sealed.iter().position(|sealed| sealed.number == number);
+            readable
+                .sealed
+                .remove(index.expect("only sealed generations are removed"))
+        };
+        let path = generation.path().to_owned();
+        // sled needs no path once it is open: a reader's handle works on the descriptors, until the last drop.
+        drop(generation);
+        // Renamed first, because a crash in the midst of deleting would leave half a generation behind.
+        let removed = self.parent.join(format!("{}{REMOVED}", directory_name(number)));
+        fs::rename(&path, &removed).map_err(StorageError::io("rename", &path))?;
+        sync_directory(&self.parent)?;
+        remove_directory(&removed)?;
+        sync_directory(&self.parent)
+    }
+
+    /// Makes `generation` the live one and seals the one before, which must be synced.
+    fn go_live(&self, generation: Generation) -> Arc<Generation> {
+        let generation = Arc::new(generation);
+        let mut readable = self.readable.write();
+        let before = readable.live.replace(Arc::clone(&generation));
+        readable.sealed.extend(before);
+        assert!(
+            readable
+                .sealed
+                .last()
+                .is_none_or(|sealed| sealed.number < generation.number),
+            "generations go live in order"
+        );
+        generation
+    }
+
+    /// The next generation, at once if it was prepared.
+    fn take_next(&self) -> Result<Generation, StorageError> {
+        if let Some(generation) = self.prepared.lock().take() {
+            return Ok(generation);
+        }
+        self.prepare_next()?;
+        let prepared = self.prepared.lock().take();
+        Ok(prepared.expect("only the one journal of the shard takes it"))
+    }
+
+    fn create_numbered(&self, next_number: &mut u64) -> Result<Generation, StorageError> {
+        let number = *next_number;
+        // Counted even if creating fails: the next attempt does not meet what this one left.
+        *next_number += 1;
+        Generation::create_with(&self.parent, number, self.segment_bytes)
+    }
+
+    /// The newest generation that starts at or before the sequence, and whether a later one has records.
+    fn place(&self, sequence: Sequence) -> Option<(Arc<Generation>, bool)> {
+        let readable = self.readable.read();
+        let mut followed = false;
+        for generation in readable.sealed.iter().chain(&readable.live).rev() {
+            match generation.range() {
+                Some((first, _)) if first <= sequence => return Some((Arc::clone(generation), followed)),
+                range => followed |= range.is_some(),
+            }
+        }
+        None
+    }
+}
+
+impl JournalReader for Generations {
+    /// `None` also before the first readable generation: that is archived.
+    fn record(&self, sequence: Sequence) -> Result<Option<Vec<u8>>, StorageError> {
+        // Read without the lock: a page may have to come from the disk, and sealing must not wait for it.
+        let Some((generation, followed)) = self.place(sequence) else {
+            return Ok(None);
+        };
+        let record = generation.record(sequence)?;
+        // A generation that another follows was complete when it was looked at.
+        if record.is_none() && followed {
+            return Err(generation.corrupt_at(sequence, "the next generation starts behind it".into()));
+        }
+        Ok(record)
+    }
+}
+
+/// How a [`SledJournal`] behaves.
+#[derive(Clone, Debug)]
+pub struct JournalOptions {
+    /// Bytes of records after which a generation is sealed.
+    pub generation_bytes_max: u64,
+    /// Told, without waiting, whenever a generation was sealed: time to prepare the next one and to archive.
+    /// A channel of capacity 1 is enough; one notice stands for any number.
+    pub sealed: Option<Sender<()>>,
+}
+
+impl Default for JournalOptions {
+    fn default() -> JournalOptions {
+        JournalOptions {
+            generation_bytes_max: GENERATION_BYTES_MAX,
+            sealed: None,
+        }
+    }
+}
+
+/// The journal in sled: appends to the live generation of [`Generations`], and goes on in the next one when
+/// that is full.
+pub struct SledJournal {
+    shard: ShardId,
+    position: LogPosition,
+    current: Arc<Generation>,
+    shared: Arc<Generations>,
+    options: JournalOptions,
+    /// Something was appended since the last sync.
+    dirty: bool,
+    /// An append or a sync has failed: what is on the disk is unknown, and nothing more may go there.
+    failed: bool,
+}
+
+impl SledJournal {
+    /// A journal that continues `position` in `current`, a new generation, which `shared` shows from now on.
+    ///
+    /// # Panics
+    /// If `current` is not empty.
+    pub fn new(
+        shard: ShardId,
+        position: LogPosition,
+        current: Generation,
+        shared: Arc<Generations>,
+        options: JournalOptions,
+    ) -> SledJournal {
+        assert!(
+            current.writable && current.range().is_none(),
+            "a life starts with a new generation"
+        );
+        SledJournal {
+            shard,
+            position,
+            current: shared.go_live(current),
+            shared,
+            options,
+            dirty: false,
+            failed: false,
+        }
+    }
+
+    /// Runs one step, unless one has failed before.
+    fn guarded<T>(
+        &mut self,
+        action: &'static str,
+        step: impl FnOnce(&mut SledJournal) -> Result<T, StorageError>,
+    ) -> Result<T, StorageError> {
+        if self.failed {
+            return Err(journal_error(action, &self.current.path)(
+                "it has failed before".into(),
+            ));
+        }
+        let result = step(self);
+        self.failed = result.is_err();
+        result
+    }
+
+    fn append_unguarded(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
+        // Checked as recovery will check it: what it would refuse must not be acknowledged first.
+        let refused = |error: crate::storage::codec::Malformed| {
+            journal_error("append to", &self.current.path)(error.to_string())
+        };
+        let record = Record::parse(bytes).map_err(refused)?;
+        let after = record.follow(self.shard, &self.position).map_err(refused)?;
+        if self.current.bytes_written() >= self.overrun() {
+            // Only a caller that appends a whole generation without a sync comes here.
+            self.roll_unguarded()?;
+        }
+        self.current.insert(&record)?;
+        self.position = after;
+        self.dirty = true;
+        Ok(())
+    }
+
+    fn sync_unguarded(&mut self) -> Result<(), StorageError> {
+        if self.dirty {
+            self.current.sync()?;
+            self.dirty = false;
+        }
+        let bytes = self.current.bytes_written();
+        if bytes >= self.overrun()
+            || (bytes >= self.options.generation_bytes_max && self.shared.is_next_ready())
+        {
+            self.roll_unguarded()?;
+        }
+        Ok(())
+    }
+
+    fn roll_unguarded(&mut self) -> Result<(), StorageError> {
+        if self.current.range().is_none() {
+            return Ok(());
+        }
+        if self.dirty {
+            // A sealed generation is durable.
+            self.current.sync()?;
+            self.dirty = false;
+        }
+        let next = self.shared.take_next()?;
+        self.current = self.shared.go_live(next);
+        if let Some(sealed) = &self.options.sealed {
+            // A full channel has a notice in it already; a closed one is the shutdown's business.
+            let _ = sealed.try_send(());
+        }
+        Ok(())
+    }
+
+    fn overrun(&self) -> u64 {
+        self.options
+            .generation_bytes_max
+            .saturating_mul(GENERATION_OVERRUN)
+    }
+}
+
+impl Journal for SledJournal {
+    fn position(&self) -> LogPosition {
+        self.position
+    }
+
+    fn append(&mut self, record: &[u8]) -> Result<(), StorageError> {
+        self.guarded("append to", |journal| journal.append_unguarded(record))
+    }
+
+    fn sync(&mut self) -> Result<(), StorageError> {
+        self.guarded("sync", SledJournal::sync_unguarded)
+    }
+
+    fn roll(&mut self) -> Result<(), StorageError> {
+        self.guarded("roll", SledJournal::roll_unguarded)
+    }
+}
+
+fn configuration(path: &Path, segment_bytes: usize) -> ::sled::Config {
+    ::sled::Config::new()
+        .path(path)
+        .segment_size(segment_bytes)
+        .cache_capacity(CACHE_BYTES)
+        .flush_every_ms(None)
+        .use_compression(false)
+}
+
+fn key(sequence: Sequence) -> [u8; 8] {
+    sequence.get().to_be_bytes()
+}
+
+fn directory_name(number: u64) -> String {
+    let name = format!("{number:0NUMBER_DIGITS$}");
+    assert_eq!(
+        name.len(),
+        NUMBER_DIGITS,
+        "ten digits last for three centuries at one a second"
+    );
+    name
+}
+
+fn parse_name(name: &str) -> Option<u64> {
+    let is_number = name.len() == NUMBER_DIGITS && name.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| name.parse().ok()).flatten()
+}
+
+/// Checks that a generation's directory has what sled made there, no blob, and nothing else.
+fn check_entries(path: &Path) -> Result<(), StorageError> {
+    let mut found = [false; 3];
+    for entry in fs::read_dir(path).map_err(StorageError::io("read", path))? {
+        let entry = entry.map_err(StorageError::io("read", path))?;
+        let name = entry.file_name();
+        let index = ["conf", "db", "blobs"]
+            .iter()
+            .position(|&expected| name == expected)
+            .ok_or_else(|| unexpected_entry(&entry.path()))?;
+        found[index] = true;
+    }
+    if found != [true; 3] {
+        let what = "conf, db or blobs/ is missing".to_owned();
+        return Err(corrupt(path, "the directory", what));
+    }
+    let blobs = path.join("blobs");
+    match fs::read_dir(&blobs)
+        .map_err(StorageError::io("read", &blobs))?
+        .next()
+    {
+        None => Ok(()),
+        Some(blob) => {
+            let blob = blob.map_err(StorageError::io("read", &blobs))?;
+            Err(unexpected_entry(&blob.path()))
+        }
+    }
+}
+
+/// Checks that `conf` is what sled writes for the copy: it would itself go on with a damaged one.
+fn check_configuration(path: &Path, reading: &Path) -> Result<(), StorageError> {
+    let conf_path = path.join("conf");
+    let found = fs::read(&conf_path).map_err(StorageError::io("read", &conf_path))?;
+    let expected_path = reading.join("conf");
+    let expected = fs::read(&expected_path).map_err(StorageError::io("read", &expected_path))?;
+    if found == expected {
+        return Ok(());
+    }
+    let same = found.iter().zip(&expected).take_while(|(a, b)| a == b).count();
+    let what = "it is not what this version writes".to_owned();
+    Err(corrupt(&conf_path, &format!("byte {same}"), what))
+}
+
+fn sync_directory(path: &Path) -> Result<(), StorageError> {
+    File::open(path)
+        .and_then(|directory| directory.sync_all())
+        .map_err(StorageError::io("sync", path))
+}
+
+fn remove_directory(path: &Path) -> Result<(), StorageError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StorageError::io("delete", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn journal_error(action: &'static str, path: &Path) -> impl FnOnce(String) -> StorageError {
+    let path = path.to_owned();
+    move |reason| StorageError::Journal { action, path, reason }
+}
+
+fn corrupt(path: &Path, position: &str, what: String) -> StorageError {
+    StorageError::Corrupt {
+        path: path.to_owned(),
+        position: position.to_owned(),
+        what,
+        next_step: RESTORE_BACKUP,
+    }
+}
+
+fn unexpected_entry(path: &Path) -> StorageError {
+    StorageError::Corrupt {
+        path: path.to_owned(),
+        position: "its name".to_owned(),
+        what: "nothing of that name belongs there".to_owned(),
+        next_step: "find out where it comes from, and move it out of the data directory",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,595 @@
+//! The contract on sled, and one test for each of the facts that `sled.rs` lists.
+
+use std::os::unix::fs::FileExt;
+
+use super::super::contract::{Bed, Chain, sequence, suite};
+use super::*;
+
+/// Small, because opening zeroes the rest of a segment and syncs that.
+const TEST_SEGMENT_BYTES: usize = 512 * 1024;
+
+struct SledBed {
+    directory: tempfile::TempDir,
+    shard: ShardId,
+    start: LogPosition,
+    shared: Arc<Generations>,
+    journal: SledJournal,
+}
+
+impl SledBed {
+    /// What the start of the service does.
+    fn recover(directory: tempfile::TempDir, shard: ShardId, start: LogPosition) -> SledBed {
+        let parent = directory.path().join("journal");
+        let mut position = start;
+        let mut sealed = Vec::new();
+        for (number, path) in list_generations(&parent).expect("listable") {
+            let generation = Generation::open_with(&path, TEST_SEGMENT_BYTES).expect("opens");
+            assert_eq!(generation.number(), number);
+            generation
+                .replay(&mut |bytes| {
+                    let record = Record::parse(bytes).expect("checked");
+                    position = record.follow(shard, &position).expect("follows");
+                    Ok(())
+                })
+                .expect("replays");
+            sealed.push(generation);
+        }
+        let shared = Generations::new_with(&parent, sealed, TEST_SEGMENT_BYTES).expect("opens");
+        let current = shared.create().expect("created");
+        let options = JournalOptions::default();
+        let journal = SledJournal::new(shard, position, current, Arc::clone(&shared), options);
+        SledBed {
+            directory,
+            shard,
+            start,
+            shared,
+            journal,
+        }
+    }
+}
+
+impl Bed for SledBed {
+    fn start(shard: ShardId, position: LogPosition) -> SledBed {
+        SledBed::recover(tempfile::tempdir().expect("a directory"), shard, position)
+    }
+
+    fn journal(&mut self) -> &mut dyn Journal {
+        &mut self.journal
+    }
+
+    fn reader(&self) -> Arc<dyn JournalReader> {
+        Arc::clone(&self.shared) as Arc<dyn JournalReader>
+    }
+
+    fn restart(self) -> SledBed {
+        let SledBed {
+            directory,
+            shard,
+            start,
+            shared,
+            journal,
+        } = self;
+        drop(journal);
+        let readable = std::mem::take(&mut *shared.readable.write());
+        for generation in readable.sealed.into_iter().chain(readable.live) {
+            // A reader of the test may still hold the list, but not a generation.
+            let generation = Arc::into_inner(generation).expect("the only handle");
+            generation.close().expect("closes");
+        }
+        SledBed::recover(directory, shard, start)
+    }
+}
+
+suite!(SledBed);
+
+fn create(directory: &Path) -> Generation {
+    Generation::create_with(directory, 1, TEST_SEGMENT_BYTES).expect("created")
+}
+
+fn open(path: &Path) -> Result<Generation, StorageError> {
+    Generation::open_with(path, TEST_SEGMENT_BYTES)
+}
+
+fn insert(generation: &Generation, bytes: &[u8]) {
+    let record = Record::parse(bytes).expect("valid");
+    generation.insert(&record).expect("inserted");
+}
+
+/// A closed generation of so many records, with the records.
+fn written(parent: &Path, count: u64, bytes: usize) -> (PathBuf, Vec<Vec<u8>>) {
+    written_with(parent, count, bytes, TEST_SEGMENT_BYTES)
+}
+
+fn written_with(parent: &Path, count: u64, bytes: usize, segment_bytes: usize) -> (PathBuf, Vec<Vec<u8>>) {
+    let mut chain = Chain::new();
+    let generation = Generation::create_with(parent, 1, segment_bytes).expect("created");
+    let records: Vec<Vec<u8>> = (0..count).map(|_| chain.record_of(2, bytes)).collect();
+    for record in &records {
+        insert(&generation, record);
+        generation.sync().expect("synced");
+    }
+    let path = generation.path().to_owned();
+    generation.close().expect("closes");
+    (path, records)
+}
+
+fn replayed(generation: &Generation) -> Vec<Vec<u8>> {
+    let mut records = Vec::new();
+    generation
+        .replay(&mut |bytes| {
+            records.push(bytes.to_vec());
+            Ok(())
+        })
+        .expect("replays");
+    records
+}
+
+/// All files below a directory, and what is in them.
+fn contents(path: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(path).expect("readable") {
+        let path = entry.expect("readable").path();
+        if path.is_dir() {
+            found.push((path.clone(), Vec::new()));
+            found.extend(contents(&path));
+        } else {
+            let bytes = fs::read(&path).expect("readable");
+            found.push((path, bytes));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn a_generation_has_what_was_written_and_reading_it_changes_no_byte() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (path, records) = written(directory.path(), 40, 900);
+    let before = contents(&path);
+    let names: Vec<_> = before
+        .iter()
+        .map(|(path, _)| path.file_name().and_then(|name| name.to_str()).expect("text"))
+        .collect();
+    // No snapshot, no blob (facts 2 and 5).
+    assert_eq!(names, ["blobs", "conf", "db"]);
+    for _ in 0..2 {
+        let generation = open(&path).expect("opens");
+        assert_eq!(replayed(&generation), records);
+        assert_eq!(generation.range(), Some((sequence(1), sequence(80))));
+        let bytes: usize = records.iter().map(Vec::len).sum();
+        assert_eq!(generation.bytes_written(), bytes as u64);
+        assert_eq!(contents(&path), before, "fact 9");
+        assert!(
+            generation
+                .insert(&Record::parse(&records[0]).expect("valid"))
+                .is_err()
+        );
+        assert!(matches!(open(&path), Err(StorageError::Locked { .. })));
+        generation.close().expect("closes");
+    }
+}
+
+#[test]
+fn what_a_killed_process_had_synced_is_read_from_the_files_it_left() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut chain = Chain::new();
+    let generation = create(directory.path());
+    let mut records = Vec::new();
+    for life in 0..30 {
+        let record = chain.record_of(3, 100 * life + 1);
+        insert(&generation, &record);
+        generation.sync().expect("synced");
+        records.push(record);
+        // The files as they are after a SIGKILL here: nothing was closed, nothing dropped.
+        let left = directory.path().join(directory_name(100 + life as u64));
+        fs::create_dir_all(left.join("blobs")).expect("created");
+        for name in ["conf", "db"] {
+            fs::copy(generation.path().join(name), left.join(name)).expect("copied");
+        }
+        assert_eq!(replayed(&open(&left).expect("opens")), records);
+    }
+}
+
+#[test]
+fn full_records_never_become_blobs() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let generation = Generation::create(directory.path(), 1).expect("created");
+    let mut chain = Chain::new();
+    // More than two leaves, so that full ones are consolidated and split.
+    let records: Vec<Vec<u8>> = (0..80)
+        .map(|_| chain.record_of(1, RECORD_BYTES_MAX - 90))
+        .collect();
+    for record in &records {
+        assert!(record.len() > RECORD_BYTES_MAX - 64);
+        insert(&generation, record);
+    }
+    generation.sync().expect("synced");
+    check_entries(generation.path()).expect("no blobs");
+    let path = generation.path().to_owned();
+    generation.close().expect("closes");
+    let generation = Generation::open(&path).expect("opens");
+    assert_eq!(replayed(&generation), records);
+}
+
+#[test]
+fn what_does_not_belong_there_is_refused_by_name() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (path, _) = written(directory.path(), 3, 10);
+    for name in [
+        "blobs/17",
+        "snap.00000000000004D2",
+        "snap.00000000000004D2.generating",
+        "notes",
+    ] {
+        let stray = path.join(name);
+        fs::write(&stray, b"?").expect("writable");
+        let message = open(&path).expect_err(name).to_string();
+        assert!(message.contains(&stray.display().to_string()), "{message}");
+        fs::remove_file(&stray).expect("removed");
+    }
+    // A leftover copy is of no value (fact 5).
+    let reading = path.join(READING);
+    fs::create_dir_all(reading.join("blobs")).expect("created");
+    fs::write(reading.join("snap.00000000000004D2.generating"), b"?").expect("writable");
+    open(&path).expect("opens").close().expect("closes");
+    assert!(!reading.exists());
+    for name in ["conf", "db", "blobs"] {
+        let away = directory.path().join("away");
+        fs::rename(path.join(name), &away).expect("moved");
+        assert!(open(&path).is_err(), "{name}");
+        fs::rename(&away, path.join(name)).expect("moved");
+    }
+    fs::write(directory.path().join("notes"), b"?").expect("writable");
+    assert!(list_generations(directory.path()).is_err());
+}
+
+#[test]
+fn any_flipped_bit_in_conf_is_refused() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (path, _) = written(directory.path(), 3, 10);
+    let conf = path.join("conf");
+    let intact = fs::read(&conf).expect("readable");
+    assert_eq!(
+        &intact[..intact.len() - 4],
+        b"segment_size: 524288\nuse_compression: false\nversion: 0.34\n"
+    );
+    for offset in 0..intact.len() {
+        let mut bytes = intact.clone();
+        bytes[offset] ^= 1;
+        fs::write(&conf, &bytes).expect("writable");
+        let message = open(&path).expect_err("conf is damaged").to_string();
+        assert!(
+            message.contains(&format!("conf is corrupt at byte {offset}")),
+            "{message}"
+        );
+    }
+    for length in 0..intact.len() {
+        fs::write(&conf, &intact[..length]).expect("writable");
+        assert!(open(&path).is_err(), "cut to {length}");
+    }
+}
+
+/// Fact 3: sled skips what does not match its checksums. Whatever is flipped, a reader gets an error, or
+/// records that stop early (the watermark and the next generation's chain tell), or that start late (the chain
+/// from the generation before tells), or all of them: never a wrong one, never a hole.
+#[test]
+fn a_flipped_bit_never_yields_a_wrong_record() {
+    let in_one_segment = flip(60, 700, TEST_SEGMENT_BYTES);
+    assert!(
+        in_one_segment.short > 0,
+        "sled reports a bad tail by now: fact 3 is out of date"
+    );
+    let in_many_segments = flip(500, 300, TEST_SEGMENT_BYTES / 8);
+    assert!(
+        in_many_segments.errors > 0,
+        "older segments lose records in the midst"
+    );
+}
+
+#[derive(Debug, Default)]
+struct Flips {
+    errors: usize,
+    short: usize,
+    late: usize,
+    whole: usize,
+}
+
+const FLIPS: usize = 200;
+
+fn flip(count: u64, bytes: usize, segment_bytes: usize) -> Flips {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (path, records) = written_with(directory.path(), count, bytes, segment_bytes);
+    let open = |path: &Path| Generation::open_with(path, segment_bytes);
+    let db = path.join("db");
+    let intact = fs::read(&db).expect("readable");
+    let end = intact.iter().rposition(|&byte| byte != 0).expect("not empty") + 1;
+    let file = fs::OpenOptions::new().write(true).open(&db).expect("writable");
+    // The first segment's header and the first messages, byte by byte, and a spread.
+    let positions: Vec<usize> = (0..40).chain((0..FLIPS).map(|step| end * step / FLIPS)).collect();
+    let mut outcome = Flips::default();
+    for (index, &offset) in positions.iter().enumerate() {
+        let flipped = intact[offset] ^ 1 << (index % 8);
+        file.write_all_at(&[flipped], offset as u64).expect("writable");
+        match open(&path) {
+            Err(error) => {
+                let message = error.to_string();
+                assert!(message.contains(&db.display().to_string()), "{message}");
+                outcome.errors += 1;
+            }
+            Ok(generation) => {
+                let found = replayed(&generation);
+                if found == records {
+                    outcome.whole += 1;
+                } else if records.starts_with(&found) {
+                    outcome.short += 1;
+                } else {
+                    assert!(
+                        records.ends_with(&found),
+                        "byte {offset}: a record is wrong or missing"
+                    );
+                    outcome.late += 1;
+                }
+            }
+        }
+        file.write_all_at(&[intact[offset]], offset as u64)
+            .expect("writable");
+    }
+    println!("{} flips in {end} bytes: {outcome:?}", positions.len());
+    assert_eq!(replayed(&open(&path).expect("as it was")), records);
+    outcome
+}
+
+#[test]
+fn a_file_cut_anywhere_yields_an_error_or_a_prefix() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (path, records) = written(directory.path(), 30, 700);
+    let db = path.join("db");
+    let intact = fs::read(&db).expect("readable");
+    for step in 0..60 {
+        fs::write(&db, &intact[..intact.len() * step / 60]).expect("writable");
+        if let Ok(generation) = open(&path) {
+            assert!(records.starts_with(&replayed(&generation)));
+        }
+    }
+}
+
+/// Facts 5 and 9 on sled itself: should they stop being true, the copy can go.
+#[test]
+fn opening_a_database_in_place_destroys_what_is_behind_a_flipped_bit() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (path, records) = written(directory.path(), 30, 700);
+    let db = path.join("db");
+    let intact = fs::read(&db).expect("readable");
+    let middle = intact
+        .windows(40)
+        .position(|window| window == &records[20][64..104])
+        .expect("the record is in the file");
+    let file = fs::OpenOptions::new().write(true).open(&db).expect("writable");
+    file.write_all_at(&[intact[middle] ^ 1], middle as u64)
+        .expect("writable");
+    drop(
+        configuration(&path, TEST_SEGMENT_BYTES)
+            .open()
+            .expect("sled sees nothing wrong"),
+    );
+    file.write_all_at(&[intact[middle]], middle as u64)
+        .expect("writable");
+    let left = fs::read(&db).expect("readable");
+    let behind = intact.iter().rposition(|&byte| byte != 0).expect("not empty") - 100;
+    assert_ne!(
+        left[behind..behind + 100],
+        intact[behind..behind + 100],
+        "the rest is gone"
+    );
+    let names: Vec<String> = fs::read_dir(&path)
+        .expect("readable")
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect();
+    let snapshot = names
+        .iter()
+        .find(|name| name.starts_with("snap."))
+        .expect("a snapshot");
+
+    // A damaged snapshot, or half of a new one, stops sled.
+    let snapshot = path.join(snapshot);
+    let bytes = fs::read(&snapshot).expect("readable");
+    let generating = path.join("snap.FFFFFFFFFFFFFFFF.generating");
+    fs::write(&generating, &bytes[..bytes.len() / 2]).expect("writable");
+    assert!(configuration(&path, TEST_SEGMENT_BYTES).open().is_err());
+    fs::remove_file(&generating).expect("removed");
+    let mut flipped = bytes.clone();
+    flipped[bytes.len() / 2] ^= 1;
+    fs::write(&snapshot, &flipped).expect("writable");
+    assert!(configuration(&path, TEST_SEGMENT_BYTES).open().is_err());
+}
+
+fn bed_of(generation_bytes_max: u64) -> (SledBed, Chain, crossbeam_channel::Receiver<()>) {
+    let chain = Chain::new();
+    let mut bed = SledBed::start(chain.shard, chain.position);
+    let (sender, receiver) = crossbeam_channel::bounded(1);
+    bed.journal.options = JournalOptions {
+        generation_bytes_max,
+        sealed: Some(sender),
+    };
+    (bed, chain, receiver)
+}
+
+#[test]
+fn a_full_generation_is_sealed_once_the_next_one_is_ready() {
+    let (mut bed, mut chain, notices) = bed_of(10_000);
+    let mut append = |bed: &mut SledBed| {
+        bed.journal.append(&chain.record_of(1, 1000)).expect("follows");
+        bed.journal.sync().expect("synced");
+    };
+    for _ in 0..12 {
+        append(&mut bed);
+    }
+    assert!(bed.shared.sealed().is_empty(), "the next one is not ready");
+    assert!(notices.is_empty());
+    bed.shared.prepare_next().expect("created");
+    bed.shared.prepare_next().expect("nothing to do");
+    append(&mut bed);
+    assert_eq!(notices.len(), 1);
+    let numbers = |bed: &SledBed| -> Vec<u64> {
+        let sealed = bed.shared.sealed();
+        sealed.iter().map(|sealed| sealed.number()).collect()
+    };
+    assert_eq!(numbers(&bed), [1]);
+    assert_eq!(bed.journal.current.number(), 2);
+    // Nothing is prepared: it goes on to twice the size, 19 records of some 1080 bytes, and opens one itself.
+    for _ in 0..18 {
+        append(&mut bed);
+    }
+    assert_eq!(numbers(&bed), [1]);
+    append(&mut bed);
+    assert_eq!(numbers(&bed), [1, 2]);
+    assert_eq!(notices.len(), 1, "one notice stands for any number");
+    // A prepared one that is not used is legal.
+    bed.shared.prepare_next().expect("created");
+    let position = bed.journal.position();
+    drop(bed.shared.prepared.lock().take().map(Generation::close));
+    let bed = bed.restart();
+    assert_eq!(bed.journal.position(), position);
+    assert_eq!(numbers(&bed), [1, 2, 3, 4]);
+    assert_eq!(bed.journal.current.number(), 5);
+}
+
+#[test]
+fn a_journal_that_is_never_synced_is_sealed_all_the_same() {
+    let (mut bed, mut chain, _notices) = bed_of(10_000);
+    for _ in 0..60 {
+        bed.journal.append(&chain.record_of(1, 1000)).expect("follows");
+    }
+    let sealed = bed.shared.sealed();
+    assert_eq!(sealed.len(), 3);
+    for generation in sealed {
+        assert!(generation.bytes_written() <= 10_000 * GENERATION_OVERRUN + 2000);
+    }
+    bed.journal.sync().expect("synced");
+    for number in 1..=60 {
+        assert!(bed.shared.record(sequence(number)).expect("readable").is_some());
+    }
+}
+
+#[test]
+fn the_journal_does_not_wait_for_a_thread_that_prepares() {
+    let (mut bed, mut chain, notices) = bed_of(20_000);
+    let shared = Arc::clone(&bed.shared);
+    let keeper = std::thread::spawn(move || {
+        shared.prepare_next().expect("created");
+        while notices.recv().is_ok() {
+            shared.prepare_next().expect("created");
+        }
+    });
+    for _ in 0..300 {
+        bed.journal.append(&chain.record_of(1, 1000)).expect("follows");
+        bed.journal.sync().expect("synced");
+    }
+    bed.journal.options.sealed = None;
+    keeper.join().expect("ends with the channel");
+    let mut numbers: Vec<u64> = bed.shared.sealed().iter().map(|sealed| sealed.number()).collect();
+    assert!(numbers.len() >= 7, "{numbers:?}");
+    numbers.dedup();
+    assert!(numbers.is_sorted());
+    for number in 1..=300 {
+        assert!(bed.shared.record(sequence(number)).expect("readable").is_some());
+    }
+}
+
+#[test]
+fn a_removed_generation_is_gone_except_for_whoever_reads_it() {
+    let (mut bed, mut chain, _notices) = bed_of(1 << 20);
+    for _ in 0..3 {
+        for _ in 0..30 {
+            bed.journal.append(&chain.record_of(1, 1000)).expect("follows");
+        }
+        bed.journal.roll().expect("rolled");
+    }
+    let reader = Arc::clone(&bed.shared.sealed()[1]);
+    let path = reader.path().to_owned();
+    bed.shared.remove(1).expect("removed");
+    bed.shared.remove(2).expect("removed");
+    assert!(!path.exists());
+    for number in 31..=60 {
+        assert!(reader.record(sequence(number)).expect("readable").is_some());
+        assert_eq!(
+            bed.shared.record(sequence(number)).expect("readable"),
+            None,
+            "archived"
+        );
+    }
+    assert!(bed.shared.record(sequence(61)).expect("readable").is_some());
+    drop(reader);
+    let parent = path.parent().expect("has one").to_owned();
+    let numbers: Vec<u64> = list_generations(&parent)
+        .expect("listable")
+        .into_iter()
+        .map(|(number, _)| number)
+        .collect();
+    assert_eq!(numbers, [3, 4]);
+}
+
+#[test]
+fn what_a_crash_cut_short_is_swept_at_the_next_start() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let parent = directory.path().join("journal");
+    for name in ["0000000003.removed", "0000000005.creating"] {
+        fs::create_dir_all(parent.join(name).join("blobs")).expect("created");
+        fs::write(parent.join(name).join("db"), b"half").expect("writable");
+    }
+    assert_eq!(list_generations(&parent).expect("listable"), []);
+    assert_eq!(contents(&parent).len(), 6, "listing changes nothing");
+    let shared = Generations::new_with(&parent, Vec::new(), TEST_SEGMENT_BYTES).expect("swept");
+    assert_eq!(contents(&parent).len(), 0);
+    let generation = shared.create().expect("created");
+    assert_eq!(generation.number(), 1);
+    assert!(Generation::create(&parent, 1).is_err(), "the number is taken");
+}
+
+#[test]
+fn a_missing_generation_shows_as_an_error_and_not_as_the_end() {
+    let (mut bed, mut chain, _notices) = bed_of(1 << 20);
+    for _ in 0..3 {
+        bed.journal.append(&chain.record(5)).expect("follows");
+        bed.journal.roll().expect("rolled");
+    }
+    bed.shared.readable.write().sealed.remove(1);
+    assert!(bed.shared.record(sequence(5)).expect("readable").is_some());
+    assert!(bed.shared.record(sequence(6)).is_err());
+    assert!(bed.shared.record(sequence(10)).is_err());
+    assert!(bed.shared.record(sequence(11)).expect("readable").is_some());
+    assert_eq!(bed.shared.record(sequence(16)).expect("readable"), None);
+}
+
+/// Not a check but a measurement; run it by name, with `--ignored --nocapture`.
+#[test]
+#[ignore = "measures"]
+fn measure_sizes_and_times() {
+    let directory = tempfile::tempdir_in(".").expect("a directory");
+    for (number, (count, bytes)) in [(0, 0), (10, 200), (1000, 200), (2000, 16_000), (512, 65_000)]
+        .into_iter()
+        .enumerate()
+    {
+        let mut chain = Chain::new();
+        let start = std::time::Instant::now();
+        let generation = Generation::create(directory.path(), number as u64).expect("created");
+        let created = start.elapsed();
+        let start = std::time::Instant::now();
+        for _ in 0..count {
+            insert(&generation, &chain.record_of(1, bytes));
+            generation.sync().expect("synced");
+        }
+        let wrote = start.elapsed();
+        let path = generation.path().to_owned();
+        let records = generation.bytes_written();
+        generation.close().expect("closes");
+        let size = fs::metadata(path.join("db")).expect("there").len();
+        let start = std::time::Instant::now();
+        let generation = Generation::open(&path).expect("opens");
+        let opened = start.elapsed();
+        println!(
+            "{count} records of {bytes}: create {created:?}, write {wrote:?}, {records} bytes, db {size}, open {opened:?}"
+        );
+        generation.close().expect("closes");
+    }
+}
