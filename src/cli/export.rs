@@ -228,7 +228,7 @@ struct AccountRow<'a> {
 
 /// Prints rows to stdout, buffered.
 enum Rows {
-    Csv(csv::Writer<StdoutLock<'static>>),
+    Csv(Box<csv::Writer<StdoutLock<'static>>>),
     Ndjson(BufWriter<StdoutLock<'static>>),
 }
 
@@ -236,7 +236,7 @@ impl Rows {
     fn new(format: Format) -> Rows {
         let stdout = std::io::stdout().lock();
         match format {
-            Format::Csv => Rows::Csv(csv::Writer::from_writer(stdout)),
+            Format::Csv => Rows::Csv(Box::new(csv::Writer::from_writer(stdout))),
             Format::Ndjson => Rows::Ndjson(BufWriter::new(stdout)),
         }
     }

@@ -62,9 +62,8 @@
 //!    behind it are gone for good. Hence the copy.
 //! 10. Corruption can also panic: a page of which only links are left cannot be written to the snapshot
 //!     [`serialization.rs: PageState::serialized_size`], and there are assertions
-//!     [`pagecache/iterator.rs: scan_segment_headers_and_tail`, `pagecache/logger.rs: read_message`]. So an open
-//!     runs in a thread of its own, named for the generation and the next step: a panic becomes an error, or,
-//!     where panics abort, a message that says what the error would have.
+//!     [`pagecache/iterator.rs: scan_segment_headers_and_tail`, `pagecache/logger.rs: read_message`]. So an open runs in a thread of its own, [`GUARDED_THREAD`],
+//!     whose panic becomes an error that says where; in this program panics unwind.
 //! 11. IO threads may hold the database a moment longer than its last handle [`pagecache/iobuf.rs:
 //!     maybe_seal_and_write_iobuf` spawns `write_to_log` with its own reference, which tells the waiters before
 //!     it is done], and with it the lock on `db`. So [`Generation::close`] waits for that lock.
@@ -125,6 +124,9 @@ const NUMBER_DIGITS: usize = 10;
 /// How long a closed database may still be held by sled's IO threads: they only have bookkeeping left to do.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
 const CLOSE_POLL: Duration = Duration::from_millis(1);
+
+/// How the names of the threads begin whose panics are turned into errors (fact 10).
+pub const GUARDED_THREAD: &str = "opening ";
 
 const CREATING: &str = ".creating";
 const REMOVED: &str = ".removed";
@@ -244,11 +246,7 @@ impl Generation {
 
         let generation = std::thread::scope(|scope| {
             std::thread::Builder::new()
-                // Where panics abort, this name is all the message that there will be (fact 10).
-                .name(format!(
-                    "opening {}, which is corrupt if that fails: {RESTORE_BACKUP}",
-                    path.display()
-                ))
+                .name(format!("{GUARDED_THREAD}{}", path.display()))
                 .spawn_scoped(scope, || {
                     let database = configuration(&reading, segment_bytes)
                         .open()

@@ -1,0 +1,459 @@
+//! The request headers that mean something here, read strictly: a header that changes what is done is refused
+//! when it cannot be understood; one that only saves work is passed over.
+
+use std::borrow::Cow;
+use std::sync::LazyLock;
+
+use hyper::HeaderMap;
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
+use uuid::Uuid;
+
+use super::problem::{Code, Place, Problem};
+use crate::ledger::{IdempotencyKey, KeyDigest};
+
+/// The longest idempotency key, in characters.
+const KEY_CHARACTERS_MAX: usize = 255;
+
+/// The longest request id that is taken from a client, in characters. It is kept with each refusal that has
+/// a key, so it costs disk.
+const REQUEST_ID_CHARACTERS_MAX: usize = 128;
+
+/// What the hash of a key is keyed with, so that it is no other hash. The digests are in logs: these bytes, and
+/// what is hashed in which order, stay as they are.
+const KEY_DIGEST_DOMAIN: &[u8; 32] = b"teller idempotency key digest  1";
+
+/// The same for the hash of a request.
+const FINGERPRINT_DOMAIN: &[u8; 32] = b"teller idempotency fingerprint 1";
+
+pub(super) static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+pub(super) static IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+pub(super) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Says that the reply is an earlier one's.
+pub(super) fn mark_replayed(headers: &mut HeaderMap) {
+    headers.insert(IDEMPOTENT_REPLAYED.clone(), HeaderValue::from_static("true"));
+}
+
+/// The id of a request: the client's, or one of ours.
+#[derive(Clone, Debug)]
+pub(super) struct RequestId(HeaderValue);
+
+impl RequestId {
+    /// Takes the client's id if it sent one that is fit for logs, else makes one.
+    pub(super) fn of(headers: &HeaderMap) -> RequestId {
+        match headers.get(&X_REQUEST_ID) {
+            Some(value) if is_visible(value.as_bytes(), REQUEST_ID_CHARACTERS_MAX) => {
+                RequestId(value.clone())
+            }
+            _ => RequestId::made_up(),
+        }
+    }
+
+    /// A new one.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the edge: a request gets its id here"
+    )]
+    pub(super) fn made_up() -> RequestId {
+        let mut buffer = Uuid::encode_buffer();
+        let text = Uuid::new_v4().hyphenated().encode_lower(&mut buffer);
+        RequestId(HeaderValue::from_str(text).expect("digits and dashes fit in a header"))
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        self.0.to_str().expect("a request id is visible ASCII")
+    }
+
+    pub(super) fn into_header(self) -> HeaderValue {
+        self.0
+    }
+}
+
+fn is_visible(bytes: &[u8], count_max: usize) -> bool {
+    (1..=count_max).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
+}
+
+/// HTTP/1.1 wants to know whom the client thinks it talks to, exactly once (RFC 9112, 3.2).
+pub(super) fn check_host(headers: &HeaderMap) -> Result<(), Problem> {
+    if headers.get_all(HOST).iter().count() == 1 {
+        return Ok(());
+    }
+    Err(Problem::plain(Code::InvalidHost))
+}
+
+/// Refuses a body that is not written as JSON, as far as the headers tell. Version 1 never looked at
+/// Content-Type, and `curl -d` sends a form's, so only version 2 does (`strict`).
+pub(super) fn check_media_type(headers: &HeaderMap, strict: bool) -> Result<(), Problem> {
+    if let Some(encoding) = headers.get(CONTENT_ENCODING)
+        && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
+    {
+        let place = Place::Header("Content-Encoding");
+        return Err(Problem::at(
+            Code::UnsupportedMediaType,
+            place,
+            "is not supported: send the body as it is",
+        ));
+    }
+    let Some(media_type) = headers.get(CONTENT_TYPE).filter(|_| strict) else {
+        return Ok(());
+    };
+    let essence = media_type.to_str().ok().and_then(|text| text.split(';').next());
+    match essence.map(|essence| essence.trim().to_ascii_lowercase()) {
+        Some(essence) if essence == "application/json" || essence.ends_with("+json") => Ok(()),
+        _ => Err(Problem::at(
+            Code::UnsupportedMediaType,
+            Place::Header("Content-Type"),
+            "must be application/json",
+        )),
+    }
+}
+
+/// What an idempotency key is bound to: the place that the request was sent to, and the request itself.
+pub(super) struct KeyBinding<'a> {
+    /// What a key is unique within.
+    pub(super) scope: Scope<'a>,
+    /// The request's method.
+    pub(super) method: &'a str,
+    /// The pattern of its route, which tells the versions of the wire apart.
+    pub(super) route: &'a str,
+    /// Its body, byte for byte.
+    pub(super) body: &'a [u8],
+}
+
+/// What an idempotency key is unique within.
+#[derive(Clone, Copy)]
+pub(super) enum Scope<'a> {
+    /// All accounts: requests that open one.
+    Accounts,
+    /// The account with this name.
+    Name(&'a str),
+    /// The account with this id.
+    Id(&'a str),
+}
+
+impl Scope<'_> {
+    fn tag_and_text(&self) -> (u8, &str) {
+        match self {
+            Scope::Accounts => (0, "accounts"),
+            Scope::Name(name) => (1, name),
+            Scope::Id(id) => (2, id),
+        }
+    }
+}
+
+/// Reads the idempotency key, if there is one, and binds it to its scope and to the request.
+pub(super) fn idempotency_key(
+    headers: &HeaderMap,
+    binding: &KeyBinding<'_>,
+) -> Result<Option<IdempotencyKey>, Problem> {
+    let mut values = headers.get_all(&IDEMPOTENCY_KEY).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    if values.next().is_some() {
+        return Err(invalid_key("must be sent once"));
+    }
+    let key = parse_key(value.as_bytes()).map_err(invalid_key)?;
+    let (tag, scope) = binding.scope.tag_and_text();
+    let digest = hash(KEY_DIGEST_DOMAIN, &[&[tag], scope.as_bytes(), &key]);
+    let fingerprint = hash(
+        FINGERPRINT_DOMAIN,
+        &[
+            binding.method.as_bytes(),
+            binding.route.as_bytes(),
+            &[tag],
+            scope.as_bytes(),
+            binding.body,
+        ],
+    );
+    Ok(Some(IdempotencyKey {
+        digest: KeyDigest(digest),
+        fingerprint,
+    }))
+}
+
+/// Checks the header without the request's body, which may not have arrived yet.
+pub(super) fn check_idempotency_key(headers: &HeaderMap) -> Result<(), Problem> {
+    let mut values = headers.get_all(&IDEMPOTENCY_KEY).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(()),
+        (Some(value), None) => parse_key(value.as_bytes()).map(drop).map_err(invalid_key),
+        (Some(_), Some(_)) => Err(invalid_key("must be sent once")),
+    }
+}
+
+fn invalid_key(detail: &'static str) -> Problem {
+    Problem::at(
+        Code::InvalidIdempotencyKey,
+        Place::Header("Idempotency-Key"),
+        detail,
+    )
+}
+
+/// A key is a string of RFC 8941 (quoted, with `\"` and `\\`) or the same characters bare; both spell one key.
+fn parse_key(value: &[u8]) -> Result<Cow<'_, [u8]>, &'static str> {
+    let key = match value.strip_prefix(b"\"") {
+        None => Cow::Borrowed(value),
+        Some(rest) => {
+            let inner = rest.strip_suffix(b"\"").ok_or("has no closing quote")?;
+            if inner.contains(&b'\\') || inner.contains(&b'"') {
+                Cow::Owned(unescape(inner)?)
+            } else {
+                Cow::Borrowed(inner)
+            }
+        }
+    };
+    if key.is_empty() {
+        return Err("must not be empty");
+    }
+    if key.len() > KEY_CHARACTERS_MAX {
+        return Err("has more than 255 characters");
+    }
+    if !key.iter().all(|&byte| byte == b' ' || byte.is_ascii_graphic()) {
+        return Err("has a character that is not printable ASCII");
+    }
+    Ok(key)
+}
+
+fn unescape(inner: &[u8]) -> Result<Vec<u8>, &'static str> {
+    let mut key = Vec::with_capacity(inner.len());
+    let mut bytes = inner.iter();
+    while let Some(&byte) = bytes.next() {
+        key.push(match byte {
+            b'"' => return Err("has a quote that is not escaped"),
+            b'\\' => match bytes.next() {
+                Some(&escaped @ (b'"' | b'\\')) => escaped,
+                _ => return Err("has a backslash that escapes nothing"),
+            },
+            other => other,
+        });
+    }
+    Ok(key)
+}
+
+/// The first 16 bytes of a hash over parts that cannot run into one another: each is led by its length.
+fn hash(domain: &[u8; 32], parts: &[&[u8]]) -> [u8; 16] {
+    let mut hasher = blake3::Hasher::new_keyed(domain);
+    for part in parts {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    let mut short = [0; 16];
+    short.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    short
+}
+
+/// The version that the account has to be at, if the client cares: `If-Match: "7"`. `*` asks that the account
+/// exists, which every change does anyway. Lists and weak tags are refused: no account is at two versions, and
+/// a weak tag matches nothing here.
+pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+    let invalid = |detail| Problem::at(Code::InvalidIfMatch, Place::Header("If-Match"), detail);
+    let mut values = headers.get_all(IF_MATCH).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    if values.next().is_some() {
+        return Err(invalid("must be sent once"));
+    }
+    if value.as_bytes() == b"*" {
+        return Ok(None);
+    }
+    value
+        .to_str()
+        .ok()
+        .and_then(|text| text.strip_prefix('"')?.strip_suffix('"'))
+        .filter(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
+        .and_then(|digits| digits.parse().ok())
+        .map(Some)
+        .ok_or_else(|| invalid("must be one ETag of an account, such as \"7\", or *"))
+}
+
+/// Whether the client has this very representation already. What cannot be read matches nothing: then the
+/// client gets the whole reply, which is never wrong.
+pub(super) fn if_none_match(headers: &HeaderMap, etag: &str) -> bool {
+    headers.get_all(IF_NONE_MATCH).iter().any(|value| {
+        let Ok(mut rest) = value.to_str() else {
+            return false;
+        };
+        loop {
+            rest = rest.trim_start_matches([' ', '\t', ',']);
+            if rest == "*" {
+                return true;
+            }
+            let quoted = rest.strip_prefix("W/").unwrap_or(rest);
+            let Some((tag, behind)) = quoted.strip_prefix('"').and_then(|text| text.split_once('"')) else {
+                return false;
+            };
+            if etag.strip_prefix('"').and_then(|etag| etag.strip_suffix('"')) == Some(tag) {
+                return true;
+            }
+            rest = behind;
+        }
+    })
+}
+
+/// The tag of an account at a version.
+pub(super) fn etag_of_version(version: u64) -> HeaderValue {
+    /// Most accounts that are read have few events; their tags are not built anew.
+    static SMALL: LazyLock<Vec<HeaderValue>> = LazyLock::new(|| (0..256).map(quoted_number).collect());
+    usize::try_from(version)
+        .ok()
+        .and_then(|index| SMALL.get(index))
+        .cloned()
+        .unwrap_or_else(|| quoted_number(version))
+}
+
+fn quoted_number(number: u64) -> HeaderValue {
+    HeaderValue::from_str(&format!("\"{number}\"")).expect("quotes and digits fit in a header")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&HeaderName, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        headers
+    }
+
+    fn key(value: &str, scope: Scope<'_>, route: &str, body: &[u8]) -> IdempotencyKey {
+        let binding = KeyBinding {
+            scope,
+            method: "POST",
+            route,
+            body,
+        };
+        idempotency_key(&map(&[(&IDEMPOTENCY_KEY, value)]), &binding)
+            .unwrap()
+            .unwrap()
+    }
+
+    #[test]
+    fn quoted_and_bare_spell_one_key() {
+        assert_eq!(parse_key(b"abc").unwrap(), parse_key(b"\"abc\"").unwrap());
+        assert_eq!(parse_key(br#""a\"b\\c""#).unwrap().as_ref(), br#"a"b\c"#);
+        assert_eq!(parse_key(b"a b").unwrap().as_ref(), b"a b");
+        assert!(parse_key(&[b'x'; 255]).is_ok());
+        for bad in [
+            &b""[..],
+            b"\"",
+            b"\"\"",
+            b"\"abc",
+            b"\"a\"b\"",
+            b"\"a\\\"",
+            b"\"a\\n\"",
+            b"a\tb",
+            "ключ".as_bytes(),
+            &[b'x'; 256],
+        ] {
+            assert!(parse_key(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_bound_to_its_scope_and_to_the_request() {
+        let first = key("k", Scope::Name("alice"), "/r", b"{}");
+        assert_eq!(key("\"k\"", Scope::Name("alice"), "/r", b"{}"), first);
+        let other_scope = key("k", Scope::Id("alice"), "/r", b"{}");
+        assert_ne!(other_scope.digest, first.digest);
+        let other_body = key("k", Scope::Name("alice"), "/r", b"{ }");
+        assert_eq!(other_body.digest, first.digest);
+        assert_ne!(other_body.fingerprint, first.fingerprint);
+        let other_route = key("k", Scope::Name("alice"), "/s", b"{}");
+        assert_ne!(other_route.fingerprint, first.fingerprint);
+        // Parts do not run into one another.
+        assert_ne!(
+            hash(KEY_DIGEST_DOMAIN, &[b"a", b"bc"]),
+            hash(KEY_DIGEST_DOMAIN, &[b"ab", b"c"])
+        );
+    }
+
+    /// Keys that clients hold were written to logs with these digests. A change here applies retries twice.
+    #[test]
+    fn the_digests_are_pinned() {
+        let key = key(
+            "k-1",
+            Scope::Name("alice"),
+            "/accounts/{name}/deposit",
+            b"{\"amount\":1}",
+        );
+        let hex = |bytes: &[u8]| data_encoding::HEXLOWER.encode(bytes);
+        assert_eq!(
+            (hex(&key.digest.0).as_str(), hex(&key.fingerprint).as_str()),
+            (
+                "ba89798138bfc627e9d289d5846c4ff3",
+                "2f452b30c3e4f797432f63773b8626cc"
+            )
+        );
+    }
+
+    #[test]
+    fn request_ids_are_taken_only_if_they_are_fit_for_logs() {
+        let id = |value: &str| RequestId::of(&map(&[(&X_REQUEST_ID, value)])).as_str().to_owned();
+        assert_eq!(id("abc-1"), "abc-1");
+        assert_eq!(id(&"x".repeat(128)), "x".repeat(128));
+        for bad in ["", "a b", "é", &"x".repeat(129)] {
+            assert_eq!(id(bad).len(), 36, "{bad}");
+        }
+    }
+
+    #[test]
+    fn if_match_names_one_version() {
+        let parse = |value: &str| if_match(&map(&[(&IF_MATCH, value)]));
+        assert_eq!(parse("\"7\"").unwrap(), Some(7));
+        assert_eq!(parse("*").unwrap(), None);
+        assert_eq!(if_match(&HeaderMap::new()).unwrap(), None);
+        for bad in [
+            "7",
+            "\"\"",
+            "W/\"7\"",
+            "\"7\", \"8\"",
+            "\"-1\"",
+            "\"99999999999999999999\"",
+            "",
+        ] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+        assert!(if_match(&map(&[(&IF_MATCH, "\"1\""), (&IF_MATCH, "\"2\"")])).is_err());
+    }
+
+    #[test]
+    fn if_none_match_is_a_list_of_weak_comparisons() {
+        let matches = |value: &str| if_none_match(&map(&[(&IF_NONE_MATCH, value)]), "\"7\"");
+        for yes in [
+            "\"7\"",
+            "W/\"7\"",
+            "*",
+            "\"1\", \"7\"",
+            "\"1\",W/\"7\" ,\"9\"",
+            ",, \"7\"",
+        ] {
+            assert!(matches(yes), "{yes}");
+        }
+        for no in ["", "7", "\"8\"", "\"77\"", "\"7", "\"1\" x \"2\""] {
+            assert!(!matches(no), "{no}");
+        }
+        let two = map(&[(&IF_NONE_MATCH, "\"1\""), (&IF_NONE_MATCH, "\"7\"")]);
+        assert!(if_none_match(&two, "\"7\""));
+    }
+
+    #[test]
+    fn only_version_two_looks_at_the_media_type() {
+        for (value, allowed) in [
+            ("application/json", true),
+            ("Application/JSON; charset=utf-8", true),
+            ("application/merge-patch+json", true),
+            ("application/x-www-form-urlencoded", false),
+            ("text/plain", false),
+            ("", false),
+        ] {
+            let headers = map(&[(&CONTENT_TYPE, value)]);
+            assert_eq!(check_media_type(&headers, true).is_ok(), allowed, "{value}");
+            assert!(check_media_type(&headers, false).is_ok());
+        }
+        assert!(check_media_type(&map(&[(&CONTENT_ENCODING, "gzip")]), false).is_err());
+    }
+}

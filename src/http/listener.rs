@@ -1,0 +1,331 @@
+//! Connections: accepted, bounded, timed, and drained at the end.
+//!
+//! What always holds:
+//!
+//! - at most [`Limits::connections_max`] connections are served; a few more are told so, the rest are closed;
+//! - no client can hold a connection by being slow: the head of a request, its body, and the client's reading
+//!   of the reply each have a time limit. Waiting for the next request counts as waiting for its head;
+//! - an error of accepting one connection does not end the accepting of others, and does not spin;
+//! - a reply to a client that is still sending is not lost to the reset that closing would cause: the
+//!   connection is closed in one direction first, and what comes is thrown away for a moment.
+
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, Sleep};
+
+use super::HEAD_BYTES_MAX;
+use super::api::{Answer, Api};
+use super::headers::RequestId;
+use super::metrics::Gauge;
+use super::problem::{Code, Problem};
+use super::wire::Version;
+
+/// How much of what a client sends is buffered. Pipelined requests queue here, and then in the kernel.
+const READ_BUFFER_BYTES_MAX: usize = 64 * 1024;
+
+/// How many refused connections are told why at one time; the others are closed without a word.
+const REFUSALS_MAX: usize = 64;
+
+/// How long a closed connection goes on to throw away what its client still sends.
+const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// How long accepting pauses when the system gives no connection: it has run out of something, most likely
+/// descriptors, that only time gives back.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How much a client may take of the service, and for how long. Only tests have reason to change this.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// How many connections are served at one time. Each costs some 10 kB at rest, so these cost 100 MB.
+    pub connections_max: usize,
+    /// How long a client may take from the end of a request, or from connecting, to the end of the next head.
+    pub head_read_time_max: Duration,
+    /// How long a body may take to arrive.
+    pub body_read_time_max: Duration,
+    /// How long a client may take nothing of a reply that waits for it.
+    pub write_stall_time_max: Duration,
+    /// How long requests that are being worked on at the end have to be answered.
+    pub drain_time_max: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            connections_max: 10_000,
+            head_read_time_max: Duration::from_secs(30),
+            body_read_time_max: Duration::from_secs(10),
+            write_stall_time_max: Duration::from_secs(30),
+            drain_time_max: Duration::from_secs(10),
+        }
+    }
+}
+
+/// How serving ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drained {
+    /// How many connections were cut off because they were not done in time.
+    pub connections_cut: usize,
+}
+
+/// Serves connections until `shutdown` is done; then accepts no more, lets requests in flight be answered for
+/// as long as [`Limits::drain_time_max`], and cuts off what is left.
+pub async fn serve(
+    listener: TcpListener,
+    api: Arc<Api>,
+    limits: Limits,
+    shutdown: impl Future<Output = ()>,
+) -> Drained {
+    let server = Arc::new(Server {
+        api,
+        limits,
+        http: protocol(&limits),
+    });
+    let places = Arc::new(Semaphore::new(limits.connections_max));
+    let refusal_places = Arc::new(Semaphore::new(REFUSALS_MAX));
+    let (stop, stopped) = watch::channel(());
+    let mut connections = JoinSet::new();
+    let mut shutdown = pin!(shutdown);
+    loop {
+        let stream = tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    pause_after(&error).await;
+                    continue;
+                }
+            },
+        };
+        // Replies are small and complete: waiting for more to send with them only delays them.
+        let _ = stream.set_nodelay(true);
+        while connections.try_join_next().is_some() {}
+        match Arc::clone(&places).try_acquire_owned() {
+            Ok(place) => {
+                let (server, stopped) = (Arc::clone(&server), stopped.clone());
+                connections.spawn(async move { server.serve_connection(stream, place, stopped).await });
+            }
+            Err(_) => {
+                server.api.metrics.connections_refused.fetch_add(1, Relaxed);
+                if let Ok(place) = Arc::clone(&refusal_places).try_acquire_owned() {
+                    connections.spawn(refuse_connection(stream, place));
+                }
+            }
+        }
+    }
+    drop(listener);
+    drop(stopped);
+    // Without receivers there is no connection to tell.
+    let _ = stop.send(());
+    let all_done = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(limits.drain_time_max, all_done)
+        .await
+        .is_err()
+    {
+        let connections_cut = connections.len();
+        connections.shutdown().await;
+        return Drained { connections_cut };
+    }
+    Drained { connections_cut: 0 }
+}
+
+/// HTTP/1.1 as it is spoken here.
+fn protocol(limits: &Limits) -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(limits.head_read_time_max)
+        .max_header_size(HEAD_BYTES_MAX)
+        .max_buf_size(READ_BUFFER_BYTES_MAX)
+        // A client that closes its side after the request still gets its reply.
+        .half_close(true);
+    http
+}
+
+/// Waits after an error of `accept` that the next call would meet again.
+async fn pause_after(error: &io::Error) {
+    match error.kind() {
+        // The connection's own fault: it is gone already.
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted => {}
+        _ => {
+            tracing::warn!("cannot accept a connection: {error}");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+        }
+    }
+}
+
+/// Tells a client that there is no place for it.
+async fn refuse_connection(mut stream: TcpStream, _place: OwnedSemaphorePermit) {
+    let request_id = RequestId::made_up();
+    let problem = Problem::plain(Code::TooManyConnections);
+    let body = problem.body(Version::One, request_id.as_str());
+    let mut reply = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\ncache-control: \
+         no-store\r\nretry-after: 1\r\nx-request-id: {}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        request_id.as_str(),
+        body.len()
+    )
+    .into_bytes();
+    reply.extend_from_slice(&body);
+    let tell = async {
+        stream.write_all(&reply).await?;
+        stream.shutdown().await?;
+        let mut scrap = [0; 1024];
+        while stream.read(&mut scrap).await? > 0 {}
+        io::Result::Ok(())
+    };
+    // A client that does not listen is not told.
+    let _ = tokio::time::timeout(LINGER_TIME_MAX, tell).await;
+}
+
+struct Server {
+    api: Arc<Api>,
+    limits: Limits,
+    http: http1::Builder,
+}
+
+impl Server {
+    async fn serve_connection(
+        &self,
+        stream: TcpStream,
+        _place: OwnedSemaphorePermit,
+        mut stopped: watch::Receiver<()>,
+    ) {
+        let _open = Gauge::raise(&self.api.metrics.connections);
+        let linger = Arc::new(AtomicBool::new(false));
+        let io = PatientStream::new(stream, Arc::clone(&linger), self.limits.write_stall_time_max);
+        let service = service_fn(|request: Request<Incoming>| {
+            let linger = &linger;
+            async move {
+                let Answer { reply, body_unread } = self.api.answer(request, &self.limits).await;
+                if body_unread {
+                    linger.store(true, Relaxed);
+                }
+                Ok::<Response<_>, std::convert::Infallible>(reply)
+            }
+        });
+        let mut connection = pin!(self.http.serve_connection(io, service));
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            _ = stopped.changed() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = result {
+            tracing::debug!("a connection ended: {error}");
+        }
+    }
+}
+
+/// A connection that gives up on a client that does not read, and that closes without losing the last reply.
+struct PatientStream {
+    inner: TokioIo<TcpStream>,
+    /// Whether the client may still be sending when the connection closes.
+    linger: Arc<AtomicBool>,
+    /// When the closing ends at the latest; set once it has begun.
+    linger_end: Option<Pin<Box<Sleep>>>,
+    write_stall_time_max: Duration,
+    /// When a write that waits is given up; set while one waits.
+    write_end: Option<Pin<Box<Sleep>>>,
+}
+
+impl PatientStream {
+    fn new(stream: TcpStream, linger: Arc<AtomicBool>, write_stall_time_max: Duration) -> PatientStream {
+        PatientStream {
+            inner: TokioIo::new(stream),
+            linger,
+            linger_end: None,
+            write_stall_time_max,
+            write_end: None,
+        }
+    }
+
+    /// Passes the outcome of a write on, unless writes have been waiting for too long.
+    fn timed<T>(&mut self, outcome: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if outcome.is_ready() {
+            self.write_end = None;
+            return outcome;
+        }
+        let time_max = self.write_stall_time_max;
+        let end = self
+            .write_end
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + time_max)));
+        ready!(end.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl Read for PatientStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buffer)
+    }
+}
+
+impl Write for PatientStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        self.timed(outcome, cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.inner).poll_write_vectored(cx, buffers);
+        self.timed(outcome, cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let outcome = Pin::new(&mut self.inner).poll_flush(cx);
+        self.timed(outcome, cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.linger_end.is_none() {
+            ready!(Pin::new(&mut self.inner).poll_shutdown(cx))?;
+            if !self.linger.load(Relaxed) {
+                return Poll::Ready(Ok(()));
+            }
+            self.linger_end = Some(Box::pin(tokio::time::sleep(LINGER_TIME_MAX)));
+        }
+        loop {
+            let mut scrap = [0; 4096];
+            let mut buffer = ReadBuf::new(&mut scrap);
+            match Pin::new(&mut self.inner).poll_read(cx, buffer.unfilled()) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+                // The client is done, or gone.
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending => break,
+            }
+        }
+        match &mut self.linger_end {
+            Some(end) => end.as_mut().poll(cx).map(Ok),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! The HTTP edge: bytes of a socket in, calls of the [bank](crate::bank) in the middle, JSON out.
+//!
+//! [`Api`] is the service as HTTP sees it; [`serve`] puts it on a socket. A request goes through
+//! `listener` (connections and their bounds), `api` (what all requests have in common), `routes` (the table),
+//! `handlers` (what each route does), with `headers` and `wire` to read and write, and `problem` for every
+//! refusal.
+//!
+//! What always holds:
+//!
+//! - a reply has an `X-Request-Id`, the client's or a new one; every log line about it has the same;
+//! - a refusal is `application/problem+json` with a [`Code`] of one closed table, which has a page of its own
+//!   under `/problems/`. Four replies come without one, because the HTTP library gives them before there is a
+//!   request: an empty 400 for what is not HTTP, an empty 414 or 431 for a head that is too long, and a closed
+//!   connection for a head that does not come in time;
+//! - nothing is guessed: what is not understood and would change the meaning of a request (a query parameter,
+//!   a field, a condition, a second idempotency key) is refused;
+//! - no amount passes through a float;
+//! - everything is bounded: connections, heads, URIs, bodies, pages, and each wait for the client.
+//!
+//! Of several things wrong with a request, the client hears the first of these: the URI's length; `Host`; path;
+//! method; query parameters that are unknown; whether the service has started; name or id in the path, and the
+//! other parameters; `If-Match`; `Idempotency-Key`; media type; the body's size and arrival; its syntax; its
+//! fields, all at once; and only then what the bank says.
+//!
+//! A request that has reached the bank takes effect whether or not its client waits for the reply; a client
+//! that lost the connection asks again with the same idempotency key.
+//!
+//! Left out on purpose: TLS, authentication and compression (a proxy's), and HTTP/2, which buys nothing for
+//! small replies behind one.
+
+mod api;
+mod cursor;
+mod handlers;
+mod headers;
+mod json;
+mod listener;
+mod metrics;
+mod problem;
+mod routes;
+mod wire;
+
+pub use api::Api;
+pub use listener::{Drained, Limits, serve};
+pub use problem::{Code, Retry};
+
+/// The longest body, in bytes. The largest legal request is a name of 255 characters, each written as an escape
+/// of up to 12 bytes: this leaves room for twenty of those.
+pub const BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// The longest path with its query, in bytes. An encoded name has at most 765, a cursor 40.
+pub const URI_BYTES_MAX: usize = 4096;
+
+/// The longest head of a request, in bytes: what browsers and proxies add fits several times over.
+pub const HEAD_BYTES_MAX: usize = 16 * 1024;

@@ -1,0 +1,492 @@
+//! Every refusal that a client can meet, and the only place that gives one a status (RFC 9457).
+//!
+//! The codes are one closed table. Each has a page at its `type` (`/problems/{code}`), made from the same line,
+//! so a reply never points at a document that does not exist. Nothing of the inside is told to clients: what
+//! happened goes to the log, under the request id that the reply shows.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::{Response, StatusCode};
+
+use super::json::{self, Object};
+use super::wire::Version;
+use crate::bank::Refusal;
+use crate::ledger::{Amount, Currency, Rejection};
+
+/// How many wrong fields one reply lists. A body of 64 KiB can have thousands of unknown fields; nobody reads
+/// more than these.
+const FIELD_ERRORS_MAX: usize = 16;
+
+/// What a client should do about a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// The same request will be refused again until something else changes.
+    Never,
+    /// The same request, with the same key, may succeed after so many seconds (`Retry-After`).
+    After(u16),
+}
+
+macro_rules! codes {
+    ($($variant:ident $slug:literal $status:ident $retry:expr, $title:literal, $meaning:literal;)*) => {
+        /// A refusal's code: stable, and all that a program should look at.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Code {
+            $(#[doc = $meaning] $variant,)*
+        }
+
+        impl Code {
+            /// All codes.
+            pub const ALL: &'static [Code] = &[$(Code::$variant),*];
+
+            /// The code as clients see it, such as `account-not-found`.
+            pub const fn slug(self) -> &'static str {
+                match self { $(Code::$variant => $slug,)* }
+            }
+
+            /// The HTTP status.
+            pub const fn status(self) -> StatusCode {
+                match self { $(Code::$variant => StatusCode::$status,)* }
+            }
+
+            /// Whether to try again.
+            pub const fn retry(self) -> Retry {
+                match self { $(Code::$variant => $retry,)* }
+            }
+
+            /// A summary that is the same for every occurrence.
+            pub const fn title(self) -> &'static str {
+                match self { $(Code::$variant => $title,)* }
+            }
+
+            /// What it means and what to do.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Code::$variant => $meaning,)* }
+            }
+        }
+    };
+}
+
+use Retry::{After, Never};
+
+codes! {
+    AccountExists "account-exists" CONFLICT Never,
+        "The account's name is taken",
+        "An account has, or had, this name: closing an account does not free it. Choose another name, or use the account.";
+    AccountNotFound "account-not-found" NOT_FOUND Never,
+        "There is no such account",
+        "No open account has this name, or no account has this id. A closed account is found by id only.";
+    TransactionNotFound "transaction-not-found" NOT_FOUND Never,
+        "There is no such transaction",
+        "No transaction has this id.";
+    AccountClosed "account-closed" CONFLICT Never,
+        "The account is closed",
+        "The account was closed and only its history is left. Nothing can change it any more.";
+    AccountNotEmpty "account-not-empty" CONFLICT Never,
+        "The account still has a balance",
+        "Only an account that stands at zero can be closed; `balance` says what it stands at. Withdraw or deposit that first.";
+    VersionMismatch "version-mismatch" PRECONDITION_FAILED Never,
+        "The account has changed",
+        "The account is not at the version that If-Match asks for; `version` says which it is at. Read it again, then decide again.";
+    InsufficientFunds "insufficient-funds" UNPROCESSABLE_ENTITY Never,
+        "The account does not have the funds",
+        "The withdrawal would pass the account's overdraft limit: `required` was asked for, `available` can be withdrawn.";
+    BalanceOutOfRange "balance-out-of-range" UNPROCESSABLE_ENTITY Never,
+        "A balance would go out of range",
+        "The account's balance, or the total of all, would pass 10^25 minor units. Use a smaller amount.";
+    AccountsExhausted "accounts-exhausted" SERVICE_UNAVAILABLE Never,
+        "No more accounts can be opened",
+        "The part of the service that would own this account has no number left for it. Only its operator can help.";
+    IdempotencyKeyReused "idempotency-key-reused" UNPROCESSABLE_ENTITY Never,
+        "The idempotency key belongs to another request",
+        "The key was used for a request with another method, path or body. Use a new key for a new request.";
+    IdempotencyKeyInFlight "idempotency-key-in-flight" CONFLICT After(1),
+        "The first request with this key is still being worked on",
+        "Wait for as long as Retry-After says, then send the same request with the same key to get its outcome.";
+    IdempotencyKeysExhausted "idempotency-keys-exhausted" SERVICE_UNAVAILABLE After(60),
+        "No further idempotency keys can be remembered now",
+        "Nothing was done. Room comes back as older keys expire; retry after Retry-After with the same key.";
+    InvalidIdempotencyKey "invalid-idempotency-key" BAD_REQUEST Never,
+        "The Idempotency-Key header is not valid",
+        "Send the header once, with 1 to 255 printable ASCII characters, bare or as a quoted string.";
+    InvalidIfMatch "invalid-if-match" BAD_REQUEST Never,
+        "The If-Match header is not valid",
+        "Send the header once, with the ETag of the account as it was read (such as \"7\"), or with *.";
+    InvalidHost "invalid-host" BAD_REQUEST Never,
+        "The Host header is missing or repeated",
+        "HTTP/1.1 requires exactly one Host header.";
+    NotFound "not-found" NOT_FOUND Never,
+        "There is nothing at this path",
+        "No resource has this path. Paths are case-sensitive and have no trailing slash; a slash in an account's name is written %2F.";
+    MethodNotAllowed "method-not-allowed" METHOD_NOT_ALLOWED Never,
+        "The resource does not have this method",
+        "The Allow header lists the methods that it has.";
+    UnknownParameter "unknown-parameter" BAD_REQUEST Never,
+        "A query parameter is unknown",
+        "The resource does not have this query parameter. It is refused rather than ignored, because the reply would not be what was asked for.";
+    InvalidParameter "invalid-parameter" BAD_REQUEST Never,
+        "A query parameter is not valid",
+        "`errors` says which parameter, and what it may be.";
+    InvalidCursor "invalid-cursor" BAD_REQUEST Never,
+        "The cursor is not valid here",
+        "A cursor continues the list that gave it: the same account and the same order. Use `next` as it came, or start without a cursor.";
+    InvalidId "invalid-id" BAD_REQUEST Never,
+        "The id is not a UUID",
+        "An id has 32 hexadecimal digits in groups of 8-4-4-4-12.";
+    InvalidAccountName "invalid-account-name" BAD_REQUEST Never,
+        "The path does not hold an account's name",
+        "A name is 1 to 255 bytes of UTF-8 without control characters, percent-encoded once.";
+    MalformedJson "malformed-json" BAD_REQUEST Never,
+        "The body is not JSON",
+        "The body could not be read as JSON in UTF-8; `detail` says where it stops being that.";
+    InvalidRequest "invalid-request" BAD_REQUEST Never,
+        "The body does not have the right fields",
+        "The body is JSON but not what is asked for here: `errors` lists what is wrong with which field.";
+    InvalidBody "invalid-body" BAD_REQUEST Never,
+        "The body did not arrive whole",
+        "The connection ended, or the chunked encoding broke, before the end of the body. Nothing was done.";
+    UnexpectedBody "unexpected-body" BAD_REQUEST Never,
+        "The request has a body",
+        "This request is complete without a body. Send none.";
+    PayloadTooLarge "payload-too-large" PAYLOAD_TOO_LARGE Never,
+        "The body is too large",
+        "A body has at most 65,536 bytes.";
+    UriTooLong "uri-too-long" URI_TOO_LONG Never,
+        "The URI is too long",
+        "A path with its query has at most 4,096 bytes.";
+    UnsupportedMediaType "unsupported-media-type" UNSUPPORTED_MEDIA_TYPE Never,
+        "The body's media type is not supported",
+        "Send application/json in UTF-8 without a content encoding.";
+    RequestTimeout "request-timeout" REQUEST_TIMEOUT After(1),
+        "The body took too long to arrive",
+        "The body did not arrive in time. Nothing was done.";
+    Overloaded "overloaded" SERVICE_UNAVAILABLE After(1),
+        "Too much is waiting already",
+        "Nothing was done. Retry after Retry-After, with the same key.";
+    TooManyConnections "too-many-connections" SERVICE_UNAVAILABLE After(1),
+        "Too many connections are open",
+        "Nothing was read from this connection. Reuse connections, or retry after Retry-After.";
+    DiskFull "disk-full" SERVICE_UNAVAILABLE After(10),
+        "The disk is full",
+        "Nothing was done, and nothing can be changed until the operator makes room. Reading still works.";
+    Starting "starting" SERVICE_UNAVAILABLE After(1),
+        "The service is starting",
+        "The service is still reading its log. Nothing was done; retry after Retry-After.";
+    Ending "ending" SERVICE_UNAVAILABLE After(1),
+        "The service is ending",
+        "What was asked may or may not have been done. Retry with the same idempotency key to find out.";
+    InternalError "internal-error" INTERNAL_SERVER_ERROR Never,
+        "The service has failed",
+        "The log of the service says why; give its operator the request id.";
+}
+
+/// One thing that is wrong with a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct FieldError {
+    pub(super) place: Place,
+    pub(super) detail: Cow<'static, str>,
+}
+
+/// Where in a request something is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In the body: an RFC 6901 pointer.
+    Pointer(Cow<'static, str>),
+    /// In the query.
+    Parameter(Cow<'static, str>),
+    /// In a header.
+    Header(&'static str),
+}
+
+/// A fact about the refusal, for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fact {
+    Amount(&'static str, Amount),
+    Version(u64),
+}
+
+/// A refusal on its way to the client.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Problem {
+    pub(super) code: Code,
+    detail: Cow<'static, str>,
+    errors: Vec<FieldError>,
+    facts: Vec<Fact>,
+    /// The request that was refused first, if this is a repetition of it.
+    first_request_id: Option<Box<str>>,
+    /// What the log should know and the client should not.
+    pub(super) inside: Option<String>,
+}
+
+impl Problem {
+    pub(super) fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Problem {
+        Problem {
+            code,
+            detail: detail.into(),
+            errors: Vec::new(),
+            facts: Vec::new(),
+            first_request_id: None,
+            inside: None,
+        }
+    }
+
+    /// A refusal whose title says everything.
+    pub(super) fn plain(code: Code) -> Problem {
+        Problem::new(code, code.title())
+    }
+
+    /// A refusal of some parts of the request; the first 16 are told.
+    pub(super) fn with_errors(code: Code, mut errors: Vec<FieldError>) -> Problem {
+        let found = errors.len();
+        errors.truncate(FIELD_ERRORS_MAX);
+        let detail = match found {
+            1 => Cow::from(match &errors[0].place {
+                Place::Pointer(pointer) if pointer.is_empty() => format!("the body {}", errors[0].detail),
+                Place::Pointer(pointer) => format!("{pointer} {}", errors[0].detail),
+                Place::Parameter(name) => format!("the parameter {name:?} {}", errors[0].detail),
+                Place::Header(name) => format!("the header {name} {}", errors[0].detail),
+            }),
+            _ => Cow::from(format!("{found} things are wrong; see errors")),
+        };
+        Problem {
+            errors,
+            ..Problem::new(code, detail)
+        }
+    }
+
+    /// A refusal of one part of the request.
+    pub(super) fn at(code: Code, place: Place, detail: impl Into<Cow<'static, str>>) -> Problem {
+        let detail = detail.into();
+        Problem::with_errors(code, vec![FieldError { place, detail }])
+    }
+
+    fn fact(mut self, fact: Fact) -> Problem {
+        self.facts.push(fact);
+        self
+    }
+
+    /// The reply. `request_id` is this request's; the body of a repeated refusal shows the first one's.
+    pub(super) fn respond(&self, version: Version, request_id: &str) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::new(Bytes::from(self.body(version, request_id))));
+        *response.status_mut() = self.code.status();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Retry::After(seconds) = self.code.retry() {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.first_request_id.is_some() {
+            super::headers::mark_replayed(headers);
+        }
+        response
+    }
+
+    pub(super) fn body(&self, version: Version, request_id: &str) -> Vec<u8> {
+        let mut out = Vec::with_capacity(384);
+        let mut object = Object::begin(&mut out);
+        object.quoted("type", format_args!("/problems/{}", self.code.slug()));
+        object.quoted("title", self.code.title());
+        object.plain("status", self.code.status().as_u16());
+        object.text("detail", &self.detail);
+        object.quoted("code", self.code.slug());
+        object.text(
+            "request_id",
+            self.first_request_id.as_deref().unwrap_or(request_id),
+        );
+        object.plain("retryable", self.code.retry() != Retry::Never);
+        for fact in &self.facts {
+            match (*fact, version) {
+                // The ledger has one currency so far, and a rejection does not repeat it.
+                (Fact::Amount(name, amount), Version::One) => {
+                    object.amount_number(name, amount, Currency::USD);
+                }
+                (Fact::Amount(name, amount), Version::Two) => {
+                    object.amount_text(name, amount, Currency::USD);
+                }
+                (Fact::Version(version), _) => object.plain("version", version),
+            }
+        }
+        if !self.errors.is_empty() {
+            json::array(object.key("errors"), &self.errors, |out, error| {
+                let mut item = Object::begin(out);
+                match &error.place {
+                    Place::Pointer(pointer) => item.text("pointer", pointer),
+                    Place::Parameter(name) => item.text("parameter", name),
+                    Place::Header(name) => item.text("header", name),
+                }
+                item.text("detail", &error.detail);
+                item.end();
+            });
+        }
+        object.end();
+        out
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Problem {
+        match refusal {
+            Refusal::Rejected {
+                rejection,
+                first_request_id,
+            } => Problem {
+                first_request_id,
+                ..Problem::from(rejection)
+            },
+            Refusal::TransactionNotFound => Problem::plain(Code::TransactionNotFound),
+            Refusal::KeyReused => Problem::plain(Code::IdempotencyKeyReused),
+            Refusal::KeyInFlight => Problem::plain(Code::IdempotencyKeyInFlight),
+            Refusal::KeysExhausted => Problem::plain(Code::IdempotencyKeysExhausted),
+            Refusal::DiskFull => Problem::plain(Code::DiskFull),
+            Refusal::Overloaded => Problem::plain(Code::Overloaded),
+            Refusal::Ended => Problem::plain(Code::Ending),
+            Refusal::Storage(error) => Problem {
+                inside: Some(error.to_string()),
+                ..Problem::plain(Code::InternalError)
+            },
+        }
+    }
+}
+
+impl From<Rejection> for Problem {
+    fn from(rejection: Rejection) -> Problem {
+        let money = |amount: Amount| amount.to_decimal(Currency::USD);
+        match rejection {
+            Rejection::AccountExists => Problem::plain(Code::AccountExists),
+            Rejection::AccountNotFound => Problem::plain(Code::AccountNotFound),
+            Rejection::AccountClosed => Problem::plain(Code::AccountClosed),
+            Rejection::AccountNotEmpty { balance } => Problem::new(
+                Code::AccountNotEmpty,
+                format!("the balance is {}, not zero", money(balance)),
+            )
+            .fact(Fact::Amount("balance", balance)),
+            Rejection::VersionMismatch { version } => Problem::new(
+                Code::VersionMismatch,
+                format!("the account is at version {version}"),
+            )
+            .fact(Fact::Version(version)),
+            Rejection::InsufficientFunds { available, required } => Problem::new(
+                Code::InsufficientFunds,
+                format!(
+                    "{} is required, {} is available",
+                    money(required),
+                    money(available)
+                ),
+            )
+            .fact(Fact::Amount("available", available))
+            .fact(Fact::Amount("required", required)),
+            Rejection::BalanceOutOfRange => Problem::plain(Code::BalanceOutOfRange),
+            Rejection::AccountsExhausted => Problem::plain(Code::AccountsExhausted),
+        }
+    }
+}
+
+impl Code {
+    /// The code with this slug.
+    pub fn from_slug(slug: &str) -> Option<Code> {
+        Code::ALL.iter().copied().find(|code| code.slug() == slug)
+    }
+
+    /// Writes what `/problems/{code}` says.
+    pub(super) fn write(self, out: &mut Vec<u8>) {
+        let mut object = Object::begin(out);
+        object.quoted("type", format_args!("/problems/{}", self.slug()));
+        object.quoted("code", self.slug());
+        object.plain("status", self.status().as_u16());
+        object.quoted("title", self.title());
+        object.text("meaning", self.meaning());
+        object.plain("retryable", self.retry() != Retry::Never);
+        object.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(problem: &Problem, version: Version) -> String {
+        String::from_utf8(problem.body(version, "r-1")).unwrap()
+    }
+
+    #[test]
+    fn codes_are_unique_and_say_what_they_mean() {
+        for (index, code) in Code::ALL.iter().enumerate() {
+            assert_eq!(Code::from_slug(code.slug()), Some(*code));
+            assert_eq!(Code::ALL.iter().position(|other| other == code), Some(index));
+            assert!(code.status().is_client_error() || code.status().is_server_error());
+            assert!(code.meaning().len() > 10 && !code.title().contains(['"', '\\']));
+            assert!(
+                code.slug()
+                    .bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte == b'-')
+            );
+        }
+    }
+
+    /// Operators' retry loops and dashboards depend on these.
+    #[test]
+    fn what_is_only_busy_says_when_to_come_back() {
+        for code in Code::ALL {
+            if code.status() == StatusCode::SERVICE_UNAVAILABLE && *code != Code::AccountsExhausted {
+                assert!(matches!(code.retry(), Retry::After(_)), "{}", code.slug());
+            }
+        }
+    }
+
+    #[test]
+    fn amounts_are_numbers_in_version_one_and_text_in_version_two() {
+        let amount = |cents| Amount::from_minor_units(cents).unwrap();
+        let problem = Problem::from(Rejection::InsufficientFunds {
+            available: amount(5000),
+            required: amount(5001),
+        });
+        assert_eq!(
+            body(&problem, Version::One),
+            r#"{"type":"/problems/insufficient-funds","title":"The account does not have the funds","status":422,"detail":"50.01 is required, 50.00 is available","code":"insufficient-funds","request_id":"r-1","retryable":false,"available":50.00,"required":50.01}"#
+        );
+        assert!(body(&problem, Version::Two).ends_with(r#""available":"50.00","required":"50.01"}"#));
+    }
+
+    #[test]
+    fn a_repeated_refusal_shows_the_first_request() {
+        let problem = Problem::from(Refusal::Rejected {
+            rejection: Rejection::AccountNotEmpty {
+                balance: Amount::from_minor_units(-1).unwrap(),
+            },
+            first_request_id: Some("r-0".into()),
+        });
+        let text = body(&problem, Version::One);
+        assert!(
+            text.contains(r#""request_id":"r-0""#) && text.ends_with(r#""balance":-0.01}"#),
+            "{text}"
+        );
+        let reply = problem.respond(Version::One, "r-1");
+        assert_eq!(reply.headers()["idempotent-replayed"], "true");
+    }
+
+    #[test]
+    fn the_inside_stays_inside() {
+        let error = crate::storage::StorageError::Locked {
+            path: "/secret".into(),
+        };
+        let problem = Problem::from(Refusal::Storage(error));
+        assert!(!body(&problem, Version::One).contains("secret"));
+        assert!(problem.inside.unwrap().contains("secret"));
+    }
+
+    #[test]
+    fn a_reply_lists_a_bounded_number_of_errors() {
+        let errors = vec![
+            FieldError {
+                place: Place::Pointer("/x".into()),
+                detail: "is unknown".into()
+            };
+            5000
+        ];
+        let problem = Problem::with_errors(Code::InvalidRequest, errors);
+        assert_eq!(problem.errors.len(), FIELD_ERRORS_MAX);
+        assert_eq!(problem.detail, "5000 things are wrong; see errors");
+    }
+}
