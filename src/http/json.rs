@@ -160,7 +160,7 @@ mod tests {
         object.amount_text("posted", Amount::from_minor_units(-5).unwrap(), Currency::USD);
         object.null("closed");
         object.id("id", Uuid::nil());
-        array(object.key("items"), [1, 2], |out, item| print(out, item));
+        array(object.key("items"), [1, 2], print);
         object.end();
         assert_eq!(
             String::from_utf8(out).unwrap(),

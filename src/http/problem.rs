@@ -467,6 +467,75 @@ mod tests {
     }
 
     #[test]
+    fn every_refusal_of_the_bank_has_its_status() {
+        let zero = Amount::ZERO;
+        let storage = crate::storage::StorageError::Locked { path: "x".into() };
+        for (problem, status, code, retry_after) in [
+            (Rejection::AccountExists.into(), 409, "account-exists", ""),
+            (Rejection::AccountNotFound.into(), 404, "account-not-found", ""),
+            (Rejection::AccountClosed.into(), 409, "account-closed", ""),
+            (
+                Rejection::AccountNotEmpty { balance: zero }.into(),
+                409,
+                "account-not-empty",
+                "",
+            ),
+            (
+                Rejection::VersionMismatch { version: 1 }.into(),
+                412,
+                "version-mismatch",
+                "",
+            ),
+            (
+                Rejection::InsufficientFunds {
+                    available: zero,
+                    required: zero,
+                }
+                .into(),
+                422,
+                "insufficient-funds",
+                "",
+            ),
+            (
+                Rejection::BalanceOutOfRange.into(),
+                422,
+                "balance-out-of-range",
+                "",
+            ),
+            (Rejection::AccountsExhausted.into(), 503, "accounts-exhausted", ""),
+            (
+                Problem::from(Refusal::TransactionNotFound),
+                404,
+                "transaction-not-found",
+                "",
+            ),
+            (Refusal::KeyReused.into(), 422, "idempotency-key-reused", ""),
+            (Refusal::KeyInFlight.into(), 409, "idempotency-key-in-flight", "1"),
+            (
+                Refusal::KeysExhausted.into(),
+                503,
+                "idempotency-keys-exhausted",
+                "60",
+            ),
+            (Refusal::DiskFull.into(), 503, "disk-full", "10"),
+            (Refusal::Overloaded.into(), 503, "overloaded", "1"),
+            (Refusal::Ended.into(), 503, "ending", "1"),
+            (Refusal::Storage(storage).into(), 500, "internal-error", ""),
+        ] {
+            let reply = problem.respond(Version::Two, "r-1");
+            let header = |name: &str| {
+                reply
+                    .headers()
+                    .get(name)
+                    .map_or("", |value| value.to_str().unwrap())
+            };
+            assert_eq!((reply.status().as_u16(), problem.code.slug()), (status, code));
+            assert_eq!(header("retry-after"), retry_after, "{code}");
+            assert_eq!(header("cache-control"), "no-store");
+        }
+    }
+
+    #[test]
     fn the_inside_stays_inside() {
         let error = crate::storage::StorageError::Locked {
             path: "/secret".into(),
