@@ -603,6 +603,28 @@ async fn pipelined_requests_are_answered_in_order_even_after_a_half_close() {
     service.stop().await;
 }
 
+/// A body that is refused by its length is never read, and many clients send all of it before they look at the
+/// reply. If the service had closed the socket by then, their next write would fail, and they would report that
+/// in place of the refusal.
+#[tokio::test]
+async fn a_client_that_sends_before_it_reads_still_hears_the_refusal() {
+    let service = Service::start().await;
+    let mut stream = service.connect().await;
+    let head = b"POST /accounts HTTP/1.1\r\nhost: x\r\ncontent-length: 200000\r\n\r\n";
+    stream.write_all(head).await.expect("open");
+    // The reply has arrived, and the service has closed its direction: it is as far as it will get.
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).await.expect("an end in order");
+    for _ in 0..20 {
+        stream.write_all(&[b' '; 10_000]).await.expect("still taken");
+    }
+    let (reply, rest) = Reply::parse(&bytes).expect("a reply");
+    assert_eq!((reply.code().as_str(), rest.len()), ("payload-too-large", 0));
+    assert_eq!(reply.header("connection"), "close");
+    drop(stream);
+    service.stop().await;
+}
+
 #[tokio::test]
 async fn connections_beyond_the_limit_are_told_so() {
     let limits = Limits {
