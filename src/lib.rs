@@ -4,9 +4,14 @@
 //! `ARCHITECTURE.md` has the map. Imports go one way only: [`ledger`] knows nobody.
 
 pub mod bank;
+pub mod cli;
+pub mod client;
 pub mod clock;
+pub mod config;
 pub mod http;
 pub mod ledger;
+pub mod progress;
 pub mod router;
+pub mod server;
 pub mod shard;
 pub mod storage;

@@ -421,10 +421,10 @@ pub(super) fn trial_balance(out: &mut Vec<u8>, balance: &TrialBalance) {
             let mut item = Object::begin(out);
             item.quoted("currency", *currency);
             item.plain("accounts", line.accounts);
-            item.amount_text("credit", line.credit, *currency);
-            item.amount_text("debit", line.debit, *currency);
-            item.amount_text("world", line.world, *currency);
-            item.amount_text("sum", line.sum(), *currency);
+            item.text("credit", &line.credit.to_text(*currency));
+            item.text("debit", &line.debit.to_text(*currency));
+            item.text("world", &line.world.to_text(*currency));
+            item.text("sum", &line.sum().to_text(*currency));
             item.end();
         },
     );

@@ -1,10 +1,10 @@
 //! Idempotency keys: which were used, for what, and until when that must be remembered.
 //!
-//! A key costs 40 bytes here (digest, fingerprint, sequence) plus 24 in the order of expiry, about 80 with
-//! the tables' slack; the outcome itself is the event at `sequence`. The number of keys is bounded by
+//! A key costs 64 bytes in the table (digest, fingerprint, sequence, expiry) and 24 in the order of expiry,
+//! about 120 with their slack; the outcome itself is the event at `sequence`. The number of keys is bounded by
 //! [`super::Terms::keys_max`].
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 
 use super::{Event, KeyUse, Sequence, Timestamp};
 
@@ -49,9 +49,8 @@ pub struct KeyRecord {
 #[derive(Clone, Debug, Default)]
 pub struct Keys {
     records: HashMap<KeyDigest, KeyRecord>,
-    /// In order of use. A key that was used twice (claimed, then settled) stands here twice; only the entry
-    /// whose expiry its record bears forgets it.
-    by_use: VecDeque<(Timestamp, KeyDigest)>,
+    /// The keys by the time at which they may be forgotten: exactly one entry a record.
+    by_expiry: BTreeSet<(Timestamp, KeyDigest)>,
 }
 
 impl Keys {
@@ -83,17 +82,11 @@ impl Keys {
 
     /// Takes note of an event, and forgets the keys that have expired by its time.
     pub(super) fn apply(&mut self, event: &Event, outcome: Sequence) {
-        while let Some(&(expires, digest)) = self.by_use.front()
+        while let Some(&(expires, digest)) = self.by_expiry.first()
             && expires <= event.time
         {
-            self.by_use.pop_front();
-            if self
-                .records
-                .get(&digest)
-                .is_some_and(|record| record.expires == expires)
-            {
-                self.records.remove(&digest);
-            }
+            self.by_expiry.pop_first();
+            self.records.remove(&digest);
         }
         if let Some(KeyUse { key, expires }) = event.key {
             self.insert(
@@ -107,17 +100,18 @@ impl Keys {
         }
     }
 
-    /// Adds a record, the newest.
+    /// Adds or replaces the record of a key.
     pub(super) fn insert(&mut self, digest: KeyDigest, record: KeyRecord) {
-        self.records.insert(digest, record);
-        self.by_use.push_back((record.expires, digest));
+        if let Some(before) = self.records.insert(digest, record) {
+            self.by_expiry.remove(&(before.expires, digest));
+        }
+        self.by_expiry.insert((record.expires, digest));
     }
 
-    /// The keys in order of their last use: what a snapshot keeps, the same bytes for the same events.
+    /// The keys in order of expiry: what a snapshot keeps, the same bytes for the same events.
     pub fn in_order(&self) -> impl Iterator<Item = (KeyDigest, KeyRecord)> {
-        self.by_use.iter().filter_map(|(expires, digest)| {
-            let record = self.records.get(digest)?;
-            (record.expires == *expires).then_some((*digest, *record))
-        })
+        self.by_expiry
+            .iter()
+            .filter_map(|(_, digest)| Some((*digest, *self.records.get(digest)?)))
     }
 }

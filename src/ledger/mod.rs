@@ -32,7 +32,7 @@ pub use command::{AccountRef, Command, Target, Terms};
 pub use event::{Change, Direction, Entry, Event, KeyUse};
 pub use id::{AccountId, AccountNumber, IdError, SHARDS_MAX, Sequence, ShardId, Timestamp, TransactionId};
 pub use keys::{IdempotencyKey, KeyDigest, KeyRecord, KeyStatus, Keys};
-pub use money::{Amount, AmountError, Currency, ExcessDecimals};
+pub use money::{Amount, AmountError, Currency, ExcessDecimals, Total};
 pub use name::{AccountName, NameError};
 pub use rejection::Rejection;
 pub use state::{Ledger, LedgerParts, ReplayError};

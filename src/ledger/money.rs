@@ -113,6 +113,39 @@ impl Amount {
     }
 }
 
+/// A sum of amounts, in minor units. Wider than an [`Amount`]: the parts of a sum that is zero need not be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Total(i128);
+
+impl Total {
+    /// Adds an amount. Four thousand million accounts at the end of the range are far from the end of `i128`,
+    /// and a thousand shards of them still are.
+    pub fn add(&mut self, amount: Amount) {
+        self.0 += amount.0;
+    }
+
+    /// Adds another sum.
+    pub fn add_total(&mut self, other: Total) {
+        self.0 += other.0;
+    }
+
+    /// Whether the sum is nothing.
+    pub fn is_zero(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The sum with the currency's number of decimals. Beyond the range of a decimal, so written by hand.
+    pub fn to_text(self, currency: Currency) -> String {
+        let sign = if self.0 < 0 { "-" } else { "" };
+        let units = 10u128.pow(u32::from(currency.scale()));
+        let (whole, rest) = (self.0.unsigned_abs() / units, self.0.unsigned_abs() % units);
+        format!(
+            "{sign}{whole}.{rest:0width$}",
+            width = usize::from(currency.scale())
+        )
+    }
+}
+
 /// A number's text taken apart: `-12.50e3` is negative, `12`, `50`, `3`.
 struct Digits<'a> {
     negative: bool,
@@ -370,5 +403,11 @@ mod tests {
         assert_eq!(Amount(1234).to_decimal(Currency::USD).to_string(), "12.34");
         assert_eq!(Amount(-5).to_decimal(Currency::USD).to_string(), "-0.05");
         assert_eq!(Amount(1000).to_decimal(Currency::USD).to_string(), "10.00");
+        for units in [0, 5, -5, 1234, -100, MINOR_UNITS_MAX] {
+            assert_eq!(
+                Total(units).to_text(Currency::USD),
+                Amount(units).to_decimal(Currency::USD).to_string()
+            );
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::ledger::{
     Account, AccountId, AccountName, AccountNumber, AccountRef, Amount, Change, Command, Currency, Event,
-    IdempotencyKey, KeyStatus, Ledger, Rejection, Sequence, ShardId, Terms, Timestamp,
+    IdempotencyKey, KeyStatus, Ledger, Rejection, Sequence, ShardId, Terms, Timestamp, Total,
 };
 use crate::storage::journal::record::Draft;
 
@@ -98,33 +98,29 @@ pub struct TrialBalanceLine {
     /// How many accounts it has, closed ones too.
     pub accounts: u64,
     /// Their balances above zero, added up.
-    pub credit: Amount,
+    pub credit: Total,
     /// Their balances below zero, added up.
-    pub debit: Amount,
+    pub debit: Total,
     /// `@world`.
-    pub world: Amount,
+    pub world: Total,
 }
 
 impl TrialBalance {
     /// Adds another shard's totals.
-    ///
-    /// Ranges: a shard's `@world` is in the range of [`Amount`], so the sum of a thousand is in that of the
-    /// integer below it; it is cut to the range, which shows as a sum that is not zero.
     pub fn add(&mut self, other: &TrialBalance) {
-        let sum = |a: Amount, b: Amount| a.checked_add(b).unwrap_or(Amount::MAX);
         for (currency, theirs) in &other.lines {
             let line = self.lines.entry(*currency).or_default();
             line.accounts += theirs.accounts;
-            line.credit = sum(line.credit, theirs.credit);
-            line.debit = sum(line.debit, theirs.debit);
-            line.world = sum(line.world, theirs.world);
+            line.credit.add_total(theirs.credit);
+            line.debit.add_total(theirs.debit);
+            line.world.add_total(theirs.world);
         }
     }
 
     fn of(ledger: &Ledger) -> TrialBalance {
         let mut balance = TrialBalance::default();
         for (currency, world) in ledger.world() {
-            balance.lines.entry(*currency).or_default().world = *world;
+            balance.lines.entry(*currency).or_default().world.add(*world);
         }
         for account in ledger.accounts() {
             let line = balance.lines.entry(account.currency).or_default();
@@ -134,7 +130,7 @@ impl TrialBalance {
             } else {
                 &mut line.debit
             };
-            *side = side.checked_add(account.posted).unwrap_or(Amount::MAX);
+            side.add(account.posted);
         }
         balance
     }
@@ -142,9 +138,11 @@ impl TrialBalance {
 
 impl TrialBalanceLine {
     /// Everything added up: zero, always (P3).
-    pub fn sum(&self) -> Amount {
-        let accounts = self.credit.checked_add(self.debit).unwrap_or(Amount::MAX);
-        accounts.checked_add(self.world).unwrap_or(Amount::MAX)
+    pub fn sum(&self) -> Total {
+        let mut sum = self.world;
+        sum.add_total(self.credit);
+        sum.add_total(self.debit);
+        sum
     }
 }
 

@@ -68,9 +68,10 @@ impl ShardHandle {
         Sequence::new(self.status.durable.load(Ordering::Acquire)).unwrap_or(Sequence::NONE)
     }
 
-    /// Tells the shard whether the disk has room. Without room it refuses whatever would be recorded.
-    pub fn set_disk_full(&self, full: bool) {
-        self.status.disk_full.store(full, Ordering::Relaxed);
+    /// Tells the shard whether the disk has no room; then it refuses whatever would be recorded. Returns what
+    /// it was told before.
+    pub fn set_disk_full(&self, full: bool) -> bool {
+        self.status.disk_full.swap(full, Ordering::Relaxed)
     }
 
     /// Asks the shard to end its journal's current generation, so that it can be compacted. Does not wait.

@@ -108,11 +108,11 @@ impl<J: Journal + 'static> ShardThreads<J> {
         &self.handle
     }
 
-    /// Whether the shard's log has been syncing for longer than [`SYNC_TIME_MAX`].
-    pub fn sync_hangs(&self) -> bool {
-        match self.handle.status.sync_began.load(Ordering::Acquire) {
-            0 => false,
-            began => self.started.elapsed() > Duration::from_millis(began - 1) + SYNC_TIME_MAX,
+    /// What watches over the syncs of the shard's log.
+    pub fn sync_watch(&self) -> SyncWatch {
+        SyncWatch {
+            status: Arc::clone(&self.handle.status),
+            started: self.started,
         }
     }
 
@@ -129,6 +129,22 @@ impl<J: Journal + 'static> ShardThreads<J> {
         let ledger = self.worker.join().expect("the worker does not panic");
         let journal = self.committer.join().expect("the committer does not panic")?;
         Ok((ledger, journal))
+    }
+}
+
+/// Sees a sync that does not end.
+pub struct SyncWatch {
+    status: Arc<ShardStatus>,
+    started: Instant,
+}
+
+impl SyncWatch {
+    /// Whether the log has been syncing for longer than [`SYNC_TIME_MAX`].
+    pub fn hangs(&self) -> bool {
+        match self.status.sync_began.load(Ordering::Acquire) {
+            0 => false,
+            began => self.started.elapsed() > Duration::from_millis(began - 1) + SYNC_TIME_MAX,
+        }
     }
 }
 

@@ -48,6 +48,12 @@ pub enum StorageError {
         /// How it shows.
         what: String,
     },
+    /// A tool was to work on a ledger where there is none.
+    #[error("there is no ledger in {}; name its directory with --data-dir and --db-name", path.display())]
+    NoLedger {
+        /// The directory.
+        path: PathBuf,
+    },
     /// Another process uses the directory.
     #[error("{} is in use by another process; stop that first, or name another directory with --data-dir and --db-name", path.display())]
     Locked {

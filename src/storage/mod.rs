@@ -1,9 +1,17 @@
 //! Everything on disk: journal, snapshots, archive, manifest, and the recovery that reads them back.
 
+pub mod archive;
 pub mod codec;
 mod error;
+pub mod files;
 pub mod history;
 pub mod journal;
+pub mod log;
+pub mod manifest;
+#[cfg(test)]
+mod samples;
+pub mod snapshot;
+pub mod verify;
 mod watermark;
 
 pub use error::{RESTORE_BACKUP, StorageError};

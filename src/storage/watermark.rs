@@ -126,6 +126,42 @@ impl Watermark {
         ledger: Uuid,
         shard: ShardId,
     ) -> Result<(Watermark, LogPosition, WatermarkHealth), StorageError> {
+        let (mut watermark, damage) = Watermark::read(path, ledger, shard)?;
+        let position = watermark.position;
+        let health = match damage {
+            None => WatermarkHealth::Intact,
+            Some(damage) => {
+                // The next counter belongs in the damaged slot, as it is not the one of the valid slot.
+                watermark.acknowledge(position)?;
+                watermark.sync()?;
+                WatermarkHealth::SlotRebuilt {
+                    path: path.to_owned(),
+                    byte: damage.offset as u64,
+                    what: damage.what,
+                }
+            }
+        };
+        Ok((watermark, position, health))
+    }
+
+    /// The position in a shard's watermark, for a tool that changes nothing.
+    ///
+    /// # Errors
+    /// As [`Watermark::open`], and if one slot is damaged.
+    pub fn inspect(path: &Path, ledger: Uuid, shard: ShardId) -> Result<LogPosition, StorageError> {
+        match Watermark::read(path, ledger, shard)? {
+            (watermark, None) => Ok(watermark.position),
+            (_, Some(damage)) => Err(StorageError::Corrupt {
+                path: path.to_owned(),
+                position: format!("byte {}", damage.offset),
+                what: format!("one of its two slots is damaged: {}", damage.what),
+                next_step: "the other slot is intact: starting the server writes this one anew",
+            }),
+        }
+    }
+
+    /// Reads the file; with it, what is wrong with one slot if the other one is intact.
+    fn read(path: &Path, ledger: Uuid, shard: ShardId) -> Result<(Watermark, Option<Malformed>), StorageError> {
         let file = match OpenOptions::new().read(true).write(true).open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -194,7 +230,7 @@ impl Watermark {
                 return Err(corrupt(path, 0, "neither slot was ever written"));
             }
         };
-        let mut watermark = Watermark {
+        let watermark = Watermark {
             path: path.to_owned(),
             file,
             ledger,
@@ -202,20 +238,7 @@ impl Watermark {
             counter: newest.counter,
             position: newest.position,
         };
-        let health = match damage {
-            None => WatermarkHealth::Intact,
-            Some(damage) => {
-                // The next counter belongs in the damaged slot, as it is not the one of the valid slot.
-                watermark.acknowledge(newest.position)?;
-                watermark.sync()?;
-                WatermarkHealth::SlotRebuilt {
-                    path: path.to_owned(),
-                    byte: damage.offset as u64,
-                    what: damage.what,
-                }
-            }
-        };
-        Ok((watermark, newest.position, health))
+        Ok((watermark, damage))
     }
 
     /// The last acknowledged position.

@@ -15,7 +15,7 @@ mod sled;
 
 pub use self::memory::{MemoryJournal, MemoryReader};
 pub use self::sled::{
-    GENERATION_BYTES_MAX, GENERATION_OVERRUN, Generation, Generations, JournalOptions, SledJournal,
+    GENERATION_BYTES_MAX, GENERATION_OVERRUN, GUARDED_THREAD, Generation, Generations, JournalOptions, SledJournal,
     list_generations,
 };
 

@@ -42,7 +42,7 @@
 //!    records carry a checksum, their sequence and the hash of the one before; [`Generation::open`] refuses a
 //!    record out of place, recovery a chain that does not join, and the watermark a log that ends early.
 //! 4. The flusher thread only logs a failed sync [`flusher.rs: run`]. So there is none:
-//!    `flush_every_ms(None)`. `Log::drop` unwraps its sync [`pagecache/logger.rs`]: by then we have synced.
+//!    `flush_every_ms(None)`. `Log::drop` unwraps its sync [`pagecache/logger.rs: Log::drop`]: by then we have synced.
 //! 5. A crash while opening can leave `snap.<16 hex digits>.generating` [`pagecache/snapshot.rs:
 //!    write_snapshot`], and the next open takes it for the newest snapshot, as the filter knows another suffix,
 //!    `.in___motion` [`config.rs: get_snapshot_files`]. Snapshots are written by an open that *recovers*, and
@@ -50,19 +50,36 @@
 //!    be in the copy, which is deleted whole before it is made again.
 //! 6. Keys stay: removing them frees and reuses segments, and buys nothing. A generation is deleted whole.
 //! 7. If its IO threads panic, a `flush()` waits for ever [`pagecache/iobuf.rs: make_stable_inner`;
-//!    `threadpool.rs: perform_work`]. The caller puts a watchdog around [`Journal::sync`].
+//!    `threadpool.rs: perform_work`]. The caller puts a watchdog around [`Journal::sync`]. A failed insert can
+//!    leave its place in the buffer taken [`pagecache/logger.rs: reserve_inner`, the `?` behind `encapsulate`],
+//!    and then *dropping* the database, which flushes [`tree.rs: TreeInner::drop`], waits for ever. So after an
+//!    error of a journal the process must end without dropping it: by abort, or exit.
 //! 8. `Config::mode` is stored and never read; there is nothing to choose. A `conf` whose checksum fails is
 //!    used with a warning, and one of 8 bytes or less is written anew [`config.rs: read_config`]. So `conf` is
 //!    compared to the byte with what this version writes.
 //! 9. Opening zeroes everything behind the last message it could read, in the last segment, and every segment
 //!    that it could not place [`pagecache/snapshot.rs: advance_snapshot`]: after one flipped bit, the records
 //!    behind it are gone for good. Hence the copy.
-//! 10. Corruption can also meet an assertion [`pagecache/iterator.rs: scan_segment_headers_and_tail`,
-//!     `pagecache/logger.rs: read_message`]. So an open runs in a thread of its own, named for the generation:
-//!     a panic becomes an error that says where, or, where panics abort, a message that does.
+//! 10. Corruption can also panic: a page of which only links are left cannot be written to the snapshot
+//!     [`serialization.rs: PageState::serialized_size`], and there are assertions
+//!     [`pagecache/iterator.rs: scan_segment_headers_and_tail`, `pagecache/logger.rs: read_message`]. So an open runs in a thread of its own, [`GUARDED_THREAD`],
+//!     whose panic becomes an error that says where; in this program panics unwind.
 //! 11. IO threads may hold the database a moment longer than its last handle [`pagecache/iobuf.rs:
 //!     maybe_seal_and_write_iobuf` spawns `write_to_log` with its own reference, which tells the waiters before
 //!     it is done], and with it the lock on `db`. So [`Generation::close`] waits for that lock.
+
+//!
+//! # Figures
+//!
+//! On two cores and a virtual disk; create / `db` on disk / open, with the copy and the check of all records:
+//!
+//! - empty: 5 ms / 96 bytes / 22 ms, for 8 MiB of zeros written to the copy and synced;
+//! - 1000 records of 271 bytes: 884,741 bytes / 18 ms;
+//! - 2000 records of 16 KB, or 512 of 65 KB, 32 MiB: 75,497,472 bytes / 0.10 to 0.13 s.
+//!
+//! One flipped bit, at 240 places: in one segment, sled opens 240 times without an error, its log cut short; in
+//! twelve segments (two runs), it panics 106 and 123 times, is cut short 28 and 50 times, and 106 and 67 times
+//! nothing is missing, the bit being in what was rewritten since. Never a wrong record.
 
 use std::fs::{self, File};
 use std::io;
@@ -80,7 +97,7 @@ use crate::ledger::{Sequence, ShardId};
 use crate::storage::{RESTORE_BACKUP, StorageError};
 
 /// Bytes of records after which a generation is sealed. Opening a generation takes time and memory in
-/// proportion: some 0.1 s, and twice this on disk.
+/// proportion: at this size 0.1 s, and 72 MiB on disk.
 pub const GENERATION_BYTES_MAX: u64 = 32 * 1024 * 1024;
 
 /// How far a generation may pass its size while the next one is not ready. A whole generation's worth of
@@ -107,6 +124,9 @@ const NUMBER_DIGITS: usize = 10;
 /// How long a closed database may still be held by sled's IO threads: they only have bookkeeping left to do.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
 const CLOSE_POLL: Duration = Duration::from_millis(1);
+
+/// How the names of the threads begin whose panics are turned into errors (fact 10).
+pub const GUARDED_THREAD: &str = "opening ";
 
 const CREATING: &str = ".creating";
 const REMOVED: &str = ".removed";
@@ -226,11 +246,7 @@ impl Generation {
 
         let generation = std::thread::scope(|scope| {
             std::thread::Builder::new()
-                // Where panics abort, this name is all the message that there will be (fact 10).
-                .name(format!(
-                    "opening {}, which is corrupt if that fails: {RESTORE_BACKUP}",
-                    path.display()
-                ))
+                .name(format!("{GUARDED_THREAD}{}", path.display()))
                 .spawn_scoped(scope, || {
                     let database = configuration(&reading, segment_bytes)
                         .open()
@@ -284,7 +300,7 @@ impl Generation {
     /// Adds a record behind the others. One thread does this.
     ///
     /// # Errors
-    /// If the generation is full of an earlier life's records, the record does not follow, or sled refuses.
+    /// If the generation is an earlier life's, the record does not follow, or sled refuses.
     pub fn insert(&self, record: &Record<'_>) -> Result<(), StorageError> {
         let refused = journal_error("append to", &self.path);
         if !self.writable {
@@ -622,6 +638,16 @@ impl Generations {
         generation
     }
 
+    /// Seals the live generation, and the one that was opened ahead.
+    fn retire(&self) {
+        let prepared = self.prepared.lock().take();
+        let mut readable = self.readable.write();
+        let live = readable.live.take();
+        readable
+            .sealed
+            .extend(live.into_iter().chain(prepared.map(Arc::new)));
+    }
+
     /// The next generation, at once if it was prepared.
     fn take_next(&self) -> Result<Generation, StorageError> {
         if let Some(generation) = self.prepared.lock().take() {
@@ -727,6 +753,17 @@ impl SledJournal {
             dirty: false,
             failed: false,
         }
+    }
+
+    /// Seals the live generation and makes no other: this life of the process ends. Afterwards every generation
+    /// is among [`Generations::sealed`].
+    ///
+    /// # Errors
+    /// If what was appended cannot be made durable.
+    pub fn finish(mut self) -> Result<(), StorageError> {
+        self.sync()?;
+        self.shared.retire();
+        Ok(())
     }
 
     /// Runs one step, unless one has failed before.

@@ -211,6 +211,34 @@ fn full_records_never_become_blobs() {
     assert_eq!(replayed(&generation), records);
 }
 
+/// Fact 2: were a page ever to become a blob, the append would fail, because the directory that sled was given
+/// has another name by then.
+#[test]
+fn a_blob_is_an_error_and_not_a_silent_risk() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let segment_bytes = 64 * 1024;
+    let generation = Generation::create_with(directory.path(), 1, segment_bytes).expect("created");
+    let mut chain = Chain::new();
+    insert(&generation, &chain.record_of(1, 1000));
+    let large = chain.record_of(1, segment_bytes / 4);
+    let error = generation.insert(&Record::parse(&large).expect("valid"));
+    assert!(error.is_err());
+    assert_eq!(generation.range(), Some((sequence(1), sequence(1))));
+    check_entries(generation.path()).expect("no blobs");
+    // Dropping it would wait for ever (fact 7).
+    std::mem::forget(generation);
+}
+
+#[test]
+fn a_generation_in_use_is_not_opened() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let generation = create(directory.path());
+    assert!(matches!(
+        open(generation.path()),
+        Err(StorageError::Locked { .. })
+    ));
+}
+
 #[test]
 fn what_does_not_belong_there_is_refused_by_name() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -565,7 +593,7 @@ fn a_missing_generation_shows_as_an_error_and_not_as_the_end() {
 #[test]
 #[ignore = "measures"]
 fn measure_sizes_and_times() {
-    let directory = tempfile::tempdir_in(".").expect("a directory");
+    let directory = tempfile::tempdir().expect("a directory");
     for (number, (count, bytes)) in [(0, 0), (10, 200), (1000, 200), (2000, 16_000), (512, 65_000)]
         .into_iter()
         .enumerate()

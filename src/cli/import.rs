@@ -1,0 +1,260 @@
+//! `teller import`: plays the transactions of a CSV file through a server's public HTTP API.
+//!
+//! [`mod@file`] reads and checks the whole file before the first request; [`play`] sends it. What always holds:
+//! an account's transactions are sent one after the other in the file's order; every request bears an
+//! idempotency key made from the file's own ids, so that repeating a request, or the whole import, changes
+//! nothing twice.
+
+mod file;
+mod play;
+
+use std::error::Error;
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use indicatif::{HumanCount, ProgressBar, ProgressStyle};
+
+use crate::client::{BaseUrl, Client};
+use crate::config::{LogArgs, parse_overdraft, parse_whole};
+use crate::ledger::{Amount, Currency};
+use file::FileError;
+use play::{Board, Count, PlayError, Player, Tally};
+
+/// More connections than this only wait for one another.
+const CONNECTIONS_MAX: u64 = 1024;
+
+/// How long one request may take before it is repeated.
+const REQUEST_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// For how long nothing may succeed before the import gives up.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often the progress bar is drawn.
+const BAR_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How often progress is logged where there is no terminal for a bar.
+const LOG_INTERVAL: Duration = Duration::from_secs(5);
+
+const LONG_ABOUT: &str = "\
+Plays deposits and withdrawals from a CSV file through a running server's HTTP API.
+
+The file's first line names its columns. Needed are, in any order:
+  id       the transaction's own id, unique in the file
+  account  the account's name, 1 to 255 bytes
+  type     `deposit` or `withdrawal`
+  amount   more than 0, at most two decimals, such as 12.34
+Other columns are ignored. The file is UTF-8 and at most 1 GiB (it is held in memory: split a larger one). All \
+of it is checked before the first request, and a mistake is told with its line.
+
+Each account is opened first; one that is there already is used as it is, with the overdraft limit that it has. \
+An account's transactions are sent in the file's order, different accounts' at the same time.
+
+Safe to repeat: every request has an Idempotency-Key made from the file's ids, so running the same command \
+again, after it was killed or after the server was, goes on where it stopped and applies nothing twice. The \
+server remembers the keys for 24 hours from their first use (`teller serve --idempotency-hours`): repeat an \
+import within that time.
+
+An overloaded or restarting server is waited for, until nothing has succeeded for 60 s. Any refusal stops the \
+import and is told with its line. Ctrl-C stops after the requests under way; a second Ctrl-C at once.
+
+Needs a running server.";
+
+const AFTER_HELP: &str = "\
+Example:
+  teller import data/samples/berka-1993.csv --overdraft-limit 10000
+
+Prints a summary to stdout: accounts, deposits, withdrawals (`replayed` ones had been applied before), their \
+total, seconds, transactions/s.
+
+Exit codes: 0 all of the file is in the ledger; 1 the file has a mistake, a transaction was refused, the server \
+cannot be reached, or it was interrupted (told on stderr); 2 wrong usage.";
+
+/// Play a CSV file of transactions through a server
+#[derive(clap::Args, Debug)]
+#[command(long_about = LONG_ABOUT, after_long_help = AFTER_HELP)]
+pub(super) struct Args {
+    /// The CSV file.
+    file: PathBuf,
+
+    /// The server.
+    #[arg(long, default_value = "http://127.0.0.1:3000", value_parser = BaseUrl::parse)]
+    url: BaseUrl,
+
+    /// How far below zero the accounts that this import opens may go; the sign is ignored. Without it, the
+    /// server's own limit holds.
+    #[arg(long, value_name = "AMOUNT", value_parser = parse_overdraft, allow_negative_numbers = true)]
+    overdraft_limit: Option<Amount>,
+
+    /// How many requests are under way at one time, each on a connection of its own, 1 to 1024.
+    #[arg(long, value_name = "COUNT", default_value = "64", value_parser = parse_connections)]
+    connections: usize,
+
+    #[command(flatten)]
+    pub(super) log: LogArgs,
+}
+
+fn parse_connections(text: &str) -> Result<usize, String> {
+    parse_whole(text, 1..=CONNECTIONS_MAX).map(|connections| connections as usize)
+}
+
+/// Why an import did not finish.
+#[derive(Debug, thiserror::Error)]
+enum ImportError {
+    /// The file cannot be used. Nothing was sent.
+    #[error("{}: {error}", path.display())]
+    File { path: PathBuf, error: FileError },
+    /// The server refused, is gone, or the user stopped it.
+    #[error("{}: {error}", path.display())]
+    Play {
+        path: PathBuf,
+        #[source]
+        error: PlayError,
+    },
+}
+
+/// Imports a file.
+pub(super) fn run(args: &Args) -> Result<(), Box<dyn Error>> {
+    let path = || args.file.clone();
+    let streams = file::read(&args.file).map_err(|error| ImportError::File { path: path(), error })?;
+    let rows = streams.iter().map(|stream| stream.rows.len() as u64).sum();
+    let client = Client::new(args.url.clone(), args.connections, REQUEST_TIME_MAX);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let started = Instant::now();
+    let (tally, result) = runtime.block_on(async {
+        let board = Arc::new(Board::default());
+        let report = tokio::spawn(report(Arc::clone(&board), rows));
+        let player = Player::new(
+            client,
+            streams,
+            args.overdraft_limit,
+            PATIENCE,
+            Arc::clone(&board),
+        );
+        let result = player.play(args.connections, interrupts).await;
+        report.abort();
+        // It clears its bar when it is dropped.
+        let _ = report.await;
+        (board.tally(), result)
+    });
+    print_summary(&tally, started.elapsed())?;
+    Ok(result.map_err(|error| ImportError::Play { path: path(), error })?)
+}
+
+/// Waits for one Ctrl-C.
+async fn interrupts() {
+    if tokio::signal::ctrl_c().await.is_err() {
+        // Without a handler Ctrl-C ends the process by itself, which is no less safe.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Shows how far the import is, until it is aborted.
+async fn report(board: Arc<Board>, rows: u64) {
+    if io::stderr().is_terminal() {
+        let template =
+            "{elapsed_precise} [{bar:40}] {human_pos}/{human_len} transactions, {per_sec} {wide_msg}";
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = ClearedBar(ProgressBar::new(rows).with_style(style));
+        let mut interval = tokio::time::interval(BAR_INTERVAL);
+        loop {
+            interval.tick().await;
+            bar.0.set_position(board.tally().transactions());
+            bar.0.set_message(match board.waiting() {
+                Some(reason) => format!("waiting: {reason}"),
+                None => String::new(),
+            });
+        }
+    }
+    let mut interval = tokio::time::interval(LOG_INTERVAL);
+    interval.tick().await;
+    loop {
+        interval.tick().await;
+        let done = board.tally().transactions();
+        match board.waiting() {
+            Some(reason) => tracing::warn!(done, of = rows, reason, "waiting for the server"),
+            None => tracing::info!(done, of = rows, "importing"),
+        }
+    }
+}
+
+/// A progress bar that leaves no trace.
+struct ClearedBar(ProgressBar);
+
+impl Drop for ClearedBar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+fn print_summary(tally: &Tally, elapsed: Duration) -> io::Result<()> {
+    match io::stdout().write_all(summary(tally, elapsed).as_bytes()) {
+        // Whoever reads stdout has seen enough; the import is done all the same.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}
+
+fn summary(tally: &Tally, elapsed: Duration) -> String {
+    let millis = elapsed.as_millis().max(1);
+    let per_second = u128::from(tally.transactions()) * 1000 / millis;
+    let per_second = u64::try_from(per_second).unwrap_or(u64::MAX);
+    let moved = |count: &Count| {
+        let (applied, replayed) = (HumanCount(count.applied), HumanCount(count.replayed));
+        format!(
+            "{} ({applied} applied, {replayed} replayed)",
+            HumanCount(count.all())
+        )
+    };
+    let accounts = HumanCount(tally.accounts_opened + tally.accounts_existing);
+    format!(
+        "accounts        {accounts} ({} opened, {} already there)\n\
+         deposits        {}\n\
+         withdrawals     {}\n\
+         total           {}\n\
+         seconds         {}.{:03}\n\
+         transactions/s  {}\n",
+        HumanCount(tally.accounts_opened),
+        HumanCount(tally.accounts_existing),
+        moved(&tally.deposits),
+        moved(&tally.withdrawals),
+        tally.total.to_decimal(Currency::USD),
+        millis / 1000,
+        millis % 1000,
+        HumanCount(per_second),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_summary_counts_and_adds_up() {
+        let tally = Tally {
+            accounts_opened: 600,
+            accounts_existing: 38,
+            deposits: Count {
+                applied: 10_000,
+                replayed: 5,
+            },
+            withdrawals: Count {
+                applied: 14_000,
+                replayed: 65,
+            },
+            total: Amount::from_minor_units(-1_234_567).expect("in range"),
+        };
+        assert_eq!(
+            summary(&tally, Duration::from_millis(2005)),
+            "accounts        638 (600 opened, 38 already there)\n\
+             deposits        10,005 (10,000 applied, 5 replayed)\n\
+             withdrawals     14,065 (14,000 applied, 65 replayed)\n\
+             total           -12345.67\n\
+             seconds         2.005\n\
+             transactions/s  12,004\n"
+        );
+    }
+}

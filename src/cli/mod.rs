@@ -1,0 +1,138 @@
+//! The command line: one file a subcommand.
+//!
+//! What always holds: nothing is started before all settings are known to be right; results go to stdout, the
+//! log, progress and errors to stderr; the exit code is 0 for success, 1 for an error, 2 for wrong usage.
+
+mod export;
+mod import;
+mod logging;
+mod serve;
+mod verify;
+
+use std::error::Error;
+use std::ffi::OsString;
+use std::fmt::Display;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::config::{LogArgs, SettingError};
+
+const LONG_ABOUT: &str = "\
+A bank-account ledger service. REST clients open accounts, deposit, withdraw and read balances and history; \
+every change is on the disk before anyone is told of it.
+
+Without a subcommand it serves, like `teller serve`.";
+
+const AFTER_HELP: &str = "\
+Examples:
+  teller                                    serve on 127.0.0.1:3000, with the ledger in data/teller
+  teller import data/samples/berka-1993.csv --overdraft-limit 10000
+  teller verify                             prove a ledger's files, offline
+  teller export --format csv                print a ledger's transactions, offline
+
+`teller help SUBCOMMAND` has the details of each.
+
+Exit codes: 0 success, 1 an error (told on stderr), 2 wrong usage.";
+
+/// A bank-account ledger service
+#[derive(Parser, Debug)]
+#[command(name = "teller", version, long_about = LONG_ABOUT, after_long_help = AFTER_HELP)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: serve::Args,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Serve(serve::Args),
+    Import(import::Args),
+    Export(export::Args),
+    Verify(verify::Args),
+}
+
+/// Runs what the command line asks for. Ends the process with exit code 2 if the environment has a wrong
+/// setting, as the parser does for a wrong flag.
+///
+/// # Errors
+/// Whatever went wrong, for the person at the terminal.
+pub fn run(cli: Cli) -> Result<(), Box<dyn Error>> {
+    match cli.command.unwrap_or(Command::Serve(cli.serve)) {
+        Command::Serve(args) => {
+            start_log(&args.log);
+            serve::run(&valid(args.serve.resolve(&environment)))
+        }
+        Command::Import(args) => {
+            start_log(&args.log);
+            import::run(&args)
+        }
+        Command::Export(args) => {
+            if let Err(contradiction) = args.check() {
+                usage_error(ErrorKind::ArgumentConflict, &contradiction);
+            }
+            start_log(&args.log);
+            export::run(&args, &valid(args.location.resolve(&environment)))
+        }
+        Command::Verify(args) => {
+            start_log(&args.log);
+            verify::run(&valid(args.location.resolve(&environment)))
+        }
+    }
+}
+
+fn environment(variable: &str) -> Option<OsString> {
+    std::env::var_os(variable)
+}
+
+fn start_log(args: &LogArgs) {
+    logging::start(&valid(args.resolve(&environment)));
+}
+
+fn valid<T>(setting: Result<T, SettingError>) -> T {
+    setting.unwrap_or_else(|error| usage_error(ErrorKind::ValueValidation, &error))
+}
+
+/// Ends the process as the parser does when it refuses a command line.
+fn usage_error(kind: ErrorKind, error: &dyn Display) -> ! {
+    Cli::command().error(kind, error).exit()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn no_subcommand_is_serve_and_takes_its_flags() {
+        let cli = Cli::try_parse_from(["teller", "--port=4000"]).expect("valid");
+        assert!(cli.command.is_none());
+        assert_eq!(cli.serve.serve.port, Some(4000));
+        let cli = Cli::try_parse_from(["teller", "serve", "--port=4000"]).expect("valid");
+        assert!(matches!(cli.command, Some(Command::Serve(args)) if args.serve.port == Some(4000)));
+        assert!(Cli::try_parse_from(["teller", "--port=4000", "verify"]).is_err());
+    }
+
+    #[test]
+    fn every_subcommand_tells_an_example_and_its_exit_codes() {
+        for command in Cli::command()
+            .get_subcommands_mut()
+            .filter(|command| command.get_name() != "help")
+        {
+            let help = command.render_long_help().to_string();
+            for part in ["Example", "Exit codes:", "Needs"] {
+                assert!(
+                    help.contains(part),
+                    "{part} in the help of {}",
+                    command.get_name()
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! `teller verify`.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fmt;
+
+use crate::config::{LedgerLocation, LocationArgs, LogArgs};
+use crate::ledger::{Currency, ShardId, Total};
+use crate::progress::Progress;
+use crate::storage::log::ShardFiles;
+use crate::storage::manifest::DataDirectory;
+use crate::storage::verify::{Verified, verify};
+
+const LONG_ABOUT: &str = "\
+Reads a whole ledger from its files and proves it: every checksum, every link of the hash chains, that the \
+sequences have no gap, that replaying the history from its first event gives every balance, and that all \
+accounts and the outside world sum to zero in each currency. It changes nothing, and needs some free space for a working copy of the journal.
+
+Needs the ledger's directory, and that no server uses it: end the server first.";
+
+const AFTER_HELP: &str = "\
+Examples:
+  teller verify
+  teller verify --data-dir /srv/backup --db-name branch-7
+
+Exit codes: 0 everything is proven; 1 something is wrong (the file, the position and the next step are told on \
+stderr), or the ledger is in use or not there; 2 wrong usage.";
+
+/// Prove a ledger's files, offline
+#[derive(clap::Args, Debug)]
+#[command(long_about = LONG_ABOUT, after_long_help = AFTER_HELP)]
+pub(super) struct Args {
+    #[command(flatten)]
+    pub(super) location: LocationArgs,
+    #[command(flatten)]
+    pub(super) log: LogArgs,
+}
+
+/// Proves a ledger.
+pub(super) fn run(location: &LedgerLocation) -> Result<(), Box<dyn Error>> {
+    let directory = DataDirectory::open_existing(&location.directory())?;
+    let progress = Progress::new("verifying", "events", None);
+    let mut total = Summary::default();
+    for shard in (0..directory.shards()).filter_map(ShardId::new) {
+        total.add(&verify(&ShardFiles::new(&directory, shard), &progress)?);
+    }
+    progress.finish();
+    println!("{} is proven: {total}", directory.path().display());
+    Ok(())
+}
+
+/// What was proven of all shards.
+#[derive(Default)]
+struct Summary {
+    shards: u64,
+    accounts: u64,
+    events: u64,
+    records: u64,
+    snapshots: u64,
+    totals: BTreeMap<Currency, Total>,
+}
+
+impl Summary {
+    fn add(&mut self, shard: &Verified) {
+        self.shards += 1;
+        self.accounts += shard.accounts;
+        self.events += shard.last.get();
+        self.records += shard.records;
+        self.snapshots += shard.snapshots;
+        for (currency, total) in &shard.totals {
+            self.totals.entry(*currency).or_default().add_total(*total);
+        }
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Summary { shards, accounts, events, records, snapshots, totals } = self;
+        write!(
+            f,
+            "{shards} shards, {accounts} accounts, {events} events in {records} records, {snapshots} snapshots"
+        )?;
+        for (currency, total) in totals {
+            write!(f, "; {currency} sums to {}", total.to_text(*currency))?;
+        }
+        Ok(())
+    }
+}

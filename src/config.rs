@@ -1,0 +1,631 @@
+//! Settings: flags, then `MZ_*` environment variables, then defaults, parsed once into validated types.
+//!
+//! A flag wins over the environment; an empty environment variable counts as not set. Whatever is wrong is
+//! refused before anything starts, with the flag's or the variable's name, the value, and what is allowed.
+//! The environment comes in as a function, so that nothing below [`crate::cli`] reads the process's own.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+use crate::ledger::{Amount, Currency, ExcessDecimals, SHARDS_MAX};
+
+const HOST_DEFAULT: &str = "127.0.0.1";
+const PORT_DEFAULT: u16 = 3000;
+const DATA_DIR_DEFAULT: &str = "data";
+const DB_NAME_DEFAULT: &str = "teller";
+const LOG_DEFAULT: &str = "info";
+
+/// 50.00, the original service's.
+const MAX_OVERDRAFT_DEFAULT: Amount = match Amount::from_minor_units(50_00) {
+    Some(amount) => amount,
+    None => Amount::ZERO,
+};
+
+/// The longest host name, in bytes: the limit of DNS.
+const HOST_BYTES_MAX: usize = 253;
+
+/// The longest ledger name, in bytes: short enough that every file system takes it with room for a suffix.
+const DB_NAME_BYTES_MAX: usize = 128;
+
+const IDEMPOTENCY_HOURS_DEFAULT: u64 = 24;
+/// A month. A key costs about 80 bytes of memory for as long as it is kept.
+const IDEMPOTENCY_HOURS_MAX: u64 = 720;
+
+/// 4 million keys are about 320 MB, and 24 hours of 46 requests a second.
+const IDEMPOTENCY_KEYS_DEFAULT: u64 = 4_000_000;
+
+const SNAPSHOT_MINUTES_DEFAULT: u64 = 10;
+/// A day: beyond that the time to restart grows for no gain.
+const SNAPSHOT_MINUTES_MAX: u64 = 1440;
+
+/// Room for the snapshot and the archive segment that are being written when the disk fills up.
+const DISK_RESERVE_MIB_DEFAULT: u64 = 256;
+/// A pebibyte, so that the count of bytes stays far inside 64 bits.
+const DISK_RESERVE_MIB_MAX: u64 = 1 << 30;
+
+/// Looks up an environment variable.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
+/// All that `serve` needs to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServeSettings {
+    /// Where to listen.
+    pub listen: ListenAddress,
+    /// Where the ledger is.
+    pub location: LedgerLocation,
+    /// How many shards were asked for, 1 to [`SHARDS_MAX`]. `None`: as many as the ledger has, or, for a new
+    /// one, as the machine has cores.
+    pub shards: Option<usize>,
+    /// How far below zero an account without a limit of its own may go; not negative.
+    pub max_overdraft: Amount,
+    /// Create the data directory and end.
+    pub bootstrap: bool,
+    /// For how long an idempotency key is remembered.
+    pub idempotency_retention: Duration,
+    /// How many idempotency keys the whole server remembers at most; at least 1.
+    pub idempotency_keys_max: u64,
+    /// How long after a snapshot the next one is taken.
+    pub snapshot_interval: Duration,
+    /// With less free disk space than this, what would be recorded is refused.
+    pub disk_reserve_bytes: u64,
+}
+
+/// The flags of `serve`.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ServeArgs {
+    /// The address or host name to listen on. 0.0.0.0 is every IPv4 address of the machine, :: every address.
+    /// There is no authentication: open it only to a network that you trust.
+    /// [env: MZ_HOST] [default: 127.0.0.1]
+    #[arg(long, value_name = "HOST", value_parser = parse_host)]
+    pub host: Option<String>,
+
+    /// The TCP port to listen on, 0 to 65535; 0 lets the system choose one, which the first log lines tell.
+    /// [env: MZ_PORT] [default: 3000]
+    #[arg(long, value_name = "PORT", value_parser = parse_port)]
+    pub port: Option<u16>,
+
+    /// How many shards a new ledger gets, 1 to 1024. Each is a worker with its own log. A ledger keeps the
+    /// number that it was made with: another number is then refused.
+    /// [env: MZ_WORKERS] [default: the number of cores]
+    #[arg(long, value_name = "COUNT", value_parser = parse_shards)]
+    pub shards: Option<usize>,
+
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would take it for the help text of the group")]
+    pub location: LocationArgs,
+
+    /// How far below zero an account without a limit of its own may go. The sign is ignored.
+    /// [env: MZ_MAX_OVERDRAFT] [default: 50.00]
+    #[arg(long, value_name = "AMOUNT", value_parser = parse_overdraft, allow_negative_numbers = true)]
+    pub max_overdraft: Option<Amount>,
+
+    /// With 1: create the data directory if it is not there, and exit 0 without serving. `serve` creates what
+    /// it needs by itself, so this is only for scripts that expect the step. [env: MZ_BOOTSTRAP] [default: 0]
+    #[arg(long, value_name = "0|1", value_parser = parse_switch, num_args = 0..=1, require_equals = true,
+          default_missing_value = "1")]
+    pub bootstrap: Option<bool>,
+
+    /// For how many hours an Idempotency-Key is remembered, 1 to 720. [default: 24]
+    #[arg(long, value_name = "HOURS", value_parser = parse_idempotency_hours)]
+    pub idempotency_hours: Option<u64>,
+
+    /// How many Idempotency-Keys the server remembers at most, about 80 bytes of memory each. While it
+    /// remembers that many, requests with a new key are refused with 503. [default: 4000000]
+    #[arg(long, value_name = "COUNT", value_parser = parse_idempotency_keys)]
+    pub idempotency_keys_max: Option<u64>,
+
+    /// How many minutes after a snapshot the next one is taken, 1 to 1440. [default: 10]
+    #[arg(long, value_name = "MINUTES", value_parser = parse_snapshot_minutes)]
+    pub snapshot_minutes: Option<u64>,
+
+    /// With less than so many MiB of disk space free, what would be recorded is refused with 503, and reads go
+    /// on. [default: 256]
+    #[arg(long, value_name = "MIB", value_parser = parse_disk_reserve)]
+    pub disk_reserve_mib: Option<u64>,
+}
+
+impl ServeArgs {
+    /// The settings that these flags and this environment make.
+    ///
+    /// # Errors
+    /// If an environment variable that counts has a wrong value. Flags have been checked already.
+    pub fn resolve(&self, environment: Environment<'_>) -> Result<ServeSettings, SettingError> {
+        let host = pick(self.host.clone(), "MZ_HOST", parse_host, environment)?;
+        let port = pick(self.port, "MZ_PORT", parse_port, environment)?;
+        let shards = pick(self.shards, "MZ_WORKERS", parse_shards, environment)?;
+        let max_overdraft = pick(
+            self.max_overdraft,
+            "MZ_MAX_OVERDRAFT",
+            parse_overdraft,
+            environment,
+        )?;
+        let bootstrap = pick(self.bootstrap, "MZ_BOOTSTRAP", parse_switch, environment)?;
+        let hours = self.idempotency_hours.unwrap_or(IDEMPOTENCY_HOURS_DEFAULT);
+        let minutes = self.snapshot_minutes.unwrap_or(SNAPSHOT_MINUTES_DEFAULT);
+        Ok(ServeSettings {
+            listen: ListenAddress {
+                host: host.unwrap_or_else(|| HOST_DEFAULT.to_owned()),
+                port: port.unwrap_or(PORT_DEFAULT),
+            },
+            location: self.location.resolve(environment)?,
+            shards,
+            max_overdraft: max_overdraft.unwrap_or(MAX_OVERDRAFT_DEFAULT),
+            bootstrap: bootstrap.unwrap_or(false),
+            idempotency_retention: Duration::from_secs(hours * 60 * 60),
+            idempotency_keys_max: self.idempotency_keys_max.unwrap_or(IDEMPOTENCY_KEYS_DEFAULT),
+            snapshot_interval: Duration::from_secs(minutes * 60),
+            disk_reserve_bytes: self.disk_reserve_mib.unwrap_or(DISK_RESERVE_MIB_DEFAULT) << 20,
+        })
+    }
+}
+
+/// Where a server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenAddress {
+    host: String,
+    port: u16,
+}
+
+impl ListenAddress {
+    /// The port; 0 lets the system choose.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The socket addresses that this stands for; asks the system's resolver for a host name.
+    ///
+    /// # Errors
+    /// If the resolver does not know the host name.
+    pub fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
+        Ok((self.host.as_str(), self.port).to_socket_addrs()?.collect())
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.parse() {
+            Ok(IpAddr::V6(address)) => write!(f, "[{address}]:{}", self.port),
+            _ => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+/// Where a ledger is: a directory under the data directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LedgerLocation {
+    /// The directory of all ledgers.
+    pub data_dir: PathBuf,
+    /// The ledger's name: one path segment.
+    pub db_name: DbName,
+}
+
+impl LedgerLocation {
+    /// The ledger's own directory.
+    pub fn directory(&self) -> PathBuf {
+        self.data_dir.join(Path::new(self.db_name.as_str()))
+    }
+}
+
+/// The flags that say where a ledger is.
+#[derive(Args, Clone, Debug, Default)]
+pub struct LocationArgs {
+    /// The directory that holds the ledgers, each in a directory of its name. [env: MZ_DATA_DIR] [default: data]
+    #[arg(long, value_name = "DIRECTORY", value_parser = parse_data_dir)]
+    pub data_dir: Option<PathBuf>,
+
+    /// The ledger's name: letters, digits, `.`, `_` and `-`, not starting with a dot.
+    /// [env: MZ_DB_NAME] [default: teller]
+    #[arg(long, value_name = "NAME", value_parser = parse_db_name)]
+    pub db_name: Option<DbName>,
+}
+
+impl LocationArgs {
+    /// The place that these flags and this environment name.
+    ///
+    /// # Errors
+    /// If an environment variable that counts has a wrong value.
+    pub fn resolve(&self, environment: Environment<'_>) -> Result<LedgerLocation, SettingError> {
+        let data_dir = pick(self.data_dir.clone(), "MZ_DATA_DIR", parse_data_dir, environment)?;
+        let db_name = pick(self.db_name.clone(), "MZ_DB_NAME", parse_db_name, environment)?;
+        Ok(LedgerLocation {
+            data_dir: data_dir.unwrap_or_else(|| PathBuf::from(DATA_DIR_DEFAULT)),
+            db_name: db_name.unwrap_or_else(|| DbName(DB_NAME_DEFAULT.to_owned())),
+        })
+    }
+}
+
+/// The name of a ledger: 1 to 128 letters, digits, `.`, `_` and `-`, not starting with a dot, so that it is
+/// one visible path segment on every file system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DbName(String);
+
+impl DbName {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What goes to the log, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    /// A filter that [`EnvFilter`] reads.
+    pub filter: String,
+    /// How a line is written.
+    pub format: LogFormat,
+}
+
+/// How a line of the log is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The flags of the log, which goes to stderr.
+#[derive(Args, Clone, Debug, Default)]
+pub struct LogArgs {
+    /// What to log to stderr: off, error, warn, info, debug or trace, also by module, such as
+    /// `info,teller::http=debug`. [env: MZ_LOG] [default: info]
+    #[arg(long, value_name = "FILTER", value_parser = parse_log_filter)]
+    pub log: Option<String>,
+
+    /// How to write a line of the log.
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
+    pub log_format: LogFormat,
+}
+
+impl LogArgs {
+    /// The settings that these flags and this environment make.
+    ///
+    /// # Errors
+    /// If MZ_LOG counts and has a wrong value.
+    pub fn resolve(&self, environment: Environment<'_>) -> Result<LogSettings, SettingError> {
+        let filter = pick(self.log.clone(), "MZ_LOG", parse_log_filter, environment)?;
+        Ok(LogSettings {
+            filter: filter.unwrap_or_else(|| LOG_DEFAULT.to_owned()),
+            format: self.log_format,
+        })
+    }
+}
+
+/// An environment variable has a wrong value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("invalid value {value:?} for the environment variable {variable}: {reason}")]
+pub struct SettingError {
+    variable: &'static str,
+    value: String,
+    reason: String,
+}
+
+/// The flag's value, else the environment's.
+fn pick<T>(
+    flag: Option<T>,
+    variable: &'static str,
+    parse: fn(&str) -> Result<T, String>,
+    environment: Environment<'_>,
+) -> Result<Option<T>, SettingError> {
+    if flag.is_some() {
+        return Ok(flag);
+    }
+    let Some(value) = environment(variable).filter(|value| !value.is_empty()) else {
+        return Ok(None);
+    };
+    let parsed = match value.to_str() {
+        Some(text) => parse(text),
+        None => Err("must be UTF-8".to_owned()),
+    };
+    parsed.map(Some).map_err(|reason| SettingError {
+        variable,
+        value: value.to_string_lossy().into_owned(),
+        reason,
+    })
+}
+
+/// Reads a whole number: digits only, so that `+5`, ` 5` and `5.0` are told apart from 5.
+pub(crate) fn parse_whole(text: &str, allowed: RangeInclusive<u64>) -> Result<u64, String> {
+    let all_digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    // Digits that do not fit 64 bits are out of every range.
+    let number = all_digits.then(|| text.parse().unwrap_or(u64::MAX));
+    number.filter(|number| allowed.contains(number)).ok_or_else(|| {
+        format!(
+            "must be a whole number from {} to {}",
+            allowed.start(),
+            allowed.end()
+        )
+    })
+}
+
+fn parse_host(text: &str) -> Result<String, String> {
+    let unbracketed = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(text);
+    if unbracketed.parse::<IpAddr>().is_ok() {
+        return Ok(unbracketed.to_owned());
+    }
+    let label = |label: &str| {
+        !label.is_empty()
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    };
+    let numeric = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    if text.len() <= HOST_BYTES_MAX && text.split('.').all(label) && !numeric {
+        return Ok(text.to_owned());
+    }
+    let example = Ipv4Addr::LOCALHOST;
+    Err(format!(
+        "must be an IP address such as {example} or ::1, or a host name such as localhost, without scheme and port"
+    ))
+}
+
+fn parse_port(text: &str) -> Result<u16, String> {
+    parse_whole(text, 0..=u64::from(u16::MAX)).map(|port| port as u16)
+}
+
+fn parse_shards(text: &str) -> Result<usize, String> {
+    parse_whole(text, 1..=SHARDS_MAX as u64).map(|shards| shards as usize)
+}
+
+/// Reads an overdraft limit, whose sign does not matter.
+pub(crate) fn parse_overdraft(text: &str) -> Result<Amount, String> {
+    match Amount::parse(text, Currency::USD, ExcessDecimals::Refuse) {
+        Ok(amount) => Ok(amount.magnitude()),
+        Err(error) => Err(format!(
+            "{error}; allowed is an amount such as 50.00, whose sign is ignored"
+        )),
+    }
+}
+
+fn parse_switch(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "true" => Ok(true),
+        "0" | "false" => Ok(false),
+        _ => Err("must be 1 or true, 0 or false".to_owned()),
+    }
+}
+
+fn parse_data_dir(text: &str) -> Result<PathBuf, String> {
+    match text {
+        "" => Err("must be the path of a directory".to_owned()),
+        text if text.contains('\0') => Err("must not contain a NUL character".to_owned()),
+        text => Ok(PathBuf::from(text)),
+    }
+}
+
+fn parse_db_name(text: &str) -> Result<DbName, String> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    let fits = (1..=DB_NAME_BYTES_MAX).contains(&text.len());
+    if fits && !text.starts_with('.') && text.bytes().all(allowed) {
+        return Ok(DbName(text.to_owned()));
+    }
+    Err(format!(
+        "must be 1 to {DB_NAME_BYTES_MAX} letters (a-z, A-Z), digits, '.', '_' or '-', not starting with a dot"
+    ))
+}
+
+fn parse_idempotency_hours(text: &str) -> Result<u64, String> {
+    parse_whole(text, 1..=IDEMPOTENCY_HOURS_MAX)
+}
+
+fn parse_idempotency_keys(text: &str) -> Result<u64, String> {
+    // Shards share them out and index them with 32 bits.
+    parse_whole(text, 1..=u64::from(u32::MAX))
+}
+
+fn parse_snapshot_minutes(text: &str) -> Result<u64, String> {
+    parse_whole(text, 1..=SNAPSHOT_MINUTES_MAX)
+}
+
+fn parse_disk_reserve(text: &str) -> Result<u64, String> {
+    parse_whole(text, 0..=DISK_RESERVE_MIB_MAX)
+}
+
+fn parse_log_filter(text: &str) -> Result<String, String> {
+    const ALLOWED: &str = "allowed are off, error, warn, info, debug and trace, also by module as in \
+                           info,teller::http=debug";
+    // A bare word that is no level would name a module and turn everything else off: a typing error.
+    let level = |word: &str| {
+        ["off", "error", "warn", "info", "debug", "trace"]
+            .iter()
+            .any(|level| level.eq_ignore_ascii_case(word))
+    };
+    let bare_word = |part: &&str| part.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if let Some(word) = text.split(',').filter(bare_word).find(|word| !level(word)) {
+        return Err(format!("{word:?} is not a level; {ALLOWED}"));
+    }
+    match EnvFilter::builder().parse(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!("{error}; {ALLOWED}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    #[derive(Parser, Debug)]
+    struct Probe {
+        #[command(flatten)]
+        serve: ServeArgs,
+        #[command(flatten)]
+        log: LogArgs,
+    }
+
+    fn settings(flags: &[&str], variables: &[(&str, &str)]) -> Result<(ServeSettings, LogSettings), String> {
+        let arguments = ["teller"].iter().chain(flags);
+        let probe = Probe::try_parse_from(arguments).map_err(|error| error.to_string())?;
+        let environment = |name: &str| {
+            let found = variables.iter().find(|(variable, _)| *variable == name);
+            found.map(|(_, value)| OsString::from(value))
+        };
+        let serve = probe
+            .serve
+            .resolve(&environment)
+            .map_err(|error| error.to_string())?;
+        let log = probe
+            .log
+            .resolve(&environment)
+            .map_err(|error| error.to_string())?;
+        Ok((serve, log))
+    }
+
+    #[test]
+    fn without_flags_and_environment_the_defaults_hold() {
+        let (serve, log) = settings(&[], &[]).expect("valid");
+        assert_eq!(serve.listen.to_string(), "127.0.0.1:3000");
+        assert_eq!(serve.location.directory(), Path::new("data/teller"));
+        assert_eq!(serve.shards, None);
+        assert_eq!(serve.max_overdraft.minor_units(), 5000);
+        assert!(!serve.bootstrap);
+        assert_eq!(serve.idempotency_retention, Duration::from_secs(86_400));
+        assert_eq!(serve.idempotency_keys_max, 4_000_000);
+        assert_eq!(serve.snapshot_interval, Duration::from_secs(600));
+        assert_eq!(serve.disk_reserve_bytes, 268_435_456);
+        assert_eq!((log.filter.as_str(), log.format), ("info", LogFormat::Text));
+    }
+
+    #[test]
+    fn the_help_tells_the_defaults_that_hold() {
+        let defaults = settings(&[], &[]).expect("valid");
+        let mut told = 0;
+        for argument in Probe::command().get_arguments() {
+            let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+            let Some((_, rest)) = help.split_once("[default: ") else {
+                continue;
+            };
+            let value = rest.trim_end_matches(']');
+            if argument.get_id() != "shards" {
+                let flag = format!("--{}={value}", argument.get_long().expect("a long flag"));
+                assert_eq!(settings(&[&flag], &[]).expect("valid"), defaults, "{flag}");
+            }
+            told += 1;
+        }
+        assert_eq!(told, 12);
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_environment_and_an_empty_variable_counts_as_not_set() {
+        let port = |flags: &[&str], value: &str| {
+            let (serve, _) = settings(flags, &[("MZ_PORT", value)]).expect("valid");
+            serve.listen.port()
+        };
+        assert_eq!(port(&[], "4000"), 4000);
+        assert_eq!(port(&["--port=5000"], "4000"), 5000);
+        assert_eq!(port(&["--port", "5000"], "nonsense"), 5000);
+        assert_eq!(port(&[], ""), 3000);
+    }
+
+    #[test]
+    fn every_variable_is_heeded() {
+        let (serve, log) = settings(
+            &[],
+            &[
+                ("MZ_HOST", "::1"),
+                ("MZ_PORT", "0"),
+                ("MZ_WORKERS", "1024"),
+                ("MZ_DB_NAME", "b-1_x.y"),
+                ("MZ_DATA_DIR", "/srv/x"),
+                ("MZ_MAX_OVERDRAFT", "-12.5"),
+                ("MZ_BOOTSTRAP", "1"),
+                ("MZ_LOG", "warn,teller=trace"),
+            ],
+        )
+        .expect("valid");
+        assert_eq!(serve.listen.to_string(), "[::1]:0");
+        assert_eq!(serve.shards, Some(1024));
+        assert_eq!(serve.location.directory(), Path::new("/srv/x/b-1_x.y"));
+        assert_eq!(serve.max_overdraft.minor_units(), 1250);
+        assert!(serve.bootstrap);
+        assert_eq!(log.filter, "warn,teller=trace");
+    }
+
+    #[test]
+    fn a_wrong_flag_says_which_why_and_what_is_allowed() {
+        for (flag, told) in [
+            ("--host=http://x", "without scheme and port"),
+            ("--host=1.2.3", "must be an IP address"),
+            ("--host=", "must be an IP address"),
+            ("--port=65536", "from 0 to 65535"),
+            ("--port=+80", "from 0 to 65535"),
+            ("--port=-1", "from 0 to 65535"),
+            ("--port=3000.0", "from 0 to 65535"),
+            ("--port=99999999999999999999999", "from 0 to 65535"),
+            ("--shards=0", "from 1 to 1024"),
+            ("--shards=1025", "from 1 to 1024"),
+            ("--db-name=../x", "not starting with a dot"),
+            ("--db-name=.x", "not starting with a dot"),
+            ("--db-name=a/b", "not starting with a dot"),
+            (
+                "--max-overdraft=1.234",
+                "has more than 2 decimals; allowed is an amount such as 50.00",
+            ),
+            ("--max-overdraft=fifty", "is not a decimal number"),
+            ("--bootstrap=yes", "must be 1 or true, 0 or false"),
+            ("--idempotency-hours=0", "from 1 to 720"),
+            ("--idempotency-hours=721", "from 1 to 720"),
+            ("--idempotency-keys-max=0", "from 1 to 4294967295"),
+            ("--snapshot-minutes=1441", "from 1 to 1440"),
+            ("--disk-reserve-mib=1e3", "from 0 to 1073741824"),
+            ("--log=inof", "\"inof\" is not a level; allowed are off"),
+            ("--log=teller=loud", "allowed are off"),
+            ("--log-format=xml", "[possible values: text, json]"),
+        ] {
+            let error = settings(&[flag], &[]).expect_err(flag);
+            let name = flag.split('=').next().expect("a name");
+            assert!(error.contains(name) && error.contains(told), "{flag}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_variable_says_which_why_and_what_is_allowed() {
+        for (variable, value, told) in [
+            ("MZ_HOST", "a b", "must be an IP address"),
+            ("MZ_PORT", "http", "from 0 to 65535"),
+            ("MZ_WORKERS", "many", "from 1 to 1024"),
+            ("MZ_DB_NAME", "..", "not starting with a dot"),
+            ("MZ_MAX_OVERDRAFT", "1,5", "is not a decimal number"),
+            ("MZ_BOOTSTRAP", "on", "must be 1 or true, 0 or false"),
+            ("MZ_LOG", "loud", "is not a level"),
+        ] {
+            let error = settings(&[], &[(variable, value)]).expect_err(variable);
+            let start = format!("invalid value {value:?} for the environment variable {variable}: ");
+            assert!(error.starts_with(&start) && error.contains(told), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_spellings_that_scripts_use_are_taken() {
+        let overdraft = |flags: &[&str]| settings(flags, &[]).expect("valid").0.max_overdraft.minor_units();
+        assert_eq!(overdraft(&["--max-overdraft", "-50.5"]), 5050);
+        assert_eq!(overdraft(&["--max-overdraft=-50.5"]), 5050);
+        for (flag, expected) in [
+            ("--bootstrap", true),
+            ("--bootstrap=1", true),
+            ("--bootstrap=0", false),
+        ] {
+            assert_eq!(
+                settings(&[flag], &[]).expect("valid").0.bootstrap,
+                expected,
+                "{flag}"
+            );
+        }
+        let host = |flag: &str| settings(&[flag], &[]).expect("valid").0.listen.to_string();
+        assert_eq!(host("--host=[::1]"), "[::1]:3000");
+        assert_eq!(host("--host=localhost"), "localhost:3000");
+    }
+}

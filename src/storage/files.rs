@@ -1,0 +1,347 @@
+//! Files that appear whole or not at all, and the small helpers around them.
+//!
+//! A file of a ledger is written once: under a temporary name (`<name>.tmp`), synced, renamed, and the directory
+//! that holds the name synced too (P1). A crash at any moment leaves the old file, or the new one, or a leftover
+//! with the temporary name; never half a file under a good name.
+//!
+//! What always holds:
+//!
+//! - a function that returns `Ok` has everything it made on the platter, names included;
+//! - every error says what was done to which file, and a sync that failed is not tried again: the kernel may
+//!   have dropped the very pages.
+//!
+//! Left out: locks (the manifest has the only one), appending to a file that exists, and deleting an abandoned
+//! temporary file at once. A leftover is found and deleted at the next start ([`remove_leftovers`]), which has to
+//! be done anyway because of crashes.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use super::StorageError;
+
+/// How the name of a file in the making ends.
+const TEMPORARY_SUFFIX: &str = ".tmp";
+
+/// How many bytes go to or come from the system at once: large enough that the calls do not show.
+const BUFFER_BYTES: usize = 256 * 1024;
+
+/// Makes the names in a directory durable: files made, renamed or removed in it.
+///
+/// # Errors
+/// If the directory cannot be opened or synced.
+pub fn sync_directory(path: &Path) -> Result<(), StorageError> {
+    let directory = File::open(path).map_err(StorageError::io("open", path))?;
+    directory
+        .sync_all()
+        .map_err(StorageError::io("sync the directory", path))
+}
+
+/// Makes a file's bytes, and its length if that grew, durable.
+///
+/// # Errors
+/// If that failed. It must not be tried again.
+pub fn fdatasync(file: &File, path: &Path) -> Result<(), StorageError> {
+    file.sync_data().map_err(StorageError::io("sync", path))
+}
+
+/// Creates a directory and the missing ones above it, each durable in its parent.
+///
+/// Only what this call creates is synced: a parent that an earlier run created and did not live to sync is as
+/// durable as the file system makes it.
+///
+/// # Errors
+/// If one cannot be created or synced, or a file stands in the way.
+pub fn create_directories(path: &Path) -> Result<(), StorageError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(parent) = parent {
+        create_directories(parent)?;
+    }
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        result => result.map_err(StorageError::io("create the directory", path))?,
+    }
+    sync_directory(parent.unwrap_or(Path::new(".")))
+}
+
+/// Writes a small file, or replaces it, in one step. On return it is durable.
+///
+/// # Errors
+/// If it cannot be written. The file is then as it was, or, after a failed sync of the directory, may be either.
+pub fn write_atomically(directory: &Path, name: &str, bytes: &[u8]) -> Result<PathBuf, StorageError> {
+    let mut file = AtomicFile::create(directory, name)?;
+    file.write(bytes)?;
+    file.commit(name)
+}
+
+/// The names in a directory, sorted.
+///
+/// # Errors
+/// If the directory cannot be read, or a name is not UTF-8: no file of a ledger has such a name.
+pub fn names(directory: &Path) -> Result<Vec<String>, StorageError> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory).map_err(StorageError::io("read the directory", directory))? {
+        let entry = entry.map_err(StorageError::io("read the directory", directory))?;
+        let name = entry.file_name().into_string();
+        names.push(name.map_err(|_| unexpected_name(&entry.path()))?);
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// The names in a directory without those of files that were still in the making, sorted.
+///
+/// # Errors
+/// As [`names`].
+pub fn finished_names(directory: &Path) -> Result<Vec<String>, StorageError> {
+    let mut names = names(directory)?;
+    names.retain(|name| !name.ends_with(TEMPORARY_SUFFIX));
+    Ok(names)
+}
+
+/// Deletes what a crash left of files in the making, and says how many there were.
+///
+/// Nothing may be writing in the directory.
+///
+/// # Errors
+/// If the directory cannot be read or a leftover not be deleted.
+pub fn remove_leftovers(directory: &Path) -> Result<usize, StorageError> {
+    let mut leftovers = names(directory)?;
+    leftovers.retain(|name| name.ends_with(TEMPORARY_SUFFIX));
+    for name in &leftovers {
+        let path = directory.join(name);
+        fs::remove_file(&path).map_err(StorageError::io("delete the leftover", &path))?;
+    }
+    if !leftovers.is_empty() {
+        sync_directory(directory)?;
+    }
+    Ok(leftovers.len())
+}
+
+/// The error for a file that nothing here has written.
+pub fn unexpected_name(path: &Path) -> StorageError {
+    StorageError::Corrupt {
+        path: path.to_owned(),
+        position: "its name".into(),
+        what: "no file of a ledger has such a name in this directory".into(),
+        next_step: "move it to another directory if it is yours",
+    }
+}
+
+/// A file in the making: written front to back under a temporary name, visible under its own once it is durable.
+///
+/// Always: [`AtomicFile::offset`] is the number of bytes written, [`AtomicFile::hash`] their BLAKE3.
+#[derive(Debug)]
+pub struct AtomicFile {
+    writer: BufWriter<File>,
+    directory: PathBuf,
+    temporary: PathBuf,
+    hasher: blake3::Hasher,
+    offset: u64,
+}
+
+impl AtomicFile {
+    /// Starts a file as `<name>.tmp`, over a leftover of that name if there is one.
+    ///
+    /// # Errors
+    /// If the file cannot be created.
+    pub fn create(directory: &Path, name: &str) -> Result<AtomicFile, StorageError> {
+        let temporary = directory.join(format!("{name}{TEMPORARY_SUFFIX}"));
+        let file = File::create(&temporary).map_err(StorageError::io("create", &temporary))?;
+        Ok(AtomicFile {
+            writer: BufWriter::with_capacity(BUFFER_BYTES, file),
+            directory: directory.to_owned(),
+            temporary,
+            hasher: blake3::Hasher::new(),
+            offset: 0,
+        })
+    }
+
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// If they cannot be written, for example because the disk is full.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
+        self.writer
+            .write_all(bytes)
+            .map_err(StorageError::io("write", &self.temporary))?;
+        self.hasher.update(bytes);
+        self.offset += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// How many bytes have been written.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The BLAKE3 of all that has been written.
+    pub fn hash(&self) -> blake3::Hash {
+        self.hasher.finalize()
+    }
+
+    /// Makes the file durable and gives it its name, replacing a file that has it. Returns its path.
+    ///
+    /// # Errors
+    /// If a byte cannot be written, or a sync fails.
+    pub fn commit(mut self, name: &str) -> Result<PathBuf, StorageError> {
+        self.writer
+            .flush()
+            .map_err(StorageError::io("write", &self.temporary))?;
+        self.writer
+            .get_ref()
+            .sync_all()
+            .map_err(StorageError::io("sync", &self.temporary))?;
+        let path = self.directory.join(name);
+        fs::rename(&self.temporary, &path).map_err(StorageError::io("give its name to", &path))?;
+        sync_directory(&self.directory)?;
+        Ok(path)
+    }
+}
+
+/// A file being read front to back, hashed on the way.
+#[derive(Debug)]
+pub struct HashedFile {
+    reader: BufReader<File>,
+    path: PathBuf,
+    hasher: blake3::Hasher,
+    offset: u64,
+    length: u64,
+    next_step: &'static str,
+}
+
+impl HashedFile {
+    /// Opens a file; `next_step` is for the errors that [`HashedFile::corrupt`] makes.
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    pub fn open(path: &Path, next_step: &'static str) -> Result<HashedFile, StorageError> {
+        let file = File::open(path).map_err(StorageError::io("open", path))?;
+        let length = file.metadata().map_err(StorageError::io("look at", path))?.len();
+        Ok(HashedFile {
+            reader: BufReader::with_capacity(BUFFER_BYTES, file),
+            path: path.to_owned(),
+            hasher: blake3::Hasher::new(),
+            offset: 0,
+            length,
+            next_step,
+        })
+    }
+
+    /// Fills `bytes` with the next ones.
+    ///
+    /// # Errors
+    /// If fewer are left, or the system cannot read them.
+    pub fn read(&mut self, bytes: &mut [u8]) -> Result<(), StorageError> {
+        if bytes.len() as u64 > self.length - self.offset {
+            let what = format!(
+                "{} bytes should follow, but the file ends at byte {}",
+                bytes.len(),
+                self.length
+            );
+            return Err(self.corrupt(self.offset, what));
+        }
+        self.reader
+            .read_exact(bytes)
+            .map_err(StorageError::io("read", &self.path))?;
+        self.hasher.update(bytes);
+        self.offset += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// The next `N` bytes.
+    ///
+    /// # Errors
+    /// As [`HashedFile::read`].
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], StorageError> {
+        let mut bytes = [0; N];
+        self.read(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// How many bytes have been read.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// How many bytes the file had when it was opened.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// The BLAKE3 of all that has been read.
+    pub fn hash(&self) -> blake3::Hash {
+        self.hasher.finalize()
+    }
+
+    /// The error for wrong bytes at `offset`.
+    pub fn corrupt(&self, offset: u64, what: impl Into<String>) -> StorageError {
+        StorageError::Corrupt {
+            path: self.path.clone(),
+            position: format!("byte {offset}"),
+            what: what.into(),
+            next_step: self.next_step,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_has_its_name_only_once_it_is_whole() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = write_atomically(directory.path(), "a", b"old").expect("written");
+        let mut file = AtomicFile::create(directory.path(), "a").expect("created");
+        file.write(b"new").expect("written");
+        assert_eq!(fs::read(&path).expect("readable"), b"old");
+        assert_eq!((file.offset(), file.hash()), (3, blake3::hash(b"new")));
+        assert_eq!(names(directory.path()).expect("listed"), ["a", "a.tmp"]);
+        assert_eq!(finished_names(directory.path()).expect("listed"), ["a"]);
+        file.commit("b").expect("committed");
+        assert_eq!(names(directory.path()).expect("listed"), ["a", "b"]);
+        assert_eq!(fs::read(directory.path().join("b")).expect("readable"), b"new");
+    }
+
+    #[test]
+    fn only_leftovers_are_removed() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        for name in ["a", "b.tmp", "c.tmpx"] {
+            fs::write(directory.path().join(name), b"").expect("written");
+        }
+        assert_eq!(remove_leftovers(directory.path()).expect("removed"), 1);
+        assert_eq!(names(directory.path()).expect("listed"), ["a", "c.tmpx"]);
+        assert_eq!(remove_leftovers(directory.path()).expect("removed"), 0);
+    }
+
+    #[test]
+    fn directories_are_created_with_those_above_and_files_are_not_mistaken_for_them() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let deep = directory.path().join("a/b/c");
+        create_directories(&deep).expect("created");
+        create_directories(&deep).expect("there already");
+        assert!(deep.is_dir());
+        fs::write(deep.join("file"), b"").expect("written");
+        let error = create_directories(&deep.join("file/d")).expect_err("a file is in the way");
+        assert!(error.to_string().contains("create the directory"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_too_short_is_told_with_the_position() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = write_atomically(directory.path(), "a", b"12345").expect("written");
+        let mut file = HashedFile::open(&path, "do so").expect("opened");
+        assert_eq!(file.array::<3>().expect("there"), *b"123");
+        let error = file.array::<3>().expect_err("too short").to_string();
+        assert!(
+            error.contains("corrupt at byte 3") && error.contains("do so"),
+            "{error}"
+        );
+        assert_eq!((file.offset(), file.length()), (3, 5));
+        assert_eq!(file.hash(), blake3::hash(b"123"));
+    }
+}

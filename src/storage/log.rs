@@ -1,0 +1,484 @@
+//! A shard's whole log: archive segments, sealed generations, the live one; and how the first grow out of the
+//! second.
+//!
+//! ```text
+//! archive 1-900 | archive 901-2000 | generation 7, sealed | generation 8, live   <- appends
+//!                                  ^ snapshot at 2000
+//! ```
+//!
+//! What always holds:
+//!
+//! - segments and generations follow one another without a gap, each linked to the one before by the chain;
+//! - a generation is removed only after a snapshot at or behind its end and a segment with all its records are
+//!   durable and have been read back;
+//! - so at every moment, and after every crash, the log is complete from sequence 1, and there is a snapshot
+//!   at or behind the end of the archive, or there was one and it can be made again.
+//!
+//! Compaction ([`ShardLog::compact`]) works on files only: it reads the snapshot before and the sealed
+//! generations, and the shard's worker never hears of it. It costs a second copy of the shard's state in memory
+//! while it runs; that is the price of a worker that never pauses, and of a replay that is checked all the time.
+
+use std::borrow::Borrow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+use uuid::Uuid;
+
+use super::archive::{self, Segment, SegmentWriter};
+use super::codec::Malformed;
+use super::journal::record::{LogPosition, Record};
+use super::journal::{
+    Generation, Generations, Journal, JournalOptions, JournalReader, SledJournal, list_generations,
+};
+use super::manifest::DataDirectory;
+use super::{RESTORE_BACKUP, StorageError, Watermark, WatermarkHealth, files, snapshot};
+use crate::ledger::{Ledger, Sequence, ShardId};
+use crate::progress::Progress;
+
+/// How many snapshots are kept: the newest, and one to fall back to by hand.
+const SNAPSHOTS_KEPT: usize = 2;
+
+/// How many bytes of the newest archive segments are read and verified at a start. The rest is verified when it
+/// is read, and by `teller verify`; a start must not take longer the older the ledger is (P10).
+const ARCHIVE_BYTES_VERIFIED_AT_START: u64 = 64 * 1024 * 1024;
+
+/// Where a shard's files are, and whose they are.
+#[derive(Clone, Debug)]
+pub struct ShardFiles {
+    /// The shard.
+    pub shard: ShardId,
+    /// The ledger's id.
+    pub ledger: Uuid,
+    /// Snapshots.
+    pub snapshots: PathBuf,
+    /// Archive segments.
+    pub archive: PathBuf,
+    /// Generations of the journal.
+    pub journal: PathBuf,
+    /// The watermark.
+    pub watermark: PathBuf,
+}
+
+impl ShardFiles {
+    /// The files of a shard.
+    pub fn new(directory: &DataDirectory, shard: ShardId) -> ShardFiles {
+        ShardFiles {
+            shard,
+            ledger: directory.ledger(),
+            snapshots: directory.snapshot_directory(shard),
+            archive: directory.archive_directory(shard),
+            journal: directory.shard_directory(shard).join("journal"),
+            watermark: directory.watermark(shard),
+        }
+    }
+
+    /// The position before the first record.
+    pub fn genesis(&self) -> LogPosition {
+        LogPosition::genesis(self.ledger, self.shard)
+    }
+
+    /// The newest snapshot, or the empty ledger before the first one.
+    ///
+    /// # Errors
+    /// If it is not intact.
+    pub fn newest_snapshot(&self) -> Result<(Ledger, LogPosition), StorageError> {
+        match snapshot::list(&self.snapshots)?.last() {
+            Some((_, path)) => snapshot::read(path, self.ledger, self.shard),
+            None => Ok((Ledger::new(), self.genesis())),
+        }
+    }
+}
+
+/// A shard's log as it lies on disk, opened for reading.
+pub struct StoredLog {
+    files: ShardFiles,
+    segments: Vec<Arc<Segment>>,
+    generations: Vec<Generation>,
+}
+
+impl StoredLog {
+    /// Opens segments and generations.
+    ///
+    /// # Errors
+    /// If one cannot be opened, or segments do not join.
+    pub fn open(files: &ShardFiles) -> Result<StoredLog, StorageError> {
+        let segments = archive::list(&files.archive, files.ledger, files.shard)?;
+        let generations = list_generations(&files.journal)?;
+        Ok(StoredLog {
+            files: files.clone(),
+            segments: segments.into_iter().map(Arc::new).collect(),
+            generations: generations
+                .iter()
+                .map(|(_, path)| Generation::open(path))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// How many bytes of segments and records there are.
+    pub fn bytes(&self) -> u64 {
+        let segments: u64 = self.segments.iter().map(|segment| segment.bytes()).sum();
+        segments
+            + self
+                .generations
+                .iter()
+                .map(Generation::bytes_written)
+                .sum::<u64>()
+    }
+
+    /// Reads the log behind `from` to its end, verifying every link on the way, and returns the end.
+    ///
+    /// `visit` gets each record and the position behind it.
+    ///
+    /// # Errors
+    /// If a record is damaged, missing or out of place, if the log does not reach or contain `from`, or from
+    /// `visit`.
+    pub fn walk(&self, from: LogPosition, visit: Visit<'_>) -> Result<LogPosition, StorageError> {
+        walk(&self.files, &self.segments, &self.generations, from, visit)
+    }
+
+    /// Verifies every byte of the newest segments, up to a bound; of all of them without one.
+    ///
+    /// # Errors
+    /// If one is not as it was written.
+    pub fn verify_archive(&self, bytes_max: u64) -> Result<(), StorageError> {
+        let mut bytes = 0;
+        for segment in self.segments.iter().rev() {
+            bytes += segment.bytes();
+            if bytes > bytes_max {
+                break;
+            }
+            segment.verify()?;
+        }
+        Ok(())
+    }
+}
+
+/// What gets the records of a walk.
+pub type Visit<'a> = &'a mut dyn FnMut(&Record<'_>, &LogPosition) -> Result<(), Malformed>;
+
+fn walk<S: Borrow<Segment>, G: Borrow<Generation>>(
+    files: &ShardFiles,
+    segments: &[S],
+    generations: &[G],
+    from: LogPosition,
+    visit: Visit<'_>,
+) -> Result<LogPosition, StorageError> {
+    let mut walk = Walk {
+        files,
+        from,
+        position: files.genesis(),
+        visit,
+    };
+    walk.check_start(&files.snapshots)?;
+    for segment in segments.iter().map(Borrow::borrow) {
+        if segment.after().last <= from.last {
+            // The list of segments was checked to join: what lies before the start need not be read.
+            walk.position = segment.after();
+            walk.check_start(segment.path())?;
+        } else {
+            walk.position = segment.before();
+            walk.check_start(segment.path())?;
+            segment.replay(segment.first(), &mut |bytes| walk.step(segment.path(), bytes))?;
+        }
+    }
+    let archived = walk.position.last;
+    for generation in generations.iter().map(Borrow::borrow) {
+        generation.replay(&mut |bytes| {
+            let known = Record::parse(bytes).is_ok_and(|record| record.last() <= archived);
+            if known {
+                Ok(())
+            } else {
+                walk.step(generation.path(), bytes)
+            }
+        })?;
+    }
+    let end = walk.position;
+    if end.last < from.last {
+        return Err(StorageError::Corrupt {
+            path: files.journal.clone(),
+            position: format!("sequence {}", end.last.next()),
+            what: format!("the log ends, but there is a snapshot at sequence {}", from.last),
+            next_step: RESTORE_BACKUP,
+        });
+    }
+    Ok(end)
+}
+
+struct Walk<'a> {
+    files: &'a ShardFiles,
+    from: LogPosition,
+    position: LogPosition,
+    visit: Visit<'a>,
+}
+
+impl Walk<'_> {
+    fn step(&mut self, path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
+        let malformed = |error: Malformed| StorageError::Corrupt {
+            path: path.to_owned(),
+            position: format!("sequence {}", self.position.last.next()),
+            what: error.what,
+            next_step: RESTORE_BACKUP,
+        };
+        let record = Record::parse(bytes).map_err(malformed)?;
+        let after = record
+            .follow(self.files.shard, &self.position)
+            .map_err(malformed)?;
+        if record.first() > self.from.last {
+            (self.visit)(&record, &after).map_err(malformed)?;
+        }
+        self.position = after;
+        self.check_start(path)
+    }
+
+    /// Where the walk passes its start, the chain has to be the one that the start was taken from.
+    fn check_start(&self, path: &Path) -> Result<(), StorageError> {
+        if self.position.last != self.from.last || self.position.chain == self.from.chain {
+            return Ok(());
+        }
+        Err(StorageError::Corrupt {
+            path: path.to_owned(),
+            position: format!("sequence {}", self.from.last),
+            what: "the log and the snapshot or watermark of this sequence are not of one history".into(),
+            next_step: RESTORE_BACKUP,
+        })
+    }
+}
+
+/// Applies a record's events to the ledger that they follow from.
+///
+/// # Errors
+/// If an event cannot be read or does not follow.
+pub fn replay(ledger: &mut Ledger, record: &Record<'_>) -> Result<(), Malformed> {
+    for event in record.events() {
+        let (sequence, event) = event?;
+        ledger.replay(&event).map_err(|error| Malformed {
+            offset: 0,
+            what: format!("the event of sequence {sequence} does not follow: {error}"),
+        })?;
+    }
+    Ok(())
+}
+
+/// A shard that has been recovered.
+pub struct Recovered {
+    /// The state.
+    pub ledger: Ledger,
+    /// The journal, continuing it.
+    pub journal: ShardJournal,
+    /// The log, for readers and for compaction.
+    pub log: Arc<ShardLog>,
+}
+
+/// Brings a shard back: the newest snapshot, then the log behind it, verified against the chain and the
+/// watermark. Afterwards all that was read is durable, and a new generation is ready.
+///
+/// # Errors
+/// If anything is not as it was written (P6). Nothing has been changed then.
+pub fn recover(
+    files: &ShardFiles,
+    options: JournalOptions,
+    progress: &Progress,
+) -> Result<Recovered, StorageError> {
+    let (mut ledger, start) = files.newest_snapshot()?;
+    let stored = StoredLog::open(files)?;
+    stored.verify_archive(ARCHIVE_BYTES_VERIFIED_AT_START)?;
+    if let Some(segment) = stored
+        .segments
+        .last()
+        .filter(|segment| segment.after().last > start.last)
+    {
+        tracing::warn!(
+            shard = files.shard.index(),
+            snapshot = start.last.get(),
+            archive = segment.after().last.get(),
+            "the newest snapshot is missing; rebuilding the state from the one before and the archive"
+        );
+    }
+    let (watermark, acknowledged, health) = Watermark::open(&files.watermark, files.ledger, files.shard)?;
+    if let WatermarkHealth::SlotRebuilt { path, byte, what } = health {
+        tracing::warn!(path = %path.display(), byte, what, "a slot of the watermark was damaged and is rebuilt");
+    }
+    let mut acknowledged_found = acknowledged.last <= start.last;
+    let end = stored.walk(start, &mut |record, after| {
+        replay(&mut ledger, record)?;
+        progress.add(after.last.get() - record.first().get() + 1);
+        if after.last == acknowledged.last {
+            if after.chain != acknowledged.chain {
+                let what = "the log is not the one that was acknowledged".to_owned();
+                return Err(Malformed { offset: 0, what });
+            }
+            acknowledged_found = true;
+        }
+        Ok(())
+    })?;
+    if !acknowledged_found {
+        return Err(StorageError::Corrupt {
+            path: files.journal.clone(),
+            position: format!("sequence {}", end.last.next()),
+            what: format!(
+                "the log ends, but everything up to sequence {} was acknowledged",
+                acknowledged.last
+            ),
+            next_step: RESTORE_BACKUP,
+        });
+    }
+    assert_eq!(ledger.last(), end.last, "the ledger is where its log ends");
+
+    // A record that a killed process had written but not synced is there now, and whoever reads the state
+    // depends on it: it has to be durable before anyone does (P1).
+    for generation in &stored.generations {
+        generation.sync()?;
+    }
+    files::remove_leftovers(&files.snapshots)?;
+    files::remove_leftovers(&files.archive)?;
+    let generations = Generations::new(&files.journal, stored.generations)?;
+    let current = generations.create()?;
+    let journal = SledJournal::new(files.shard, end, current, Arc::clone(&generations), options);
+    let watermark = Arc::new(Mutex::new(watermark));
+    let log = Arc::new(ShardLog {
+        files: files.clone(),
+        segments: RwLock::new(stored.segments),
+        generations,
+        watermark: Arc::clone(&watermark),
+    });
+    Ok(Recovered {
+        ledger,
+        journal: ShardJournal { journal, watermark },
+        log,
+    })
+}
+
+/// A shard's journal on disk, with the watermark that remembers what it acknowledged.
+pub struct ShardJournal {
+    journal: SledJournal,
+    watermark: Arc<Mutex<Watermark>>,
+}
+
+impl Journal for ShardJournal {
+    fn position(&self) -> LogPosition {
+        self.journal.position()
+    }
+
+    fn append(&mut self, record: &[u8]) -> Result<(), StorageError> {
+        self.journal.append(record)
+    }
+
+    fn sync(&mut self) -> Result<(), StorageError> {
+        self.journal.sync()?;
+        // After the sync and before anyone is told: it never claims what is not durable, and a log that was
+        // cut short behind our back falls short of it.
+        self.watermark.lock().acknowledge(self.journal.position())
+    }
+
+    fn roll(&mut self) -> Result<(), StorageError> {
+        self.journal.roll()
+    }
+}
+
+/// A shard's log while the shard runs: read by many, compacted by one.
+pub struct ShardLog {
+    files: ShardFiles,
+    segments: RwLock<Vec<Arc<Segment>>>,
+    generations: Arc<Generations>,
+    watermark: Arc<Mutex<Watermark>>,
+}
+
+impl JournalReader for ShardLog {
+    fn record(&self, sequence: Sequence) -> Result<Option<Vec<u8>>, StorageError> {
+        // Generations first: a segment is listed before its generation goes, so what has left the one by now
+        // is in the other.
+        if let Some(record) = self.generations.record(sequence)? {
+            return Ok(Some(record));
+        }
+        let segment = {
+            let segments = self.segments.read();
+            let index = segments.partition_point(|segment| segment.last() < sequence);
+            segments.get(index).cloned()
+        };
+        segment.map(|segment| segment.record(sequence)).transpose()
+    }
+}
+
+impl ShardLog {
+    /// Turns the sealed generations into a snapshot and archive segments, deletes them, and has the next
+    /// generation ready. Nothing to do if none is sealed. One thread does this at a time.
+    ///
+    /// # Errors
+    /// If something cannot be read, is not as it was written, or cannot be written. The generations then stay.
+    pub fn compact(&self) -> Result<(), StorageError> {
+        self.generations.prepare_next()?;
+        let sealed = self.generations.sealed();
+        if sealed.is_empty() {
+            return Ok(());
+        }
+        let (mut ledger, from) = self.files.newest_snapshot()?;
+        let segments = self.segments.read().clone();
+        let end = walk(&self.files, &segments, &sealed, from, &mut |record, _| {
+            replay(&mut ledger, record)
+        })?;
+        self.snapshot(&ledger, from.last, end)?;
+        // The state is not needed while the archive is written.
+        drop(ledger);
+        self.archive(&sealed)
+    }
+
+    /// Ends the log for this life of the process: all of it goes into a snapshot of `ledger`, which stands at
+    /// the journal's end, and into the archive.
+    ///
+    /// # Errors
+    /// As [`ShardLog::compact`]. The log is complete all the same; the next start has more to replay.
+    pub fn finish(&self, journal: ShardJournal, ledger: &Ledger) -> Result<(), StorageError> {
+        let end = journal.position();
+        assert_eq!(ledger.last(), end.last, "the ledger is where its log ends");
+        journal.journal.finish()?;
+        let newest = snapshot::list(&self.files.snapshots)?
+            .last()
+            .map_or(Sequence::NONE, |(last, _)| *last);
+        self.snapshot(ledger, newest, end)?;
+        self.archive(&self.generations.sealed())?;
+        self.sync_watermark()
+    }
+
+    /// Makes the watermark durable. It need not be at once: see [`Watermark`].
+    ///
+    /// # Errors
+    /// If that failed.
+    pub fn sync_watermark(&self) -> Result<(), StorageError> {
+        self.watermark.lock().sync()
+    }
+
+    fn snapshot(&self, ledger: &Ledger, newest: Sequence, at: LogPosition) -> Result<(), StorageError> {
+        if at.last > newest {
+            snapshot::write(
+                &self.files.snapshots,
+                self.files.ledger,
+                self.files.shard,
+                ledger,
+                &at,
+            )?;
+            snapshot::prune(&self.files.snapshots, SNAPSHOTS_KEPT)?;
+        }
+        Ok(())
+    }
+
+    /// Archives generations that a durable snapshot covers, a segment each, and deletes them.
+    fn archive(&self, sealed: &[Arc<Generation>]) -> Result<(), StorageError> {
+        let files = &self.files;
+        for generation in sealed {
+            let archived = self
+                .segments
+                .read()
+                .last()
+                .map_or(files.genesis(), |segment| segment.after());
+            if generation.range().is_some_and(|(_, last)| last > archived.last) {
+                let mut writer = SegmentWriter::create(&files.archive, files.ledger, files.shard, archived)?;
+                generation.replay(&mut |bytes| writer.append(bytes))?;
+                let segment = writer.finish()?;
+                self.segments.write().push(Arc::new(segment));
+            }
+            self.generations.remove(generation.number())?;
+        }
+        Ok(())
+    }
+}

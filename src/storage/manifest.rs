@@ -1,0 +1,681 @@
+//! The data directory: its lock, its manifest, and the directories of its shards.
+//!
+//! ```text
+//! <path>/lock            held exclusively by the one process that uses the ledger; empty
+//! <path>/manifest.json   what the ledger is
+//! <path>/shard-0000/     a shard: snapshots/, archive/, and what its journal puts beside them
+//! <path>/shard-0001/     ...
+//! ```
+//!
+//! The manifest is two lines, each ended by a line feed, written once and never changed:
+//!
+//! ```text
+//! {"format":1,"ledger":"<UUID>","shards":2,"hash":"xxh3-64/1","created":1763800000000}
+//! <BLAKE3 of the first line without its line feed, 64 lower-case hexadecimal digits>
+//! ```
+//!
+//! `created` is in milliseconds since the Unix epoch; `hash` names the function from account names to shards.
+//! The first line has one spelling: what does not print back to the byte is refused.
+//!
+//! What always holds:
+//!
+//! - one process at a time has a [`DataDirectory`] of a path, for as long as the value lives;
+//! - the manifest is written last: where it stands, all of the shards' directories do, durably. So a missing one
+//!   has been lost, while a directory without a manifest is either not a ledger's, or nothing has been
+//!   acknowledged in it yet (a crash during creation; the next start goes on from there);
+//! - a directory that is not a ledger's is left as it was found.
+//!
+//! Left out: where ids and time come from (the caller, P8), what is inside a shard's directory, and changing the
+//! number of shards, which every id depends on.
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::codec::Malformed;
+use super::{RESTORE_BACKUP, StorageError, Watermark, files};
+use crate::ledger::{SHARDS_MAX, ShardId, Timestamp};
+
+/// The version of everything on disk that this program writes and reads.
+pub const FORMAT: u32 = 1;
+/// The function from account names to shards, and its version. It is pinned: another function would look for
+/// accounts where they are not.
+pub const HASH: &str = "xxh3-64/1";
+
+const LOCK: &str = "lock";
+const MANIFEST: &str = "manifest.json";
+const MANIFEST_TEMPORARY: &str = "manifest.json.tmp";
+const SNAPSHOTS: &str = "snapshots";
+const ARCHIVE: &str = "archive";
+const WATERMARK: &str = "watermark";
+
+/// The largest manifest in bytes: several times what the two lines need, and nothing to read by mistake.
+const MANIFEST_BYTES_MAX: u64 = 4096;
+
+const OTHER_VERSION: &str = "start the version of teller that wrote it";
+
+/// What a ledger gets if it is created.
+#[derive(Clone, Copy, Debug)]
+pub struct Birth {
+    /// Its number of shards where none is asked for: 1 to [`SHARDS_MAX`].
+    pub shards: usize,
+    /// Its id: a random UUID.
+    pub ledger: Uuid,
+    /// The time.
+    pub created: Timestamp,
+}
+
+/// A ledger's directory, locked for this process until the value is dropped.
+#[derive(Debug)]
+pub struct DataDirectory {
+    path: PathBuf,
+    manifest: Manifest,
+    _lock: File,
+}
+
+impl DataDirectory {
+    /// Opens the ledger in `path`, or creates one if there is nothing. `shards` is the number of shards that was
+    /// asked for, if any: an existing ledger must have as many.
+    ///
+    /// # Errors
+    /// [`StorageError::Locked`] if another process has it, [`StorageError::Foreign`] if something else is there,
+    /// [`StorageError::ShardCount`] if it has another number of shards, [`StorageError::Corrupt`] if its manifest
+    /// or a shard's directory is damaged or missing.
+    ///
+    /// # Panics
+    /// If a number of shards is not from 1 to [`SHARDS_MAX`].
+    pub fn open(path: &Path, shards: Option<usize>, birth: &Birth) -> Result<DataDirectory, StorageError> {
+        let asked = shards.unwrap_or(birth.shards);
+        assert!(
+            (1..=SHARDS_MAX).contains(&asked),
+            "settings are checked where they are read"
+        );
+        let path = std::path::absolute(path).map_err(StorageError::io("find", path))?;
+        files::create_directories(&path)?;
+        // Before the lock, so that no lock file is left in a directory that is not ours; and again under it.
+        look(&path)?;
+        let lock = lock(&path, true)?;
+        let manifest = match look(&path)? {
+            Content::Ledger => open_manifest(&path)?,
+            Content::Nothing => create(&path, asked, birth)?,
+        };
+        if let Some(asked) = shards
+            && asked != manifest.shards
+        {
+            return Err(StorageError::ShardCount {
+                path,
+                has: manifest.shards,
+                asked,
+            });
+        }
+        Ok(DataDirectory {
+            path,
+            manifest,
+            _lock: lock,
+        })
+    }
+
+    /// Opens an existing ledger for a tool that works offline. Nothing is created or changed, except for the lock
+    /// file of a ledger that was copied without it.
+    ///
+    /// # Errors
+    /// [`StorageError::NoLedger`] if there is none; otherwise as [`DataDirectory::open`].
+    pub fn open_existing(path: &Path) -> Result<DataDirectory, StorageError> {
+        let path = std::path::absolute(path).map_err(StorageError::io("find", path))?;
+        if !path.is_dir() || look(&path)? == Content::Nothing {
+            return Err(StorageError::NoLedger { path });
+        }
+        let lock = lock(&path, false)?;
+        let manifest = open_manifest(&path)?;
+        Ok(DataDirectory {
+            path,
+            manifest,
+            _lock: lock,
+        })
+    }
+
+    /// The directory, absolute.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The ledger's id.
+    pub fn ledger(&self) -> Uuid {
+        self.manifest.ledger
+    }
+
+    /// How many shards it has: 1 to [`SHARDS_MAX`].
+    pub fn shards(&self) -> usize {
+        self.manifest.shards
+    }
+
+    /// When it was created.
+    pub fn created(&self) -> Timestamp {
+        self.manifest.created
+    }
+
+    /// A shard's directory.
+    pub fn shard_directory(&self, shard: ShardId) -> PathBuf {
+        self.path.join(shard_name(shard.index()))
+    }
+
+    /// Where a shard's snapshots are.
+    pub fn snapshot_directory(&self, shard: ShardId) -> PathBuf {
+        self.shard_directory(shard).join(SNAPSHOTS)
+    }
+
+    /// A shard's watermark.
+    pub fn watermark(&self, shard: ShardId) -> PathBuf {
+        self.shard_directory(shard).join(WATERMARK)
+    }
+
+    /// Where a shard's archive segments are.
+    pub fn archive_directory(&self, shard: ShardId) -> PathBuf {
+        self.shard_directory(shard).join(ARCHIVE)
+    }
+}
+
+/// What a directory that may be ours holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Content {
+    /// Nothing, or what a crash during creation leaves.
+    Nothing,
+    /// A manifest.
+    Ledger,
+}
+
+fn look(path: &Path) -> Result<Content, StorageError> {
+    let names: Vec<_> = fs::read_dir(path)
+        .and_then(|entries| {
+            entries
+                .map(|entry| Ok(entry?.file_name()))
+                .collect::<Result<_, _>>()
+        })
+        .map_err(StorageError::io("read the directory", path))?;
+    if names.iter().any(|name| name == MANIFEST) {
+        return Ok(Content::Ledger);
+    }
+    for name in names {
+        let name = name.to_string_lossy();
+        if name == LOCK || name == MANIFEST_TEMPORARY {
+            continue;
+        }
+        if shard_number(&name).is_none() {
+            return Err(StorageError::Foreign {
+                path: path.to_owned(),
+                what: format!("it has no {MANIFEST}, but {name:?}"),
+            });
+        }
+        if !is_newborn(&path.join(&*name))? {
+            return Err(StorageError::Corrupt {
+                path: path.join(MANIFEST),
+                position: "byte 0".into(),
+                what: format!("the file is missing, but {name} has data"),
+                next_step: RESTORE_BACKUP,
+            });
+        }
+    }
+    Ok(Content::Nothing)
+}
+
+/// Whether a shard's directory is as creation leaves it, or earlier.
+fn is_newborn(shard: &Path) -> Result<bool, StorageError> {
+    for name in files::names(shard)? {
+        let watermark = name.starts_with(WATERMARK);
+        if !watermark
+            && (name != SNAPSHOTS && name != ARCHIVE || !files::names(&shard.join(name))?.is_empty())
+        {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn lock(path: &Path, writable: bool) -> Result<File, StorageError> {
+    let lock_path = path.join(LOCK);
+    // A lock can be taken on a file that is only readable, such as one of a copy that is kept read-only.
+    let file = if !writable && lock_path.exists() {
+        File::open(&lock_path)
+    } else {
+        File::options().create(true).append(true).open(&lock_path)
+    };
+    let file = file.map_err(StorageError::io("open", &lock_path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StorageError::Locked {
+            path: path.to_owned(),
+        }),
+        Err(TryLockError::Error(source)) => Err(StorageError::io("lock", &lock_path)(source)),
+    }
+}
+
+/// Creates a ledger, or goes on where a crash stopped another start from doing so.
+fn create(path: &Path, shards: usize, birth: &Birth) -> Result<Manifest, StorageError> {
+    for name in files::names(path)? {
+        if shard_number(&name).is_some_and(|number| number >= shards) {
+            remove_newborn(&path.join(name))?;
+        }
+    }
+    for number in 0..shards {
+        let shard = path.join(shard_name(number));
+        for directory in [SNAPSHOTS, ARCHIVE] {
+            files::create_directories(&shard.join(directory))?;
+        }
+        remove_watermark(&shard)?;
+        // Before the manifest, so that a ledger that has one also has its watermarks: a missing one is a loss.
+        let shard_id = ShardId::new(number).expect("the number of shards was checked");
+        Watermark::create(&shard.join(WATERMARK), birth.ledger, shard_id)?;
+        // Once more, because a start before this one may have created them and not lived to sync.
+        files::sync_directory(&shard)?;
+    }
+    files::sync_directory(path)?;
+    files::sync_directory(path.parent().unwrap_or(path))?;
+    let manifest = Manifest {
+        ledger: birth.ledger,
+        shards,
+        created: birth.created,
+    };
+    files::write_atomically(path, MANIFEST, &manifest.to_bytes())?;
+    let read = open_manifest(path)?;
+    assert_eq!(read, manifest, "a manifest reads back as what was written");
+    Ok(manifest)
+}
+
+/// Removes the watermark of a creation that was cut short: it names the ledger that did not come to be.
+fn remove_watermark(shard: &Path) -> Result<(), StorageError> {
+    for name in files::names(shard)?
+        .iter()
+        .filter(|name| name.starts_with(WATERMARK))
+    {
+        let path = shard.join(name);
+        fs::remove_file(&path).map_err(StorageError::io("remove", &path))?;
+    }
+    Ok(())
+}
+
+/// Removes a shard's directory of a creation that was cut short. Refuses, as the system does, if it has data.
+fn remove_newborn(shard: &Path) -> Result<(), StorageError> {
+    remove_watermark(shard)?;
+    for directory in files::names(shard)?
+        .iter()
+        .map(|name| shard.join(name))
+        .chain([shard.to_owned()])
+    {
+        fs::remove_dir(&directory).map_err(StorageError::io("remove the empty directory", &directory))?;
+    }
+    Ok(())
+}
+
+/// Reads the manifest and checks that the shards' directories are those that it tells of.
+fn open_manifest(path: &Path) -> Result<Manifest, StorageError> {
+    let file = path.join(MANIFEST);
+    let length = fs::metadata(&file)
+        .map_err(StorageError::io("look at", &file))?
+        .len();
+    if length > MANIFEST_BYTES_MAX {
+        let what = format!("the file has {length} bytes, and a manifest at most {MANIFEST_BYTES_MAX}");
+        let error = Malformed {
+            offset: MANIFEST_BYTES_MAX as usize,
+            what,
+        };
+        return Err(StorageError::malformed(&file, 0, error, RESTORE_BACKUP));
+    }
+    let bytes = fs::read(&file).map_err(StorageError::io("read", &file))?;
+    let manifest = Manifest::parse(&file, &bytes)?;
+    for number in 0..manifest.shards {
+        let shard = path.join(shard_name(number));
+        for directory in [shard.join(SNAPSHOTS), shard.join(ARCHIVE)] {
+            if !directory.is_dir() {
+                return Err(misplaced(directory, "the directory is missing"));
+            }
+        }
+    }
+    for name in files::names(path)? {
+        if shard_number(&name).is_some_and(|number| number >= manifest.shards) {
+            return Err(misplaced(
+                path.join(name),
+                "the manifest does not count this shard",
+            ));
+        }
+    }
+    Ok(manifest)
+}
+
+fn misplaced(path: PathBuf, what: &str) -> StorageError {
+    StorageError::Corrupt {
+        path,
+        position: "its name".into(),
+        what: what.into(),
+        next_step: RESTORE_BACKUP,
+    }
+}
+
+fn shard_name(number: usize) -> String {
+    format!("shard-{number:04}")
+}
+
+fn shard_number(name: &str) -> Option<usize> {
+    let number = name.strip_prefix("shard-")?.parse().ok()?;
+    (number < SHARDS_MAX && shard_name(number) == name).then_some(number)
+}
+
+/// What the manifest says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Manifest {
+    ledger: Uuid,
+    shards: usize,
+    created: Timestamp,
+}
+
+/// The first line, in the order of its members.
+#[derive(Serialize, Deserialize)]
+struct Line {
+    format: u32,
+    ledger: String,
+    shards: usize,
+    hash: String,
+    created: u64,
+}
+
+/// What every format's first line has, so that another format is told from damage.
+#[derive(Deserialize)]
+struct AnyLine {
+    format: u32,
+}
+
+impl Manifest {
+    fn to_bytes(&self) -> Vec<u8> {
+        let line = self.to_line();
+        format!("{line}\n{}\n", blake3::hash(line.as_bytes()).to_hex()).into_bytes()
+    }
+
+    fn to_line(&self) -> String {
+        let line = Line {
+            format: FORMAT,
+            ledger: self.ledger.to_string(),
+            shards: self.shards,
+            hash: HASH.into(),
+            created: self.created.millis(),
+        };
+        serde_json::to_string(&line).expect("numbers and strings have a JSON form")
+    }
+
+    fn parse(path: &Path, bytes: &[u8]) -> Result<Manifest, StorageError> {
+        let corrupt = |offset: usize, what: &str, next_step| {
+            let what = what.into();
+            StorageError::malformed(path, 0, Malformed { offset, what }, next_step)
+        };
+        let end = bytes.iter().position(|&byte| byte == b'\n');
+        let end = end.ok_or_else(|| corrupt(bytes.len(), "the first line has no end", RESTORE_BACKUP))?;
+        let (line, checksum) = (&bytes[..end], &bytes[end + 1..]);
+        if checksum != format!("{}\n", blake3::hash(line).to_hex()).as_bytes() {
+            let what = "the second line is not the BLAKE3 of the first";
+            return Err(corrupt(end + 1, what, RESTORE_BACKUP));
+        }
+        let unreadable = |error: serde_json::Error| {
+            let what = format!("the first line cannot be read: {error}");
+            corrupt(error.column().saturating_sub(1), &what, RESTORE_BACKUP)
+        };
+        let AnyLine { format } = serde_json::from_slice(line).map_err(unreadable)?;
+        if format != FORMAT {
+            let what = format!("it has format {format}, and this version of teller reads format {FORMAT}");
+            return Err(corrupt(0, &what, OTHER_VERSION));
+        }
+        let read: Line = serde_json::from_slice(line).map_err(unreadable)?;
+        if read.hash != HASH {
+            let what = format!(
+                "it has the hash {:?}, and this version of teller has {HASH:?}",
+                read.hash
+            );
+            return Err(corrupt(0, &what, OTHER_VERSION));
+        }
+        let manifest = Manifest {
+            ledger: Uuid::try_parse(&read.ledger)
+                .map_err(|_| corrupt(0, "the ledger's id is not a UUID", RESTORE_BACKUP))?,
+            shards: read.shards,
+            created: Timestamp::from_millis(read.created),
+        };
+        if !(1..=SHARDS_MAX).contains(&manifest.shards) {
+            return Err(corrupt(0, "the number of shards is out of range", RESTORE_BACKUP));
+        }
+        if manifest.to_line().as_bytes() != line {
+            return Err(corrupt(
+                0,
+                "the first line is not spelled as it is written",
+                RESTORE_BACKUP,
+            ));
+        }
+        Ok(manifest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn birth() -> Birth {
+        Birth {
+            shards: 2,
+            ledger: Uuid::from_u128(0x67e5_5044_10b1_426f_9247_bb68_0e5f_e0c8),
+            created: Timestamp::from_millis(1_763_800_000_000),
+        }
+    }
+
+    fn temporary() -> tempfile::TempDir {
+        tempfile::tempdir().expect("a temporary directory")
+    }
+
+    fn open(path: &Path, shards: Option<usize>) -> Result<DataDirectory, StorageError> {
+        DataDirectory::open(path, shards, &birth())
+    }
+
+    /// All paths below a directory.
+    fn tree(path: &Path) -> Vec<PathBuf> {
+        let mut paths = Vec::new();
+        for name in files::names(path).expect("listed") {
+            let path = path.join(name);
+            if path.is_dir() {
+                paths.extend(tree(&path));
+            }
+            paths.push(path);
+        }
+        paths
+    }
+
+    #[test]
+    fn the_manifest_is_these_bytes() {
+        let temporary = temporary();
+        open(temporary.path(), None).expect("created");
+        let line = r#"{"format":1,"ledger":"67e55044-10b1-426f-9247-bb680e5fe0c8","shards":2,"hash":"xxh3-64/1","created":1763800000000}"#;
+        let expected = format!("{line}\n{}\n", blake3::hash(line.as_bytes()));
+        let read = fs::read_to_string(temporary.path().join(MANIFEST)).expect("readable");
+        assert_eq!(read, expected);
+    }
+
+    #[test]
+    fn a_ledger_is_created_once_and_stays_what_it_is() {
+        let temporary = temporary();
+        let path = temporary.path().join("deep/ledger");
+        let created = open(&path, Some(3)).expect("created");
+        let other = Birth {
+            ledger: Uuid::nil(),
+            created: Timestamp::default(),
+            shards: 7,
+        };
+        assert!(matches!(
+            DataDirectory::open(&path, None, &other),
+            Err(StorageError::Locked { .. })
+        ));
+        assert!(matches!(
+            DataDirectory::open_existing(&path),
+            Err(StorageError::Locked { .. })
+        ));
+        drop(created);
+        for asked in [None, Some(3)] {
+            let opened = DataDirectory::open(&path, asked, &other).expect("opened");
+            assert_eq!(opened.ledger(), birth().ledger);
+            assert_eq!(opened.created(), birth().created);
+            assert_eq!((opened.shards(), opened.path()), (3, &*path));
+            let shard = ShardId::new(2).expect("in range");
+            assert_eq!(opened.shard_directory(shard), path.join("shard-0002"));
+            assert!(opened.snapshot_directory(shard).is_dir() && opened.archive_directory(shard).is_dir());
+        }
+        assert!(matches!(
+            open(&path, Some(2)),
+            Err(StorageError::ShardCount { has: 3, asked: 2, .. })
+        ));
+        fs::remove_file(path.join(LOCK)).expect("removed");
+        assert_eq!(DataDirectory::open_existing(&path).expect("opened").shards(), 3);
+    }
+
+    #[test]
+    fn a_tool_creates_no_ledger() {
+        let temporary = temporary();
+        let missing = temporary.path().join("missing");
+        for path in [&*missing, temporary.path()] {
+            let error = DataDirectory::open_existing(path).expect_err("no ledger");
+            assert!(matches!(error, StorageError::NoLedger { .. }), "{error}");
+        }
+        assert!(tree(temporary.path()).is_empty());
+    }
+
+    #[test]
+    fn a_foreign_directory_is_refused_and_left_alone() {
+        for name in ["notes.txt", "shard-1", "shard-1024"] {
+            let temporary = temporary();
+            fs::write(temporary.path().join(name), b"mine").expect("written");
+            let error = open(temporary.path(), None).expect_err("foreign");
+            assert!(matches!(error, StorageError::Foreign { .. }), "{error}");
+            assert!(error.to_string().contains(name), "{error}");
+            assert_eq!(tree(temporary.path()), [temporary.path().join(name)]);
+        }
+    }
+
+    #[test]
+    fn creation_goes_on_after_a_crash_at_any_step() {
+        let whole = temporary();
+        open(whole.path(), Some(3)).expect("created");
+        let mut steps = tree(whole.path());
+        // In the order of creation, parents first, and the manifest still under its temporary name.
+        steps.retain(|path| !path.ends_with(MANIFEST) && !path.ends_with(LOCK));
+        steps.sort();
+        for crash in 0..=steps.len() {
+            let temporary = temporary();
+            fs::write(temporary.path().join(LOCK), b"").expect("written");
+            for step in &steps[..crash] {
+                let step = step.strip_prefix(whole.path()).expect("below");
+                let (from, to) = (whole.path().join(step), temporary.path().join(step));
+                if from.is_dir() {
+                    fs::create_dir(to).expect("created");
+                } else {
+                    fs::copy(from, to).expect("copied");
+                }
+            }
+            if crash == steps.len() {
+                fs::write(temporary.path().join(MANIFEST_TEMPORARY), b"{\"form").expect("written");
+            }
+            let opened = open(temporary.path(), Some(2)).expect("created");
+            assert_eq!(opened.shards(), 2);
+            drop(opened);
+            open(temporary.path(), None).expect("opened");
+            assert!(!temporary.path().join("shard-0002").exists());
+        }
+    }
+
+    #[test]
+    fn what_a_ledger_has_lost_is_told() {
+        for lost in [MANIFEST, "shard-0001", "shard-0000/archive"] {
+            let temporary = temporary();
+            let ledger = open(temporary.path(), None).expect("created");
+            let shard = ledger.shard_directory(ShardId::new(0).expect("in range"));
+            fs::write(shard.join("data"), b"").expect("written");
+            drop(ledger);
+            let path = temporary.path().join(lost);
+            if path.is_dir() {
+                fs::remove_dir_all(&path).expect("removed");
+            } else {
+                fs::remove_file(&path).expect("removed");
+            }
+            for result in [
+                open(temporary.path(), None),
+                DataDirectory::open_existing(temporary.path()),
+            ] {
+                let error = result.expect_err("corrupt");
+                assert!(matches!(error, StorageError::Corrupt { .. }), "{error}");
+                assert!(
+                    error.to_string().contains(lost) && error.to_string().contains("missing"),
+                    "{error}"
+                );
+            }
+        }
+        let temporary = temporary();
+        open(temporary.path(), None).expect("created");
+        fs::create_dir(temporary.path().join("shard-0002")).expect("created");
+        let error = open(temporary.path(), None)
+            .expect_err("one shard too many")
+            .to_string();
+        assert!(error.contains("does not count"), "{error}");
+    }
+
+    #[test]
+    fn any_change_of_a_byte_or_the_length_is_refused() {
+        let temporary = temporary();
+        open(temporary.path(), None).expect("created");
+        let path = temporary.path().join(MANIFEST);
+        let bytes = fs::read(&path).expect("readable");
+        let refused = |bytes: &[u8], why: &str| {
+            // A new file: some file systems sync one that is truncated and written again.
+            fs::remove_file(&path).expect("removed");
+            fs::write(&path, bytes).expect("written");
+            let error = open(temporary.path(), None).expect_err(why);
+            assert!(matches!(error, StorageError::Corrupt { .. }), "{why}: {error}");
+            assert!(
+                error.to_string().contains("manifest.json is corrupt at byte"),
+                "{error}"
+            );
+        };
+        for at in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut flipped = bytes.clone();
+                flipped[at] ^= 1 << bit;
+                refused(&flipped, &format!("byte {at} bit {bit}"));
+            }
+            refused(&bytes[..at], &format!("cut at {at}"));
+        }
+        for extra in [&b"\n"[..], b" ", b"x", &[0; 5000]] {
+            refused(&[&bytes, extra].concat(), "extra bytes");
+        }
+        fs::write(&path, &bytes).expect("written");
+        open(temporary.path(), None).expect("as it was");
+    }
+
+    #[test]
+    fn other_versions_and_other_spellings_are_refused_though_the_checksum_is_right() {
+        let temporary = temporary();
+        open(temporary.path(), None).expect("created");
+        let path = temporary.path().join(MANIFEST);
+        let text = fs::read_to_string(&path).expect("readable");
+        let line = text.lines().next().expect("a line");
+        for (from, to, expected) in [
+            ("\"format\":1", "\"format\":2", "format 2"),
+            ("xxh3-64/1", "xxh3-64/2", "xxh3-64/2"),
+            ("\"shards\":2", "\"shards\":0", "out of range"),
+            ("\"shards\":2", "\"shards\":1025", "out of range"),
+            ("\"shards\":2", "\"shards\":-1", "cannot be read"),
+            ("\"shards\":2", "\"shards\": 2", "not spelled"),
+            ("67e55044", "67E55044", "not spelled"),
+            ("67e55044", "67e5504", "not a UUID"),
+            ("}", ",\"more\":1}", "not spelled"),
+            ("1763800000000", "1763800000000000", "not spelled"),
+        ] {
+            let changed = line.replace(from, to);
+            assert_ne!(changed, line);
+            let bytes = format!("{changed}\n{}\n", blake3::hash(changed.as_bytes()));
+            fs::write(&path, bytes).expect("written");
+            let error = open(temporary.path(), None).expect_err(expected).to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The command line as a script meets it: exit codes, stdout, stderr, environment.
+
+use std::fs;
+use std::process::{Command, Output};
+
+struct Ran {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+fn teller(arguments: &[&str], variables: &[(&str, &str)]) -> Ran {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = Command::new(env!("CARGO_BIN_EXE_teller"))
+        .args(arguments)
+        .env_clear()
+        .envs(variables.iter().copied())
+        .output()
+        .expect("it runs");
+    Ran {
+        code: status.code(),
+        stdout: String::from_utf8(stdout).expect("UTF-8"),
+        stderr: String::from_utf8(stderr).expect("UTF-8"),
+    }
+}
+
+#[test]
+fn help_and_version_go_to_stdout_and_exit_0() {
+    for arguments in [
+        &["--help"][..],
+        &["--version"],
+        &["help", "serve"],
+        &["import", "--help"],
+        &["export", "-h"],
+        &["verify", "--help"],
+    ] {
+        let ran = teller(arguments, &[]);
+        assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{arguments:?}");
+        assert!(!ran.stdout.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn wrong_usage_exits_2_and_names_the_flag_or_the_variable() {
+    for (arguments, variables, told) in [
+        (&["--port=x"][..], &[][..], "'--port <PORT>'"),
+        (&["serve", "--db-name=../x"], &[], "'--db-name <NAME>'"),
+        (
+            &["serve"],
+            &[("MZ_PORT", "70000")],
+            "MZ_PORT: must be a whole number from 0 to 65535",
+        ),
+        (&[], &[("MZ_LOG", "loud")], "MZ_LOG: "),
+        (&["verify"], &[("MZ_DB_NAME", "a/b")], "MZ_DB_NAME: "),
+        (&["frobnicate"], &[], "frobnicate"),
+        (&["import"], &[], "<FILE>"),
+        (
+            &["import", "x.csv", "--url=https://bank"],
+            &[],
+            "https is not spoken here",
+        ),
+        (&["import", "x.csv", "--connections=0"], &[], "from 1 to 1024"),
+        (
+            &["export", "--what=accounts", "--account=alice"],
+            &[],
+            "--account",
+        ),
+        (&["export", "--account="], &[], "must not be empty"),
+    ] {
+        let ran = teller(arguments, variables);
+        assert_eq!(
+            (ran.code, ran.stdout.as_str()),
+            (Some(2), ""),
+            "{arguments:?} {variables:?}"
+        );
+        assert!(
+            ran.stderr.contains(told),
+            "{arguments:?} {variables:?}: {}",
+            ran.stderr
+        );
+    }
+}
+
+#[test]
+fn bootstrap_creates_the_data_directory_once_and_again_and_exits_0() {
+    let root = tempfile::tempdir().expect("a directory");
+    let data = root.path().join("a/b");
+    let flag = format!("--data-dir={}", data.display());
+    for (arguments, variables) in [
+        (&["--bootstrap=1", &flag][..], &[("MZ_DB_NAME", "x")][..]),
+        (&["serve", &flag, "--db-name=x"], &[("MZ_BOOTSTRAP", "1")]),
+    ] {
+        let ran = teller(arguments, variables);
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        assert!(data.join("x").is_dir());
+    }
+}
+
+#[test]
+fn an_error_exits_1_and_is_told_on_stderr() {
+    let root = tempfile::tempdir().expect("a directory");
+    let path = root.path().join("x.csv");
+    let path = path.to_str().expect("UTF-8");
+    let ran = teller(&["import", path], &[]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""));
+    assert_eq!(
+        ran.stderr,
+        format!("teller: {path}: cannot be read: No such file or directory (os error 2)\n")
+    );
+    fs::write(path, "id,account,type,amount\n1,a,deposit,0\n").expect("written");
+    let ran = teller(&["import", path], &[]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""));
+    assert_eq!(
+        ran.stderr,
+        format!("teller: {path}: line 2: the amount \"0\" is not more than 0\n")
+    );
+}
