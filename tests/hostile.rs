@@ -28,12 +28,7 @@ const NO_CODE: &str = "";
 const CLOSED: u16 = 0;
 
 fn raw(request: impl AsRef<[u8]>, status: u16, code: &'static str, places: &'static [&'static str]) -> Case {
-    Case {
-        request: request.as_ref().to_vec(),
-        status,
-        code,
-        places,
-    }
+    Case { request: request.as_ref().to_vec(), status, code, places }
 }
 
 /// A request as it should look, with this head and this body. The head is what stands before the `Host` header
@@ -88,87 +83,37 @@ fn malformed_http() -> Vec<Case> {
         raw("\r\n", CLOSED, NO_CODE, &[]),
         raw("GET /accounts/alice HTTP/1.1\r\nhost: x", CLOSED, NO_CODE, &[]),
         raw("GARBAGE\r\n\r\n", 400, NO_CODE, &[]),
-        raw(
-            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
-            400,
-            NO_CODE,
-            &[],
-        ),
+        raw(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400, NO_CODE, &[]),
         raw("GET /accounts/alice\r\n\r\n", 400, NO_CODE, &[]),
-        raw(
-            "GET /accounts/alice HTTP/9.9\r\nhost: x\r\n\r\n",
-            400,
-            NO_CODE,
-            &[],
-        ),
+        raw("GET /accounts/alice HTTP/9.9\r\nhost: x\r\n\r\n", 400, NO_CODE, &[]),
         raw("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", CLOSED, NO_CODE, &[]),
-        raw(
-            "GET  /accounts/alice HTTP/1.1\r\nhost: x\r\n\r\n",
-            400,
-            NO_CODE,
-            &[],
-        ),
+        raw("GET  /accounts/alice HTTP/1.1\r\nhost: x\r\n\r\n", 400, NO_CODE, &[]),
         raw("GET /accounts/a b HTTP/1.1\r\nhost: x\r\n\r\n", 400, NO_CODE, &[]),
-        raw(
-            b"GET /accounts/\xff HTTP/1.1\r\nhost: x\r\n\r\n",
-            400,
-            NO_CODE,
-            &[],
-        ),
-        raw(
-            "G\u{0}T /accounts/alice HTTP/1.1\r\nhost: x\r\n\r\n",
-            400,
-            NO_CODE,
-            &[],
-        ),
+        raw(b"GET /accounts/\xff HTTP/1.1\r\nhost: x\r\n\r\n", 400, NO_CODE, &[]),
+        raw("G\u{0}T /accounts/alice HTTP/1.1\r\nhost: x\r\n\r\n", 400, NO_CODE, &[]),
         raw(get("no colon\r\n"), 400, NO_CODE, &[]),
         raw(get("space : before\r\n"), 400, NO_CODE, &[]),
         raw(get("nul: \0\r\n"), 400, NO_CODE, &[]),
         raw(get(" folded: line\r\n"), 400, NO_CODE, &[]),
-        raw(
-            get("content-length: 1\r\ncontent-length: 2\r\n"),
-            400,
-            NO_CODE,
-            &[],
-        ),
+        raw(get("content-length: 1\r\ncontent-length: 2\r\n"), 400, NO_CODE, &[]),
         raw(get("content-length: -1\r\n"), 400, NO_CODE, &[]),
         raw(get("content-length: +1\r\n"), 400, NO_CODE, &[]),
         raw(get("content-length: one\r\n"), 400, NO_CODE, &[]),
         raw(get("content-length: 99999999999999999999\r\n"), 400, NO_CODE, &[]),
         raw(get("transfer-encoding: gzip\r\n"), 400, NO_CODE, &[]),
         raw(get("transfer-encoding: chunked, gzip\r\n"), 400, NO_CODE, &[]),
-        raw(
-            "POST /accounts HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
-            400,
-            NO_CODE,
-            &[],
-        ),
+        raw("POST /accounts HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", 400, NO_CODE, &[]),
         raw(get(&format!("x: {}\r\n", "y".repeat(20_000))), 431, NO_CODE, &[]),
         raw(get(&"x: y\r\n".repeat(101)), 431, NO_CODE, &[]),
-        raw(
-            format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "a".repeat(200_000)),
-            431,
-            NO_CODE,
-            &[],
-        ),
+        raw(format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "a".repeat(200_000)), 431, NO_CODE, &[]),
         bare(&format!("GET /{}", "a".repeat(4096)), 414, "uri-too-long", &[]),
-        bare(
-            &format!("GET /accounts/a?{}", "a".repeat(4096)),
-            414,
-            "uri-too-long",
-            &[],
-        ),
+        bare(&format!("GET /accounts/a?{}", "a".repeat(4096)), 414, "uri-too-long", &[]),
         raw("GET /accounts/alice HTTP/1.1\r\n\r\n", 400, "invalid-host", &[]),
         raw(get("host: y\r\n"), 400, "invalid-host", &[]),
         raw(chunked("zz\r\n{}\r\n0\r\n\r\n"), 400, "invalid-body", &[]),
         raw(chunked("-1\r\n"), 400, "invalid-body", &[]),
         raw(chunked("fffffffffffffffff\r\n"), 400, "invalid-body", &[]),
-        raw(
-            chunked("5\r\n{\"amount\":1}\r\n0\r\n\r\n"),
-            400,
-            "invalid-body",
-            &[],
-        ),
+        raw(chunked("5\r\n{\"amount\":1}\r\n0\r\n\r\n"), 400, "invalid-body", &[]),
         raw(chunked("c\r\n{\"amount\":1}\r\n"), 400, "invalid-body", &[]),
         raw(chunked("0\r\n\r\n"), 400, "malformed-json", &[]),
         raw(
@@ -203,12 +148,7 @@ fn malformed_http() -> Vec<Case> {
 
 /// Paths, methods and queries.
 fn wrong_addresses(ids: &Ids) -> Vec<Case> {
-    let Ids {
-        account,
-        transaction,
-        other,
-        ..
-    } = ids;
+    let Ids { account, transaction, other, .. } = ids;
     let history = |query: &str| format!("GET /v2/accounts/{account}/transactions?{query}");
     let of_account = format!("GET /v2/accounts/{account}");
     vec![
@@ -244,19 +184,8 @@ fn wrong_addresses(ids: &Ids) -> Vec<Case> {
         bare("GET /accounts/%c0%af", 400, "invalid-account-name", &[]),
         bare("GET /accounts/a%00", 400, "invalid-account-name", &[]),
         bare("GET /accounts/a%0ab", 400, "invalid-account-name", &[]),
-        bare(
-            &format!("GET /accounts/{}", "a".repeat(256)),
-            400,
-            "invalid-account-name",
-            &[],
-        ),
-        with(
-            "POST /accounts/%zz/withdraw",
-            ONE,
-            400,
-            "invalid-account-name",
-            &[],
-        ),
+        bare(&format!("GET /accounts/{}", "a".repeat(256)), 400, "invalid-account-name", &[]),
+        with("POST /accounts/%zz/withdraw", ONE, 400, "invalid-account-name", &[]),
         bare("DELETE /accounts/%zz", 400, "invalid-account-name", &[]),
         bare("GET /accounts/alice%2F", 404, "account-not-found", &[]),
         bare("GET /accounts/%2561lice", 404, "account-not-found", &[]),
@@ -264,93 +193,26 @@ fn wrong_addresses(ids: &Ids) -> Vec<Case> {
         bare("GET /accounts/closed", 404, "account-not-found", &[]),
         bare("GET /transaction/1", 400, "invalid-id", &[]),
         bare("GET /transactions/%zz", 400, "invalid-id", &[]),
-        bare(
-            "GET /transactions/zzzzzzzz-zzzz-zzzz-zzzz-zzzzzzzzzzzz",
-            400,
-            "invalid-id",
-            &[],
-        ),
-        bare(
-            &format!("GET /transactions/{{{transaction}}}"),
-            400,
-            "invalid-id",
-            &[],
-        ),
-        bare(
-            &format!("GET /transactions/{}", transaction.replace('-', "")),
-            400,
-            "invalid-id",
-            &[],
-        ),
-        bare(
-            "GET /transactions/00000000-0000-0000-0000-000000000000",
-            404,
-            "transaction-not-found",
-            &[],
-        ),
-        bare(
-            &format!("GET /transactions/{account}"),
-            404,
-            "transaction-not-found",
-            &[],
-        ),
-        bare(
-            &format!("GET /transactions/{}", forged(transaction)),
-            404,
-            "transaction-not-found",
-            &[],
-        ),
+        bare("GET /transactions/zzzzzzzz-zzzz-zzzz-zzzz-zzzzzzzzzzzz", 400, "invalid-id", &[]),
+        bare(&format!("GET /transactions/{{{transaction}}}"), 400, "invalid-id", &[]),
+        bare(&format!("GET /transactions/{}", transaction.replace('-', "")), 400, "invalid-id", &[]),
+        bare("GET /transactions/00000000-0000-0000-0000-000000000000", 404, "transaction-not-found", &[]),
+        bare(&format!("GET /transactions/{account}"), 404, "transaction-not-found", &[]),
+        bare(&format!("GET /transactions/{}", forged(transaction)), 404, "transaction-not-found", &[]),
         bare("GET /v2/accounts/alice", 400, "invalid-id", &[]),
-        bare(
-            &format!("GET /v2/accounts/{transaction}"),
-            404,
-            "account-not-found",
-            &[],
-        ),
-        bare(
-            &format!("GET /v2/accounts/{}", forged(account)),
-            404,
-            "account-not-found",
-            &[],
-        ),
-        bare(
-            &format!("DELETE /v2/accounts/{}", forged(account)),
-            404,
-            "account-not-found",
-            &[],
-        ),
+        bare(&format!("GET /v2/accounts/{transaction}"), 404, "account-not-found", &[]),
+        bare(&format!("GET /v2/accounts/{}", forged(account)), 404, "account-not-found", &[]),
+        bare(&format!("DELETE /v2/accounts/{}", forged(account)), 404, "account-not-found", &[]),
         bare("DELETE /v2/accounts/1", 400, "invalid-id", &[]),
         bare("GET /v2/accounts/1/transactions", 400, "invalid-id", &[]),
         bare("GET /accounts/alice?x=1", 400, "unknown-parameter", &["?x"]),
         bare("GET /healthz?verbose", 400, "unknown-parameter", &["?verbose"]),
         bare("GET /metrics?x", 400, "unknown-parameter", &["?x"]),
         bare("OPTIONS /accounts?x", 400, "unknown-parameter", &["?x"]),
-        with(
-            "POST /accounts/alice/deposit?dry=1",
-            ONE,
-            400,
-            "unknown-parameter",
-            &["?dry"],
-        ),
-        with(
-            "POST /accounts?a&b=",
-            NEW,
-            400,
-            "unknown-parameter",
-            &["?a", "?b"],
-        ),
-        bare(
-            "DELETE /accounts/bob?force=true",
-            400,
-            "unknown-parameter",
-            &["?force"],
-        ),
-        bare(
-            &format!("{of_account}?limit=1"),
-            400,
-            "unknown-parameter",
-            &["?limit"],
-        ),
+        with("POST /accounts/alice/deposit?dry=1", ONE, 400, "unknown-parameter", &["?dry"]),
+        with("POST /accounts?a&b=", NEW, 400, "unknown-parameter", &["?a", "?b"]),
+        bare("DELETE /accounts/bob?force=true", 400, "unknown-parameter", &["?force"]),
+        bare(&format!("{of_account}?limit=1"), 400, "unknown-parameter", &["?limit"]),
         bare(&history("limits=1"), 400, "unknown-parameter", &["?limits"]),
         bare(&history("limit=0"), 400, "invalid-parameter", &["?limit"]),
         bare(&history("limit=1001"), 400, "invalid-parameter", &["?limit"]),
@@ -358,36 +220,16 @@ fn wrong_addresses(ids: &Ids) -> Vec<Case> {
         bare(&history("limit=+1"), 400, "invalid-parameter", &["?limit"]),
         bare(&history("limit="), 400, "invalid-parameter", &["?limit"]),
         bare(&history("limit=1e2"), 400, "invalid-parameter", &["?limit"]),
-        bare(
-            &history("limit=99999999999999999999"),
-            400,
-            "invalid-parameter",
-            &["?limit"],
-        ),
+        bare(&history("limit=99999999999999999999"), 400, "invalid-parameter", &["?limit"]),
         bare(&history("limit=1&limit=2"), 400, "invalid-parameter", &["?limit"]),
         bare(&history("order=up"), 400, "invalid-parameter", &["?order"]),
         bare(&history("order=DESC"), 400, "invalid-parameter", &["?order"]),
         bare(&history("order=%zz"), 400, "invalid-parameter", &["?order"]),
         bare(&history("cursor="), 400, "invalid-cursor", &["?cursor"]),
         bare(&history("cursor=abc"), 400, "invalid-cursor", &["?cursor"]),
-        bare(
-            &history(&format!("cursor={}", "A".repeat(40))),
-            400,
-            "invalid-cursor",
-            &["?cursor"],
-        ),
-        bare(
-            &history(&format!("cursor={}", "A".repeat(4000))),
-            400,
-            "invalid-cursor",
-            &["?cursor"],
-        ),
-        bare(
-            &history(&format!("cursor={}&order=asc", ids.cursor)),
-            400,
-            "invalid-cursor",
-            &["?cursor"],
-        ),
+        bare(&history(&format!("cursor={}", "A".repeat(40))), 400, "invalid-cursor", &["?cursor"]),
+        bare(&history(&format!("cursor={}", "A".repeat(4000))), 400, "invalid-cursor", &["?cursor"]),
+        bare(&history(&format!("cursor={}&order=asc", ids.cursor)), 400, "invalid-cursor", &["?cursor"]),
         bare(
             &format!("GET /v2/accounts/{other}/transactions?cursor={}", ids.cursor),
             400,
@@ -416,54 +258,13 @@ fn wrong_headers() -> Vec<Case> {
         bare("DELETE /accounts/bob\nidempotency-key: \"", 400, invalid, place),
         // The key was used for a deposit of 100 to alice.
         with(&key("setup"), ONE, 422, "idempotency-key-reused", &[]),
-        with(
-            &key("setup"),
-            r#"{"amount": 100}"#,
-            422,
-            "idempotency-key-reused",
-            &[],
-        ),
-        with(
-            &format!("{WITHDRAW}\nidempotency-key: \"setup\""),
-            ONE,
-            422,
-            "idempotency-key-reused",
-            &[],
-        ),
-        bare(
-            "DELETE /accounts/alice\nidempotency-key: setup",
-            422,
-            "idempotency-key-reused",
-            &[],
-        ),
-        with(
-            &format!("{OPEN_V2}\nidempotency-key: setup"),
-            NEW,
-            422,
-            "idempotency-key-reused",
-            &[],
-        ),
-        with(
-            &format!("{DEPOSIT}\nif-match: 2"),
-            ONE,
-            400,
-            "invalid-if-match",
-            &[":If-Match"],
-        ),
-        with(
-            &format!("{DEPOSIT}\nif-match: W/\"2\""),
-            ONE,
-            400,
-            "invalid-if-match",
-            &[":If-Match"],
-        ),
-        with(
-            &format!("{DEPOSIT}\nif-match: \"2\", \"3\""),
-            ONE,
-            400,
-            "invalid-if-match",
-            &[":If-Match"],
-        ),
+        with(&key("setup"), r#"{"amount": 100}"#, 422, "idempotency-key-reused", &[]),
+        with(&format!("{WITHDRAW}\nidempotency-key: \"setup\""), ONE, 422, "idempotency-key-reused", &[]),
+        bare("DELETE /accounts/alice\nidempotency-key: setup", 422, "idempotency-key-reused", &[]),
+        with(&format!("{OPEN_V2}\nidempotency-key: setup"), NEW, 422, "idempotency-key-reused", &[]),
+        with(&format!("{DEPOSIT}\nif-match: 2"), ONE, 400, "invalid-if-match", &[":If-Match"]),
+        with(&format!("{DEPOSIT}\nif-match: W/\"2\""), ONE, 400, "invalid-if-match", &[":If-Match"]),
+        with(&format!("{DEPOSIT}\nif-match: \"2\", \"3\""), ONE, 400, "invalid-if-match", &[":If-Match"]),
         with(
             &format!("{DEPOSIT}\nif-match: \"2\"\nif-match: \"2\""),
             ONE,
@@ -471,39 +272,11 @@ fn wrong_headers() -> Vec<Case> {
             "invalid-if-match",
             &[":If-Match"],
         ),
-        with(
-            &format!("{WITHDRAW}\nif-match: \"x\""),
-            ONE,
-            400,
-            "invalid-if-match",
-            &[":If-Match"],
-        ),
-        bare(
-            "DELETE /accounts/bob\nif-match: \"-1\"",
-            400,
-            "invalid-if-match",
-            &[":If-Match"],
-        ),
-        with(
-            &format!("{DEPOSIT}\nif-match: \"1\""),
-            ONE,
-            412,
-            "version-mismatch",
-            &[],
-        ),
-        with(
-            &format!("{WITHDRAW}\nif-match: \"99\""),
-            ONE,
-            412,
-            "version-mismatch",
-            &[],
-        ),
-        bare(
-            "DELETE /accounts/bob\nif-match: \"2\"",
-            412,
-            "version-mismatch",
-            &[],
-        ),
+        with(&format!("{WITHDRAW}\nif-match: \"x\""), ONE, 400, "invalid-if-match", &[":If-Match"]),
+        bare("DELETE /accounts/bob\nif-match: \"-1\"", 400, "invalid-if-match", &[":If-Match"]),
+        with(&format!("{DEPOSIT}\nif-match: \"1\""), ONE, 412, "version-mismatch", &[]),
+        with(&format!("{WITHDRAW}\nif-match: \"99\""), ONE, 412, "version-mismatch", &[]),
+        bare("DELETE /accounts/bob\nif-match: \"2\"", 412, "version-mismatch", &[]),
         with(
             &format!("{OPEN_V2}\ncontent-type: application/x-www-form-urlencoded"),
             NEW,
@@ -518,13 +291,7 @@ fn wrong_headers() -> Vec<Case> {
             "unsupported-media-type",
             &[":Content-Type"],
         ),
-        with(
-            &format!("{OPEN_V2}\ncontent-type:"),
-            NEW,
-            415,
-            "unsupported-media-type",
-            &[":Content-Type"],
-        ),
+        with(&format!("{OPEN_V2}\ncontent-type:"), NEW, 415, "unsupported-media-type", &[":Content-Type"]),
         with(
             &format!("{DEPOSIT}\ncontent-encoding: gzip"),
             ONE,
@@ -617,27 +384,9 @@ fn wrong_bodies() -> Vec<Case> {
         cases.push(with(head, digits, 400, "invalid-request", &["/amount"]));
         let nested = format!("{{\"amount\":{}1{}}}", "[".repeat(30_000), "]".repeat(30_000));
         cases.push(with(head, nested, 400, "invalid-request", &["/amount"]));
-        cases.push(with(
-            head,
-            r#"{"amount":1,"currency":"USD"}"#,
-            400,
-            "invalid-request",
-            &["/currency"],
-        ));
-        cases.push(with(
-            head,
-            r#"{"Amount":1}"#,
-            400,
-            "invalid-request",
-            &["/Amount", "/amount"],
-        ));
-        cases.push(with(
-            head,
-            r#"{"amount":1,"":2,"a/b~c":3}"#,
-            400,
-            "invalid-request",
-            &["/", "/a~1b~0c"],
-        ));
+        cases.push(with(head, r#"{"amount":1,"currency":"USD"}"#, 400, "invalid-request", &["/currency"]));
+        cases.push(with(head, r#"{"Amount":1}"#, 400, "invalid-request", &["/Amount", "/amount"]));
+        cases.push(with(head, r#"{"amount":1,"":2,"a/b~c":3}"#, 400, "invalid-request", &["/", "/a~1b~0c"]));
         let long = format!("{{\"amount\":1,\"{}\":1}}", "n".repeat(60_000));
         cases.push(with(head, long, 400, "invalid-request", &[""]));
     }
@@ -661,28 +410,10 @@ fn wrong_bodies() -> Vec<Case> {
             cases.push(with(head, body, 400, "invalid-request", &["/name"]));
         }
         for name in ["x".repeat(256), "é".repeat(128), "x".repeat(60_000)] {
-            cases.push(with(
-                head,
-                format!("{{\"name\":\"{name}\"}}"),
-                400,
-                "invalid-request",
-                &["/name"],
-            ));
+            cases.push(with(head, format!("{{\"name\":\"{name}\"}}"), 400, "invalid-request", &["/name"]));
         }
-        cases.push(with(
-            head,
-            r#"{"name":"new","balance":100}"#,
-            400,
-            "invalid-request",
-            &["/balance"],
-        ));
-        cases.push(with(
-            head,
-            r#"{"nom":"new"}"#,
-            400,
-            "invalid-request",
-            &["/nom", "/name"],
-        ));
+        cases.push(with(head, r#"{"name":"new","balance":100}"#, 400, "invalid-request", &["/balance"]));
+        cases.push(with(head, r#"{"nom":"new"}"#, 400, "invalid-request", &["/nom", "/name"]));
     }
     let limit = r#"{"name":"new","overdraft_limit":"1"}"#;
     cases.push(with(OPEN, limit, 400, "invalid-request", &["/overdraft_limit"]));
@@ -707,13 +438,7 @@ fn wrong_bodies() -> Vec<Case> {
         cases.push(with(OPEN_V2, body, 400, "invalid-request", &["/overdraft_limit"]));
     }
     let both = r#"{"name":1,"overdraft_limit":1}"#;
-    cases.push(with(
-        OPEN_V2,
-        both,
-        400,
-        "invalid-request",
-        &["/name", "/overdraft_limit"],
-    ));
+    cases.push(with(OPEN_V2, both, 400, "invalid-request", &["/name", "/overdraft_limit"]));
     cases
 }
 
@@ -723,57 +448,17 @@ fn refused_by_the_ledger(ids: &Ids) -> Vec<Case> {
         with(OPEN, r#"{"name":"alice"}"#, 409, "account-exists", &[]),
         with(OPEN, r#"{"name":"closed"}"#, 409, "account-exists", &[]),
         with(OPEN_V2, r#"{"name":"\u0061lice"}"#, 409, "account-exists", &[]),
-        with(
-            "POST /accounts/nobody/deposit",
-            ONE,
-            404,
-            "account-not-found",
-            &[],
-        ),
-        with(
-            "POST /accounts/closed/deposit",
-            ONE,
-            404,
-            "account-not-found",
-            &[],
-        ),
-        with(
-            "POST /accounts/closed/withdraw",
-            ONE,
-            404,
-            "account-not-found",
-            &[],
-        ),
+        with("POST /accounts/nobody/deposit", ONE, 404, "account-not-found", &[]),
+        with("POST /accounts/closed/deposit", ONE, 404, "account-not-found", &[]),
+        with("POST /accounts/closed/withdraw", ONE, 404, "account-not-found", &[]),
         bare("DELETE /accounts/closed", 404, "account-not-found", &[]),
         bare("DELETE /accounts/nobody", 404, "account-not-found", &[]),
-        bare(
-            &format!("DELETE /v2/accounts/{}", ids.closed),
-            409,
-            "account-closed",
-            &[],
-        ),
+        bare(&format!("DELETE /v2/accounts/{}", ids.closed), 409, "account-closed", &[]),
         bare("DELETE /accounts/alice", 409, "account-not-empty", &[]),
-        bare(
-            &format!("DELETE /v2/accounts/{}", ids.account),
-            409,
-            "account-not-empty",
-            &[],
-        ),
+        bare(&format!("DELETE /v2/accounts/{}", ids.account), 409, "account-not-empty", &[]),
         with(WITHDRAW, r#"{"amount":150.01}"#, 422, "insufficient-funds", &[]),
-        with(
-            WITHDRAW,
-            r#"{"amount":100000000000000000000000}"#,
-            422,
-            "insufficient-funds",
-            &[],
-        ),
-        with(
-            "POST /accounts/bob/withdraw",
-            r#"{"amount":0.01}"#,
-            422,
-            "insufficient-funds",
-            &[],
-        ),
+        with(WITHDRAW, r#"{"amount":100000000000000000000000}"#, 422, "insufficient-funds", &[]),
+        with("POST /accounts/bob/withdraw", r#"{"amount":0.01}"#, 422, "insufficient-funds", &[]),
         with(
             "POST /accounts/rich/deposit",
             r#"{"amount":60000000000000000000000}"#,
@@ -802,29 +487,18 @@ fn forged(id: &str) -> String {
 async fn set_up(service: &Service) -> Ids {
     service.post("/accounts", r#"{"name":"alice"}"#).await;
     let key = [("idempotency-key", "setup")];
-    let deposit = service
-        .send("POST", "/accounts/alice/deposit", &key, r#"{"amount":100}"#)
-        .await;
+    let deposit = service.send("POST", "/accounts/alice/deposit", &key, r#"{"amount":100}"#).await;
     service.post("/accounts/alice/deposit", r#"{"amount":5}"#).await;
     service.post("/accounts/alice/withdraw", r#"{"amount":5}"#).await;
     let text = |reply: &Reply, name: &str| reply.json()[name].as_str().expect("a text").to_owned();
     let account = text(&service.get("/accounts/alice").await, "id");
-    let bob = service
-        .post("/v2/accounts", r#"{"name":"bob","overdraft_limit":"0"}"#)
-        .await;
+    let bob = service.post("/v2/accounts", r#"{"name":"bob","overdraft_limit":"0"}"#).await;
     let closed = service.post("/accounts", r#"{"name":"closed"}"#).await;
-    assert_eq!(
-        service.send("DELETE", "/accounts/closed", &[], "").await.status,
-        204
-    );
+    assert_eq!(service.send("DELETE", "/accounts/closed", &[], "").await.status, 204);
     service.open_with("rich", "60000000000000000000000").await;
-    let with_key = service
-        .send("POST", "/v2/accounts", &key, r#"{"name":"carol"}"#)
-        .await;
+    let with_key = service.send("POST", "/v2/accounts", &key, r#"{"name":"carol"}"#).await;
     assert_eq!(with_key.status, 201);
-    let page = service
-        .get(&format!("/v2/accounts/{account}/transactions?limit=1"))
-        .await;
+    let page = service.get(&format!("/v2/accounts/{account}/transactions?limit=1")).await;
     Ids {
         account,
         other: text(&bob, "id"),
@@ -840,19 +514,11 @@ async fn whole_ledger(service: &Service, ids: &Ids) -> (Vec<Page>, TrialBalance)
     let mut pages = Vec::new();
     for id in [&ids.account, &ids.other, &ids.closed] {
         let account = AccountSelector::Id(AccountId::parse(id).expect("an id"));
-        pages.push(
-            bank.history(account, Order::Ascending, None, 1000)
-                .await
-                .expect("readable"),
-        );
+        pages.push(bank.history(account, Order::Ascending, None, 1000).await.expect("readable"));
     }
     for name in ["rich", "carol"] {
         let account = AccountSelector::Name(teller::ledger::AccountName::parse(name).expect("valid"));
-        pages.push(
-            bank.history(account, Order::Ascending, None, 1000)
-                .await
-                .expect("readable"),
-        );
+        pages.push(bank.history(account, Order::Ascending, None, 1000).await.expect("readable"));
     }
     (pages, bank.trial_balance().await.expect("running"))
 }
@@ -893,19 +559,10 @@ async fn hostile_requests_are_answered_exactly_and_change_nothing() {
         let places: Vec<String> = case.places.iter().map(|&place| place.to_owned()).collect();
         let expected = (case.status, case.code.to_owned(), places);
         if found != expected {
-            failures.push(format!(
-                "{}\n  expected {expected:?}\n     found {found:?}",
-                shown(&case.request)
-            ));
+            failures.push(format!("{}\n  expected {expected:?}\n     found {found:?}", shown(&case.request)));
         }
     }
-    assert!(
-        failures.is_empty(),
-        "{} of {}:\n{}",
-        failures.len(),
-        cases.len(),
-        failures.join("\n")
-    );
+    assert!(failures.is_empty(), "{} of {}:\n{}", failures.len(), cases.len(), failures.join("\n"));
 
     assert_eq!(whole_ledger(&service, &ids).await, before);
     let deposit = service.post("/accounts/alice/deposit", ONE).await;
@@ -931,9 +588,7 @@ async fn slow_clients_are_not_waited_for() {
     let ids = set_up(&patient).await;
     let before = whole_ledger(&patient, &ids).await;
     let service = Service::starting(limits).await;
-    service
-        .api
-        .ready(Arc::clone(&patient.bank.as_ref().expect("ready").bank));
+    service.api.ready(Arc::clone(&patient.bank.as_ref().expect("ready").bank));
     let half_a_body = "POST /accounts/alice/deposit HTTP/1.1\r\nhost: x\r\ncontent-length: 12\r\n\r\n{\"am";
     let half_a_chunk =
         "POST /accounts/alice/deposit HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nc\r\n{";

@@ -1,11 +1,7 @@
 //! A whole service in this process, on a port of its own, over journals in memory; and clients for it: one that
 //! speaks HTTP properly and one that sends any bytes.
 
-#![allow(
-    dead_code,
-    unreachable_pub,
-    reason = "each test binary uses its own part of this"
-)]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of this")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -67,10 +63,7 @@ impl MemoryBank {
             (threads, BankShard { handle, log })
         };
         let (shards, ways) = (0..shards).map(start).unzip();
-        MemoryBank {
-            bank: Arc::new(Bank::new(ways)),
-            shards,
-        }
+        MemoryBank { bank: Arc::new(Bank::new(ways)), shards }
     }
 
     /// Ends the shards; the bank answers nothing more.
@@ -131,13 +124,7 @@ impl Service {
 
     /// Stops serving and waits for the end.
     pub async fn stop(self) -> Drained {
-        let Service {
-            stop,
-            serving,
-            bank,
-            client,
-            ..
-        } = self;
+        let Service { stop, serving, bank, client, .. } = self;
         drop(client);
         let _ = stop.send(());
         let drained = serving.await.expect("serving does not panic");
@@ -155,15 +142,11 @@ impl Service {
 
     /// Sends a request with headers and a body.
     pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Reply {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("http://{}{path}", self.address));
+        let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.address));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request
-            .body(Full::new(Bytes::copy_from_slice(body.as_bytes())))
-            .expect("valid");
+        let request = request.body(Full::new(Bytes::copy_from_slice(body.as_bytes()))).expect("valid");
         let response = self.client.request(request).await.expect("an answer");
         let (parts, body) = response.into_parts();
         Reply {
@@ -183,9 +166,7 @@ impl Service {
 
     /// Opens an account and pays into it.
     pub async fn open_with(&self, name: &str, amount: &str) -> Value {
-        let opened = self
-            .post("/v2/accounts", &format!("{{\"name\":{}}}", Value::from(name)))
-            .await;
+        let opened = self.post("/v2/accounts", &format!("{{\"name\":{}}}", Value::from(name))).await;
         assert_eq!(opened.status, 201, "{opened:?}");
         let path = opened.header("location").to_owned();
         let account = opened.json();
@@ -213,9 +194,7 @@ impl Service {
 
     /// A bare connection.
     pub async fn connect(&self) -> TcpStream {
-        TcpStream::connect(self.address)
-            .await
-            .expect("the service listens")
+        TcpStream::connect(self.address).await.expect("the service listens")
     }
 }
 
@@ -238,9 +217,7 @@ impl Reply {
 
     /// A header's value, or nothing.
     pub fn header(&self, name: &str) -> &str {
-        self.headers
-            .get(name)
-            .map_or("", |value| value.to_str().expect("ASCII"))
+        self.headers.get(name).map_or("", |value| value.to_str().expect("ASCII"))
     }
 
     /// The problem's code, or nothing.
@@ -250,10 +227,7 @@ impl Reply {
         }
         let problem = self.json();
         assert_eq!(problem["status"], self.status.as_u16());
-        assert_eq!(
-            problem["type"],
-            format!("/problems/{}", problem["code"].as_str().expect("a code"))
-        );
+        assert_eq!(problem["type"], format!("/problems/{}", problem["code"].as_str().expect("a code")));
         problem["code"].as_str().expect("a code").to_owned()
     }
 
@@ -269,10 +243,7 @@ impl Reply {
                 .or_else(|| text("header").map(|name| format!(":{name}")))
                 .expect("an error says where")
         };
-        problem["errors"]
-            .as_array()
-            .map(|errors| errors.iter().map(place).collect())
-            .unwrap_or_default()
+        problem["errors"].as_array().map(|errors| errors.iter().map(place).collect()).unwrap_or_default()
     }
 
     /// The first reply in what came over a bare connection, and what came behind it.
@@ -286,15 +257,12 @@ impl Reply {
             let name = hyper::header::HeaderName::from_bytes(name.as_bytes()).ok()?;
             headers.append(name, value.parse().ok()?);
         }
-        let length = headers.get("content-length").map_or(0, |length| {
-            length.to_str().expect("digits").parse().expect("digits")
-        });
+        let length = headers
+            .get("content-length")
+            .map_or(0, |length| length.to_str().expect("digits").parse().expect("digits"));
         let body = bytes.get(end..end + length)?;
-        let reply = Reply {
-            status: StatusCode::from_u16(status).ok()?,
-            headers,
-            body: Bytes::copy_from_slice(body),
-        };
+        let reply =
+            Reply { status: StatusCode::from_u16(status).ok()?, headers, body: Bytes::copy_from_slice(body) };
         Some((reply, &bytes[end + length..]))
     }
 }
