@@ -61,11 +61,7 @@ impl Default for Api {
 impl Api {
     /// An API without a bank: it says that it is starting.
     pub fn new() -> Api {
-        Api {
-            bank: OnceLock::new(),
-            ending: AtomicBool::new(false),
-            metrics: Metrics::new(),
-        }
+        Api { bank: OnceLock::new(), ending: AtomicBool::new(false), metrics: Metrics::new() }
     }
 
     /// Takes the bank, and answers from now on.
@@ -124,14 +120,11 @@ impl Api {
         let body_unread = !body.is_end_stream();
         if body_unread {
             // The rest of the body cannot be told from a next request, short of reading it all.
-            reply
-                .headers_mut()
-                .insert(CONNECTION, HeaderValue::from_static("close"));
+            reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         let took = began.elapsed();
         let status = reply.status();
-        self.metrics
-            .answered(found.map(|found| found.index), status.as_u16(), took);
+        self.metrics.answered(found.map(|found| found.index), status.as_u16(), took);
         let route = found.map_or("none", |found| found.route.pattern);
         if status.is_server_error() {
             tracing::warn!(
@@ -152,9 +145,7 @@ impl Api {
                 "request"
             );
         }
-        reply
-            .headers_mut()
-            .insert(X_REQUEST_ID.clone(), request_id.into_header());
+        reply.headers_mut().insert(X_REQUEST_ID.clone(), request_id.into_header());
         Answer { reply, body_unread }
     }
 
@@ -167,10 +158,7 @@ impl Api {
         request_id: &RequestId,
         limits: &Limits,
     ) -> Result<Reply, Problem> {
-        let uri_bytes = parts
-            .uri
-            .path_and_query()
-            .map_or(0, |target| target.as_str().len());
+        let uri_bytes = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
         if uri_bytes > URI_BYTES_MAX {
             return Err(Problem::plain(Code::UriTooLong));
         }
@@ -185,10 +173,8 @@ impl Api {
             reply.headers_mut().insert(ALLOW, found.route.allow());
             return Ok(reply);
         }
-        let endpoint = found
-            .route
-            .endpoint(&parts.method)
-            .ok_or_else(|| Problem::plain(Code::MethodNotAllowed))?;
+        let endpoint =
+            found.route.endpoint(&parts.method).ok_or_else(|| Problem::plain(Code::MethodNotAllowed))?;
         Call {
             api: self,
             limits,

@@ -51,9 +51,7 @@ pub(super) fn decode(text: &str, account: AccountId, order: Order) -> Result<u64
     if checked[1] != order_byte(order) {
         return Err("continues the list in the other order");
     }
-    Ok(checked[18..]
-        .iter()
-        .fold(0, |version, &byte| version << 8 | u64::from(byte)))
+    Ok(checked[18..].iter().fold(0, |version, &byte| version << 8 | u64::from(byte)))
 }
 
 fn order_byte(order: Order) -> u8 {
@@ -84,10 +82,7 @@ mod tests {
             let mut mangled = cursor.clone().into_bytes();
             mangled[position] = if mangled[position] == b'A' { b'B' } else { b'A' };
             let mangled = String::from_utf8(mangled).unwrap();
-            assert!(
-                decode(&mangled, account(1), Order::Descending).is_err(),
-                "{mangled}"
-            );
+            assert!(decode(&mangled, account(1), Order::Descending).is_err(), "{mangled}");
         }
         for garbage in ["", "x", "%", &cursor[..39], "====", &format!("{cursor}AAAA")] {
             assert!(decode(garbage, account(1), Order::Descending).is_err());

@@ -101,11 +101,7 @@ impl<'a> Call<'a> {
                 let limit = match account.overdraft_limit {
                     Some(limit) => limit,
                     // The service's own limit is a setting, not part of what was recorded.
-                    None => {
-                        bank.account(AccountSelector::Id(account.id))
-                            .await?
-                            .overdraft_limit
-                    }
+                    None => bank.account(AccountSelector::Id(account.id)).await?.overdraft_limit,
                 };
                 (
                     location(format_args!("/v2/accounts/{}", account.id.to_uuid())),
@@ -120,23 +116,16 @@ impl<'a> Call<'a> {
 
     async fn account_by_name(&self) -> Result<Reply, Problem> {
         let account = self.bank()?.account(AccountSelector::Name(self.name()?)).await?;
-        Ok(
-            self.tagged(headers::etag_of_version(account.version), "no-cache", |out| {
-                wire::account_v1(out, &account);
-            }),
-        )
+        Ok(self.tagged(headers::etag_of_version(account.version), "no-cache", |out| {
+            wire::account_v1(out, &account);
+        }))
     }
 
     async fn account_by_id(&self) -> Result<Reply, Problem> {
-        let account = self
-            .bank()?
-            .account(AccountSelector::Id(self.account_id()?))
-            .await?;
-        Ok(
-            self.tagged(headers::etag_of_version(account.version), "no-cache", |out| {
-                wire::account_v2(out, &account);
-            }),
-        )
+        let account = self.bank()?.account(AccountSelector::Id(self.account_id()?)).await?;
+        Ok(self.tagged(headers::etag_of_version(account.version), "no-cache", |out| {
+            wire::account_v2(out, &account);
+        }))
     }
 
     async fn close(&mut self) -> Result<Reply, Problem> {
@@ -173,9 +162,7 @@ impl<'a> Call<'a> {
             wire::transaction_v1(out, &posted.value, &name, Currency::USD);
         });
         let id = posted.value.id.to_uuid();
-        reply
-            .headers_mut()
-            .insert(LOCATION, location(format_args!("/transactions/{id}")));
+        reply.headers_mut().insert(LOCATION, location(format_args!("/transactions/{id}")));
         Ok(marked(reply, &posted))
     }
 
@@ -301,12 +288,8 @@ impl<'a> Call<'a> {
 
     /// Who asks: the request's id, and its idempotency key.
     fn origin(&self, scope: Scope<'_>, body: &[u8]) -> Result<Origin, Problem> {
-        let binding = KeyBinding {
-            scope,
-            method: self.parts.method.as_str(),
-            route: self.route.pattern,
-            body,
-        };
+        let binding =
+            KeyBinding { scope, method: self.parts.method.as_str(), route: self.route.pattern, body };
         Ok(Origin {
             key: headers::idempotency_key(&self.parts.headers, &binding)?,
             request_id: self.request_id.as_str().into(),
@@ -315,9 +298,7 @@ impl<'a> Call<'a> {
 
     /// A reply that the client may have already.
     fn tagged(&self, etag: HeaderValue, caching: &'static str, write: impl FnOnce(&mut Vec<u8>)) -> Reply {
-        let known = etag
-            .to_str()
-            .is_ok_and(|etag| headers::if_none_match(&self.parts.headers, etag));
+        let known = etag.to_str().is_ok_and(|etag| headers::if_none_match(&self.parts.headers, etag));
         let mut reply = if known {
             let mut reply = Response::new(Full::default());
             *reply.status_mut() = StatusCode::NOT_MODIFIED;
@@ -326,9 +307,7 @@ impl<'a> Call<'a> {
             json_reply(StatusCode::OK, write)
         };
         reply.headers_mut().insert(ETAG, etag);
-        reply
-            .headers_mut()
-            .insert(CACHE_CONTROL, HeaderValue::from_static(caching));
+        reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static(caching));
         reply
     }
 }
@@ -339,14 +318,11 @@ fn invalid_id(error: IdError) -> Problem {
 
 fn metrics(metrics: &Metrics) -> Reply {
     let mut text = String::new();
-    metrics
-        .write(&mut text)
-        .expect("memory takes what is written to it");
+    metrics.write(&mut text).expect("memory takes what is written to it");
     let mut reply = Response::new(Full::new(Bytes::from(text)));
-    reply.headers_mut().insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"),
-    );
+    reply
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
     fresh(reply)
 }
 
@@ -360,9 +336,7 @@ fn marked<T>(mut reply: Reply, done: &Done<T>) -> Reply {
 
 /// Marks a reply that is true only now.
 fn fresh(mut reply: Reply) -> Reply {
-    reply
-        .headers_mut()
-        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     reply
 }
 
@@ -381,8 +355,6 @@ fn json_reply(status: StatusCode, write: impl FnOnce(&mut Vec<u8>)) -> Reply {
 fn json_bytes(status: StatusCode, out: Vec<u8>) -> Reply {
     let mut reply = Response::new(Full::new(Bytes::from(out)));
     *reply.status_mut() = status;
-    reply
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     reply
 }

@@ -50,10 +50,7 @@ impl RequestId {
     }
 
     /// A new one.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "this is the edge: a request gets its id here"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "this is the edge: a request gets its id here")]
     pub(super) fn made_up() -> RequestId {
         let mut buffer = Uuid::encode_buffer();
         let text = Uuid::new_v4().hyphenated().encode_lower(&mut buffer);
@@ -158,18 +155,9 @@ pub(super) fn idempotency_key(
     let digest = hash(KEY_DIGEST_DOMAIN, &[&[tag], scope.as_bytes(), &key]);
     let fingerprint = hash(
         FINGERPRINT_DOMAIN,
-        &[
-            binding.method.as_bytes(),
-            binding.route.as_bytes(),
-            &[tag],
-            scope.as_bytes(),
-            binding.body,
-        ],
+        &[binding.method.as_bytes(), binding.route.as_bytes(), &[tag], scope.as_bytes(), binding.body],
     );
-    Ok(Some(IdempotencyKey {
-        digest: KeyDigest(digest),
-        fingerprint,
-    }))
+    Ok(Some(IdempotencyKey { digest: KeyDigest(digest), fingerprint }))
 }
 
 /// Checks the header without the request's body, which may not have arrived yet.
@@ -183,11 +171,7 @@ pub(super) fn check_idempotency_key(headers: &HeaderMap) -> Result<(), Problem> 
 }
 
 fn invalid_key(detail: &'static str) -> Problem {
-    Problem::at(
-        Code::InvalidIdempotencyKey,
-        Place::Header("Idempotency-Key"),
-        detail,
-    )
+    Problem::at(Code::InvalidIdempotencyKey, Place::Header("Idempotency-Key"), detail)
 }
 
 /// A key is a string of RFC 8941 (quoted, with `\"` and `\\`) or the same characters bare; both spell one key.
@@ -320,15 +304,8 @@ mod tests {
     }
 
     fn key(value: &str, scope: Scope<'_>, route: &str, body: &[u8]) -> IdempotencyKey {
-        let binding = KeyBinding {
-            scope,
-            method: "POST",
-            route,
-            body,
-        };
-        idempotency_key(&map(&[(&IDEMPOTENCY_KEY, value)]), &binding)
-            .unwrap()
-            .unwrap()
+        let binding = KeyBinding { scope, method: "POST", route, body };
+        idempotency_key(&map(&[(&IDEMPOTENCY_KEY, value)]), &binding).unwrap().unwrap()
     }
 
     #[test]
@@ -365,28 +342,17 @@ mod tests {
         let other_route = key("k", Scope::Name("alice"), "/s", b"{}");
         assert_ne!(other_route.fingerprint, first.fingerprint);
         // Parts do not run into one another.
-        assert_ne!(
-            hash(KEY_DIGEST_DOMAIN, &[b"a", b"bc"]),
-            hash(KEY_DIGEST_DOMAIN, &[b"ab", b"c"])
-        );
+        assert_ne!(hash(KEY_DIGEST_DOMAIN, &[b"a", b"bc"]), hash(KEY_DIGEST_DOMAIN, &[b"ab", b"c"]));
     }
 
     /// Keys that clients hold were written to logs with these digests. A change here applies retries twice.
     #[test]
     fn the_digests_are_pinned() {
-        let key = key(
-            "k-1",
-            Scope::Name("alice"),
-            "/accounts/{name}/deposit",
-            b"{\"amount\":1}",
-        );
+        let key = key("k-1", Scope::Name("alice"), "/accounts/{name}/deposit", b"{\"amount\":1}");
         let hex = |bytes: &[u8]| data_encoding::HEXLOWER.encode(bytes);
         assert_eq!(
             (hex(&key.digest.0).as_str(), hex(&key.fingerprint).as_str()),
-            (
-                "ba89798138bfc627e9d289d5846c4ff3",
-                "2f452b30c3e4f797432f63773b8626cc"
-            )
+            ("ba89798138bfc627e9d289d5846c4ff3", "2f452b30c3e4f797432f63773b8626cc")
         );
     }
 
@@ -406,15 +372,7 @@ mod tests {
         assert_eq!(parse("\"7\"").unwrap(), Some(7));
         assert_eq!(parse("*").unwrap(), None);
         assert_eq!(if_match(&HeaderMap::new()).unwrap(), None);
-        for bad in [
-            "7",
-            "\"\"",
-            "W/\"7\"",
-            "\"7\", \"8\"",
-            "\"-1\"",
-            "\"99999999999999999999\"",
-            "",
-        ] {
+        for bad in ["7", "\"\"", "W/\"7\"", "\"7\", \"8\"", "\"-1\"", "\"99999999999999999999\"", ""] {
             assert!(parse(bad).is_err(), "{bad}");
         }
         assert!(if_match(&map(&[(&IF_MATCH, "\"1\""), (&IF_MATCH, "\"2\"")])).is_err());
@@ -423,14 +381,7 @@ mod tests {
     #[test]
     fn if_none_match_is_a_list_of_weak_comparisons() {
         let matches = |value: &str| if_none_match(&map(&[(&IF_NONE_MATCH, value)]), "\"7\"");
-        for yes in [
-            "\"7\"",
-            "W/\"7\"",
-            "*",
-            "\"1\", \"7\"",
-            "\"1\",W/\"7\" ,\"9\"",
-            ",, \"7\"",
-        ] {
+        for yes in ["\"7\"", "W/\"7\"", "*", "\"1\", \"7\"", "\"1\",W/\"7\" ,\"9\"", ",, \"7\""] {
             assert!(matches(yes), "{yes}");
         }
         for no in ["", "7", "\"8\"", "\"77\"", "\"7", "\"1\" x \"2\""] {

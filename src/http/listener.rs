@@ -91,11 +91,7 @@ pub async fn serve(
     limits: Limits,
     shutdown: impl Future<Output = ()>,
 ) -> Drained {
-    let server = Arc::new(Server {
-        api,
-        limits,
-        http: protocol(&limits),
-    });
+    let server = Arc::new(Server { api, limits, http: protocol(&limits) });
     let places = Arc::new(Semaphore::new(limits.connections_max));
     let refusal_places = Arc::new(Semaphore::new(REFUSALS_MAX));
     let (stop, stopped) = watch::channel(());
@@ -134,10 +130,7 @@ pub async fn serve(
     // Without receivers there is no connection to tell.
     let _ = stop.send(());
     let all_done = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(limits.drain_time_max, all_done)
-        .await
-        .is_err()
-    {
+    if tokio::time::timeout(limits.drain_time_max, all_done).await.is_err() {
         let connections_cut = connections.len();
         connections.shutdown().await;
         return Drained { connections_cut };

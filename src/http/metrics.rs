@@ -60,10 +60,7 @@ impl Metrics {
         let class = usize::from(status / 100).clamp(1, CLASSES) - 1;
         route.by_class[class].fetch_add(1, Relaxed);
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let bucket = BUCKETS
-            .iter()
-            .position(|(end, _)| micros <= *end)
-            .unwrap_or(BUCKETS.len());
+        let bucket = BUCKETS.iter().position(|(end, _)| micros <= *end).unwrap_or(BUCKETS.len());
         route.buckets[bucket].fetch_add(1, Relaxed);
         route.micros.fetch_add(micros, Relaxed);
     }
@@ -104,11 +101,7 @@ impl Metrics {
         for (name, kind, value) in [
             ("teller_http_requests_in_flight", "gauge", &self.in_flight),
             ("teller_http_connections", "gauge", &self.connections),
-            (
-                "teller_http_connections_refused_total",
-                "counter",
-                &self.connections_refused,
-            ),
+            ("teller_http_connections_refused_total", "counter", &self.connections_refused),
         ] {
             writeln!(out, "# TYPE {name} {kind}\n{name} {}", value.load(Relaxed))?;
         }

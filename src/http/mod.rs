@@ -9,9 +9,9 @@
 //!
 //! - a reply has an `X-Request-Id`, the client's or a new one; every log line about it has the same;
 //! - a refusal is `application/problem+json` with a [`Code`] of one closed table, which has a page of its own
-//!   under `/problems/`. Four replies come without one, because the HTTP library gives them before there is a
-//!   request: an empty 400 for what is not HTTP, an empty 414 or 431 for a head that is too long, and a closed
-//!   connection for a head that does not come in time;
+//!   under `/problems/`. Three answers come without one, because the HTTP library gives them before there is a
+//!   request: an empty 400 for what is not HTTP, an empty 431 for a head that is too long, and a closed
+//!   connection for a head that does not come in time or whole, or that speaks HTTP/2;
 //! - nothing is guessed: what is not understood and would change the meaning of a request (a query parameter,
 //!   a field, a condition, a second idempotency key) is refused;
 //! - no amount passes through a float;

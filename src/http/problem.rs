@@ -250,10 +250,7 @@ impl Problem {
             }),
             _ => Cow::from(format!("{found} things are wrong; see errors")),
         };
-        Problem {
-            errors,
-            ..Problem::new(code, detail)
-        }
+        Problem { errors, ..Problem::new(code, detail) }
     }
 
     /// A refusal of one part of the request.
@@ -291,10 +288,7 @@ impl Problem {
         object.plain("status", self.code.status().as_u16());
         object.text("detail", &self.detail);
         object.quoted("code", self.code.slug());
-        object.text(
-            "request_id",
-            self.first_request_id.as_deref().unwrap_or(request_id),
-        );
+        object.text("request_id", self.first_request_id.as_deref().unwrap_or(request_id));
         object.plain("retryable", self.code.retry() != Retry::Never);
         for fact in &self.facts {
             match (*fact, version) {
@@ -328,13 +322,9 @@ impl Problem {
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Problem {
         match refusal {
-            Refusal::Rejected {
-                rejection,
-                first_request_id,
-            } => Problem {
-                first_request_id,
-                ..Problem::from(rejection)
-            },
+            Refusal::Rejected { rejection, first_request_id } => {
+                Problem { first_request_id, ..Problem::from(rejection) }
+            }
             Refusal::TransactionNotFound => Problem::plain(Code::TransactionNotFound),
             Refusal::KeyReused => Problem::plain(Code::IdempotencyKeyReused),
             Refusal::KeyInFlight => Problem::plain(Code::IdempotencyKeyInFlight),
@@ -342,10 +332,9 @@ impl From<Refusal> for Problem {
             Refusal::DiskFull => Problem::plain(Code::DiskFull),
             Refusal::Overloaded => Problem::plain(Code::Overloaded),
             Refusal::Ended => Problem::plain(Code::Ending),
-            Refusal::Storage(error) => Problem {
-                inside: Some(error.to_string()),
-                ..Problem::plain(Code::InternalError)
-            },
+            Refusal::Storage(error) => {
+                Problem { inside: Some(error.to_string()), ..Problem::plain(Code::InternalError) }
+            }
         }
     }
 }
@@ -357,23 +346,17 @@ impl From<Rejection> for Problem {
             Rejection::AccountExists => Problem::plain(Code::AccountExists),
             Rejection::AccountNotFound => Problem::plain(Code::AccountNotFound),
             Rejection::AccountClosed => Problem::plain(Code::AccountClosed),
-            Rejection::AccountNotEmpty { balance } => Problem::new(
-                Code::AccountNotEmpty,
-                format!("the balance is {}, not zero", money(balance)),
-            )
-            .fact(Fact::Amount("balance", balance)),
-            Rejection::VersionMismatch { version } => Problem::new(
-                Code::VersionMismatch,
-                format!("the account is at version {version}"),
-            )
-            .fact(Fact::Version(version)),
+            Rejection::AccountNotEmpty { balance } => {
+                Problem::new(Code::AccountNotEmpty, format!("the balance is {}, not zero", money(balance)))
+                    .fact(Fact::Amount("balance", balance))
+            }
+            Rejection::VersionMismatch { version } => {
+                Problem::new(Code::VersionMismatch, format!("the account is at version {version}"))
+                    .fact(Fact::Version(version))
+            }
             Rejection::InsufficientFunds { available, required } => Problem::new(
                 Code::InsufficientFunds,
-                format!(
-                    "{} is required, {} is available",
-                    money(required),
-                    money(available)
-                ),
+                format!("{} is required, {} is available", money(required), money(available)),
             )
             .fact(Fact::Amount("available", available))
             .fact(Fact::Amount("required", required)),
@@ -417,11 +400,7 @@ mod tests {
             assert_eq!(Code::ALL.iter().position(|other| other == code), Some(index));
             assert!(code.status().is_client_error() || code.status().is_server_error());
             assert!(code.meaning().len() > 10 && !code.title().contains(['"', '\\']));
-            assert!(
-                code.slug()
-                    .bytes()
-                    .all(|byte| byte.is_ascii_lowercase() || byte == b'-')
-            );
+            assert!(code.slug().bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'));
         }
     }
 
@@ -438,10 +417,8 @@ mod tests {
     #[test]
     fn amounts_are_numbers_in_version_one_and_text_in_version_two() {
         let amount = |cents| Amount::from_minor_units(cents).unwrap();
-        let problem = Problem::from(Rejection::InsufficientFunds {
-            available: amount(5000),
-            required: amount(5001),
-        });
+        let problem =
+            Problem::from(Rejection::InsufficientFunds { available: amount(5000), required: amount(5001) });
         assert_eq!(
             body(&problem, Version::One),
             r#"{"type":"/problems/insufficient-funds","title":"The account does not have the funds","status":422,"detail":"50.01 is required, 50.00 is available","code":"insufficient-funds","request_id":"r-1","retryable":false,"available":50.00,"required":50.01}"#
@@ -452,25 +429,53 @@ mod tests {
     #[test]
     fn a_repeated_refusal_shows_the_first_request() {
         let problem = Problem::from(Refusal::Rejected {
-            rejection: Rejection::AccountNotEmpty {
-                balance: Amount::from_minor_units(-1).unwrap(),
-            },
+            rejection: Rejection::AccountNotEmpty { balance: Amount::from_minor_units(-1).unwrap() },
             first_request_id: Some("r-0".into()),
         });
         let text = body(&problem, Version::One);
-        assert!(
-            text.contains(r#""request_id":"r-0""#) && text.ends_with(r#""balance":-0.01}"#),
-            "{text}"
-        );
+        assert!(text.contains(r#""request_id":"r-0""#) && text.ends_with(r#""balance":-0.01}"#), "{text}");
         let reply = problem.respond(Version::One, "r-1");
         assert_eq!(reply.headers()["idempotent-replayed"], "true");
     }
 
     #[test]
+    fn every_refusal_of_the_bank_has_its_status() {
+        let zero = Amount::ZERO;
+        let storage = crate::storage::StorageError::Locked { path: "x".into() };
+        for (problem, status, code, retry_after) in [
+            (Rejection::AccountExists.into(), 409, "account-exists", ""),
+            (Rejection::AccountNotFound.into(), 404, "account-not-found", ""),
+            (Rejection::AccountClosed.into(), 409, "account-closed", ""),
+            (Rejection::AccountNotEmpty { balance: zero }.into(), 409, "account-not-empty", ""),
+            (Rejection::VersionMismatch { version: 1 }.into(), 412, "version-mismatch", ""),
+            (
+                Rejection::InsufficientFunds { available: zero, required: zero }.into(),
+                422,
+                "insufficient-funds",
+                "",
+            ),
+            (Rejection::BalanceOutOfRange.into(), 422, "balance-out-of-range", ""),
+            (Rejection::AccountsExhausted.into(), 503, "accounts-exhausted", ""),
+            (Problem::from(Refusal::TransactionNotFound), 404, "transaction-not-found", ""),
+            (Refusal::KeyReused.into(), 422, "idempotency-key-reused", ""),
+            (Refusal::KeyInFlight.into(), 409, "idempotency-key-in-flight", "1"),
+            (Refusal::KeysExhausted.into(), 503, "idempotency-keys-exhausted", "60"),
+            (Refusal::DiskFull.into(), 503, "disk-full", "10"),
+            (Refusal::Overloaded.into(), 503, "overloaded", "1"),
+            (Refusal::Ended.into(), 503, "ending", "1"),
+            (Refusal::Storage(storage).into(), 500, "internal-error", ""),
+        ] {
+            let reply = problem.respond(Version::Two, "r-1");
+            let header = |name: &str| reply.headers().get(name).map_or("", |value| value.to_str().unwrap());
+            assert_eq!((reply.status().as_u16(), problem.code.slug()), (status, code));
+            assert_eq!(header("retry-after"), retry_after, "{code}");
+            assert_eq!(header("cache-control"), "no-store");
+        }
+    }
+
+    #[test]
     fn the_inside_stays_inside() {
-        let error = crate::storage::StorageError::Locked {
-            path: "/secret".into(),
-        };
+        let error = crate::storage::StorageError::Locked { path: "/secret".into() };
         let problem = Problem::from(Refusal::Storage(error));
         assert!(!body(&problem, Version::One).contains("secret"));
         assert!(problem.inside.unwrap().contains("secret"));
@@ -478,13 +483,8 @@ mod tests {
 
     #[test]
     fn a_reply_lists_a_bounded_number_of_errors() {
-        let errors = vec![
-            FieldError {
-                place: Place::Pointer("/x".into()),
-                detail: "is unknown".into()
-            };
-            5000
-        ];
+        let errors =
+            vec![FieldError { place: Place::Pointer("/x".into()), detail: "is unknown".into() }; 5000];
         let problem = Problem::with_errors(Code::InvalidRequest, errors);
         assert_eq!(problem.errors.len(), FIELD_ERRORS_MAX);
         assert_eq!(problem.detail, "5000 things are wrong; see errors");

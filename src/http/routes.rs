@@ -44,11 +44,7 @@ pub(super) struct Route {
 }
 
 const fn route(pattern: &'static str, version: Version, endpoints: &'static [(Method, Endpoint)]) -> Route {
-    Route {
-        pattern,
-        version,
-        endpoints,
-    }
+    Route { pattern, version, endpoints }
 }
 
 /// All routes. `HEAD` and `OPTIONS` come by themselves.
@@ -60,21 +56,13 @@ pub(super) static ROUTES: &[Route] = {
     const DELETE: Method = Method::DELETE;
     &[
         route("/accounts", One, &[(POST, OpenAccount)]),
-        route(
-            "/accounts/{name}",
-            One,
-            &[(GET, AccountByName), (DELETE, CloseByName)],
-        ),
+        route("/accounts/{name}", One, &[(GET, AccountByName), (DELETE, CloseByName)]),
         route("/accounts/{name}/deposit", One, &[(POST, Deposit)]),
         route("/accounts/{name}/withdraw", One, &[(POST, Withdraw)]),
         route("/transaction/{id}", One, &[(GET, Transaction)]),
         route("/transactions/{id}", One, &[(GET, Transaction)]),
         route("/v2/accounts", Two, &[(POST, OpenAccount)]),
-        route(
-            "/v2/accounts/{id}",
-            Two,
-            &[(GET, AccountById), (DELETE, CloseById)],
-        ),
+        route("/v2/accounts/{id}", Two, &[(GET, AccountById), (DELETE, CloseById)]),
         route("/v2/accounts/{id}/transactions", Two, &[(GET, History)]),
         route("/v2/trial-balance", Two, &[(GET, TrialBalance)]),
         route("/healthz", One, &[(GET, Health)]),
@@ -101,29 +89,20 @@ pub(super) fn find(path: &str) -> Option<Found<'_>> {
     static TREE: LazyLock<matchit::Router<usize>> = LazyLock::new(|| {
         let mut tree = matchit::Router::new();
         for (index, route) in ROUTES.iter().enumerate() {
-            tree.insert(route.pattern, index)
-                .expect("the table has no conflict");
+            tree.insert(route.pattern, index).expect("the table has no conflict");
         }
         tree
     });
     let found = TREE.at(path).ok()?;
     let index = *found.value;
     let segment = found.params.iter().next().map_or("", |(_, segment)| segment);
-    Some(Found {
-        index,
-        route: &ROUTES[index],
-        segment,
-    })
+    Some(Found { index, route: &ROUTES[index], segment })
 }
 
 impl Route {
     /// What a method does here.
     pub(super) fn endpoint(&self, method: &Method) -> Option<Endpoint> {
-        let method = if *method == Method::HEAD {
-            &Method::GET
-        } else {
-            method
-        };
+        let method = if *method == Method::HEAD { &Method::GET } else { method };
         let (_, endpoint) = self.endpoints.iter().find(|(known, _)| known == method)?;
         Some(*endpoint)
     }
@@ -155,18 +134,12 @@ pub(super) fn decode(encoded: &str) -> Result<Cow<'_, str>, &'static str> {
         }
         rest = &rest[percent + 3..];
     }
-    percent_decode_str(encoded)
-        .decode_utf8()
-        .map_err(|_| "is not UTF-8 once it is decoded")
+    percent_decode_str(encoded).decode_utf8().map_err(|_| "is not UTF-8 once it is decoded")
 }
 
 /// Encodes a text as a segment of a path. Only what RFC 3986 calls unreserved stays as it is.
 pub(super) fn encode(text: &str) -> impl std::fmt::Display + '_ {
-    const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
-        .remove(b'-')
-        .remove(b'.')
-        .remove(b'_')
-        .remove(b'~');
+    const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
     utf8_percent_encode(text, RESERVED)
 }
 
@@ -202,10 +175,8 @@ pub(super) fn parameters<'q, const N: usize>(
                         continue;
                     }
                 };
-                invalid.push(FieldError {
-                    place: Place::Parameter(known[index].into()),
-                    detail: detail.into(),
-                });
+                invalid
+                    .push(FieldError { place: Place::Parameter(known[index].into()), detail: detail.into() });
             }
         }
     }
@@ -296,10 +267,7 @@ mod tests {
     #[test]
     fn parameters_are_known_and_single() {
         let parse = |query| parameters(Some(query), &["limit", "order"]);
-        assert_eq!(
-            parse("limit=1&order=a%20b").unwrap(),
-            [Some("1".into()), Some("a b".into())]
-        );
+        assert_eq!(parse("limit=1&order=a%20b").unwrap(), [Some("1".into()), Some("a b".into())]);
         assert_eq!(parse("").unwrap(), [None, None]);
         assert_eq!(parse("order").unwrap(), [None, Some("".into())]);
         for (query, code) in [

@@ -108,9 +108,7 @@ fn parse_text(raw: &str) -> Parsed<Cow<'_, str>> {
         return Ok(Cow::Borrowed(inner));
     }
     // The escapes are well-formed, or the body would not be JSON; but half a surrogate pair is no character.
-    serde_json::from_str(raw)
-        .map(Cow::Owned)
-        .map_err(|_| "has an escape that is no character".into())
+    serde_json::from_str(raw).map(Cow::Owned).map_err(|_| "has an escape that is no character".into())
 }
 
 /// What a value is, with an article, by its first character.
@@ -136,27 +134,17 @@ impl<'a, const N: usize> Fields<'a, N> {
     /// Takes an object apart into the fields with these names.
     fn parse(body: &'a [u8], names: &'static [&'static str; N]) -> Result<Fields<'a, N>, Problem> {
         let text = std::str::from_utf8(body).map_err(|error| {
-            malformed(format!(
-                "the body is not UTF-8 from byte {} on",
-                error.valid_up_to()
-            ))
+            malformed(format!("the body is not UTF-8 from byte {} on", error.valid_up_to()))
         })?;
         let trimmed = text.trim_start_matches([' ', '\t', '\r', '\n']);
         if trimmed.is_empty() {
             return Err(malformed("the body is empty; a JSON object is needed".to_owned()));
         }
         let mut reader = serde_json::Deserializer::from_str(text);
-        let mut fields = Fields {
-            names,
-            values: [None; N],
-            errors: Vec::new(),
-        };
+        let mut fields = Fields { names, values: [None; N], errors: Vec::new() };
         if !trimmed.starts_with('{') {
             serde_json::from_str::<IgnoredAny>(text).map_err(|error| malformed(error.to_string()))?;
-            fields.error(
-                Cow::Borrowed(""),
-                format!("must be an object, not {}", kind(trimmed)).into(),
-            );
+            fields.error(Cow::Borrowed(""), format!("must be an object, not {}", kind(trimmed)).into());
             return Err(Problem::with_errors(Code::InvalidRequest, fields.errors));
         }
         FieldsVisitor { fields: &mut fields }
@@ -410,24 +398,17 @@ fn transaction_v2(out: &mut Vec<u8>, transaction: &Transaction, account: &Accoun
 /// Writes the trial balance.
 pub(super) fn trial_balance(out: &mut Vec<u8>, balance: &TrialBalance) {
     let mut object = Object::begin(out);
-    object.plain(
-        "balanced",
-        balance.lines.values().all(|line| line.sum().is_zero()),
-    );
-    json::array(
-        object.key("currencies"),
-        &balance.lines,
-        |out, (currency, line)| {
-            let mut item = Object::begin(out);
-            item.quoted("currency", *currency);
-            item.plain("accounts", line.accounts);
-            item.text("credit", &line.credit.to_text(*currency));
-            item.text("debit", &line.debit.to_text(*currency));
-            item.text("world", &line.world.to_text(*currency));
-            item.text("sum", &line.sum().to_text(*currency));
-            item.end();
-        },
-    );
+    object.plain("balanced", balance.lines.values().all(|line| line.sum().is_zero()));
+    json::array(object.key("currencies"), &balance.lines, |out, (currency, line)| {
+        let mut item = Object::begin(out);
+        item.quoted("currency", *currency);
+        item.plain("accounts", line.accounts);
+        item.text("credit", &line.credit.to_text(*currency));
+        item.text("debit", &line.debit.to_text(*currency));
+        item.text("world", &line.world.to_text(*currency));
+        item.text("sum", &line.sum().to_text(*currency));
+        item.end();
+    });
     object.end();
 }
 
@@ -450,9 +431,7 @@ mod tests {
         let body: Value = serde_json::from_slice(&problem.body(Version::One, "r")).unwrap();
         (
             body["code"].as_str().unwrap().to_owned(),
-            body.get("errors")
-                .cloned()
-                .unwrap_or_else(|| body["detail"].clone()),
+            body.get("errors").cloned().unwrap_or_else(|| body["detail"].clone()),
         )
     }
 
@@ -509,10 +488,7 @@ mod tests {
         ] {
             assert_eq!(
                 refusal(parse_posting(body.as_bytes())),
-                (
-                    "invalid-request".into(),
-                    json!([{"pointer": "", "detail": detail}])
-                )
+                ("invalid-request".into(), json!([{"pointer": "", "detail": detail}]))
             );
         }
     }
@@ -523,19 +499,12 @@ mod tests {
             (&b""[..], "the body is empty; a JSON object is needed"),
             (b" \n", "the body is empty; a JSON object is needed"),
             (b"{\"amount\":NaN}", "expected value at line 1 column 11"),
-            (
-                b"{\"amount\":1",
-                "EOF while parsing an object at line 1 column 11",
-            ),
+            (b"{\"amount\":1", "EOF while parsing an object at line 1 column 11"),
             (b"{\"amount\":1}\n}", "trailing characters at line 2 column 1"),
             (b"{\"amount\":01}", "invalid number at line 1 column 12"),
             (b"\xff", "the body is not UTF-8 from byte 0 on"),
         ] {
-            assert_eq!(
-                refusal(parse_posting(body)),
-                ("malformed-json".into(), json!(detail)),
-                "{body:?}"
-            );
+            assert_eq!(refusal(parse_posting(body)), ("malformed-json".into(), json!(detail)), "{body:?}");
         }
     }
 
@@ -558,15 +527,7 @@ mod tests {
         };
         assert_eq!(parse("\"0\"").unwrap(), Some(Amount::ZERO));
         assert_eq!(parse("\"12.30\"").unwrap(), Some(cents(1230)));
-        for bad in [
-            "\"-0.01\"",
-            "\"12.345\"",
-            "12",
-            "null",
-            "\"\"",
-            "\"NaN\"",
-            "\"\\ud800\"",
-        ] {
+        for bad in ["\"-0.01\"", "\"12.345\"", "12", "null", "\"\"", "\"NaN\"", "\"\\ud800\""] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }
@@ -576,11 +537,7 @@ mod tests {
         let opened = Timestamp::from_millis(1_700_000_000_123);
         let shard = ShardId::new(3).unwrap();
         let mut account = AccountView {
-            id: AccountId {
-                opened,
-                shard,
-                number: AccountNumber::new(5),
-            },
+            id: AccountId { opened, shard, number: AccountNumber::new(5) },
             name: AccountName::parse("Zoë \"Z\"").unwrap(),
             currency: Currency::USD,
             posted: cents(-1230),
@@ -605,11 +562,7 @@ mod tests {
             )
         );
         let transaction = Transaction {
-            id: TransactionId {
-                time: opened,
-                shard,
-                sequence: Sequence::FIRST,
-            },
+            id: TransactionId { time: opened, shard, sequence: Sequence::FIRST },
             direction: Direction::Withdrawal,
             amount: cents(1000),
             balance: cents(-1230),

@@ -1,0 +1,553 @@
+//! The HTTP interface from the outside: over a socket, as a client sees it.
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use support::{MemoryBank, Reply, Service};
+use teller::http::{Code, Drained, Limits};
+use teller::ledger::Sequence;
+use teller::storage::StorageError;
+use teller::storage::journal::JournalReader;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+#[tokio::test]
+async fn an_account_lives_and_is_closed_in_version_one() {
+    let service = Service::start().await;
+    let opened = service.post("/accounts", r#"{"name": "Zoë / 1"}"#).await;
+    assert_eq!(opened.status, 201);
+    assert_eq!(opened.header("content-type"), "application/json");
+    assert_eq!(opened.header("location"), "/accounts/Zo%C3%AB%20%2F%201");
+    assert_eq!(opened.header("etag"), "\"1\"");
+    let account = opened.json();
+    let path = opened.header("location").to_owned();
+    assert_eq!(account["name"], "Zoë / 1");
+    assert!(opened.text().contains(r#""balance":0.00,"#));
+    assert_eq!(account["isDeleted"], false);
+    assert_eq!(account["deleted"], Value::Null);
+    assert!(account["created"].is_u64() && account["created"] == account["updated"]);
+
+    let deposit = service.post(&format!("{path}/deposit"), r#"{"amount": 12.349}"#).await;
+    assert_eq!(deposit.status, 201);
+    let transaction = deposit.json();
+    assert_eq!(transaction["account"], "Zoë / 1");
+    assert_eq!(transaction["type"], "DEPOSIT");
+    assert!(deposit.text().contains(r#""amount":12.34,"balance":12.34,"#), "{deposit:?}");
+
+    let withdrawal = service.post(&format!("{path}/withdraw"), r#"{"amount": "62.34"}"#).await;
+    assert_eq!(withdrawal.status, 201);
+    assert!(withdrawal.text().contains(r#""type":"WITHDRAWAL","amount":-62.34,"balance":-50.00,"#));
+    for path in ["/transaction/", "/transactions/"] {
+        let path = format!("{path}{}", withdrawal.json()["id"].as_str().unwrap());
+        let read = service.get(&path).await;
+        assert_eq!((read.status.as_u16(), &read.body), (200, &withdrawal.body));
+    }
+    assert!(withdrawal.header("location").starts_with("/transactions/"));
+
+    let refused = service.post(&format!("{path}/withdraw"), r#"{"amount": 0.01}"#).await;
+    assert_eq!((refused.status.as_u16(), refused.code().as_str()), (422, "insufficient-funds"));
+    assert!(refused.text().contains(r#""available":0.00,"required":0.01"#));
+    let refused = service.send("DELETE", &path, &[], "").await;
+    assert_eq!((refused.status.as_u16(), refused.code().as_str()), (409, "account-not-empty"));
+    assert!(refused.text().contains(r#""balance":-50.00"#));
+
+    service.post(&format!("{path}/deposit"), r#"{"amount": 50}"#).await;
+    let closed = service.send("DELETE", &path, &[], "").await;
+    assert_eq!((closed.status.as_u16(), closed.body.len()), (204, 0));
+    assert_eq!(service.get(&path).await.code(), "account-not-found");
+    assert_eq!(
+        service.post(&format!("{path}/deposit"), r#"{"amount": 1}"#).await.code(),
+        "account-not-found"
+    );
+    assert_eq!(service.post("/accounts", r#"{"name": "Zoë / 1"}"#).await.code(), "account-exists");
+    let by_id = service.get(&format!("/v2/accounts/{}", account["id"].as_str().unwrap())).await;
+    assert_eq!(by_id.status, 200);
+    assert!(by_id.json()["closed"].is_string());
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn version_two_speaks_of_the_same_accounts_by_id() {
+    let service = Service::start().await;
+    let opened = service.post("/v2/accounts", r#"{"name": "a", "overdraft_limit": "10.5"}"#).await;
+    assert_eq!(opened.status, 201);
+    let account = opened.json();
+    let path = opened.header("location").to_owned();
+    assert_eq!(account["overdraft_limit"], "10.50");
+    assert_eq!(account["available"], "10.50");
+    assert_eq!(account["posted"], "0.00");
+    assert_eq!(account["currency"], "USD");
+    assert_eq!(account["version"], 1);
+    assert_eq!(service.get(&path).await.body, opened.body);
+    assert_eq!(service.get("/accounts/a").await.json()["id"], account["id"]);
+
+    let with_default = service.post("/v2/accounts", r#"{"name": "b"}"#).await;
+    assert_eq!(with_default.json()["overdraft_limit"], "50.00");
+    assert_eq!(service.get(with_default.header("location")).await.body, with_default.body);
+
+    let refused = service.post("/accounts/a/withdraw", r#"{"amount": 10.51}"#).await;
+    assert!(refused.text().contains(r#""available":10.50,"required":10.51"#));
+    service.post("/accounts/a/withdraw", r#"{"amount": 10.50}"#).await;
+    let refused = service.send("DELETE", &path, &[], "").await;
+    assert_eq!(
+        (refused.code().as_str(), &refused.json()["balance"]),
+        ("account-not-empty", &json!("-10.50"))
+    );
+    service.post("/accounts/a/deposit", r#"{"amount": 10.50}"#).await;
+    assert_eq!(service.send("DELETE", &path, &[], "").await.status, 204);
+    assert_eq!(service.send("DELETE", &path, &[], "").await.code(), "account-closed");
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn history_is_read_page_by_page_in_both_orders() {
+    let service = Service::start().await;
+    let account = service.open_with("a", "1").await;
+    for amount in 2..=7 {
+        service.post("/accounts/a/deposit", &format!("{{\"amount\":{amount}}}")).await;
+    }
+    let path = format!("/v2/accounts/{}/transactions", account["id"].as_str().unwrap());
+    let amounts = |reply: &Reply| -> Vec<String> {
+        let page = reply.json();
+        let items = page["items"].as_array().unwrap();
+        assert_eq!(page["count"], items.len());
+        items.iter().map(|item| item["amount"].as_str().unwrap().to_owned()).collect()
+    };
+    for (order, expected) in [
+        ("desc", ["7.00", "6.00", "5.00", "4.00", "3.00", "2.00", "1.00"]),
+        ("asc", ["1.00", "2.00", "3.00", "4.00", "5.00", "6.00", "7.00"]),
+    ] {
+        let mut seen = Vec::new();
+        let mut next = format!("{path}?limit=3&order={order}");
+        loop {
+            let page = service.get(&next).await;
+            assert_eq!(page.status, 200, "{page:?}");
+            seen.extend(amounts(&page));
+            let Some(cursor) = page.json()["next"].as_str().map(str::to_owned) else {
+                assert_eq!(page.header("link"), "");
+                break;
+            };
+            next = format!("{path}?limit=3&order={order}&cursor={cursor}");
+            assert_eq!(page.header("link"), format!("<{next}>; rel=\"next\""));
+        }
+        assert_eq!(seen, expected);
+    }
+    let first = service.get(&path).await;
+    assert_eq!(amounts(&first).len(), 7);
+    let item = &first.json()["items"][0];
+    assert_eq!(
+        (&item["type"], &item["balance"], &item["version"]),
+        (&json!("deposit"), &json!("28.00"), &json!(8))
+    );
+    assert_eq!(item["account_id"], account["id"]);
+    // New entries do not move a page that has been begun.
+    let page = service.get(&format!("{path}?limit=2")).await;
+    service.post("/accounts/a/deposit", r#"{"amount":8}"#).await;
+    let cursor = page.json()["next"].as_str().unwrap().to_owned();
+    assert_eq!(amounts(&service.get(&format!("{path}?limit=2&cursor={cursor}")).await), ["5.00", "4.00"]);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn the_books_balance() {
+    let service = Service::start().await;
+    let empty = service.get("/v2/trial-balance").await.json();
+    assert_eq!(empty, json!({"balanced": true, "currencies": []}));
+    service.open_with("a", "10").await;
+    service.open_with("b", "5").await;
+    service.post("/accounts/b/withdraw", r#"{"amount": 7.5}"#).await;
+    let balance = service.get("/v2/trial-balance").await.json();
+    assert_eq!(
+        balance,
+        json!({"balanced": true, "currencies": [{
+            "currency": "USD", "accounts": 2, "credit": "10.00", "debit": "-2.50", "world": "-7.50", "sum": "0.00"
+        }]})
+    );
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_repeated_request_takes_effect_once() {
+    let service = Service::start().await;
+    let headers = [("idempotency-key", "k-1"), ("x-request-id", "first")];
+    let again = [("idempotency-key", "\"k-1\""), ("x-request-id", "second")];
+    for (method, path, body, status) in [
+        ("POST", "/accounts", r#"{"name":"a"}"#, 201),
+        ("POST", "/accounts/a/withdraw", r#"{"amount":50.01}"#, 422),
+        ("POST", "/v2/accounts", r#"{"name":"a"}"#, 422),
+        ("DELETE", "/accounts/a", "", 422),
+        ("DELETE", "/accounts/b", "", 404),
+    ] {
+        let first = service.send(method, path, &headers, body).await;
+        assert_eq!(first.status, status, "{first:?}");
+        assert_eq!(first.header("x-request-id"), "first");
+        assert_eq!(first.header("idempotent-replayed"), "");
+        if ["idempotency-key-reused"].contains(&first.code().as_str()) {
+            continue;
+        }
+        let second = service.send(method, path, &again, body).await;
+        assert_eq!((second.status, &second.body), (first.status, &first.body));
+        assert_eq!(second.header("x-request-id"), "second");
+        assert_eq!(second.header("idempotent-replayed"), "true", "{second:?}");
+        assert_eq!(second.header("location"), first.header("location"));
+    }
+    let key = [("idempotency-key", "k-2")];
+    let first = service.send("POST", "/accounts/a/deposit", &key, r#"{"amount":1}"#).await;
+    let second = service.send("POST", "/accounts/a/deposit", &key, r#"{"amount":1}"#).await;
+    assert_eq!((first.status.as_u16(), &first.body), (201, &second.body));
+    let other = service.send("POST", "/accounts/a/deposit", &key, r#"{"amount":2}"#).await;
+    assert_eq!((other.status.as_u16(), other.code().as_str()), (422, "idempotency-key-reused"));
+    // The scope of a key is the account.
+    service.open_with("b", "5").await;
+    assert_eq!(service.send("POST", "/accounts/b/deposit", &key, r#"{"amount":2}"#).await.status, 201);
+    // Opening with one key under two names meets at the key's home, whichever shards own the names.
+    for number in 0..8 {
+        let body = format!("{{\"name\":\"new-{number}\"}}");
+        let reply = service.send("POST", "/accounts", &[("idempotency-key", "k-3")], &body).await;
+        assert_eq!(reply.status.as_u16(), if number == 0 { 201 } else { 422 });
+    }
+    // A malformed request does not use up its key.
+    let key = [("idempotency-key", "k-4")];
+    assert_eq!(service.send("POST", "/accounts/a/deposit", &key, "{").await.status, 400);
+    assert_eq!(service.send("POST", "/accounts/a/deposit", &key, r#"{"amount":2}"#).await.status, 201);
+    assert!(service.get("/accounts/a").await.text().contains(r#""balance":3.00"#));
+    let key = [("idempotency-key", "k-5")];
+    service.post("/accounts/a/withdraw", r#"{"amount":3}"#).await;
+    for replayed in ["", "true"] {
+        let closed = service.send("DELETE", "/accounts/a", &key, "").await;
+        assert_eq!((closed.status.as_u16(), closed.header("idempotent-replayed")), (204, replayed));
+    }
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn conditions_are_about_the_accounts_version() {
+    let service = Service::start().await;
+    let account = service.open_with("a", "1").await;
+    let by_id = format!("/v2/accounts/{}", account["id"].as_str().unwrap());
+    for path in ["/accounts/a", by_id.as_str()] {
+        let read = service.get(path).await;
+        assert_eq!((read.header("etag"), read.header("cache-control")), ("\"2\"", "no-cache"));
+        for tag in ["\"2\"", "W/\"2\"", "\"1\", \"2\"", "*"] {
+            let unchanged = service.send("GET", path, &[("if-none-match", tag)], "").await;
+            assert_eq!((unchanged.status.as_u16(), unchanged.body.len()), (304, 0));
+            assert_eq!(unchanged.header("etag"), "\"2\"");
+        }
+        assert_eq!(service.send("GET", path, &[("if-none-match", "\"1\"")], "").await.status, 200);
+    }
+    for (method, path, body) in [
+        ("POST", "/accounts/a/deposit", r#"{"amount":1}"#),
+        ("POST", "/accounts/a/withdraw", r#"{"amount":1}"#),
+        ("DELETE", "/accounts/a", ""),
+        ("DELETE", &by_id, ""),
+    ] {
+        let refused = service.send(method, path, &[("if-match", "\"1\"")], body).await;
+        assert_eq!((refused.status.as_u16(), refused.code().as_str()), (412, "version-mismatch"));
+        assert_eq!(refused.json()["version"], 2);
+    }
+    let withdraw = async |tag: &str| {
+        let headers = [("if-match", tag)];
+        let path = "/accounts/a/withdraw";
+        service.send("POST", path, &headers, r#"{"amount":0.5}"#).await
+    };
+    assert_eq!(withdraw("\"2\"").await.status, 201);
+    assert_eq!(withdraw("\"2\"").await.status, 412);
+    assert_eq!(withdraw("*").await.status, 201);
+    assert_eq!(service.send("DELETE", &by_id, &[("if-match", "\"4\"")], "").await.status, 204);
+
+    let transaction = service.open_with("b", "1").await;
+    let page =
+        service.get(&format!("/v2/accounts/{}/transactions", transaction["id"].as_str().unwrap())).await;
+    let id = page.json()["items"][0]["id"].as_str().unwrap().to_owned();
+    let read = service.get(&format!("/transactions/{id}")).await;
+    assert_eq!(read.header("etag"), format!("\"{id}\""));
+    assert!(read.header("cache-control").contains("immutable"));
+    let tag = format!("\"{id}\"");
+    let headers = [("if-none-match", tag.as_str())];
+    assert_eq!(service.send("GET", &format!("/transactions/{id}"), &headers, "").await.status, 304);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn head_is_get_without_a_body_and_options_tells_the_methods() {
+    let service = Service::start().await;
+    service.open_with("a", "1").await;
+    for path in ["/accounts/a", "/accounts/nobody", "/healthz", "/metrics", "/problems"] {
+        let get = service.get(path).await;
+        let head = service.send("HEAD", path, &[], "").await;
+        assert_eq!((head.status, head.body.len()), (get.status, 0), "{path}");
+        assert_eq!(head.header("content-type"), get.header("content-type"));
+        if path == "/accounts/a" {
+            assert_eq!(head.header("content-length"), get.body.len().to_string());
+        }
+    }
+    for (path, allow) in [
+        ("/accounts", "POST, OPTIONS"),
+        ("/accounts/a", "GET, HEAD, DELETE, OPTIONS"),
+        ("/v2/trial-balance", "GET, HEAD, OPTIONS"),
+    ] {
+        let options = service.send("OPTIONS", path, &[], "").await;
+        assert_eq!((options.status.as_u16(), options.header("allow")), (204, allow));
+        let refused = service.send("PATCH", path, &[], "").await;
+        assert_eq!((refused.code().as_str(), refused.header("allow")), ("method-not-allowed", allow));
+    }
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn every_problem_has_a_page() {
+    let service = Service::start().await;
+    let list = service.get("/problems").await.json();
+    assert_eq!(list["count"], Code::ALL.len());
+    for (code, item) in Code::ALL.iter().zip(list["items"].as_array().unwrap()) {
+        let page = service.get(&format!("/problems/{}", code.slug())).await;
+        assert_eq!(page.status, 200);
+        assert_eq!(&page.json(), item);
+        assert_eq!(item["status"], code.status().as_u16());
+        assert_eq!(item["title"], code.title());
+        assert_eq!(item["type"], format!("/problems/{}", code.slug()));
+    }
+    assert_eq!(service.get("/problems/no-such-code").await.code(), "not-found");
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn it_answers_before_and_after_it_has_a_bank() {
+    let mut service = Service::starting(Limits::default()).await;
+    assert_eq!(service.get("/healthz").await.json(), json!({"status": "ok"}));
+    let ready = service.get("/readyz").await;
+    assert_eq!(
+        (ready.status.as_u16(), ready.code().as_str(), ready.header("retry-after")),
+        (503, "starting", "1")
+    );
+    assert_eq!(service.post("/accounts", r#"{"name":"a"}"#).await.code(), "starting");
+    assert_eq!(service.get("/nothing").await.code(), "not-found");
+    let bank = MemoryBank::start(1);
+    service.api.ready(bank.bank.clone());
+    assert_eq!(service.get("/readyz").await.json(), json!({"status": "ready"}));
+    assert_eq!(service.post("/accounts", r#"{"name":"a"}"#).await.status, 201);
+    service.api.ending();
+    assert_eq!(service.get("/readyz").await.code(), "ending");
+    // What still comes is still done.
+    assert_eq!(service.get("/accounts/a").await.status, 200);
+    bank.stop();
+    let ended = service.post("/accounts", r#"{"name":"b"}"#).await;
+    assert_eq!((ended.status.as_u16(), ended.code().as_str()), (503, "ending"));
+    service.bank = None;
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn without_room_on_disk_only_changes_are_refused() {
+    let service = Service::start().await;
+    service.open_with("a", "1").await;
+    let set_full = |full| {
+        for shard in service.bank.as_ref().unwrap().bank.shards() {
+            shard.handle.set_disk_full(full);
+        }
+    };
+    set_full(true);
+    let key = [("idempotency-key", "k")];
+    for headers in [&[][..], &key] {
+        let refused = service.send("POST", "/accounts/a/deposit", headers, r#"{"amount":1}"#).await;
+        assert_eq!((refused.status.as_u16(), refused.code().as_str()), (503, "disk-full"));
+        assert_eq!((refused.header("retry-after"), &refused.json()["retryable"]), ("10", &json!(true)));
+    }
+    assert_eq!(service.get("/accounts/a").await.status, 200);
+    set_full(false);
+    // A shard looks at the disk once a batch, and the read above may have been answered from a batch that still
+    // goes on. So the client does as it was told and tries again.
+    let done = loop {
+        let reply = service.send("POST", "/accounts/a/deposit", &key, r#"{"amount":1}"#).await;
+        if reply.code() != "disk-full" {
+            break reply;
+        }
+    };
+    assert_eq!((done.status.as_u16(), done.header("idempotent-replayed")), (201, ""));
+    assert!(service.get("/accounts/a").await.text().contains(r#""balance":2.00"#));
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn without_room_for_keys_only_requests_with_new_keys_are_refused() {
+    let service = Service::over(MemoryBank::start_with(1, 2, |log| log), Limits::default()).await;
+    let open = async |key: &str, name: &str| {
+        let body = format!("{{\"name\":\"{name}\"}}");
+        service.send("POST", "/accounts", &[("idempotency-key", key)], &body).await
+    };
+    assert_eq!(open("k-1", "a").await.status, 201);
+    assert_eq!(open("k-2", "b").await.status, 201);
+    let refused = open("k-3", "c").await;
+    assert_eq!((refused.status.as_u16(), refused.code().as_str()), (503, "idempotency-keys-exhausted"));
+    assert_eq!(refused.header("retry-after"), "60");
+    assert_eq!(open("k-2", "b").await.header("idempotent-replayed"), "true");
+    assert_eq!(service.post("/accounts", r#"{"name":"c"}"#).await.status, 201);
+    service.stop().await;
+}
+
+/// A log that cannot be read.
+struct Unreadable;
+
+impl JournalReader for Unreadable {
+    fn record(&self, _: Sequence) -> Result<Option<Vec<u8>>, StorageError> {
+        Err(StorageError::Locked { path: "/a/secret/place".into() })
+    }
+}
+
+#[tokio::test]
+async fn what_has_failed_inside_is_not_told_outside() {
+    let bank = MemoryBank::start_with(1, 100, |_| Arc::new(Unreadable));
+    let service = Service::over(bank, Limits::default()).await;
+    let account = service.open_with("a", "1").await;
+    let path = format!("/v2/accounts/{}/transactions", account["id"].as_str().unwrap());
+    let failed = service.send("GET", &path, &[("x-request-id", "r-1")], "").await;
+    assert_eq!((failed.status.as_u16(), failed.code().as_str()), (500, "internal-error"));
+    assert_eq!(failed.json()["request_id"], "r-1");
+    assert!(!failed.text().contains("secret") && !failed.text().contains("process"));
+    assert_eq!(service.get("/accounts/a").await.status, 200);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn metrics_count_requests() {
+    let service = Service::start().await;
+    service.open_with("a", "1").await;
+    service.get("/accounts/nobody").await;
+    let metrics = service.get("/metrics").await;
+    for line in [
+        "teller_http_requests_total{route=\"/v2/accounts\",status=\"2xx\"} 1\n",
+        "teller_http_requests_total{route=\"/accounts/{name}\",status=\"4xx\"} 1\n",
+        "teller_http_request_seconds_count{route=\"/accounts/{name}/deposit\"} 1\n",
+        "teller_http_requests_in_flight 1\n",
+        "teller_http_connections 1\n",
+    ] {
+        assert!(metrics.text().contains(line), "{line}\n{}", metrics.text());
+    }
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_answered_in_order_even_after_a_half_close() {
+    let service = Service::start().await;
+    service.open_with("a", "1").await;
+    let deposit = "POST /accounts/a/deposit HTTP/1.1\r\nhost: x\r\ncontent-length: 12\r\n\r\n{\"amount\":1}";
+    let bytes = service.send_bytes(deposit.repeat(3).as_bytes(), true).await;
+    let mut rest = &bytes[..];
+    for balance in ["2.00", "3.00", "4.00"] {
+        let (reply, behind) = Reply::parse(rest).expect("a reply");
+        assert!(reply.text().contains(&format!("\"balance\":{balance}")), "{reply:?}");
+        rest = behind;
+    }
+    assert!(rest.is_empty());
+    service.stop().await;
+}
+
+/// A body that is refused by its length is never read, and many clients send all of it before they look at the
+/// reply. If the service had closed the socket by then, their next write would fail, and they would report that
+/// in place of the refusal.
+#[tokio::test]
+async fn a_client_that_sends_before_it_reads_still_hears_the_refusal() {
+    let service = Service::start().await;
+    let mut stream = service.connect().await;
+    let head = b"POST /accounts HTTP/1.1\r\nhost: x\r\ncontent-length: 200000\r\n\r\n";
+    stream.write_all(head).await.expect("open");
+    // The reply has arrived, and the service has closed its direction: it is as far as it will get.
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).await.expect("an end in order");
+    for _ in 0..20 {
+        stream.write_all(&[b' '; 10_000]).await.expect("still taken");
+    }
+    let (reply, rest) = Reply::parse(&bytes).expect("a reply");
+    assert_eq!((reply.code().as_str(), rest.len()), ("payload-too-large", 0));
+    assert_eq!(reply.header("connection"), "close");
+    drop(stream);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_are_told_so() {
+    let limits = Limits { connections_max: 1, ..Limits::default() };
+    let service = Service::start_with(limits).await;
+    let mut held = service.connect().await;
+    held.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut byte = [0; 1];
+    held.read_exact(&mut byte).await.unwrap();
+    let refused = service.send_bytes(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n", true).await;
+    let (reply, rest) = Reply::parse(&refused).expect("a reply");
+    assert_eq!((reply.status.as_u16(), reply.code().as_str()), (503, "too-many-connections"));
+    assert_eq!((reply.header("retry-after"), rest.len()), ("1", 0));
+    assert_eq!(reply.json()["request_id"], reply.header("x-request-id"));
+    drop(held);
+    // The place is free once the service has seen the other connection close.
+    loop {
+        let bytes = service.send_bytes(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n", true).await;
+        if bytes.starts_with(b"HTTP/1.1 200") {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn stopping_answers_what_is_in_flight_and_closes_what_is_idle() {
+    let service = Service::start().await;
+    service.open_with("a", "1").await;
+    let mut idle = service.connect().await;
+    let mut halfway = service.connect().await;
+    halfway
+        .write_all(b"POST /accounts/a/deposit HTTP/1.1\r\nhost: x\r\ncontent-length: 12\r\nexpect: 100-continue\r\n\r\n")
+        .await
+        .unwrap();
+    // The service has begun to read the body once it asks for it.
+    let mut go_on = [0; 25];
+    halfway.read_exact(&mut go_on).await.unwrap();
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+    let address = service.address;
+    // Kept beyond the service: the request in flight needs it.
+    let mut service = service;
+    let bank = service.bank.take().unwrap();
+    let serving = service.begin_stop();
+    let mut nothing = Vec::new();
+    idle.read_to_end(&mut nothing).await.unwrap();
+    assert!(nothing.is_empty());
+    halfway.write_all(b"{\"amount\":1}").await.unwrap();
+    let mut bytes = Vec::new();
+    halfway.read_to_end(&mut bytes).await.unwrap();
+    let (reply, _) = Reply::parse(&bytes).expect("a reply");
+    assert_eq!((reply.status.as_u16(), reply.header("connection")), (201, "close"));
+    assert_eq!(serving.await.unwrap(), Drained { connections_cut: 0 });
+    assert!(tokio::net::TcpStream::connect(address).await.is_err());
+    bank.stop();
+}
+
+#[tokio::test]
+async fn stopping_cuts_off_who_does_not_come_to_an_end() {
+    let limits = Limits { drain_time_max: Duration::from_millis(50), ..Limits::default() };
+    let mut service = Service::start_with(limits).await;
+    let mut halfway = service.connect().await;
+    halfway
+        .write_all(
+            b"POST /accounts HTTP/1.1\r\nhost: x\r\ncontent-length: 12\r\nexpect: 100-continue\r\n\r\n",
+        )
+        .await
+        .unwrap();
+    let mut go_on = [0; 25];
+    halfway.read_exact(&mut go_on).await.unwrap();
+    let bank = service.bank.take().unwrap();
+    assert_eq!(service.begin_stop().await.unwrap(), Drained { connections_cut: 1 });
+    bank.stop();
+}
+
+#[tokio::test]
+async fn who_does_not_read_its_replies_is_cut_off() {
+    let limits = Limits { write_stall_time_max: Duration::from_millis(100), ..Limits::default() };
+    let service = Service::start_with(limits).await;
+    let mut stream = service.connect().await;
+    let request = b"GET /problems HTTP/1.1\r\nhost: x\r\n\r\n".repeat(100);
+    // It writes requests and never reads; sooner or later both directions are full, and then it is cut off.
+    while stream.write_all(&request).await.is_ok() {}
+    service.stop().await;
+}
