@@ -46,6 +46,8 @@ pub struct BankShard {
 pub struct Bank {
     router: Router,
     shards: Vec<BankShard>,
+    /// The overdraft limit of accounts without one of their own.
+    overdraft_limit: Amount,
     history_places: Semaphore,
     history_readers: Arc<Semaphore>,
 }
@@ -84,8 +86,8 @@ pub struct OpenedAccount {
     pub id: AccountId,
     /// Its name.
     pub name: AccountName,
-    /// Its own overdraft limit, if it has one.
-    pub overdraft_limit: Option<Amount>,
+    /// How far below zero it may go: its own limit, or the service's as it is set now.
+    pub overdraft_limit: Amount,
 }
 
 /// One entry of an account's history that moved money.
@@ -170,11 +172,13 @@ impl From<Rejection> for Refusal {
 }
 
 impl Bank {
-    /// A bank over these shards, in their order.
-    pub fn new(shards: Vec<BankShard>) -> Bank {
+    /// A bank over these shards, in their order, whose accounts may go below zero by `overdraft_limit` unless
+    /// they have a limit of their own.
+    pub fn new(shards: Vec<BankShard>, overdraft_limit: Amount) -> Bank {
         Bank {
             router: Router::new(shards.len()),
             shards,
+            overdraft_limit,
             history_places: Semaphore::new(HISTORY_READERS_MAX + HISTORY_READERS_WAITING_MAX),
             history_readers: Arc::new(Semaphore::new(HISTORY_READERS_MAX)),
         }
@@ -222,6 +226,7 @@ impl Bank {
         else {
             unreachable!("a key's fingerprint binds it to its kind of request");
         };
+        let overdraft_limit = overdraft_limit.unwrap_or(self.overdraft_limit);
         let id = AccountId {
             opened: event.time,
             shard,

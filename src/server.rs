@@ -25,7 +25,7 @@ use crate::bank::{Bank, BankShard};
 use crate::clock;
 use crate::config::{ListenAddress, ServeSettings};
 use crate::http::{self, Api};
-use crate::ledger::{SHARDS_MAX, ShardId};
+use crate::ledger::{Amount, SHARDS_MAX, ShardId};
 use crate::progress::Progress;
 use crate::shard::batch::{Shard, ShardRules};
 use crate::shard::handle::ShardHandle;
@@ -116,7 +116,7 @@ async fn serve(settings: &ServeSettings) -> Result<(), ServerError> {
         // Recovery has changed nothing that the next one does not do again.
         () = wishes.end() => process::exit(0),
     };
-    api.ready(Arc::new(running.bank()));
+    api.ready(Arc::new(running.bank(settings.max_overdraft)));
     println!("teller listens on http://{address}");
 
     while wishes.next().await == Wish::Snapshot {
@@ -210,12 +210,12 @@ impl Running {
         Ok(Running { shards, keeper, housekeeper, directory })
     }
 
-    fn bank(&self) -> Bank {
+    fn bank(&self, overdraft_limit: Amount) -> Bank {
         let shard = |shard: &RunningShard| BankShard {
             handle: shard.threads.handle().clone(),
             log: Arc::clone(&shard.log) as _,
         };
-        Bank::new(self.shards.iter().map(shard).collect())
+        Bank::new(self.shards.iter().map(shard).collect(), overdraft_limit)
     }
 
     /// Has every shard end its generation; the keeper makes the snapshots.

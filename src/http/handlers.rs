@@ -97,17 +97,10 @@ impl<'a> Call<'a> {
                 location(format_args!("/accounts/{}", routes::encode(&account.name))),
                 json_reply(StatusCode::CREATED, |out| wire::opened_v1(out, account)),
             ),
-            Version::Two => {
-                let limit = match account.overdraft_limit {
-                    Some(limit) => limit,
-                    // The service's own limit is a setting, not part of what was recorded.
-                    None => bank.account(AccountSelector::Id(account.id)).await?.overdraft_limit,
-                };
-                (
-                    location(format_args!("/v2/accounts/{}", account.id.to_uuid())),
-                    json_reply(StatusCode::CREATED, |out| wire::opened_v2(out, account, limit)),
-                )
-            }
+            Version::Two => (
+                location(format_args!("/v2/accounts/{}", account.id.to_uuid())),
+                json_reply(StatusCode::CREATED, |out| wire::opened_v2(out, account)),
+            ),
         };
         reply.headers_mut().insert(LOCATION, location);
         reply.headers_mut().insert(ETAG, headers::etag_of_version(1));

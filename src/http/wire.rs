@@ -317,15 +317,15 @@ pub(super) fn account_v2(out: &mut Vec<u8>, account: &AccountView) {
 
 /// Writes the account of version 2 as its opening made it. What an account at zero has available is its
 /// overdraft limit.
-pub(super) fn opened_v2(out: &mut Vec<u8>, account: &OpenedAccount, overdraft_limit: Amount) {
+pub(super) fn opened_v2(out: &mut Vec<u8>, account: &OpenedAccount) {
     let currency = Currency::USD;
     let mut object = Object::begin(out);
     object.id("id", account.id.to_uuid());
     object.text("name", &account.name);
     object.quoted("currency", currency);
     object.amount_text("posted", Amount::ZERO, currency);
-    object.amount_text("available", overdraft_limit, currency);
-    object.amount_text("overdraft_limit", overdraft_limit, currency);
+    object.amount_text("available", account.overdraft_limit, currency);
+    object.amount_text("overdraft_limit", account.overdraft_limit, currency);
     object.plain("version", 1);
     object.quoted("created", Rfc3339(account.id.opened));
     object.quoted("updated", Rfc3339(account.id.opened));

@@ -164,10 +164,10 @@ impl Worker {
             let mut served = 0;
             let mut roll = false;
             let mut stop = false;
-            let moment = self.moment();
+            let now = (self.now)();
             while let Some(message) = next.take() {
                 match message {
-                    Message::Request(request, to) => self.serve(request, to, moment, &mut batch),
+                    Message::Request(request, to) => self.serve(request, to, now, &mut batch),
                     Message::Roll => roll = true,
                     Message::Stop => stop = true,
                 }
@@ -189,21 +189,20 @@ impl Worker {
         self.shard.into_ledger()
     }
 
-    fn moment(&self) -> Moment {
-        Moment {
-            now: (self.now)(),
-            durable: Sequence::new(self.status.durable.load(Ordering::Acquire)).unwrap_or(Sequence::NONE),
-            disk_full: self.status.disk_full.load(Ordering::Relaxed),
-        }
-    }
-
     fn serve(
         &mut self,
         request: super::batch::Request,
         to: oneshot::Sender<Reply>,
-        moment: Moment,
+        now: Timestamp,
         batch: &mut ProductionBatch,
     ) {
+        // Looked up for each request: a client that has its reply and asks at once, in time for this very batch,
+        // must not hear that the first request is still in flight.
+        let moment = Moment {
+            now,
+            durable: Sequence::new(self.status.durable.load(Ordering::Acquire)).unwrap_or(Sequence::NONE),
+            disk_full: self.status.disk_full.load(Ordering::Relaxed),
+        };
         let (reply, after) = self.shard.serve(request, moment, batch);
         if after <= moment.durable {
             // The client may have gone; that is its affair.

@@ -63,7 +63,7 @@ impl MemoryBank {
             (threads, BankShard { handle, log })
         };
         let (shards, ways) = (0..shards).map(start).unzip();
-        MemoryBank { bank: Arc::new(Bank::new(ways)), shards }
+        MemoryBank { bank: Arc::new(Bank::new(ways, rules.overdraft_limit)), shards }
     }
 
     /// Ends the shards; the bank answers nothing more.
