@@ -39,15 +39,17 @@
 //! - a block is decompressed into a buffer whose size was checked before, so no file makes a reader take more
 //!   memory than a block and the index.
 //!
-//! Left out: which sequence is in which segment (binary search in what [`list`] returns), caches, and merging
-//! small segments.
+//! Segments are merged ([`merge`]) so that there are few of them, however often the log is compacted: the new one
+//! is durable under its own name before the parts go, and what lies wholly in another one is superseded.
+//!
+//! Left out: which sequence is in which segment (binary search in what [`list`] returns), when to merge, caches.
 //!
 //! Simplified: a [`Segment`] holds its path, its two positions and its length, about 250 bytes, whatever the size
 //! of the file; so ten thousand segments, which stand for 600 GB of records, cost 2.5 MB. The price is that
 //! [`Segment::record`] reads trailer and index each time, 25 KB for 64 MiB of records, mostly from the page
 //! cache. It checks the checksums but not the chain, which only a reading from the start can ([`Segment::replay`]).
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -412,7 +414,41 @@ impl Segment {
     }
 }
 
-/// The segments of a shard, from its first record on, each continuing the one before.
+/// Merges segments that follow one another into one, which is durable and was read back whole on return. The old
+/// ones are still there, to be deleted by [`remove`]; until then [`list`] knows that they are superseded.
+///
+/// # Errors
+/// If one of them is not intact, or the new one cannot be written.
+///
+/// # Panics
+/// If there is none.
+pub fn merge(
+    directory: &Path,
+    ledger_id: Uuid,
+    shard: ShardId,
+    segments: &[&Segment],
+) -> Result<Segment, StorageError> {
+    let before = segments.first().expect("there is something to merge").before();
+    let mut writer = SegmentWriter::create(directory, ledger_id, shard, before)?;
+    for segment in segments {
+        segment.replay(segment.first(), &mut |record| writer.append(record))?;
+    }
+    writer.finish()
+}
+
+/// Deletes segments that a merged one supersedes.
+///
+/// # Errors
+/// If one cannot be deleted.
+pub fn remove(directory: &Path, segments: &[&Segment]) -> Result<(), StorageError> {
+    for segment in segments {
+        fs::remove_file(segment.path()).map_err(StorageError::io("delete", segment.path()))?;
+    }
+    files::sync_directory(directory)
+}
+
+/// The segments of a shard, from its first record on, each continuing the one before. One that lies wholly in a
+/// larger one is superseded: a merge wrote the larger one, and a crash kept it from deleting the parts.
 ///
 /// # Errors
 /// If the directory cannot be read, has a file that is neither a segment nor one in the making, if a segment
@@ -420,12 +456,9 @@ impl Segment {
 pub fn list(directory: &Path, ledger_id: Uuid, shard: ShardId) -> Result<Vec<Segment>, StorageError> {
     let mut position = LogPosition::genesis(ledger_id, shard);
     let mut segments: Vec<Segment> = Vec::new();
-    for name in files::finished_names(directory)? {
-        let path = directory.join(&name);
-        if parse_file_name(&name).is_none() {
-            return Err(files::unexpected_name(&path));
-        }
-        let segment = Segment::open(&path, ledger_id, shard)?;
+    let names = Names::read(directory)?;
+    for (_, path) in names.current() {
+        let segment = Segment::open(path, ledger_id, shard)?;
         let what = match segment.before.last.cmp(&position.last) {
             std::cmp::Ordering::Greater => Some(format!(
                 "sequences {} to {} are missing before it",
@@ -444,7 +477,7 @@ pub fn list(directory: &Path, ledger_id: Uuid, shard: ShardId) -> Result<Vec<Seg
         };
         if let Some(what) = what {
             return Err(StorageError::Corrupt {
-                path,
+                path: path.clone(),
                 position: format!("sequence {}", segment.first()),
                 what,
                 next_step: RESTORE_BACKUP,
@@ -456,12 +489,58 @@ pub fn list(directory: &Path, ledger_id: Uuid, shard: ShardId) -> Result<Vec<Seg
     Ok(segments)
 }
 
-/// Deletes what a crash left of segments in the making. Nothing may be writing in the directory.
+/// Deletes what a crash left: segments in the making, and parts of a merged one. Nothing may be writing in the
+/// directory, and [`list`] must have found what is there to be sound.
 ///
 /// # Errors
 /// If the directory cannot be read or a leftover not be deleted.
 pub fn remove_leftovers(directory: &Path) -> Result<usize, StorageError> {
-    files::remove_leftovers(directory)
+    let names = Names::read(directory)?;
+    let mut removed = 0;
+    for (_, path) in names.superseded() {
+        fs::remove_file(path).map_err(StorageError::io("delete the leftover", path))?;
+        removed += 1;
+    }
+    if removed > 0 {
+        files::sync_directory(directory)?;
+    }
+    Ok(removed + files::remove_leftovers(directory)?)
+}
+
+/// The names of a directory's segments: the first and the last sequence in each, and its path.
+struct Names(Vec<((Sequence, Sequence), PathBuf)>);
+
+impl Names {
+    fn read(directory: &Path) -> Result<Names, StorageError> {
+        let mut names = Vec::new();
+        for name in files::finished_names(directory)? {
+            let path = directory.join(&name);
+            let range = parse_file_name(&name).ok_or_else(|| files::unexpected_name(&path))?;
+            names.push((range, path));
+        }
+        // Of two that start alike the larger one comes first: what lies in another one stands behind it.
+        names.sort_by_key(|((first, last), _)| (*first, std::cmp::Reverse(*last)));
+        Ok(Names(names))
+    }
+
+    /// Those that are in force, in order.
+    fn current(&self) -> impl Iterator<Item = &((Sequence, Sequence), PathBuf)> {
+        self.split().filter_map(|(segment, superseded)| (!superseded).then_some(segment))
+    }
+
+    /// Those that lie wholly in another one.
+    fn superseded(&self) -> impl Iterator<Item = &((Sequence, Sequence), PathBuf)> {
+        self.split().filter_map(|(segment, superseded)| superseded.then_some(segment))
+    }
+
+    fn split(&self) -> impl Iterator<Item = (&((Sequence, Sequence), PathBuf), bool)> {
+        let mut end = Sequence::NONE;
+        self.0.iter().map(move |segment| {
+            let superseded = segment.0.1 <= end;
+            end = end.max(segment.0.1);
+            (segment, superseded)
+        })
+    }
 }
 
 fn file_name(first: Sequence, last: Sequence) -> String {
@@ -1087,21 +1166,51 @@ mod tests {
             fs::rename(&aside, segments[lost].path()).expect("moved back");
         }
 
-        let twice = write(
-            directory,
-            segments[0].after(),
-            &sample.records[5..7],
-            BLOCK_BYTES_MAX,
-        );
+        let twice = write(directory, segments[0].after(), &sample.records[5..12], BLOCK_BYTES_MAX);
         let error = listed().expect_err("an overlap").to_string();
-        assert!(
-            error.contains("16 to 21 are in the segment before it too"),
-            "{error}"
-        );
+        assert!(error.contains("31 to 36 are in the segment before it too"), "{error}");
         fs::remove_file(twice.path()).expect("removed");
 
         fs::write(directory.join("notes"), b"").expect("written");
         assert!(listed().expect_err("unexpected").to_string().contains("notes"));
+    }
+
+    /// Whatever a crash leaves of a merge, the parts or the whole or both, the history is there once.
+    #[test]
+    fn a_merged_segment_supersedes_its_parts_wherever_a_crash_stops_the_merge() {
+        let temporary = temporary();
+        let directory = temporary.path();
+        let records = sample(40, 3).records;
+        let mut before = genesis();
+        let mut parts = Vec::new();
+        for records in records.chunks(4) {
+            parts.push(write(directory, before, records, BLOCK_BYTES_MAX));
+            before = parts[parts.len() - 1].after();
+        }
+        let [first, second, third, ..] = &parts[..] else { panic!("some parts") };
+        let merged = merge(directory, LEDGER, shard(), &[first, second, third]).expect("merged");
+        let mut expected = vec![&merged];
+        expected.extend(&parts[3..]);
+        let listed = || list(directory, LEDGER, shard()).expect("listed");
+        let replayed = || {
+            let mut replayed = Vec::new();
+            for segment in listed() {
+                let mut visit = |record: &[u8]| {
+                    replayed.push(record.to_vec());
+                    Ok(())
+                };
+                segment.replay(segment.first(), &mut visit).expect("intact");
+            }
+            replayed
+        };
+        assert_eq!(listed().iter().collect::<Vec<_>>(), expected, "both are there");
+        assert_eq!(replayed(), records);
+        remove(directory, &[second]).expect("removed");
+        assert_eq!(listed().iter().collect::<Vec<_>>(), expected, "one part is gone");
+        assert_eq!(remove_leftovers(directory).expect("removed"), 2);
+        assert_eq!(listed().iter().collect::<Vec<_>>(), expected, "the whole alone");
+        assert_eq!(replayed(), records);
+        assert!(!first.path().exists() && !third.path().exists());
     }
 
     #[test]

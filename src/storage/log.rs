@@ -43,6 +43,13 @@ const SNAPSHOTS_KEPT: usize = 2;
 /// is read, and by `teller verify`; a start must not take longer the older the ledger is (P10).
 const ARCHIVE_BYTES_VERIFIED_AT_START: u64 = 64 * 1024 * 1024;
 
+/// Segments are merged up to this size: 10 TB of archive are then 160,000 segments, 40 MB of memory.
+const MERGED_SEGMENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// A segment is merged with the newest one if it is at most so many times larger. So small segments, which a
+/// snapshot every few minutes makes, are rewritten a few times in all, and a start never finds many of them.
+const MERGE_RATIO_MAX: u64 = 4;
+
 /// Where a shard's files are, and whose they are.
 #[derive(Clone, Debug)]
 pub struct ShardFiles {
@@ -331,7 +338,7 @@ pub fn recover(
         generation.sync()?;
     }
     files::remove_leftovers(&files.snapshots)?;
-    files::remove_leftovers(&files.archive)?;
+    archive::remove_leftovers(&files.archive)?;
     let generations = Generations::new(&files.journal, stored.generations)?;
     let current = generations.create()?;
     let journal = SledJournal::new(files.shard, end, current, Arc::clone(&generations), options);
@@ -391,12 +398,22 @@ impl JournalReader for ShardLog {
         if let Some(record) = self.generations.record(sequence)? {
             return Ok(Some(record));
         }
-        let segment = {
-            let segments = self.segments.read();
-            let index = segments.partition_point(|segment| segment.last() < sequence);
-            segments.get(index).cloned()
-        };
-        segment.map(|segment| segment.record(sequence)).transpose()
+        let mut failed: Option<(Arc<Segment>, StorageError)> = None;
+        loop {
+            let segment = {
+                let segments = self.segments.read();
+                segments.get(segments.partition_point(|segment| segment.last() < sequence)).cloned()
+            };
+            let Some(segment) = segment else { return Ok(None) };
+            if let Some((_, error)) = failed.filter(|(before, _)| Arc::ptr_eq(before, &segment)) {
+                return Err(error);
+            }
+            match segment.record(sequence) {
+                Ok(record) => return Ok(Some(record)),
+                // It may have been merged, and deleted, since it was looked up; then another one is listed.
+                Err(error) => failed = Some((segment, error)),
+            }
+        }
     }
 }
 
@@ -479,6 +496,29 @@ impl ShardLog {
             }
             self.generations.remove(generation.number())?;
         }
-        Ok(())
+        self.merge_segments()
+    }
+
+    /// Merges the newest segments for as long as the one before the last is not much larger than the last.
+    fn merge_segments(&self) -> Result<(), StorageError> {
+        let files = &self.files;
+        loop {
+            let [older, newer] = match &self.segments.read()[..] {
+                [.., older, newer] => [Arc::clone(older), Arc::clone(newer)],
+                _ => return Ok(()),
+            };
+            let pays = older.bytes() <= MERGE_RATIO_MAX * newer.bytes()
+                && older.bytes() + newer.bytes() <= MERGED_SEGMENT_BYTES_MAX;
+            if !pays {
+                return Ok(());
+            }
+            let merged = archive::merge(&files.archive, files.ledger, files.shard, &[&older, &newer])?;
+            {
+                let mut segments = self.segments.write();
+                let parts = segments.len() - 2;
+                segments.splice(parts.., [Arc::new(merged)]);
+            }
+            archive::remove(&files.archive, &[&older, &newer])?;
+        }
     }
 }
