@@ -36,10 +36,10 @@ const HOST_BYTES_MAX: usize = 253;
 const DB_NAME_BYTES_MAX: usize = 128;
 
 const IDEMPOTENCY_HOURS_DEFAULT: u64 = 24;
-/// A month. A key costs about 80 bytes of memory for as long as it is kept.
+/// A month. A key costs about 120 bytes of memory for as long as it is kept.
 const IDEMPOTENCY_HOURS_MAX: u64 = 720;
 
-/// 4 million keys are about 320 MB, and 24 hours of 46 requests a second.
+/// 4 million keys are about 480 MB, and 24 hours of 46 requests a second.
 const IDEMPOTENCY_KEYS_DEFAULT: u64 = 4_000_000;
 
 const SNAPSHOT_MINUTES_DEFAULT: u64 = 10;
@@ -117,7 +117,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "HOURS", value_parser = parse_idempotency_hours)]
     pub idempotency_hours: Option<u64>,
 
-    /// How many Idempotency-Keys the server remembers at most, about 80 bytes of memory each. While it
+    /// How many Idempotency-Keys the server remembers at most, about 120 bytes of memory each. While it
     /// remembers that many, requests with a new key are refused with 503. [default: 4000000]
     #[arg(long, value_name = "COUNT", value_parser = parse_idempotency_keys)]
     pub idempotency_keys_max: Option<u64>,
