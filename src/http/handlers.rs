@@ -134,7 +134,8 @@ impl<'a> Call<'a> {
         }
         let origin = match &account {
             AccountSelector::Name(name) => self.origin(Scope::Name(name), &[])?,
-            AccountSelector::Id(_) => self.origin(Scope::Id(self.segment), &[])?,
+            // As it is printed, not as it was sent: hexadecimal digits may be capital in a URL.
+            AccountSelector::Id(id) => self.origin(Scope::Id(&id.to_uuid().to_string()), &[])?,
         };
         let closed = bank.close(account, version, origin).await?;
         let mut reply = Response::new(Full::default());
