@@ -1,0 +1,91 @@
+//! A ledger as the first format left it, killed in the midst of its work: later versions must open it.
+//!
+//! `tests/fixtures/ledger-1` was made by a server with two shards, two snapshots a shard, merged archive segments and
+//! a journal with a tail, ended by SIGKILL. It is never written again; a new format gets a fixture of its own.
+
+use std::fs;
+use std::path::Path;
+
+use teller::ledger::{Change, Ledger, ShardId};
+use teller::progress::Progress;
+use teller::storage::history::HistoryReader;
+use teller::storage::journal::JournalOptions;
+use teller::storage::log::{Recovered, ShardFiles, recover};
+use teller::storage::manifest::DataDirectory;
+use teller::storage::verify::verify;
+
+/// Copies the fixture, and makes the empty directories that version control does not keep.
+fn thawed(to: &Path) {
+    fn copy(from: &Path, to: &Path) {
+        fs::create_dir_all(to).expect("created");
+        for entry in fs::read_dir(from).expect("readable") {
+            let entry = entry.expect("readable");
+            let target = to.join(entry.file_name());
+            if entry.path().is_dir() {
+                copy(&entry.path(), &target);
+            } else {
+                fs::copy(entry.path(), &target).expect("copied");
+            }
+        }
+    }
+    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/ledger-1"), to);
+    for shard in ["shard-0000", "shard-0001"] {
+        for generation in ["0000000003", "0000000004"] {
+            fs::create_dir_all(to.join(shard).join("journal").join(generation).join("blobs")).expect("created");
+        }
+    }
+}
+
+fn balances(ledger: &Ledger) -> Vec<(&str, i128, u64)> {
+    ledger
+        .accounts()
+        .iter()
+        .map(|account| (&*account.name, account.posted.minor_units(), account.version))
+        .collect()
+}
+
+#[test]
+fn a_ledger_of_the_first_format_is_recovered_with_its_history_and_proven() {
+    let temporary = tempfile::tempdir().expect("a directory");
+    thawed(temporary.path());
+    let directory = DataDirectory::open(
+        temporary.path(),
+        None,
+        &teller::storage::manifest::Birth {
+            shards: 9,
+            ledger: uuid::Uuid::nil(),
+            created: teller::ledger::Timestamp::default(),
+        },
+    )
+    .expect("it opens");
+    assert_eq!(directory.shards(), 2);
+    let progress = Progress::new("recovering", "events", None);
+    let files = [0, 1].map(|index| ShardFiles::new(&directory, ShardId::new(index).expect("in range")));
+
+    let events = files.each_ref().map(|files| verify(files, &progress).expect("it is proven").last.get());
+    assert_eq!(events, [12, 8]);
+
+    let shards =
+        files.each_ref().map(|files| recover(files, JournalOptions::default(), &progress).expect("it recovers"));
+    let [first, second] = &shards;
+    assert_eq!(balances(&first.ledger), [("alice", 11184, 6), ("carol", 1000, 3), ("dave", 0, 2)]);
+    assert_eq!(balances(&second.ledger), [("bob", 1334, 3), ("erin", -50000, 3), ("frank", 0, 1)]);
+    let keys: usize = shards.iter().map(|shard| shard.ledger.keys().len()).sum();
+    assert!(keys >= 3, "the idempotency keys are remembered");
+
+    // One account's whole history, over the archive and the journal.
+    let Recovered { ledger, log, .. } = first;
+    let alice = &ledger.accounts()[0];
+    let mut history = HistoryReader::new(ShardId::new(0).expect("in range"), &**log);
+    let entries = history
+        .entries(alice.number, alice.chain.newest(), alice.version, alice.version, 100)
+        .expect("it is readable");
+    let posted: Vec<i128> = entries
+        .iter()
+        .filter_map(|entry| match &entry.event.change {
+            Change::Posted { entry, .. } => Some(entry.balance.minor_units()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(posted, [11184, 11209, 11234, 11259, 10025]);
+}
