@@ -32,6 +32,7 @@ use super::journal::{
     Generation, Generations, Journal, JournalOptions, JournalReader, SledJournal, list_generations,
 };
 use super::manifest::DataDirectory;
+use super::watermark::UnsyncedWatermark;
 use super::{RESTORE_BACKUP, StorageError, Watermark, WatermarkHealth, files, snapshot};
 use crate::ledger::{Ledger, Sequence, ShardId};
 use crate::progress::Progress;
@@ -457,12 +458,14 @@ impl ShardLog {
         self.sync_watermark()
     }
 
-    /// Makes the watermark durable. It need not be at once: see [`Watermark`].
+    /// Makes the watermark durable, if it has risen. It need not be at once: see [`Watermark`].
     ///
     /// # Errors
     /// If that failed.
     pub fn sync_watermark(&self) -> Result<(), StorageError> {
-        self.watermark.lock().sync()
+        // Taken first, and synced without the lock: the committer needs that for its next note.
+        let unsynced = self.watermark.lock().unsynced();
+        unsynced.map_or(Ok(()), UnsyncedWatermark::sync)
     }
 
     fn snapshot(&self, ledger: &Ledger, newest: Sequence, at: LogPosition) -> Result<(), StorageError> {

@@ -27,6 +27,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use uuid::Uuid;
 
@@ -47,11 +48,31 @@ const FORMAT_VERSION: u16 = 1;
 #[derive(Debug)]
 pub struct Watermark {
     path: PathBuf,
-    file: File,
+    file: Arc<File>,
     ledger: Uuid,
     shard: ShardId,
     counter: u64,
+    /// The counter at the last sync.
+    synced: u64,
     position: LogPosition,
+}
+
+/// What a watermark has noted since it was last synced. Made to be synced without the watermark, which its owner
+/// goes on writing meanwhile.
+#[derive(Debug)]
+pub struct UnsyncedWatermark {
+    path: PathBuf,
+    file: Arc<File>,
+}
+
+impl UnsyncedWatermark {
+    /// Makes it durable against a power cut as well.
+    ///
+    /// # Errors
+    /// If the system cannot.
+    pub fn sync(self) -> Result<(), StorageError> {
+        self.file.sync_data().map_err(StorageError::io("sync", &self.path))
+    }
 }
 
 /// How a watermark was found.
@@ -92,10 +113,11 @@ impl Watermark {
             .map_err(StorageError::io("create", &creating))?;
         let mut watermark = Watermark {
             path: creating,
-            file,
+            file: Arc::new(file),
             ledger,
             shard,
             counter: 0,
+            synced: 0,
             position: LogPosition::genesis(ledger, shard),
         };
         watermark
@@ -133,7 +155,9 @@ impl Watermark {
             Some(damage) => {
                 // The next counter belongs in the damaged slot, as it is not the one of the valid slot.
                 watermark.acknowledge(position)?;
-                watermark.sync()?;
+                if let Some(unsynced) = watermark.unsynced() {
+                    unsynced.sync()?;
+                }
                 WatermarkHealth::SlotRebuilt {
                     path: path.to_owned(),
                     byte: damage.offset as u64,
@@ -232,10 +256,11 @@ impl Watermark {
         };
         let watermark = Watermark {
             path: path.to_owned(),
-            file,
+            file: Arc::new(file),
             ledger,
             shard,
             counter: newest.counter,
+            synced: 0,
             position: newest.position,
         };
         Ok((watermark, damage))
@@ -248,7 +273,7 @@ impl Watermark {
 
     /// Notes that everything up to `position` is durable and may be acknowledged. To be called behind a sync of
     /// the journal and before the replies. Survives the end of the process, and a power cut from the next
-    /// [`Watermark::sync`] on.
+    /// [`UnsyncedWatermark::sync`] on.
     ///
     /// # Errors
     /// If it cannot be written: then nothing may be acknowledged.
@@ -266,14 +291,13 @@ impl Watermark {
             .map_err(StorageError::io("write", &self.path))
     }
 
-    /// Makes the last acknowledgement durable against a power cut as well. About once a second, and at the end.
-    ///
-    /// # Errors
-    /// If the system cannot.
-    pub fn sync(&self) -> Result<(), StorageError> {
-        self.file
-            .sync_data()
-            .map_err(StorageError::io("sync", &self.path))
+    /// What is to be synced, if anything was noted since the last time: about once a second, and at the end.
+    pub fn unsynced(&mut self) -> Option<UnsyncedWatermark> {
+        if self.synced == self.counter {
+            return None;
+        }
+        self.synced = self.counter;
+        Some(UnsyncedWatermark { path: self.path.clone(), file: Arc::clone(&self.file) })
     }
 }
 
@@ -397,7 +421,8 @@ mod tests {
             assert_eq!(reopened.position(), at(number));
             // The next life goes on counting.
             reopened.acknowledge(at(number)).expect("written");
-            reopened.sync().expect("synced");
+            reopened.unsynced().expect("something was noted").sync().expect("synced");
+            assert!(reopened.unsynced().is_none(), "nothing was noted since");
             watermark = reopened;
         }
         assert!(Watermark::open(&path, Uuid::from_u128(1), shard()).is_err());
