@@ -295,7 +295,7 @@ impl Shard {
         let (change, rejection) = match (self.ledger.decide(command, &terms), &key) {
             (Ok(change), _) => (change, None),
             (Err(rejection), None) => {
-                let seen = self.seen_by(command);
+                let seen = self.seen_by(command, &rejection);
                 return (Reply::Refused(rejection), seen);
             }
             (Err(rejection), Some(_)) => (
@@ -321,26 +321,18 @@ impl Shard {
         (reply, sequence)
     }
 
-    /// The last event that a refusal of `command` depended on.
-    fn seen_by(&self, command: &Command) -> Sequence {
-        match command {
-            Command::Deposit { target, .. }
-            | Command::Withdraw { target, .. }
-            | Command::Close { target } => {
-                match &target.account {
-                    reference @ AccountRef::Number { .. } => self
-                        .ledger
-                        .account(reference)
-                        .map_or(Sequence::NONE, |account| account.chain.newest()),
-                    // A name that finds nothing may have been closed a moment ago.
-                    reference @ AccountRef::Name(_) => self
-                        .ledger
-                        .account(reference)
-                        .map_or(self.ledger.last(), |account| account.chain.newest()),
-                }
-            }
-            Command::Open { .. } | Command::Claim => self.ledger.last(),
-        }
+    /// The last event that a refusal of `command` depended on: the account's newest if the account alone decided,
+    /// else the shard's. A name that finds nothing may have been closed a moment ago, and a range may be
+    /// `@world`'s.
+    fn seen_by(&self, command: &Command, rejection: &Rejection) -> Sequence {
+        let account = match (command, rejection) {
+            (_, Rejection::BalanceOutOfRange) | (Command::Open { .. } | Command::Claim, _) => None,
+            (
+                Command::Deposit { target, .. } | Command::Withdraw { target, .. } | Command::Close { target },
+                _,
+            ) => self.ledger.account(&target.account),
+        };
+        account.map_or(self.ledger.last(), |account| account.chain.newest())
     }
 
     fn read(&self, account: Option<&Account>) -> (Reply, Sequence) {
