@@ -6,7 +6,13 @@ mod bare;
 
 use bytes::Bytes;
 use hyper::Response;
-use hyper::header::CONTENT_TYPE;
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
+
+const HEADERS: [(HeaderName, &str); 3] = [
+    (CONTENT_TYPE, "application/json"),
+    (LOCATION, "/transactions/019334a1-7c00-8000-8000-00000000002a"),
+    (HeaderName::from_static("x-request-id"), "079cf59d-5624-4c04-b5b3-3267c6882349"),
+];
 
 const REPLY: &str = r#"{"id":"019334a1-7c00-8000-8000-00000000002a","account":"account-0000001","type":"DEPOSIT","amount":1.00,"balance":100.00,"created":1732297450}"#;
 
@@ -15,7 +21,9 @@ fn main() -> std::io::Result<()> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:3001").await?;
         println!("bare hyper listens on http://{}", listener.local_addr()?);
         let mut reply = Response::new(Bytes::from_static(REPLY.as_bytes()));
-        reply.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/json"));
+        for (name, value) in HEADERS {
+            reply.headers_mut().insert(name, HeaderValue::from_static(value));
+        }
         bare::serve(listener, reply).await;
         Ok(())
     })

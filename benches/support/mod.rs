@@ -55,6 +55,8 @@ pub(crate) fn amount(cents: i128) -> Amount {
 /// Runs the duels of one bench file and prints what came of them.
 pub(crate) struct Arena {
     pub(crate) criterion: Criterion,
+    /// How many iterations one side does before it is the other's turn; a whole sample at the most.
+    pub(crate) turn: u64,
     rows: Vec<String>,
 }
 
@@ -66,7 +68,7 @@ impl Arena {
             .measurement_time(Duration::from_millis(1500))
             .sample_size(15)
             .configure_from_args();
-        Arena { criterion, rows: Vec::new() }
+        Arena { criterion, turn: u64::MAX, rows: Vec::new() }
     }
 
     /// Runs `ours` against `reference`. Each does so many iterations of `elements` pieces of work and says how
@@ -80,18 +82,25 @@ impl Arena {
         mut reference: impl FnMut(u64) -> Duration,
     ) {
         let mut pairs = Vec::new();
+        let turn = self.turn;
         {
             let mut group: BenchmarkGroup<'_, WallTime> = self.criterion.benchmark_group(group);
             group.throughput(Throughput::Elements(elements)).sampling_mode(SamplingMode::Flat);
             group.bench_function(name, |bencher| {
                 bencher.iter_custom(|iterations| {
-                    let (our_time, their_time) = if pairs.len() % 2 == 0 {
-                        let ours = ours(iterations);
-                        (ours, reference(iterations))
-                    } else {
-                        let theirs = reference(iterations);
-                        (ours(iterations), theirs)
-                    };
+                    let (mut our_time, mut their_time) = (Duration::ZERO, Duration::ZERO);
+                    let mut left = iterations;
+                    while left > 0 {
+                        let count = turn.min(left);
+                        left -= count;
+                        if (pairs.len() as u64 + left).is_multiple_of(2) {
+                            our_time += ours(count);
+                            their_time += reference(count);
+                        } else {
+                            their_time += reference(count);
+                            our_time += ours(count);
+                        }
+                    }
                     pairs.push((iterations, our_time.as_nanos().max(1), their_time.as_nanos().max(1)));
                     our_time
                 });
