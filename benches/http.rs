@@ -106,7 +106,7 @@ async fn start_service(path: &Path) -> SocketAddr {
         );
         BankShard { handle: threads.handle().clone(), log: recovered.log }
     });
-    let bank = Arc::new(Bank::new(shards.collect()));
+    let bank = Arc::new(Bank::new(shards.collect(), rules().overdraft_limit));
     for number in 0..ACCOUNTS {
         let origin = Origin { key: None, request_id: "bench".into() };
         bank.open(name(number), None, origin).await.expect("opened");
