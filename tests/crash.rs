@@ -32,8 +32,11 @@ use teller::client::{Client, ClientError, Response};
 use tokio::task::JoinSet;
 
 const ROUNDS_DEFAULT: u64 = 20;
-/// Every so many rounds the whole history is read again, and proven offline.
-const ROUNDS_PER_FULL_CHECK: u64 = 10;
+/// Every so many rounds the files are proven offline.
+const ROUNDS_PER_PROOF: u64 = 10;
+/// How many accounts' histories are read again from the start after each restart; all are at the end. The others
+/// are read from where the last check ended.
+const HISTORIES_READ_AGAIN: u64 = 2;
 const CLIENTS: u64 = 10;
 const OWN_ACCOUNTS: u64 = 3;
 const SHARED_ACCOUNTS: u64 = 4;
@@ -112,12 +115,12 @@ impl Run {
         while self.random.percent(30) {
             self.crash_while_starting();
         }
-        let full = round % ROUNDS_PER_FULL_CHECK == ROUNDS_PER_FULL_CHECK - 1;
-        if full {
+        if round % ROUNDS_PER_PROOF == ROUNDS_PER_PROOF - 1 {
             self.data.run(&["verify"]).succeeded();
         }
         let mut server = self.data.serve(FLAGS);
-        process::block_on(self.model.check(&server.client(4), &mut self.clients, full));
+        let again = (0..HISTORIES_READ_AGAIN).map(|_| self.random.below(1 << 32)).collect();
+        process::block_on(self.model.check(&server.client(4), &mut self.clients, &Again::Some(again)));
         let by_signal = round % 5 == 4;
         self.load(&mut server, by_signal);
         if by_signal {
@@ -139,6 +142,7 @@ impl Run {
         if self.random.percent(70) {
             server.kill();
             self.tally.kills_while_starting += 1;
+            self.look_at_the_ruins();
         } else {
             server.terminate();
             let status = server.wait();
@@ -159,7 +163,7 @@ impl Run {
         }
         if self.random.percent(60) {
             // So that the end meets a compaction: what it does takes some tens of milliseconds.
-            snapshots.push(end.saturating_sub(self.random.below(50)));
+            snapshots.push(end.saturating_sub(self.random.below(80)));
         }
         snapshots.sort_unstable();
         self.tally.snapshots_asked_for += snapshots.len() as u64;
@@ -188,6 +192,9 @@ impl Run {
     }
 
     fn look_at_the_ruins(&mut self) {
+        if !self.data.ledger().exists() {
+            return;
+        }
         let ruins = names(&self.data.ledger());
         let any = |suffix: &str| u64::from(ruins.iter().any(|name| name.ends_with(suffix)));
         self.tally.temporary_files_left += any(".tmp");
@@ -199,7 +206,7 @@ impl Run {
     /// Ends the last server in peace, proves what it left, and reads everything once more.
     fn end(mut self) {
         let server = self.data.serve(FLAGS);
-        process::block_on(self.model.check(&server.client(4), &mut self.clients, true));
+        process::block_on(self.model.check(&server.client(4), &mut self.clients, &Again::Some(vec![])));
         // Whatever is still without an answer gets one.
         let client = server.client(4);
         self.clients = process::block_on(async {
@@ -209,12 +216,12 @@ impl Run {
             }
             clients
         });
-        process::block_on(self.model.check(&client, &mut self.clients, false));
+        process::block_on(self.model.check(&client, &mut self.clients, &Again::Some(vec![])));
         server.stop();
         let proof = self.data.run(&["verify"]).succeeded();
         assert!(proof.contains("is proven") && proof.contains("USD sums to 0.00"), "{proof}");
         let server = self.data.serve(FLAGS);
-        process::block_on(self.model.check(&server.client(4), &mut self.clients, true));
+        process::block_on(self.model.check(&server.client(4), &mut self.clients, &Again::All));
         server.stop();
         for customer in &self.clients {
             self.tally.requests += customer.requests.len() as u64;
@@ -355,6 +362,10 @@ impl Customer {
     }
 
     async fn one_request(&mut self, client: &Client, ending: &AtomicBool) -> Result<(), Gone> {
+        if self.random.percent(50) {
+            // Clients that think, or a long run would be more of the same in every round.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         if let Some(index) = self.unanswered.pop() {
             return self.send(client, ending, index).await;
         }
@@ -591,6 +602,13 @@ impl Account {
     }
 }
 
+/// Which histories a check reads from the start.
+enum Again {
+    All,
+    /// Some, by random numbers.
+    Some(Vec<u64>),
+}
+
 /// What the ledger has been found to hold. It only ever grows.
 #[derive(Default)]
 struct Model {
@@ -604,12 +622,16 @@ struct Model {
 
 impl Model {
     /// Compares the ledger with everything that the clients know, and takes over what has happened since the
-    /// last check. A full check reads all histories from the start.
-    async fn check(&mut self, client: &Client, customers: &mut [Customer], full: bool) {
+    /// last check.
+    async fn check(&mut self, client: &Client, customers: &mut [Customer], again: &Again) {
         self.find_opened(client, customers).await;
         self.learn_movers(customers);
         let names: Vec<String> = self.accounts.keys().cloned().collect();
-        for name in &names {
+        for (index, name) in names.iter().enumerate() {
+            let full = match again {
+                Again::All => true,
+                Again::Some(numbers) => numbers.iter().any(|number| number % names.len() as u64 == index as u64),
+            };
             if full || !self.accounts[name].at_rest {
                 self.check_account(client, customers, name, full).await;
             }
@@ -678,7 +700,10 @@ impl Model {
         assert_eq!(view["name"], name);
         let known = account.entries.len();
         let behind = if full { 0 } else { 1 + known as u64 };
-        let mut entries = history(client, &account.id, behind).await;
+        let version = view["version"].as_u64().expect("a version");
+        // No page larger than what is new: histories grow, and so would the cost of every round.
+        let limit = version.saturating_sub(behind).clamp(1, 500);
+        let mut entries = history(client, &account.id, behind, limit).await;
         if full {
             let new = entries.split_off(known.min(entries.len()));
             assert_eq!(entries, account.entries, "the history of {name:?} is not what it was");

@@ -418,13 +418,13 @@ pub(crate) struct Entry {
     pub(crate) version: u64,
 }
 
-/// Reads an account's history behind a version, page by page, oldest first.
+/// Reads an account's history behind a version, in pages of at most `limit`, and returns it oldest first.
 ///
 /// # Panics
 /// If a page is not as it should be: newest first, one version after the other.
-pub(crate) async fn history(client: &Client, account: &str, behind: u64) -> Vec<Entry> {
+pub(crate) async fn history(client: &Client, account: &str, behind: u64, limit: u64) -> Vec<Entry> {
     let mut entries: Vec<Entry> = Vec::new();
-    let mut path = format!("/v2/accounts/{account}/transactions?limit=500");
+    let mut path = format!("/v2/accounts/{account}/transactions?limit={limit}");
     loop {
         let response = client.get(&path).await.unwrap_or_else(|error| panic!("GET {path}: {error:?}"));
         assert_eq!(response.status, 200, "{path}: {response:?}");
@@ -452,7 +452,7 @@ pub(crate) async fn history(client: &Client, account: &str, behind: u64) -> Vec<
             }
         }
         match page["next"].as_str() {
-            Some(next) => path = format!("/v2/accounts/{account}/transactions?limit=500&cursor={next}"),
+            Some(next) => path = format!("/v2/accounts/{account}/transactions?limit={limit}&cursor={next}"),
             None => {
                 entries.reverse();
                 return entries;
