@@ -268,7 +268,7 @@ enum State {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Answer {
     status: u16,
-    body: Vec<u8>,
+    body: String,
 }
 
 /// A request, from its sending to the end of the run.
@@ -462,7 +462,8 @@ impl Customer {
                 return Err(Gone);
             }
         };
-        let answer = Answer { status: response.status.as_u16(), body: response.body.to_vec() };
+        let body = String::from_utf8(response.body.to_vec()).expect("UTF-8");
+        let answer = Answer { status: response.status.as_u16(), body };
         let replayed = response.headers.contains_key("idempotent-replayed");
         match &request.state {
             State::Answered(first) => {
@@ -652,7 +653,7 @@ impl Model {
                 continue;
             }
             if let State::Answered(answer) = &request.state {
-                let body: Value = serde_json::from_slice(&answer.body).expect("JSON");
+                let body: Value = serde_json::from_str(&answer.body).expect("JSON");
                 if answer.status == 201 {
                     let id = body["id"].as_str().expect("an id");
                     let known = self.accounts.entry(account.clone()).or_default();
@@ -782,7 +783,7 @@ impl Model {
 /// Asserts that an answer tells what the history does.
 fn agree(request: &Sent, entry: &Entry) {
     let answer = request.answered_with(201).unwrap_or_else(|| panic!("{request:?} made {entry:?}"));
-    let body: Value = serde_json::from_slice(&answer.body).expect("JSON");
+    let body: Value = serde_json::from_str(&answer.body).expect("JSON");
     assert_eq!(body["id"], entry.id.as_str(), "{request:?}");
     assert_eq!(cents(&body["amount"]), entry.cents, "{request:?}");
     assert_eq!(cents(&body["balance"]), entry.balance, "{request:?}");
