@@ -40,7 +40,7 @@ const HISTORIES_READ_AGAIN: u64 = 2;
 const CLIENTS: u64 = 10;
 const OWN_ACCOUNTS: u64 = 3;
 const SHARED_ACCOUNTS: u64 = 4;
-const OVERDRAFT_LIMIT_CENTS: i64 = 200_000_00;
+const OVERDRAFT_LIMIT_CENTS: i64 = 20_000_000;
 /// Amounts are below this many cents; what is above is always refused.
 const AMOUNTS: u64 = 1 << 24;
 const REFUSED_CENTS: i64 = 1_000_000_000;
@@ -227,7 +227,8 @@ impl Run {
             self.tally.requests += customer.requests.len() as u64;
             self.tally.lost_replies += customer.lost_replies;
         }
-        self.tally.transactions = self.model.accounts.values().map(|account| account.entries.len() as u64).sum();
+        self.tally.transactions =
+            self.model.accounts.values().map(|account| account.entries.len() as u64).sum();
         self.tally.lost_replies_executed = self.model.lost_replies_executed;
         eprintln!("{:#?} in {:?}", self.tally, self.began.elapsed());
     }
@@ -486,7 +487,10 @@ impl Customer {
         if by_anyone {
             // Whose opening a crash has left behind cannot be seen.
         } else if answer.status < 300 {
-            assert_eq!(replayed, request.found, "a replay, exactly if it had been done: {request:?}, {response:?}");
+            assert_eq!(
+                replayed, request.found,
+                "a replay, exactly if it had been done: {request:?}, {response:?}"
+            );
         } else {
             assert!(!request.found, "it had been done: {request:?}, {response:?}");
         }
@@ -631,7 +635,9 @@ impl Model {
         for (index, name) in names.iter().enumerate() {
             let full = match again {
                 Again::All => true,
-                Again::Some(numbers) => numbers.iter().any(|number| number % names.len() as u64 == index as u64),
+                Again::Some(numbers) => {
+                    numbers.iter().any(|number| number % names.len() as u64 == index as u64)
+                }
             };
             if full || !self.accounts[name].at_rest {
                 self.check_account(client, customers, name, full).await;

@@ -36,7 +36,8 @@ fn a_directory_of_something_else_is_refused_and_left_as_it_is() {
     let data = DataDir::new();
     fs::create_dir(data.ledger()).expect("created");
     fs::write(data.ledger().join("thesis.txt"), "three years of work").expect("written");
-    data.run(&["serve", "--port=0"]).refused("is not a ledger's data directory: it has no manifest.json, but");
+    data.run(&["serve", "--port=0"])
+        .refused("is not a ledger's data directory: it has no manifest.json, but");
     data.run(&["serve", "--bootstrap=1"]).refused("is not a ledger's data directory");
     assert_eq!(fs::read_to_string(data.ledger().join("thesis.txt")).expect("read"), "three years of work");
     assert!(!data.ledger().join("manifest.json").exists());
@@ -157,7 +158,10 @@ fn with_the_disk_full_changes_are_refused_and_reads_go_on() {
     }
     // What was done before the disk was full is still told.
     let replay = post(&client, "/accounts/a/deposit", r#"{"amount":5}"#, Some("pay"));
-    assert_eq!((replay.status.as_u16(), &replay.headers["idempotent-replayed"]), (201, &"true".parse().expect("a value")));
+    assert_eq!(
+        (replay.status.as_u16(), &replay.headers["idempotent-replayed"]),
+        (201, &"true".parse().expect("a value"))
+    );
     assert_eq!(get(&client, "/readyz").status, 200);
     assert_eq!(account.status, 200);
     assert_eq!(get(&client, "/accounts/a").body, account.body);
