@@ -124,7 +124,7 @@ fn sigterm_during_recovery_exits_0_and_the_next_start_recovers() {
         server.wait_for_log("starting");
         server.terminate();
         server.assert_ends_well();
-        if !server.has_said_that_it_serves() {
+        if !server.had_served() {
             data.serve(&["--disk-reserve-mib=0"]).stop();
             return;
         }

@@ -248,9 +248,13 @@ impl Server {
         self.log.lock().expect("no writer panics").clone()
     }
 
-    /// Whether it has said that it serves.
-    pub(crate) fn has_said_that_it_serves(&self) -> bool {
-        self.address.is_some() || self.lines.try_recv().is_ok()
+    /// Whether a server that has ended had said that it serves. Nobody must have waited for that before.
+    pub(crate) fn had_served(&self) -> bool {
+        match self.lines.recv_timeout(TIME_MAX) {
+            Ok(_) => true,
+            Err(RecvTimeoutError::Disconnected) => false,
+            Err(RecvTimeoutError::Timeout) => panic!("its output is still open"),
+        }
     }
 
     /// Its address, such as `127.0.0.1:4711`.
