@@ -16,6 +16,7 @@ use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 use crate::ledger::{Amount, Currency, ExcessDecimals, SHARDS_MAX};
+use crate::storage::journal::GENERATION_BYTES_MAX;
 
 const HOST_DEFAULT: &str = "127.0.0.1";
 const PORT_DEFAULT: u16 = 3000;
@@ -41,6 +42,11 @@ const IDEMPOTENCY_HOURS_MAX: u64 = 720;
 
 /// 4 million keys are about 480 MB, and 24 hours of 46 requests a second.
 const IDEMPOTENCY_KEYS_DEFAULT: u64 = 4_000_000;
+
+/// The size up to which opening and reading a generation takes a fraction of a second.
+const JOURNAL_MIB_DEFAULT: u64 = GENERATION_BYTES_MAX >> 20;
+/// A store of a gibibyte takes seconds to open, and more than its own size in memory.
+const JOURNAL_MIB_MAX: u64 = 1024;
 
 const SNAPSHOT_MINUTES_DEFAULT: u64 = 10;
 /// A day: beyond that the time to restart grows for no gain.
@@ -72,6 +78,8 @@ pub struct ServeSettings {
     pub idempotency_retention: Duration,
     /// How many idempotency keys the whole server remembers at most; at least 1.
     pub idempotency_keys_max: u64,
+    /// How many bytes of records a shard's journal takes before it goes into a snapshot and the archive.
+    pub generation_bytes_max: u64,
     /// How long after a snapshot the next one is taken.
     pub snapshot_interval: Duration,
     /// With less free disk space than this, what would be recorded is refused.
@@ -122,6 +130,11 @@ pub struct ServeArgs {
     #[arg(long, value_name = "COUNT", value_parser = parse_idempotency_keys)]
     pub idempotency_keys_max: Option<u64>,
 
+    /// How many MiB of records a shard's journal takes before they go into a snapshot and the archive, 1 to
+    /// 1024. More makes snapshots rarer, a restart longer and memory larger. [default: 32]
+    #[arg(long, value_name = "MIB", value_parser = parse_journal_mib)]
+    pub journal_mib: Option<u64>,
+
     /// How many minutes after a snapshot the next one is taken, 1 to 1440. [default: 10]
     #[arg(long, value_name = "MINUTES", value_parser = parse_snapshot_minutes)]
     pub snapshot_minutes: Option<u64>,
@@ -161,6 +174,7 @@ impl ServeArgs {
             bootstrap: bootstrap.unwrap_or(false),
             idempotency_retention: Duration::from_secs(hours * 60 * 60),
             idempotency_keys_max: self.idempotency_keys_max.unwrap_or(IDEMPOTENCY_KEYS_DEFAULT),
+            generation_bytes_max: self.journal_mib.unwrap_or(JOURNAL_MIB_DEFAULT) << 20,
             snapshot_interval: Duration::from_secs(minutes * 60),
             disk_reserve_bytes: self.disk_reserve_mib.unwrap_or(DISK_RESERVE_MIB_DEFAULT) << 20,
         })
@@ -425,6 +439,10 @@ fn parse_idempotency_keys(text: &str) -> Result<u64, String> {
     parse_whole(text, 1..=u64::from(u32::MAX))
 }
 
+fn parse_journal_mib(text: &str) -> Result<u64, String> {
+    parse_whole(text, 1..=JOURNAL_MIB_MAX)
+}
+
 fn parse_snapshot_minutes(text: &str) -> Result<u64, String> {
     parse_whole(text, 1..=SNAPSHOT_MINUTES_MAX)
 }
@@ -494,6 +512,7 @@ mod tests {
         assert!(!serve.bootstrap);
         assert_eq!(serve.idempotency_retention, Duration::from_secs(86_400));
         assert_eq!(serve.idempotency_keys_max, 4_000_000);
+        assert_eq!(serve.generation_bytes_max, 33_554_432);
         assert_eq!(serve.snapshot_interval, Duration::from_secs(600));
         assert_eq!(serve.disk_reserve_bytes, 268_435_456);
         assert_eq!((log.filter.as_str(), log.format), ("info", LogFormat::Text));
@@ -515,7 +534,7 @@ mod tests {
             }
             told += 1;
         }
-        assert_eq!(told, 12);
+        assert_eq!(told, 13);
     }
 
     #[test]
@@ -579,6 +598,8 @@ mod tests {
             ("--idempotency-hours=0", "from 1 to 720"),
             ("--idempotency-hours=721", "from 1 to 720"),
             ("--idempotency-keys-max=0", "from 1 to 4294967295"),
+            ("--journal-mib=0", "from 1 to 1024"),
+            ("--journal-mib=1025", "from 1 to 1024"),
             ("--snapshot-minutes=1441", "from 1 to 1440"),
             ("--disk-reserve-mib=1e3", "from 0 to 1073741824"),
             ("--log=inof", "\"inof\" is not a level; allowed are off"),

@@ -168,7 +168,10 @@ struct RunningShard {
 impl Running {
     fn start(directory: DataDirectory, settings: &ServeSettings) -> Result<Running, ServerError> {
         let (keeper_wake, keeper_woken) = bounded(1);
-        let options = JournalOptions { sealed: Some(keeper_wake.clone()), ..JournalOptions::default() };
+        let options = JournalOptions {
+            generation_bytes_max: settings.generation_bytes_max,
+            sealed: Some(keeper_wake.clone()),
+        };
         let rules = ShardRules {
             overdraft_limit: settings.max_overdraft,
             key_retention_ms: settings.idempotency_retention.as_millis() as u64,

@@ -1,0 +1,285 @@
+//! The program as its operator meets it: what it refuses to start on and how it says so, and how it ends.
+
+mod process;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+
+use process::{DataDir, Server, TIME_MAX, get, json, post};
+
+const FLAGS: &[&str] = &["--shards=2", "--disk-reserve-mib=0"];
+
+#[test]
+fn a_second_server_on_the_same_directory_is_refused_and_the_first_goes_on() {
+    let data = DataDir::new();
+    let first = data.serve(FLAGS);
+    let told = format!("{} is in use by another process; stop that first", data.ledger().display());
+    data.run(&["serve", "--port=0"]).refused(&told);
+    // What reads the files offline would not see a ledger that stands still either.
+    data.run(&["verify"]).refused(&told);
+    data.run(&["export"]).refused(&told);
+    assert_eq!(post(&first.client(1), "/accounts", r#"{"name":"a"}"#, None).status, 201);
+    first.stop();
+    data.run(&["verify"]).succeeded();
+}
+
+#[test]
+fn a_killed_server_leaves_no_lock_behind() {
+    let data = DataDir::new();
+    data.serve(FLAGS).kill();
+    data.serve(FLAGS).stop();
+}
+
+#[test]
+fn a_directory_of_something_else_is_refused_and_left_as_it_is() {
+    let data = DataDir::new();
+    fs::create_dir(data.ledger()).expect("created");
+    fs::write(data.ledger().join("thesis.txt"), "three years of work").expect("written");
+    data.run(&["serve", "--port=0"])
+        .refused("is not a ledger's data directory: it has no manifest.json, but");
+    data.run(&["serve", "--bootstrap=1"]).refused("is not a ledger's data directory");
+    assert_eq!(fs::read_to_string(data.ledger().join("thesis.txt")).expect("read"), "three years of work");
+    assert!(!data.ledger().join("manifest.json").exists());
+}
+
+#[test]
+fn a_file_in_place_of_the_directory_is_refused_and_left_as_it_is() {
+    let data = DataDir::new();
+    fs::write(data.ledger(), "not a directory").expect("written");
+    data.run(&["serve", "--port=0"]).refused(&data.ledger().display().to_string());
+    data.run(&["verify"]).refused(&data.ledger().display().to_string());
+    assert_eq!(fs::read_to_string(data.ledger()).expect("read"), "not a directory");
+    // The same one level higher, where the directory of all ledgers should be.
+    let inside = format!("--data-dir={}", data.ledger().display());
+    data.run(&["serve", "--port=0", &inside]).refused(&data.ledger().display().to_string());
+}
+
+#[test]
+fn another_number_of_shards_is_refused_with_the_way_to_change_it() {
+    let data = DataDir::new();
+    data.serve(FLAGS).stop();
+    let refused = data.run(&["serve", "--port=0", "--shards=3"]);
+    refused.refused("has 2 shards, not 3, and every id in it says which; start with --shards 2 or without");
+    data.serve(&["--disk-reserve-mib=0"]).stop();
+}
+
+#[test]
+fn a_port_in_use_is_refused_and_the_ledger_is_free_again() {
+    let data = DataDir::new();
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("bound");
+    let port = format!("--port={}", address.port());
+    data.run(&["serve", &port]).refused(&format!("cannot listen on {address}: "));
+    data.serve(&[]).stop();
+}
+
+#[test]
+fn a_damaged_manifest_is_refused_with_its_place() {
+    let data = DataDir::new();
+    data.serve(FLAGS).stop();
+    let path = data.ledger().join("manifest.json");
+    let intact = fs::read(&path).expect("read");
+    let mut damaged = intact.clone();
+    damaged[intact.len() / 3] ^= 1;
+    fs::write(&path, &damaged).expect("written");
+    for subcommand in [&["serve", "--port=0"][..], &["verify"], &["export"]] {
+        data.run(subcommand).refused(&format!("{} is corrupt at ", path.display()));
+    }
+    assert_eq!(fs::read(&path).expect("read"), damaged, "nothing is repaired behind the operator's back");
+    fs::write(&path, &intact).expect("written");
+    data.serve(FLAGS).stop();
+}
+
+#[test]
+fn bootstrap_makes_a_ledger_that_can_be_served() {
+    let data = DataDir::new();
+    assert_eq!(data.run(&["--bootstrap=1", "--shards=3"]).succeeded(), "");
+    // Once more changes nothing.
+    let manifest = fs::read(data.ledger().join("manifest.json")).expect("created");
+    data.run(&["--bootstrap=1"]).succeeded();
+    assert_eq!(fs::read(data.ledger().join("manifest.json")).expect("there"), manifest);
+    data.serve(&["--shards=3"]).stop();
+    assert!(data.run(&["verify"]).succeeded().contains("3 shards"));
+}
+
+#[test]
+fn offline_tools_say_where_there_is_no_ledger() {
+    let data = DataDir::new();
+    let told = format!("there is no ledger in {}; name its directory", data.ledger().display());
+    data.run(&["verify"]).refused(&told);
+    data.run(&["export"]).refused(&told);
+    assert!(!data.ledger().exists(), "they create nothing");
+}
+
+/// Recovering many shards takes its time, so the signal comes in the midst of it; if the machine was faster, the
+/// next attempt has more of them.
+#[test]
+fn sigterm_during_recovery_exits_0_and_the_next_start_recovers() {
+    for shards in [16, 64, 256] {
+        let data = DataDir::new();
+        let shards = format!("--shards={shards}");
+        data.run(&["--bootstrap=1", &shards]).succeeded();
+        let mut server = data.launch(&["--disk-reserve-mib=0"]);
+        server.wait_for_log("starting");
+        server.terminate();
+        server.assert_ends_well();
+        if !server.had_served() {
+            data.serve(&["--disk-reserve-mib=0"]).stop();
+            return;
+        }
+    }
+    panic!("256 shards were recovered before a signal arrived");
+}
+
+#[test]
+fn with_the_disk_full_changes_are_refused_and_reads_go_on() {
+    let data = DataDir::new();
+    let server = data.serve(FLAGS);
+    let client = server.client(1);
+    assert_eq!(post(&client, "/accounts", r#"{"name":"a"}"#, Some("open")).status, 201);
+    assert_eq!(post(&client, "/accounts/a/deposit", r#"{"amount":5}"#, Some("pay")).status, 201);
+    server.stop();
+
+    let server = data.serve(&["--disk-reserve-mib=1073741824"]);
+    let client = server.client(1);
+    let account = get(&client, "/accounts/a");
+    for (path, body, key) in [
+        ("/accounts", r#"{"name":"b"}"#, None),
+        ("/accounts", r#"{"name":"b"}"#, Some("open b")),
+        ("/accounts/a/deposit", r#"{"amount":1}"#, Some("pay more")),
+        ("/accounts/a/withdraw", r#"{"amount":1}"#, None),
+    ] {
+        let refused = post(&client, path, body, key);
+        assert_eq!(refused.status, 503, "{refused:?}");
+        assert_eq!(json(&refused)["code"], "disk-full");
+        assert_eq!(json(&refused)["retryable"], true);
+        assert_eq!(refused.headers["retry-after"], "10");
+    }
+    // What was done before the disk was full is still told.
+    let replay = post(&client, "/accounts/a/deposit", r#"{"amount":5}"#, Some("pay"));
+    assert_eq!(
+        (replay.status.as_u16(), &replay.headers["idempotent-replayed"]),
+        (201, &"true".parse().expect("a value"))
+    );
+    assert_eq!(get(&client, "/readyz").status, 200);
+    assert_eq!(account.status, 200);
+    assert_eq!(get(&client, "/accounts/a").body, account.body);
+    assert_eq!(get(&client, "/accounts/b").status, 404);
+    let id = json(&account)["id"].as_str().expect("an id").to_owned();
+    assert_eq!(json(&get(&client, &format!("/v2/accounts/{id}/transactions")))["count"], 1);
+    server.stop();
+
+    // With room again, what was refused can be done, under its key.
+    let server = data.serve(FLAGS);
+    let done = post(&server.client(1), "/accounts/a/deposit", r#"{"amount":1}"#, Some("pay more"));
+    assert_eq!(done.status, 201);
+    assert!(!done.headers.contains_key("idempotent-replayed"));
+    server.stop();
+}
+
+/// A connection on which every byte is ours.
+fn connect(server: &Server) -> TcpStream {
+    let stream = TcpStream::connect(server.address()).expect("it listens");
+    stream.set_read_timeout(Some(TIME_MAX)).expect("set");
+    stream
+}
+
+/// Reads until what was read ends with a text.
+fn read_until(stream: &mut TcpStream, end: &str) -> String {
+    let mut bytes = Vec::new();
+    while !bytes.ends_with(end.as_bytes()) {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap_or_else(|error| {
+            panic!("{error} after {:?}", String::from_utf8_lossy(&bytes));
+        });
+        bytes.push(byte[0]);
+    }
+    String::from_utf8(bytes).expect("UTF-8")
+}
+
+const DEPOSIT: &str = r#"{"amount": 12.5}"#;
+
+/// Sends a deposit without its body, and waits until the server is at work on it.
+fn begin_deposit(server: &Server) -> TcpStream {
+    let mut stream = connect(server);
+    let length = DEPOSIT.len();
+    write!(
+        stream,
+        "POST /accounts/a/deposit HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+         content-length: {length}\r\nidempotency-key: slow\r\nexpect: 100-continue\r\n\r\n"
+    )
+    .expect("sent");
+    assert!(read_until(&mut stream, "\r\n\r\n").starts_with("HTTP/1.1 100 "));
+    stream
+}
+
+/// The order of things tells that nothing waits for the idle client: it is disconnected while the slow one is
+/// still being served, which the server gives up on only after several seconds.
+#[test]
+fn at_the_end_idle_connections_are_closed_at_once_and_a_slow_request_is_finished() {
+    let data = DataDir::new();
+    let mut server = data.serve(FLAGS);
+    assert_eq!(post(&server.client(1), "/accounts", r#"{"name":"a"}"#, None).status, 201);
+    let mut idle = connect(&server);
+    write!(idle, "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").expect("sent");
+    read_until(&mut idle, "}");
+    let mut fresh = connect(&server);
+    let mut slow = begin_deposit(&server);
+
+    server.terminate();
+    for connection in [&mut idle, &mut fresh] {
+        let mut rest = Vec::new();
+        connection.read_to_end(&mut rest).expect("closed in order");
+        assert_eq!(rest, b"");
+    }
+    assert!(TcpStream::connect(server.address()).is_err(), "it accepts no more connections");
+    slow.write_all(DEPOSIT.as_bytes()).expect("sent");
+    let mut reply = String::new();
+    slow.read_to_string(&mut reply).expect("a reply, then the end");
+    assert!(reply.starts_with("HTTP/1.1 201 ") && reply.contains(r#""balance":12.50"#), "{reply}");
+    server.assert_ends_well();
+
+    // And it was kept.
+    let server = data.serve(FLAGS);
+    let client = server.client(1);
+    assert_eq!(json(&get(&client, "/accounts/a"))["balance"].to_string(), "12.5");
+    let again = post(&client, "/accounts/a/deposit", DEPOSIT, Some("slow"));
+    assert_eq!(again.headers["idempotent-replayed"], "true");
+    server.stop();
+}
+
+#[test]
+fn a_second_signal_does_not_wait_and_loses_nothing() {
+    let data = DataDir::new();
+    let mut server = data.serve(FLAGS);
+    assert_eq!(post(&server.client(1), "/accounts", r#"{"name":"a"}"#, None).status, 201);
+    let _slow = begin_deposit(&server);
+    server.terminate();
+    server.wait_for_log("ending");
+    server.terminate();
+    assert_eq!(server.wait().code(), Some(130), "{}", server.log());
+    let server = data.serve(FLAGS);
+    let account = json(&get(&server.client(1), "/accounts/a"));
+    assert_eq!(account["balance"].to_string(), "0.0", "half a request is none");
+    server.stop();
+}
+
+#[test]
+fn sigusr1_takes_a_snapshot_while_serving() {
+    let data = DataDir::new();
+    let server = data.serve(&["--shards=1", "--disk-reserve-mib=0"]);
+    assert_eq!(post(&server.client(1), "/accounts", r#"{"name":"a"}"#, None).status, 201);
+    let snapshots = data.ledger().join("shard-0000/snapshots");
+    let count = || fs::read_dir(&snapshots).expect("it is there").count();
+    assert_eq!(count(), 0);
+    server.ask_for_snapshot();
+    let until = std::time::Instant::now() + TIME_MAX;
+    while count() == 0 {
+        assert!(std::time::Instant::now() < until, "no snapshot:\n{}", server.log());
+        std::thread::sleep(process::POLL_INTERVAL);
+    }
+    assert_eq!(get(&server.client(1), "/accounts/a").status, 200);
+    server.kill();
+    data.serve(&[]).stop();
+}
