@@ -134,17 +134,20 @@ fn a_power_cut_loses_nothing_acknowledged_and_would_without_our_own_syncs() {
     );
 }
 
-/// The killed process had renamed a file and not yet synced the directory. The next one finds the name, relies on
-/// it, and deletes what the file replaces; the name, however, was never durable. Recovery has to make it so.
+/// The killed process had renamed a file and not yet synced the directory, or written a record and not yet synced
+/// it. The next one finds the name, relies on it, and deletes what the file replaces, or goes on behind the record;
+/// neither, however, was ever durable. Recovery has to make it so.
 #[test]
-fn what_a_killed_process_renamed_and_did_not_sync_is_durable_before_anything_relies_on_it() {
+fn what_a_killed_process_did_not_sync_is_durable_before_anything_relies_on_it() {
     let mut wrong = Vec::new();
-    for renamed in [".segment", ".snapshot", "/manifest.json", "/0000000001", ".removed", "/watermark"] {
+    let renamed = [".segment", ".snapshot", "/manifest.json", "/0000000001", ".removed", "/watermark"];
+    let renamed = renamed.map(|name| ("POWER_CUT_KILL_AFTER_RENAME", name));
+    for death in renamed.into_iter().chain([("POWER_CUT_KILL_BEFORE_SYNC", "/db")]) {
         let scene = Scene::new();
         let load = Load::default();
         let mut acknowledged = Vec::new();
         // It dies when it first gives such a name: at its start, or when a snapshot is asked for.
-        if let Some(server) = scene.try_serve(&[("POWER_CUT_KILL_AFTER_RENAME", renamed)]) {
+        if let Some(server) = scene.try_serve(&[death]) {
             acknowledged.extend(load.run(&scene, &server, &[Signal::USR1]));
             server.ended();
         }
@@ -166,14 +169,36 @@ fn what_a_killed_process_renamed_and_did_not_sync_is_durable_before_anything_rel
                 let image = scene.image();
                 trace.cut(cut, &|_| false).write_to(image.path(), unsynced, &mut random);
                 if let Err(what) = survives(image.path(), &acknowledged, cut, false) {
-                    wrong.push(format!(
-                        "killed after the rename to {renamed}, cut at {cut}, {unsynced:?}: {what}"
-                    ));
+                    wrong.push(format!("{death:?}, cut at {cut}, {unsynced:?}: {what}"));
                 }
             }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A disk, or the memory before it, flips a bit on the way. What is written is read back before what it replaces
+/// is deleted: so the start is refused, and with the bad file out of the way all is still there.
+#[test]
+fn nothing_is_deleted_for_a_file_that_does_not_read_back() {
+    for flipped in [".segment.tmp", ".snapshot.tmp"] {
+        let scene = Scene::new();
+        let server = scene.serve(&[("POWER_CUT_FLIP", flipped)]);
+        let acknowledged = Load::default().run(&scene, &server, &[Signal::USR1]);
+        server.signal(Signal::TERM);
+        assert!(!server.ended(), "it tells that it could not archive");
+        let image = scene.path("root");
+        let told = survives(&image, &acknowledged, u64::MAX, false).expect_err("a bad file stops the start");
+        assert!(told.contains(flipped.trim_end_matches(".tmp")), "{told}");
+        for shard in ["shard-0000", "shard-0001"] {
+            let files = |name: &str| fs::read_dir(data(&image).join(shard).join(name)).expect("read");
+            let archived = files("archive").count();
+            assert!(flipped != ".snapshot.tmp" || archived == 0, "nothing is archived without a snapshot");
+            let kind = if flipped == ".segment.tmp" { "archive" } else { "snapshots" };
+            files(kind).for_each(|file| fs::remove_file(file.expect("read").path()).expect("removed"));
+        }
+        assert_eq!(survives(&image, &acknowledged, u64::MAX, true), Ok(()), "{flipped}");
+    }
 }
 
 /// Recovers an image in this process, and looks for all that was acknowledged before the cut.

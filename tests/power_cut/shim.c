@@ -5,6 +5,8 @@
  *   POWER_CUT_ROOT               the directory, without a slash at its end
  *   POWER_CUT_TRACE              the file for the records
  *   POWER_CUT_KILL_AFTER_RENAME  kill -9 the process right after it has given a file a name that ends so
+ *   POWER_CUT_KILL_BEFORE_SYNC   kill -9 it right before the fdatasync, the 20th of them, of files whose names end so
+ *   POWER_CUT_FLIP               flip a bit in every write to files whose names end so
  *
  * A record is little-endian: u32 length of what follows; u8 kind; u64 a; u64 b; u32 length of the text; the text;
  * data. One write() each on a descriptor in append mode, so the trace's size is a position in time. A file is
@@ -36,7 +38,7 @@ enum {
   UNSUPPORTED
 };
 
-static char root[PATH_MAX], kill_after[NAME_MAX];
+static char root[PATH_MAX], kill_after[NAME_MAX], kill_before[NAME_MAX], flip[NAME_MAX];
 static int trace = -1;
 static uint64_t tokens;
 /* Around every change of a name, so that the records are in the order of the changes. */
@@ -57,12 +59,23 @@ static void put(int kind, uint64_t a, uint64_t b, const char *text, const void *
   errno = saved;
 }
 
+static int ends(const char *text, const char *suffix) {
+  size_t size = strlen(suffix), length = strlen(text);
+  return size && length >= size && strcmp(text + length - size, suffix) == 0;
+}
+
+static void setting(const char *name, char *value) {
+  const char *found = getenv(name);
+  snprintf(value, NAME_MAX, "%s", found ? found : "");
+}
+
 __attribute__((constructor)) static void start(void) {
   const char *directory = getenv("POWER_CUT_ROOT"), *path = getenv("POWER_CUT_TRACE");
-  const char *suffix = getenv("POWER_CUT_KILL_AFTER_RENAME");
   if (!directory || !path) return;
   snprintf(root, sizeof root, "%s/", directory);
-  snprintf(kill_after, sizeof kill_after, "%s", suffix ? suffix : "");
+  setting("POWER_CUT_KILL_AFTER_RENAME", kill_after);
+  setting("POWER_CUT_KILL_BEFORE_SYNC", kill_before);
+  setting("POWER_CUT_FLIP", flip);
   int descriptor = syscall(SYS_openat, AT_FDCWD, path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   /* Out of the way of programs that close or number descriptors. */
   trace = fcntl(descriptor, F_DUPFD_CLOEXEC, 900);
@@ -162,9 +175,19 @@ static void wrote(int fd, off64_t offset, const struct iovec *parts, int count, 
 }
 
 ssize_t write(int fd, const void *bytes, size_t size) {
+  char path[PATH_MAX];
+  struct stat status;
+  /* The caller may not change, so its bytes are copied; they are few. */
+  char *flipped = NULL;
+  if (flip[0] && size && of_descriptor(fd, path, &status) && ends(path, flip) && (flipped = malloc(size))) {
+    memcpy(flipped, bytes, size);
+    flipped[size / 2] ^= 1;
+    bytes = flipped;
+  }
   ssize_t result = syscall(SYS_write, fd, bytes, size);
   struct iovec part = {(void *)bytes, size};
   wrote(fd, -1, &part, 1, result);
+  free(flipped);
   return result;
 }
 ssize_t writev(int fd, const struct iovec *parts, int count) {
@@ -203,8 +226,7 @@ static int renamed(int from_at, const char *from_name, int to_at, const char *to
   int result = syscall(SYS_renameat2, from_at, from_name, to_at, to_name, flags);
   if (result == 0 && known) {
     put(RENAME, strlen(from), 0, from, to, strlen(to));
-    size_t size = strlen(kill_after), length = strlen(to);
-    if (size && length >= size && strcmp(to + length - size, kill_after) == 0) kill(getpid(), SIGKILL);
+    if (ends(to, kill_after)) kill(getpid(), SIGKILL);
   }
   pthread_mutex_unlock(&names);
   return result;
@@ -243,6 +265,9 @@ static int synced(int fd, long call) {
   char path[PATH_MAX];
   struct stat status;
   if (!of_descriptor(fd, path, &status)) return syscall(call, fd);
+  static int kills;
+  if (call == SYS_fdatasync && ends(path, kill_before) && __atomic_add_fetch(&kills, 1, __ATOMIC_SEQ_CST) == 20)
+    kill(getpid(), SIGKILL);
   uint64_t token = __atomic_add_fetch(&tokens, 1, __ATOMIC_SEQ_CST);
   put(SYNC_BEGIN, status.st_ino, token, path, NULL, 0);
   int result = syscall(call, fd);
