@@ -297,6 +297,10 @@ pub fn recover(
     progress: &Progress,
 ) -> Result<Recovered, StorageError> {
     let (mut ledger, start) = files.newest_snapshot()?;
+    // The others are the way out when the newest is lost: too late to learn then that they are damaged.
+    for (_, older) in snapshot::list(&files.snapshots)?.iter().rev().skip(1) {
+        snapshot::check(older, files.ledger, files.shard)?;
+    }
     let stored = StoredLog::open(files)?;
     stored.verify_archive(ARCHIVE_BYTES_VERIFIED_AT_START)?;
     if let Some(segment) = stored
