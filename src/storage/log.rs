@@ -86,6 +86,22 @@ impl ShardFiles {
         LogPosition::genesis(self.ledger, self.shard)
     }
 
+    /// Makes the names of the files durable. A process that was killed may have renamed one and not lived to sync
+    /// its directory: the name is found, and with it a reason to delete what the file replaces, but it would not
+    /// outlast a power cut.
+    ///
+    /// # Errors
+    /// If a directory cannot be synced.
+    fn sync_names(&self) -> Result<(), StorageError> {
+        for directory in [&self.snapshots, &self.archive] {
+            files::sync_directory(directory)?;
+        }
+        if self.journal.exists() {
+            files::sync_directory(&self.journal)?;
+        }
+        self.watermark.parent().map_or(Ok(()), files::sync_directory)
+    }
+
     /// The newest snapshot, or the empty ledger before the first one.
     ///
     /// # Errors
@@ -289,6 +305,10 @@ pub fn recover(
     progress: &Progress,
 ) -> Result<Recovered, StorageError> {
     let (mut ledger, start) = files.newest_snapshot()?;
+    // The others are the way out when the newest is lost: too late to learn then that they are damaged.
+    for (_, older) in snapshot::list(&files.snapshots)?.iter().rev().skip(1) {
+        snapshot::check(older, files.ledger, files.shard)?;
+    }
     let stored = StoredLog::open(files)?;
     stored.verify_archive(ARCHIVE_BYTES_VERIFIED_AT_START)?;
     if let Some(segment) = stored
@@ -338,6 +358,7 @@ pub fn recover(
     for generation in &stored.generations {
         generation.sync()?;
     }
+    files.sync_names()?;
     files::remove_leftovers(&files.snapshots)?;
     archive::remove_leftovers(&files.archive)?;
     let generations = Generations::new(&files.journal, stored.generations)?;

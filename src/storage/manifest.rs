@@ -98,7 +98,12 @@ impl DataDirectory {
         look(&path)?;
         let lock = lock(&path, true)?;
         let manifest = match look(&path)? {
-            Content::Ledger => open_manifest(&path)?,
+            Content::Ledger => {
+                let manifest = open_manifest(&path)?;
+                // Who wrote it may have been killed before that name was durable, and all that follows needs it.
+                files::sync_directory(&path)?;
+                manifest
+            }
             Content::Nothing => create(&path, asked, birth)?,
         };
         if let Some(asked) = shards

@@ -129,22 +129,7 @@ pub fn write(
 pub fn read(path: &Path, ledger_id: Uuid, shard: ShardId) -> Result<(Ledger, LogPosition), StorageError> {
     let mut file = HashedFile::open(path, FALL_BACK)?;
     let bytes = file.array::<HEADER_BYTES>()?;
-    let header = Header::parse(&bytes).map_err(|error| malformed(path, 0, error))?;
-    if header.ledger != ledger_id || header.shard != shard {
-        let what = format!(
-            "it belongs to shard {} of the ledger {}",
-            header.shard, header.ledger
-        );
-        return Err(corrupt(path, 10, &what));
-    }
-    let name = path.file_name().and_then(|name| name.to_str());
-    if name != Some(&file_name(header.position.last)) {
-        let what = format!(
-            "it is the snapshot of sequence {}, not of its name",
-            header.position.last
-        );
-        return Err(corrupt(path, 28, &what));
-    }
+    let header = header_of(path, &bytes, ledger_id, shard)?;
     let mut decoder = Decoder::new(&header, file.length());
     let mut items = vec![0; BLOCK_BYTES_MAX];
     loop {
@@ -184,6 +169,30 @@ pub fn read(path: &Path, ledger_id: Uuid, shard: ShardId) -> Result<(Ledger, Log
     }
     let ledger = decoder.finish().map_err(|what| corrupt(path, end, &what))?;
     Ok((ledger, header.position))
+}
+
+/// Checks that a snapshot's bytes are those that were written, without decoding them: what an older one needs, which
+/// nothing reads until the newest is lost.
+///
+/// # Errors
+/// [`StorageError::Corrupt`] if a byte is not what it was, the file is shorter or longer, or another's.
+pub fn check(path: &Path, ledger_id: Uuid, shard: ShardId) -> Result<(), StorageError> {
+    let mut file = HashedFile::open(path, FALL_BACK)?;
+    header_of(path, &file.array()?, ledger_id, shard)?;
+    let Some(hash_offset) = file.length().checked_sub(blake3::OUT_LEN as u64) else {
+        return Err(file.corrupt(0, "the file is shorter than its checksum"));
+    };
+    let mut buffer = vec![0; BLOCK_BYTES_MAX];
+    while file.offset() < hash_offset {
+        let left = usize::try_from(hash_offset - file.offset()).unwrap_or(usize::MAX);
+        let count = buffer.len().min(left);
+        file.read(&mut buffer[..count])?;
+    }
+    let hash = file.hash();
+    if file.array()? != *hash.as_bytes() {
+        return Err(file.corrupt(hash_offset, "the checksum of the file does not match"));
+    }
+    Ok(())
 }
 
 /// The snapshots in a directory, oldest first.
@@ -240,6 +249,32 @@ fn file_name(sequence: Sequence) -> String {
 fn parse_file_name(name: &str) -> Option<Sequence> {
     let number = name.strip_suffix(SUFFIX)?.parse().ok()?;
     Sequence::new(number).filter(|&sequence| file_name(sequence) == name)
+}
+
+/// The header, if it is this shard's, and the name is the file's own.
+fn header_of(
+    path: &Path,
+    bytes: &[u8; HEADER_BYTES],
+    ledger_id: Uuid,
+    shard: ShardId,
+) -> Result<Header, StorageError> {
+    let header = Header::parse(bytes).map_err(|error| malformed(path, 0, error))?;
+    if header.ledger != ledger_id || header.shard != shard {
+        let what = format!(
+            "it belongs to shard {} of the ledger {}",
+            header.shard, header.ledger
+        );
+        return Err(corrupt(path, 10, &what));
+    }
+    let name = path.file_name().and_then(|name| name.to_str());
+    if name != Some(&file_name(header.position.last)) {
+        let what = format!(
+            "it is the snapshot of sequence {}, not of its name",
+            header.position.last
+        );
+        return Err(corrupt(path, 28, &what));
+    }
+    Ok(header)
 }
 
 fn corrupt(path: &Path, offset: u64, what: &str) -> StorageError {

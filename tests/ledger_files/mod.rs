@@ -1,0 +1,174 @@
+//! A small ledger on disk, made through the library, for tests of what lies there.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use teller::ledger::{
+    AccountName, AccountRef, Amount, Command, Event, IdempotencyKey, KeyDigest, Ledger, LedgerParts,
+    Sequence, ShardId, Target, Terms, Timestamp,
+};
+use teller::progress::Progress;
+use teller::storage::StorageError;
+use teller::storage::journal::record::Draft;
+use teller::storage::journal::{Journal, JournalOptions, JournalReader};
+use teller::storage::log::{Recovered, ShardFiles, recover};
+use teller::storage::manifest::{Birth, DataDirectory};
+use uuid::Uuid;
+
+pub(crate) const LEDGER: Uuid = Uuid::from_u128(0x7e11_e200_0000_4000_8000_0000_0000_0001);
+
+/// A ledger that is running, without threads.
+pub(crate) struct Running {
+    pub(crate) shards: Vec<Shard>,
+    /// Last, as it holds the lock.
+    _directory: DataDirectory,
+}
+
+pub(crate) struct Shard {
+    pub(crate) files: ShardFiles,
+    pub(crate) recovered: Recovered,
+    pub(crate) replayed: u64,
+}
+
+/// All that clients can see of a shard: its state, and the record of every event.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Seen {
+    pub(crate) state: LedgerParts,
+    pub(crate) records: Vec<Vec<u8>>,
+}
+
+impl Running {
+    /// Starts as the server does.
+    pub(crate) fn start(path: &Path, ledger: Uuid, shards: usize) -> Result<Running, StorageError> {
+        let birth = Birth { shards, ledger, created: Timestamp::from_millis(1_763_800_000_000) };
+        let directory = DataDirectory::open(path, None, &birth)?;
+        let shards = (0..directory.shards()).filter_map(ShardId::new).map(|id| {
+            let files = ShardFiles::new(&directory, id);
+            let progress = Progress::new("recovering", "events", None);
+            let recovered = recover(&files, JournalOptions::default(), &progress)?;
+            Ok(Shard { files, recovered, replayed: progress.done() })
+        });
+        Ok(Running { shards: shards.collect::<Result<_, StorageError>>()?, _directory: directory })
+    }
+
+    /// Ends as the server does.
+    pub(crate) fn stop(self) {
+        for Shard { recovered: Recovered { ledger, journal, log }, .. } in self.shards {
+            log.finish(journal, &ledger).expect("finished");
+        }
+    }
+}
+
+impl Shard {
+    /// One event, and its record, durable.
+    pub(crate) fn run(&mut self, command: &Command, key: Option<u8>) {
+        let Recovered { ledger, journal, .. } = &mut self.recovered;
+        let terms = Terms {
+            now: Timestamp::from_millis(1_763_800_000_000 + 10 * ledger.last().get()),
+            overdraft_limit: Amount::ZERO,
+            key_retention_ms: 1_000_000,
+            keys_max: 1000,
+        };
+        let change = ledger.decide(command, &terms).expect("it is allowed");
+        let key = key.map(|byte| IdempotencyKey { digest: KeyDigest([byte; 16]), fingerprint: [byte; 16] });
+        let event = Event { time: terms.now, key: key.map(|key| terms.key_use(key)), change };
+        ledger.apply(&event);
+        let record = Draft::new(journal.position().last.next(), &event)
+            .seal(self.files.shard, &mut journal.position());
+        journal.append(&record).expect("appended");
+        journal.sync().expect("synced");
+    }
+
+    pub(crate) fn open(&mut self, name: &str) {
+        let name = AccountName::parse(name).expect("valid");
+        self.run(&Command::Open { name, overdraft_limit: None }, None);
+    }
+
+    pub(crate) fn deposit(&mut self, name: &str, units: i128) {
+        let target =
+            Target { account: AccountRef::Name(AccountName::parse(name).expect("valid")), version: None };
+        let amount = Amount::from_minor_units(units).expect("in range");
+        self.run(&Command::Deposit { target, amount }, u8::try_from(units).ok());
+    }
+
+    pub(crate) fn deposits(&mut self, name: &str, units: std::ops::Range<i128>) {
+        units.for_each(|units| self.deposit(name, units));
+    }
+
+    /// Seals the generation and compacts.
+    pub(crate) fn compact(&mut self) {
+        self.recovered.journal.roll().expect("rolled");
+        self.recovered.log.compact().expect("compacted");
+    }
+
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.recovered.ledger
+    }
+
+    pub(crate) fn seen(&self) -> Result<Seen, StorageError> {
+        let last = self.ledger().last().get();
+        let record = |sequence| {
+            let sequence = Sequence::new(sequence).expect("in range");
+            Ok(self.recovered.log.record(sequence)?.unwrap_or_default())
+        };
+        Ok(Seen {
+            state: self.ledger().to_parts(),
+            records: (1..=last).map(record).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+/// Copies a directory with all that is in it.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("created");
+    for entry in fs::read_dir(from).expect("read") {
+        let entry = entry.expect("read");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("known").is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).expect("copied");
+        }
+    }
+}
+
+/// A directory in memory, if there is such a place: nothing here needs a disk.
+pub(crate) fn directory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a temporary directory")
+}
+
+/// What this thread logs meanwhile.
+pub(crate) fn logged<T>(work: impl FnOnce() -> T) -> (T, String) {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let result = tracing::subscriber::with_default(subscriber, work);
+    let text = String::from_utf8(lines.0.lock().expect("no panic").clone()).expect("UTF-8");
+    (result, text)
+}
+
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("no panic").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The names in a directory, sorted; none if it is not there.
+pub(crate) fn names(path: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(path) else { return Vec::new() };
+    let name =
+        |entry: io::Result<fs::DirEntry>| entry.expect("read").file_name().into_string().expect("UTF-8");
+    let mut names: Vec<String> = entries.map(name).collect();
+    names.sort();
+    names
+}

@@ -1,0 +1,282 @@
+//! Recovery and compaction (P6, P8, P9, P10), on the files of one shard, step by step.
+//!
+//! A compaction that a crash cut short is made of two copies, one from before it and one from after: what its
+//! steps had done by then is taken from the second, the rest from the first.
+
+mod ledger_files;
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use ledger_files::{LEDGER, Running, Seen, copy, directory, logged, names};
+use teller::ledger::Sequence;
+use teller::progress::Progress;
+use teller::storage::journal::{Journal, JournalReader};
+use teller::storage::snapshot;
+use teller::storage::verify::verify;
+
+const SNAPSHOTS: &str = "shard-0000/snapshots";
+const ARCHIVE: &str = "shard-0000/archive";
+const JOURNAL: &str = "shard-0000/journal";
+
+fn start(path: &Path) -> Running {
+    Running::start(path, LEDGER, 1).expect("it starts")
+}
+
+/// Starts, and expects the same as was seen before; again, after more work and a good end; and a proof.
+fn starts_as(path: &Path, seen: &Seen) {
+    let mut running = start(path);
+    assert_eq!(running.shards[0].seen().expect("intact"), *seen);
+    running.shards[0].deposit("alice", 200);
+    running.shards[0].compact();
+    let after = running.shards[0].seen().expect("intact");
+    running.stop();
+    for directory in [SNAPSHOTS, ARCHIVE] {
+        assert!(
+            names(&path.join(directory)).iter().all(|name| !name.ends_with(".tmp")),
+            "leftovers are gone"
+        );
+    }
+    assert_eq!(names(&path.join(JOURNAL)), [""; 0], "all of it is archived");
+    let running = start(path);
+    assert_eq!(running.shards[0].seen().expect("intact"), after);
+    assert_eq!(running.shards[0].replayed, 0, "the snapshot of a good end is all of it");
+    let files = running.shards[0].files.clone();
+    drop(running);
+    verify(&files, &Progress::new("verifying", "events", None)).expect("proven");
+}
+
+/// A ledger that was killed after one compaction and some more events, from before and from after a second one.
+struct Compaction {
+    before: tempfile::TempDir,
+    after: tempfile::TempDir,
+    seen: Seen,
+}
+
+impl Compaction {
+    fn new() -> Compaction {
+        let (live, before, after) = (directory(), directory(), directory());
+        let mut running = start(live.path());
+        let shard = &mut running.shards[0];
+        shard.open("alice");
+        shard.deposits("alice", 1..10);
+        shard.compact();
+        shard.deposits("alice", 10..20);
+        shard.recovered.journal.roll().expect("rolled");
+        copy(live.path(), before.path());
+        shard.recovered.log.compact().expect("compacted");
+        copy(live.path(), after.path());
+        let seen = shard.seen().expect("intact");
+        drop(running);
+        Compaction { before, after, seen }
+    }
+
+    /// The state in which these directories are done.
+    fn with(&self, done: &[&str]) -> tempfile::TempDir {
+        let state = directory();
+        copy(self.before.path(), state.path());
+        for directory in done {
+            fs::remove_dir_all(state.path().join(directory)).expect("removed");
+            copy(&self.after.path().join(directory), &state.path().join(directory));
+        }
+        state
+    }
+}
+
+#[test]
+fn a_compaction_that_is_cut_short_anywhere_is_made_up_for() {
+    let compaction = Compaction::new();
+    for done in [&[][..], &[SNAPSHOTS], &[SNAPSHOTS, ARCHIVE], &[SNAPSHOTS, ARCHIVE, JOURNAL]] {
+        let state = compaction.with(done);
+        let (_, log) = logged(|| starts_as(state.path(), &compaction.seen));
+        assert!(!log.contains("WARN"), "{done:?} is nothing to worry about: {log}");
+    }
+}
+
+#[test]
+fn what_a_crash_leaves_half_made_or_half_removed_is_swept() {
+    let compaction = Compaction::new();
+    // A snapshot and a segment in the making, of which half was written.
+    let state = compaction.with(&[]);
+    for directory in [SNAPSHOTS, ARCHIVE] {
+        let after = compaction.after.path().join(directory);
+        let newest = names(&after).pop().expect("made");
+        let bytes = fs::read(after.join(&newest)).expect("read");
+        fs::write(state.path().join(directory).join(format!("{newest}.tmp")), &bytes[..bytes.len() / 2])
+            .expect("written");
+    }
+    let journal = state.path().join(JOURNAL);
+    // A generation in the making, with a part of its files, and the copy that a reader had open.
+    fs::create_dir_all(journal.join("0000000009.creating/blobs")).expect("created");
+    fs::write(journal.join("0000000009.creating/db"), [0; 96]).expect("written");
+    let generation = journal.join(&names(&journal)[0]);
+    fs::create_dir(generation.join("reading")).expect("created");
+    fs::write(generation.join("reading/db"), [1; 96]).expect("written");
+    starts_as(state.path(), &compaction.seen);
+
+    // An archived generation, of which a part is removed.
+    let state = compaction.with(&[SNAPSHOTS, ARCHIVE]);
+    let journal = state.path().join(JOURNAL);
+    let generation = names(&journal).into_iter().next().expect("one");
+    let removed = journal.join(format!("{generation}.removed"));
+    fs::rename(journal.join(&generation), &removed).expect("renamed");
+    fs::remove_file(removed.join("conf")).expect("removed");
+    starts_as(state.path(), &compaction.seen);
+}
+
+#[test]
+fn without_its_newest_snapshot_or_any_the_state_is_rebuilt_and_that_is_told() {
+    let compaction = Compaction::new();
+    for keep in [1, 0] {
+        let state = compaction.with(&[SNAPSHOTS, ARCHIVE, JOURNAL]);
+        let snapshots = state.path().join(SNAPSHOTS);
+        for name in &names(&snapshots)[keep..] {
+            fs::remove_file(snapshots.join(name)).expect("removed");
+        }
+        let (replayed, log) = logged(|| start(state.path()).shards[0].replayed);
+        assert_eq!(
+            replayed,
+            if keep == 1 { 10 } else { 20 },
+            "from the older snapshot, or from the first event"
+        );
+        assert!(log.contains("the newest snapshot is missing; rebuilding the state"), "{log}");
+        starts_as(state.path(), &compaction.seen);
+    }
+}
+
+/// An archive that reaches further than any snapshot would leave only the archive to rebuild the state from.
+#[test]
+fn nothing_is_archived_before_a_snapshot_covers_it() {
+    let live = directory();
+    let mut running = start(live.path());
+    let shard = &mut running.shards[0];
+    shard.open("alice");
+    shard.recovered.journal.roll().expect("rolled");
+    // The snapshot cannot be written: a directory has the name of its file in the making.
+    let name = format!("{:020}.snapshot", shard.ledger().last().get());
+    let obstacle = live.path().join(SNAPSHOTS).join(format!("{name}.tmp"));
+    fs::create_dir(&obstacle).expect("created");
+    let error = shard.recovered.log.compact().expect_err("it cannot be written").to_string();
+    assert!(error.contains(&name), "{error}");
+    assert_eq!(names(&live.path().join(ARCHIVE)), [""; 0]);
+    assert!(shard.recovered.log.record(Sequence::FIRST).expect("intact").is_some());
+    fs::remove_dir(&obstacle).expect("removed");
+    shard.recovered.log.compact().expect("the next one makes up for it");
+    assert_eq!(names(&live.path().join(ARCHIVE)).len(), 1);
+}
+
+/// P10: the cost of a restart is what has happened since the last snapshot.
+#[test]
+fn a_restart_replays_what_happened_since_the_last_snapshot() {
+    let live = directory();
+    let mut running = start(live.path());
+    running.shards[0].open("alice");
+    for life in 0..4 {
+        running.shards[0].deposits("alice", 1 + life * 20..16 + life * 20);
+        running.shards[0].compact();
+        running.shards[0].deposits("alice", 100 + life * 3..103 + life * 3);
+        drop(running);
+        running = start(live.path());
+        assert_eq!(running.shards[0].replayed, 3, "after {} events", running.shards[0].ledger().last());
+    }
+}
+
+#[test]
+fn two_snapshots_are_kept_and_all_of_the_history() {
+    let live = directory();
+    let mut running = start(live.path());
+    let shard = &mut running.shards[0];
+    shard.open("alice");
+    for round in 0..5 {
+        shard.deposits("alice", 1 + round * 3..4 + round * 3);
+        shard.compact();
+        let newest = format!("{:020}.snapshot", shard.ledger().last().get());
+        let snapshots = names(&live.path().join(SNAPSHOTS));
+        assert_eq!(snapshots.last(), Some(&newest));
+        assert_eq!(snapshots.len(), 2.min(round as usize + 1));
+        assert_eq!(names(&live.path().join(ARCHIVE)).len(), round as usize + 1);
+    }
+    assert_eq!(shard.seen().expect("intact").records.iter().filter(|record| !record.is_empty()).count(), 16);
+}
+
+/// P8: the keeper folds the files, the shutdown has the state in memory; both write the same bytes.
+#[test]
+fn the_keepers_snapshot_is_to_the_byte_the_one_of_a_shutdown() {
+    let compaction = Compaction::new();
+    let at_shutdown = compaction.with(&[]);
+    start(at_shutdown.path()).stop();
+    let newest = |path: &Path| {
+        let (sequence, path) = snapshot::list(&path.join(SNAPSHOTS)).expect("listed").pop().expect("one");
+        (sequence, fs::read(path).expect("read"))
+    };
+    assert_eq!(newest(at_shutdown.path()), newest(compaction.after.path()));
+}
+
+#[test]
+fn history_is_whole_for_a_reader_while_it_moves_to_the_archive() {
+    let live = directory();
+    let mut running = start(live.path());
+    let shard = &mut running.shards[0];
+    shard.open("alice");
+    let over = AtomicBool::new(false);
+    let log = shard.recovered.log.clone();
+    thread::scope(|scope| {
+        let readers: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut longest = 0;
+                    // At least once when all is over.
+                    loop {
+                        let last_round = over.load(Ordering::Acquire);
+                        let mut sequence = Sequence::FIRST;
+                        while log.record(sequence).expect("intact").is_some() {
+                            sequence = sequence.next();
+                        }
+                        assert!(sequence.get() > longest, "what was there is there");
+                        longest = sequence.get() - 1;
+                        if last_round {
+                            return longest;
+                        }
+                    }
+                })
+            })
+            .collect();
+        for round in 0..12 {
+            shard.deposits("alice", 1 + round * 5..6 + round * 5);
+            shard.compact();
+        }
+        over.store(true, Ordering::Release);
+        for reader in readers {
+            assert_eq!(reader.join().expect("no panic"), 61);
+        }
+    });
+}
+
+/// What was written but not synced when the process was killed is there, and whoever asks sees it: recovery has to
+/// reach the very end of the journal, not only what was acknowledged.
+#[test]
+fn a_record_behind_the_watermark_counts_and_a_watermark_behind_the_records_refuses() {
+    let live = directory();
+    let mut running = start(live.path());
+    running.shards[0].open("alice");
+    let (early, late) = (directory(), directory());
+    copy(live.path(), early.path());
+    running.shards[0].deposits("alice", 1..4);
+    copy(live.path(), late.path());
+    drop(running);
+
+    let watermark = "shard-0000/watermark";
+    let state = directory();
+    copy(late.path(), state.path());
+    fs::copy(early.path().join(watermark), state.path().join(watermark)).expect("copied");
+    assert_eq!(start(state.path()).shards[0].ledger().last().get(), 4);
+
+    let state = directory();
+    copy(early.path(), state.path());
+    fs::copy(late.path().join(watermark), state.path().join(watermark)).expect("copied");
+    let error = Running::start(state.path(), LEDGER, 1).err().expect("refused").to_string();
+    assert!(error.contains("everything up to sequence 4 was acknowledged"), "{error}");
+    assert!(error.contains("corrupt at sequence 2"), "{error}");
+}
