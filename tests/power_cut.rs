@@ -53,6 +53,7 @@ use teller::ledger::{
     Timestamp, TransactionId,
 };
 use teller::progress::Progress;
+use teller::storage::StorageError;
 use teller::storage::journal::{Journal, JournalOptions};
 use teller::storage::log::{ShardFiles, StoredLog, recover};
 use teller::storage::manifest::{Birth, DataDirectory};
@@ -68,6 +69,9 @@ const REQUESTS: u64 = 45;
 const LATER_CUTS: usize = 6;
 /// One image in so many is given to a real server.
 const SERVED_EVERY: u64 = 12;
+/// How often a file that is still held is tried: ten seconds.
+const ATTEMPTS: u32 = 2000;
+const PAUSE: Duration = Duration::from_millis(5);
 /// Nothing here takes a tenth of this, on any machine: it only keeps a test that hangs from doing so for ever.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -227,7 +231,14 @@ fn survives(image: &Path, acknowledged: &[Acknowledged], cut: u64, finish: bool)
     let directory = open()?;
     let all = files(&directory);
     for files in &all {
-        verify(files, &progress).map_err(|error| format!("verify: {error}"))?;
+        // In one process only: threads of sled's may hold a generation a moment longer than its journal.
+        let mut attempts = 0..ATTEMPTS;
+        loop {
+            match verify(files, &progress) {
+                Err(StorageError::Locked { .. }) if attempts.next().is_some() => thread::sleep(PAUSE),
+                verified => break drop(verified.map_err(|error| format!("verify: {error}"))?),
+            }
+        }
     }
     look_for(&all, acknowledged, cut)
 }

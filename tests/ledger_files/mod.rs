@@ -4,6 +4,8 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
 use teller::ledger::{
     AccountName, AccountRef, Amount, Command, Event, IdempotencyKey, KeyDigest, Ledger, LedgerParts,
@@ -18,6 +20,10 @@ use teller::storage::manifest::{Birth, DataDirectory};
 use uuid::Uuid;
 
 pub(crate) const LEDGER: Uuid = Uuid::from_u128(0x7e11_e200_0000_4000_8000_0000_0000_0001);
+
+/// How often a start is tried while an ended one still holds a file: ten seconds.
+const ATTEMPTS: u32 = 2000;
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// A ledger that is running, without threads.
 pub(crate) struct Running {
@@ -47,7 +53,14 @@ impl Running {
         let shards = (0..directory.shards()).filter_map(ShardId::new).map(|id| {
             let files = ShardFiles::new(&directory, id);
             let progress = Progress::new("recovering", "events", None);
-            let recovered = recover(&files, JournalOptions::default(), &progress)?;
+            // In one process only: threads of sled's may hold a generation a moment longer than its journal.
+            let mut attempts = 0..ATTEMPTS;
+            let recovered = loop {
+                match recover(&files, JournalOptions::default(), &progress) {
+                    Err(StorageError::Locked { .. }) if attempts.next().is_some() => thread::sleep(PAUSE),
+                    recovered => break recovered?,
+                }
+            };
             Ok(Shard { files, recovered, replayed: progress.done() })
         });
         Ok(Running { shards: shards.collect::<Result<_, StorageError>>()?, _directory: directory })
