@@ -164,10 +164,7 @@ impl From<ShardError> for Refusal {
 
 impl From<Rejection> for Refusal {
     fn from(rejection: Rejection) -> Refusal {
-        Refusal::Rejected {
-            rejection,
-            first_request_id: None,
-        }
+        Refusal::Rejected { rejection, first_request_id: None }
     }
 }
 
@@ -206,40 +203,14 @@ impl Bank {
                 self.claim(home, key, &origin.request_id).await?;
             }
         }
-        let done = self
-            .execute(
-                shard,
-                Command::Open {
-                    name,
-                    overdraft_limit,
-                },
-                origin,
-            )
-            .await?;
+        let done = self.execute(shard, Command::Open { name, overdraft_limit }, origin).await?;
         let (_, event) = done.value;
-        let Change::Opened {
-            account,
-            name,
-            overdraft_limit,
-            ..
-        } = event.change
-        else {
+        let Change::Opened { account, name, overdraft_limit, .. } = event.change else {
             unreachable!("a key's fingerprint binds it to its kind of request");
         };
         let overdraft_limit = overdraft_limit.unwrap_or(self.overdraft_limit);
-        let id = AccountId {
-            opened: event.time,
-            shard,
-            number: account,
-        };
-        Ok(Done {
-            value: OpenedAccount {
-                id,
-                name,
-                overdraft_limit,
-            },
-            replayed: done.replayed,
-        })
+        let id = AccountId { opened: event.time, shard, number: account };
+        Ok(Done { value: OpenedAccount { id, name, overdraft_limit }, replayed: done.replayed })
     }
 
     /// Pays into or out of an account, provided that it is at `version`, if one is given.
@@ -284,14 +255,9 @@ impl Bank {
         origin: Origin,
     ) -> Result<Done<()>, Refusal> {
         let (shard, account) = self.locate(account)?;
-        let command = Command::Close {
-            target: Target { account, version },
-        };
+        let command = Command::Close { target: Target { account, version } };
         let done = self.execute(shard, command, origin).await?;
-        Ok(Done {
-            value: (),
-            replayed: done.replayed,
-        })
+        Ok(Done { value: (), replayed: done.replayed })
     }
 
     /// Reads an account.
@@ -308,26 +274,16 @@ impl Bank {
     /// # Errors
     /// See [`Refusal`].
     pub async fn transaction(&self, id: TransactionId) -> Result<(Transaction, AccountView), Refusal> {
-        let shard = self
-            .shards
-            .get(id.shard.index())
-            .ok_or(Refusal::TransactionNotFound)?;
+        let shard = self.shards.get(id.shard.index()).ok_or(Refusal::TransactionNotFound)?;
         // What is not durable has not been acknowledged: to its reader it is not there yet (P1).
         if id.sequence > shard.handle.durable() {
             return Err(Refusal::TransactionNotFound);
         }
-        let event = self
-            .read_history(id.shard, move |history| history.event(id.sequence))
-            .await?;
-        let event = event
-            .filter(|event| event.time == id.time)
-            .ok_or(Refusal::TransactionNotFound)?;
+        let event = self.read_history(id.shard, move |history| history.event(id.sequence)).await?;
+        let event = event.filter(|event| event.time == id.time).ok_or(Refusal::TransactionNotFound)?;
         let transaction = transaction(id.shard, id.sequence, &event).ok_or(Refusal::TransactionNotFound)?;
         let (number, _) = event.change.account().ok_or(Refusal::TransactionNotFound)?;
-        Ok((
-            transaction,
-            self.view(id.shard, Request::AccountByNumber(number)).await?,
-        ))
+        Ok((transaction, self.view(id.shard, Request::AccountByNumber(number)).await?))
     }
 
     /// Reads a page of an account's transactions, of at most `count`, from the version `from` on; without
@@ -360,11 +316,7 @@ impl Bank {
             }
         };
         if low > high {
-            return Ok(Page {
-                account,
-                transactions: Vec::new(),
-                next: None,
-            });
+            return Ok(Page { account, transactions: Vec::new(), next: None });
         }
         let (number, newest, version) = (account.id.number, account.newest, account.version);
         let entries = self
@@ -377,11 +329,7 @@ impl Bank {
         if order == Order::Ascending {
             transactions.reverse();
         }
-        Ok(Page {
-            account,
-            transactions,
-            next,
-        })
+        Ok(Page { account, transactions, next })
     }
 
     /// Adds up all accounts and `@world`, by currency.
@@ -402,11 +350,8 @@ impl Bank {
     }
 
     async fn claim(&self, home: ShardId, key: IdempotencyKey, request_id: &str) -> Result<(), Refusal> {
-        let request = Request::Execute {
-            command: Command::Claim,
-            key: Some(key),
-            request_id: request_id.into(),
-        };
+        let request =
+            Request::Execute { command: Command::Claim, key: Some(key), request_id: request_id.into() };
         match self.shard(home).handle.ask(request).await? {
             Reply::Claimed => Ok(()),
             reply => Err(refusal(reply)),
@@ -420,34 +365,18 @@ impl Bank {
         command: Command,
         origin: Origin,
     ) -> Result<Done<(Sequence, Event)>, Refusal> {
-        let request = Request::Execute {
-            command,
-            key: origin.key,
-            request_id: origin.request_id,
-        };
+        let request = Request::Execute { command, key: origin.key, request_id: origin.request_id };
         match self.shard(shard).handle.ask(request).await? {
-            Reply::Executed { sequence, event } => Ok(Done {
-                value: (sequence, event),
-                replayed: false,
-            }),
+            Reply::Executed { sequence, event } => Ok(Done { value: (sequence, event), replayed: false }),
             Reply::Settled(sequence) => {
-                let event = self
-                    .read_history(shard, move |history| history.event(sequence))
-                    .await?;
+                let event = self.read_history(shard, move |history| history.event(sequence)).await?;
                 let event =
                     event.expect("the outcome of a key is in the log as long as the key is remembered");
                 match event.change {
-                    Change::Refused {
-                        rejection,
-                        request_id,
-                    } => Err(Refusal::Rejected {
-                        rejection,
-                        first_request_id: Some(request_id),
-                    }),
-                    _ => Ok(Done {
-                        value: (sequence, event),
-                        replayed: true,
-                    }),
+                    Change::Refused { rejection, request_id } => {
+                        Err(Refusal::Rejected { rejection, first_request_id: Some(request_id) })
+                    }
+                    _ => Ok(Done { value: (sequence, event), replayed: true }),
                 }
             }
             reply => Err(refusal(reply)),
@@ -467,14 +396,8 @@ impl Bank {
         shard: ShardId,
         read: impl FnOnce(&mut HistoryReader<'_>) -> Result<T, StorageError> + Send + 'static,
     ) -> Result<T, Refusal> {
-        let _place = self
-            .history_places
-            .try_acquire()
-            .map_err(|_| Refusal::Overloaded)?;
-        let reader = Arc::clone(&self.history_readers)
-            .acquire_owned()
-            .await
-            .map_err(|_| Refusal::Ended)?;
+        let _place = self.history_places.try_acquire().map_err(|_| Refusal::Overloaded)?;
+        let reader = Arc::clone(&self.history_readers).acquire_owned().await.map_err(|_| Refusal::Ended)?;
         let log = Arc::clone(&self.shard(shard).log);
         tokio::task::spawn_blocking(move || {
             // Held by the thread: a client that goes away does not free the place of a thread that works on.
@@ -489,11 +412,7 @@ impl Bank {
     fn locate(&self, account: AccountSelector) -> Result<(ShardId, AccountRef), Refusal> {
         match account {
             AccountSelector::Name(name) => Ok((self.router.of_name(&name), AccountRef::Name(name))),
-            AccountSelector::Id(AccountId {
-                opened,
-                shard,
-                number,
-            }) => {
+            AccountSelector::Id(AccountId { opened, shard, number }) => {
                 if shard.index() >= self.shards.len() {
                     return Err(Rejection::AccountNotFound.into());
                 }
@@ -509,11 +428,7 @@ impl Bank {
 
 /// The versions of an account at which it can have transactions: behind its opening, before its closing.
 fn transaction_versions(account: &AccountView) -> Range {
-    let last = if account.closed.is_some() {
-        account.version - 1
-    } else {
-        account.version
-    };
+    let last = if account.closed.is_some() { account.version - 1 } else { account.version };
     Range { first: 2, last }
 }
 
@@ -524,17 +439,8 @@ struct Range {
 
 fn transaction(shard: ShardId, sequence: Sequence, event: &Event) -> Option<Transaction> {
     match &event.change {
-        Change::Posted {
-            direction,
-            amount,
-            entry,
-            ..
-        } => Some(Transaction {
-            id: TransactionId {
-                time: event.time,
-                shard,
-                sequence,
-            },
+        Change::Posted { direction, amount, entry, .. } => Some(Transaction {
+            id: TransactionId { time: event.time, shard, sequence },
             direction: *direction,
             amount: *amount,
             balance: entry.balance,

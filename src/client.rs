@@ -146,11 +146,7 @@ impl Client {
             .pool_idle_timeout(IDLE_TIME_MAX)
             .pool_max_idle_per_host(connections)
             .build(connector);
-        Client {
-            base,
-            request_time_max,
-            inner,
-        }
+        Client { base, request_time_max, inner }
     }
 
     /// The server's URL.
@@ -183,9 +179,7 @@ impl Client {
             .header(CONTENT_TYPE, "application/json")
             .body(Full::new(body.into()))?;
         if let Some(key) = idempotency_key {
-            request
-                .headers_mut()
-                .insert(IDEMPOTENCY_KEY, HeaderValue::from_str(key)?);
+            request.headers_mut().insert(IDEMPOTENCY_KEY, HeaderValue::from_str(key)?);
         }
         self.send(request).await
     }
@@ -197,9 +191,7 @@ impl Client {
     pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response, ClientError> {
         match tokio::time::timeout(self.request_time_max, self.exchange(request)).await {
             Ok(result) => result,
-            Err(_) => Err(ClientError::TimedOut {
-                time_max: self.request_time_max,
-            }),
+            Err(_) => Err(ClientError::TimedOut { time_max: self.request_time_max }),
         }
     }
 
@@ -209,30 +201,19 @@ impl Client {
     }
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Response, ClientError> {
-        let response = self
-            .inner
-            .request(request)
-            .await
-            .map_err(|source| ClientError::Connection {
-                url: self.base.as_str().to_owned(),
-                source: source.into(),
-            })?;
+        let response = self.inner.request(request).await.map_err(|source| ClientError::Connection {
+            url: self.base.as_str().to_owned(),
+            source: source.into(),
+        })?;
         let (head, body) = response.into_parts();
-        let body = Limited::new(body, REPLY_BYTES_MAX)
-            .collect()
-            .await
-            .map_err(|error| {
-                if error.is::<LengthLimitError>() {
-                    ClientError::ReplyTooLarge
-                } else {
-                    ClientError::Reply(error)
-                }
-            })?;
-        Ok(Response {
-            status: head.status,
-            headers: head.headers,
-            body: body.to_bytes(),
-        })
+        let body = Limited::new(body, REPLY_BYTES_MAX).collect().await.map_err(|error| {
+            if error.is::<LengthLimitError>() {
+                ClientError::ReplyTooLarge
+            } else {
+                ClientError::Reply(error)
+            }
+        })?;
+        Ok(Response { status: head.status, headers: head.headers, body: body.to_bytes() })
     }
 }
 
@@ -263,30 +244,21 @@ mod tests {
             ("http://x/#y", Err(BaseUrlError::Query)),
         ] {
             let parsed = BaseUrl::parse(text);
-            assert_eq!(
-                parsed.as_ref().map(BaseUrl::as_str).map_err(|error| *error),
-                expected,
-                "{text}"
-            );
+            assert_eq!(parsed.as_ref().map(BaseUrl::as_str).map_err(|error| *error), expected, "{text}");
         }
     }
 
     #[tokio::test]
     async fn a_server_that_is_not_there_is_an_error_with_its_url() {
         let base = BaseUrl::parse("http://127.0.0.1:1").expect("valid");
-        let error = Client::new(base, 1, Duration::from_secs(5))
-            .get("/")
-            .await
-            .expect_err("nobody listens");
+        let error = Client::new(base, 1, Duration::from_secs(5)).get("/").await.expect_err("nobody listens");
         assert_eq!(error.to_string(), "http://127.0.0.1:1 cannot be reached");
         assert!(matches!(error, ClientError::Connection { .. }));
     }
 
     #[tokio::test]
     async fn a_server_that_does_not_reply_is_given_up() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-            .await
-            .expect("a free port");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("bound"));
         let client = Client::new(BaseUrl::parse(&url).expect("valid"), 1, Duration::from_millis(50));
         let error = client.get("/").await.expect_err("no reply");

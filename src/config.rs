@@ -154,12 +154,7 @@ impl ServeArgs {
         let host = pick(self.host.clone(), "MZ_HOST", parse_host, environment)?;
         let port = pick(self.port, "MZ_PORT", parse_port, environment)?;
         let shards = pick(self.shards, "MZ_WORKERS", parse_shards, environment)?;
-        let max_overdraft = pick(
-            self.max_overdraft,
-            "MZ_MAX_OVERDRAFT",
-            parse_overdraft,
-            environment,
-        )?;
+        let max_overdraft = pick(self.max_overdraft, "MZ_MAX_OVERDRAFT", parse_overdraft, environment)?;
         let bootstrap = pick(self.bootstrap, "MZ_BOOTSTRAP", parse_switch, environment)?;
         let hours = self.idempotency_hours.unwrap_or(IDEMPOTENCY_HOURS_DEFAULT);
         let minutes = self.snapshot_minutes.unwrap_or(SNAPSHOT_MINUTES_DEFAULT);
@@ -307,10 +302,7 @@ impl LogArgs {
     /// If MZ_LOG counts and has a wrong value.
     pub fn resolve(&self, environment: Environment<'_>) -> Result<LogSettings, SettingError> {
         let filter = pick(self.log.clone(), "MZ_LOG", parse_log_filter, environment)?;
-        Ok(LogSettings {
-            filter: filter.unwrap_or_else(|| LOG_DEFAULT.to_owned()),
-            format: self.log_format,
-        })
+        Ok(LogSettings { filter: filter.unwrap_or_else(|| LOG_DEFAULT.to_owned()), format: self.log_format })
     }
 }
 
@@ -352,28 +344,19 @@ pub(crate) fn parse_whole(text: &str, allowed: RangeInclusive<u64>) -> Result<u6
     let all_digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     // Digits that do not fit 64 bits are out of every range.
     let number = all_digits.then(|| text.parse().unwrap_or(u64::MAX));
-    number.filter(|number| allowed.contains(number)).ok_or_else(|| {
-        format!(
-            "must be a whole number from {} to {}",
-            allowed.start(),
-            allowed.end()
-        )
-    })
+    number
+        .filter(|number| allowed.contains(number))
+        .ok_or_else(|| format!("must be a whole number from {} to {}", allowed.start(), allowed.end()))
 }
 
 fn parse_host(text: &str) -> Result<String, String> {
-    let unbracketed = text
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(text);
+    let unbracketed = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     if unbracketed.parse::<IpAddr>().is_ok() {
         return Ok(unbracketed.to_owned());
     }
     let label = |label: &str| {
         !label.is_empty()
-            && label
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
     };
     let numeric = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     if text.len() <= HOST_BYTES_MAX && text.split('.').all(label) && !numeric {
@@ -397,9 +380,7 @@ fn parse_shards(text: &str) -> Result<usize, String> {
 pub(crate) fn parse_overdraft(text: &str) -> Result<Amount, String> {
     match Amount::parse(text, Currency::USD, ExcessDecimals::Refuse) {
         Ok(amount) => Ok(amount.magnitude()),
-        Err(error) => Err(format!(
-            "{error}; allowed is an amount such as 50.00, whose sign is ignored"
-        )),
+        Err(error) => Err(format!("{error}; allowed is an amount such as 50.00, whose sign is ignored")),
     }
 }
 
@@ -491,14 +472,8 @@ mod tests {
             let found = variables.iter().find(|(variable, _)| *variable == name);
             found.map(|(_, value)| OsString::from(value))
         };
-        let serve = probe
-            .serve
-            .resolve(&environment)
-            .map_err(|error| error.to_string())?;
-        let log = probe
-            .log
-            .resolve(&environment)
-            .map_err(|error| error.to_string())?;
+        let serve = probe.serve.resolve(&environment).map_err(|error| error.to_string())?;
+        let log = probe.log.resolve(&environment).map_err(|error| error.to_string())?;
         Ok((serve, log))
     }
 
@@ -589,10 +564,7 @@ mod tests {
             ("--db-name=../x", "not starting with a dot"),
             ("--db-name=.x", "not starting with a dot"),
             ("--db-name=a/b", "not starting with a dot"),
-            (
-                "--max-overdraft=1.234",
-                "has more than 2 decimals; allowed is an amount such as 50.00",
-            ),
+            ("--max-overdraft=1.234", "has more than 2 decimals; allowed is an amount such as 50.00"),
             ("--max-overdraft=fifty", "is not a decimal number"),
             ("--bootstrap=yes", "must be 1 or true, 0 or false"),
             ("--idempotency-hours=0", "from 1 to 720"),
@@ -634,16 +606,8 @@ mod tests {
         let overdraft = |flags: &[&str]| settings(flags, &[]).expect("valid").0.max_overdraft.minor_units();
         assert_eq!(overdraft(&["--max-overdraft", "-50.5"]), 5050);
         assert_eq!(overdraft(&["--max-overdraft=-50.5"]), 5050);
-        for (flag, expected) in [
-            ("--bootstrap", true),
-            ("--bootstrap=1", true),
-            ("--bootstrap=0", false),
-        ] {
-            assert_eq!(
-                settings(&[flag], &[]).expect("valid").0.bootstrap,
-                expected,
-                "{flag}"
-            );
+        for (flag, expected) in [("--bootstrap", true), ("--bootstrap=1", true), ("--bootstrap=0", false)] {
+            assert_eq!(settings(&[flag], &[]).expect("valid").0.bootstrap, expected, "{flag}");
         }
         let host = |flag: &str| settings(&[flag], &[]).expect("valid").0.listen.to_string();
         assert_eq!(host("--host=[::1]"), "[::1]:3000");

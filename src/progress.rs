@@ -53,11 +53,8 @@ impl Progress {
         let elapsed_ms = self.started.elapsed().as_millis() as u64;
         let due = self.next_line_ms.load(Ordering::Relaxed);
         let next = elapsed_ms + LOG_INTERVAL.as_millis() as u64;
-        let won = |due| {
-            self.next_line_ms
-                .compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
-        };
+        let won =
+            |due| self.next_line_ms.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if elapsed_ms >= due && won(due) {
             tracing::info!(done, total = self.total, unit = self.unit, "{}", self.what);
         }

@@ -19,13 +19,8 @@ impl Router {
     /// # Panics
     /// With no shard, or more than [`crate::ledger::SHARDS_MAX`].
     pub fn new(shards: usize) -> Router {
-        assert!(
-            (1..=crate::ledger::SHARDS_MAX).contains(&shards),
-            "1 to 1024 shards"
-        );
-        Router {
-            shards: shards as u64,
-        }
+        assert!((1..=crate::ledger::SHARDS_MAX).contains(&shards), "1 to 1024 shards");
+        Router { shards: shards as u64 }
     }
 
     /// The shard that owns the account with this name.

@@ -49,7 +49,9 @@ pub enum ServerError {
     #[error(transparent)]
     Storage(#[from] StorageError),
     /// The address.
-    #[error("cannot listen on {address}: {source}; stop what uses it, or choose another with --host and --port")]
+    #[error(
+        "cannot listen on {address}: {source}; stop what uses it, or choose another with --host and --port"
+    )]
     Bind {
         /// The address.
         address: ListenAddress,
@@ -203,7 +205,9 @@ impl Running {
         let housekeeper = {
             let shards: Vec<_> = shards
                 .iter()
-                .map(|shard| (shard.threads.handle().clone(), shard.threads.sync_watch(), Arc::clone(&shard.log)))
+                .map(|shard| {
+                    (shard.threads.handle().clone(), shard.threads.sync_watch(), Arc::clone(&shard.log))
+                })
                 .collect();
             let reserve =
                 DiskReserve { path: directory.path().to_owned(), bytes_min: settings.disk_reserve_bytes };
@@ -242,7 +246,12 @@ impl Running {
         for (ledger, journal, log) in stopped {
             let (accounts, last) = (ledger.accounts().len(), ledger.last().get());
             log.finish(journal, &ledger)?;
-            tracing::info!(accounts, last, elapsed_ms = started.elapsed().as_millis() as u64, "snapshot written");
+            tracing::info!(
+                accounts,
+                last,
+                elapsed_ms = started.elapsed().as_millis() as u64,
+                "snapshot written"
+            );
         }
         drop(self.directory);
         Ok(())

@@ -10,11 +10,7 @@ struct Ran {
 }
 
 fn teller(arguments: &[&str], variables: &[(&str, &str)]) -> Ran {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = Command::new(env!("CARGO_BIN_EXE_teller"))
+    let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_teller"))
         .args(arguments)
         .env_clear()
         .envs(variables.iter().copied())
@@ -48,39 +44,19 @@ fn wrong_usage_exits_2_and_names_the_flag_or_the_variable() {
     for (arguments, variables, told) in [
         (&["--port=x"][..], &[][..], "'--port <PORT>'"),
         (&["serve", "--db-name=../x"], &[], "'--db-name <NAME>'"),
-        (
-            &["serve"],
-            &[("MZ_PORT", "70000")],
-            "MZ_PORT: must be a whole number from 0 to 65535",
-        ),
+        (&["serve"], &[("MZ_PORT", "70000")], "MZ_PORT: must be a whole number from 0 to 65535"),
         (&[], &[("MZ_LOG", "loud")], "MZ_LOG: "),
         (&["verify"], &[("MZ_DB_NAME", "a/b")], "MZ_DB_NAME: "),
         (&["frobnicate"], &[], "frobnicate"),
         (&["import"], &[], "<FILE>"),
-        (
-            &["import", "x.csv", "--url=https://bank"],
-            &[],
-            "https is not spoken here",
-        ),
+        (&["import", "x.csv", "--url=https://bank"], &[], "https is not spoken here"),
         (&["import", "x.csv", "--connections=0"], &[], "from 1 to 1024"),
-        (
-            &["export", "--what=accounts", "--account=alice"],
-            &[],
-            "--account",
-        ),
+        (&["export", "--what=accounts", "--account=alice"], &[], "--account"),
         (&["export", "--account="], &[], "must not be empty"),
     ] {
         let ran = teller(arguments, variables);
-        assert_eq!(
-            (ran.code, ran.stdout.as_str()),
-            (Some(2), ""),
-            "{arguments:?} {variables:?}"
-        );
-        assert!(
-            ran.stderr.contains(told),
-            "{arguments:?} {variables:?}: {}",
-            ran.stderr
-        );
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""), "{arguments:?} {variables:?}");
+        assert!(ran.stderr.contains(told), "{arguments:?} {variables:?}: {}", ran.stderr);
     }
 }
 
@@ -113,8 +89,5 @@ fn an_error_exits_1_and_is_told_on_stderr() {
     fs::write(path, "id,account,type,amount\n1,a,deposit,0\n").expect("written");
     let ran = teller(&["import", path], &[]);
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""));
-    assert_eq!(
-        ran.stderr,
-        format!("teller: {path}: line 2: the amount \"0\" is not more than 0\n")
-    );
+    assert_eq!(ran.stderr, format!("teller: {path}: line 2: the amount \"0\" is not more than 0\n"));
 }

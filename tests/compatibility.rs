@@ -31,7 +31,8 @@ fn thawed(to: &Path) {
     copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/ledger-1"), to);
     for shard in ["shard-0000", "shard-0001"] {
         for generation in ["0000000003", "0000000004"] {
-            fs::create_dir_all(to.join(shard).join("journal").join(generation).join("blobs")).expect("created");
+            fs::create_dir_all(to.join(shard).join("journal").join(generation).join("blobs"))
+                .expect("created");
         }
     }
 }
@@ -65,8 +66,9 @@ fn a_ledger_of_the_first_format_is_recovered_with_its_history_and_proven() {
     let events = files.each_ref().map(|files| verify(files, &progress).expect("it is proven").last.get());
     assert_eq!(events, [12, 8]);
 
-    let shards =
-        files.each_ref().map(|files| recover(files, JournalOptions::default(), &progress).expect("it recovers"));
+    let shards = files
+        .each_ref()
+        .map(|files| recover(files, JournalOptions::default(), &progress).expect("it recovers"));
     let [first, second] = &shards;
     assert_eq!(balances(&first.ledger), [("alice", 11184, 6), ("carol", 1000, 3), ("dave", 0, 2)]);
     assert_eq!(balances(&second.ledger), [("bob", 1334, 3), ("erin", -50000, 3), ("frank", 0, 1)]);

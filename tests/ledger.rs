@@ -58,29 +58,19 @@ fn name(name: u8) -> AccountName {
 }
 
 fn target(account: u8) -> Target {
-    Target {
-        account: AccountRef::Name(name(account)),
-        version: None,
-    }
+    Target { account: AccountRef::Name(name(account)), version: None }
 }
 
 fn command(step: &Step) -> Command {
     match *step {
-        Step::Open(account, limit) => Command::Open {
-            name: name(account),
-            overdraft_limit: limit.map(|limit| units(limit.into())),
-        },
-        Step::Deposit(account, amount) => Command::Deposit {
-            target: target(account),
-            amount: units(amount),
-        },
-        Step::Withdraw(account, amount) => Command::Withdraw {
-            target: target(account),
-            amount: units(amount),
-        },
-        Step::Close(account) => Command::Close {
-            target: target(account),
-        },
+        Step::Open(account, limit) => {
+            Command::Open { name: name(account), overdraft_limit: limit.map(|limit| units(limit.into())) }
+        }
+        Step::Deposit(account, amount) => Command::Deposit { target: target(account), amount: units(amount) },
+        Step::Withdraw(account, amount) => {
+            Command::Withdraw { target: target(account), amount: units(amount) }
+        }
+        Step::Close(account) => Command::Close { target: target(account) },
     }
 }
 
@@ -116,9 +106,7 @@ impl Model {
             .ok_or(Rejection::AccountNotFound)?;
         match change {
             None if account.balance != 0 => {
-                return Err(Rejection::AccountNotEmpty {
-                    balance: units(account.balance),
-                });
+                return Err(Rejection::AccountNotEmpty { balance: units(account.balance) });
             }
             None => account.closed = true,
             Some(change) => {
@@ -162,11 +150,7 @@ fn run(
         let terms = terms(1_000_000 + index as u64);
         let decided = ledger.decide(&command(step), &terms);
         if let Ok(change) = &decided {
-            let event = Event {
-                time: terms.now,
-                key: None,
-                change: change.clone(),
-            };
+            let event = Event { time: terms.now, key: None, change: change.clone() };
             ledger.apply(&event);
             events.push(event);
         }
@@ -263,24 +247,16 @@ proptest! {
 
 fn opened() -> Ledger {
     let mut ledger = Ledger::new();
-    let change = ledger
-        .decide(&command(&Step::Open(1, None)), &terms(1))
-        .expect("opens");
-    ledger.apply(&Event {
-        time: Timestamp::from_millis(1),
-        key: None,
-        change,
-    });
+    let change = ledger.decide(&command(&Step::Open(1, None)), &terms(1)).expect("opens");
+    ledger.apply(&Event { time: Timestamp::from_millis(1), key: None, change });
     ledger
 }
 
 #[test]
 fn of_two_reasons_a_client_hears_the_first() {
     let mut ledger = opened();
-    let withdraw = |version| Command::Withdraw {
-        target: Target { version, ..target(1) },
-        amount: units(9999),
-    };
+    let withdraw =
+        |version| Command::Withdraw { target: Target { version, ..target(1) }, amount: units(9999) };
     let available = units(OVERDRAFT_LIMIT);
     assert_eq!(
         ledger.decide(&withdraw(Some(7)), &terms(2)),
@@ -289,33 +265,14 @@ fn of_two_reasons_a_client_hears_the_first() {
     );
     assert_eq!(
         ledger.decide(&withdraw(Some(1)), &terms(2)),
-        Err(Rejection::InsufficientFunds {
-            available,
-            required: units(9999)
-        })
+        Err(Rejection::InsufficientFunds { available, required: units(9999) })
     );
-    let change = ledger
-        .decide(&command(&Step::Close(1)), &terms(2))
-        .expect("closes");
-    ledger.apply(&Event {
-        time: Timestamp::from_millis(2),
-        key: None,
-        change,
-    });
-    assert_eq!(
-        ledger.decide(&withdraw(Some(7)), &terms(3)),
-        Err(Rejection::AccountNotFound)
-    );
-    let account = AccountRef::Number {
-        number: ledger.accounts()[0].number,
-        opened: Timestamp::from_millis(1),
-    };
-    let by_id = Command::Close {
-        target: Target {
-            account,
-            version: Some(7),
-        },
-    };
+    let change = ledger.decide(&command(&Step::Close(1)), &terms(2)).expect("closes");
+    ledger.apply(&Event { time: Timestamp::from_millis(2), key: None, change });
+    assert_eq!(ledger.decide(&withdraw(Some(7)), &terms(3)), Err(Rejection::AccountNotFound));
+    let account =
+        AccountRef::Number { number: ledger.accounts()[0].number, opened: Timestamp::from_millis(1) };
+    let by_id = Command::Close { target: Target { account, version: Some(7) } };
     assert_eq!(
         ledger.decide(&by_id, &terms(3)),
         Err(Rejection::AccountClosed),
@@ -326,24 +283,12 @@ fn of_two_reasons_a_client_hears_the_first() {
 #[test]
 fn a_lowered_limit_refuses_withdrawals_and_keeps_the_account() {
     let mut ledger = opened();
-    let change = ledger
-        .decide(&command(&Step::Withdraw(1, 5000)), &terms(2))
-        .expect("within the limit");
-    ledger.apply(&Event {
-        time: Timestamp::from_millis(2),
-        key: None,
-        change,
-    });
-    let lowered = Terms {
-        overdraft_limit: Amount::ZERO,
-        ..terms(3)
-    };
+    let change = ledger.decide(&command(&Step::Withdraw(1, 5000)), &terms(2)).expect("within the limit");
+    ledger.apply(&Event { time: Timestamp::from_millis(2), key: None, change });
+    let lowered = Terms { overdraft_limit: Amount::ZERO, ..terms(3) };
     assert_eq!(
         ledger.decide(&command(&Step::Withdraw(1, 1)), &lowered),
-        Err(Rejection::InsufficientFunds {
-            available: units(-5000),
-            required: units(1)
-        })
+        Err(Rejection::InsufficientFunds { available: units(-5000), required: units(1) })
     );
     assert!(ledger.decide(&command(&Step::Deposit(1, 1)), &lowered).is_ok());
 }
@@ -351,42 +296,23 @@ fn a_lowered_limit_refuses_withdrawals_and_keeps_the_account() {
 #[test]
 fn a_key_is_remembered_until_it_expires_and_then_forgotten() {
     let mut ledger = opened();
-    let key = IdempotencyKey {
-        digest: KeyDigest([1; 16]),
-        fingerprint: [2; 16],
-    };
-    let other = IdempotencyKey {
-        fingerprint: [3; 16],
-        ..key
-    };
+    let key = IdempotencyKey { digest: KeyDigest([1; 16]), fingerprint: [2; 16] };
+    let other = IdempotencyKey { fingerprint: [3; 16], ..key };
     let deposit = |ledger: &mut Ledger, now: u64, key: Option<IdempotencyKey>| {
         let terms = terms(now);
-        let change = ledger
-            .decide(&command(&Step::Deposit(1, 5)), &terms)
-            .expect("deposits");
-        ledger.apply(&Event {
-            time: terms.now,
-            key: key.map(|key| terms.key_use(key)),
-            change,
-        })
+        let change = ledger.decide(&command(&Step::Deposit(1, 5)), &terms).expect("deposits");
+        ledger.apply(&Event { time: terms.now, key: key.map(|key| terms.key_use(key)), change })
     };
     let at = |millis| Timestamp::from_millis(millis);
     let outcome = deposit(&mut ledger, 10, Some(key));
     assert_eq!(ledger.key_status(&key, at(109)), KeyStatus::Settled(outcome));
     assert_eq!(ledger.key_status(&other, at(109)), KeyStatus::Reused);
-    assert_eq!(
-        ledger.key_status(&key, at(110)),
-        KeyStatus::New,
-        "expired, though still there"
-    );
+    assert_eq!(ledger.key_status(&key, at(110)), KeyStatus::New, "expired, though still there");
     assert_eq!(ledger.keys().len(), 1);
     let renewed = deposit(&mut ledger, 110, Some(key));
     assert_eq!(ledger.key_status(&key, at(200)), KeyStatus::Settled(renewed));
     deposit(&mut ledger, 211, None);
-    assert!(
-        ledger.keys().is_empty(),
-        "an expired key takes no memory once something else happens"
-    );
+    assert!(ledger.keys().is_empty(), "an expired key takes no memory once something else happens");
 }
 
 /// Keys once waited in a queue in order of use. With a retention that was lowered between two starts, a key
@@ -395,21 +321,11 @@ fn a_key_is_remembered_until_it_expires_and_then_forgotten() {
 #[test]
 fn keys_expire_alike_in_a_live_and_in_a_restored_state_whatever_the_retention_was() {
     let mut live = opened();
-    let key = |number| IdempotencyKey {
-        digest: KeyDigest([number; 16]),
-        fingerprint: [0; 16],
-    };
+    let key = |number| IdempotencyKey { digest: KeyDigest([number; 16]), fingerprint: [0; 16] };
     let event = |ledger: &Ledger, now: u64, key_retention_ms, key: Option<IdempotencyKey>, step: &Step| {
-        let terms = Terms {
-            key_retention_ms,
-            ..terms(now)
-        };
+        let terms = Terms { key_retention_ms, ..terms(now) };
         let change = ledger.decide(&command(step), &terms).expect("is done");
-        Event {
-            time: terms.now,
-            key: key.map(|key| terms.key_use(key)),
-            change,
-        }
+        Event { time: terms.now, key: key.map(|key| terms.key_use(key)), change }
     };
     let deposit = Step::Deposit(1, 5);
     for (now, retention, number) in [(10, 1000, 1), (11, 10, 2), (12, 5, 3), (13, 5, 1)] {

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use teller::ledger::{
-    AccountName, AccountRef, Amount, Command, IdempotencyKey, KeyDigest, Ledger, Rejection, Sequence, ShardId,
-    Target, Timestamp,
+    AccountName, AccountRef, Amount, Command, IdempotencyKey, KeyDigest, Ledger, Rejection, Sequence,
+    ShardId, Target, Timestamp,
 };
 use teller::shard::batch::{Batch, Moment, Reply, Request, Shard, ShardRules};
 use teller::shard::handle::ShardError;
@@ -78,10 +78,7 @@ fn a_key_is_in_flight_then_settled_and_never_another_request_s() {
     let mut bench = Bench::new();
     assert!(matches!(bench.serve(execute(open("a"), Some(1)), moment(1, 0)), (Reply::Executed { .. }, 1)));
     assert_eq!(bench.serve(execute(open("a"), Some(1)), moment(2, 0)), (Reply::KeyInFlight, 0));
-    assert_eq!(
-        bench.serve(execute(open("a"), Some(1)), moment(3, 1)),
-        (Reply::Settled(Sequence::FIRST), 1)
-    );
+    assert_eq!(bench.serve(execute(open("a"), Some(1)), moment(3, 1)), (Reply::Settled(Sequence::FIRST), 1));
     let key = IdempotencyKey { digest: KeyDigest([1; 16]), fingerprint: [9; 16] };
     let other = Request::Execute { command: open("b"), key: Some(key), request_id: "r-2".into() };
     assert_eq!(bench.serve(other, moment(4, 1)), (Reply::KeyReused, 1));
@@ -112,7 +109,10 @@ fn keys_are_bounded_and_room_comes_back() {
     bench.serve(execute(open("a"), Some(1)), moment(1, 0));
     bench.serve(execute(deposit("a"), Some(2)), moment(2, 1));
     assert_eq!(bench.serve(execute(deposit("a"), Some(3)), moment(3, 2)).0, Reply::KeysExhausted);
-    assert_eq!(bench.serve(execute(deposit("a"), Some(2)), moment(3, 2)).0, Reply::Settled(Sequence::FIRST.next()));
+    assert_eq!(
+        bench.serve(execute(deposit("a"), Some(2)), moment(3, 2)).0,
+        Reply::Settled(Sequence::FIRST.next())
+    );
     assert!(matches!(bench.serve(execute(deposit("a"), None), moment(1500, 2)).0, Reply::Executed { .. }));
     assert!(matches!(bench.serve(execute(deposit("a"), Some(3)), moment(1501, 3)).0, Reply::Executed { .. }));
 }
@@ -177,7 +177,8 @@ fn gated() -> (ShardThreads<GatedJournal>, Receiver<()>, Sender<()>) {
     let position = LogPosition::genesis(Uuid::nil(), shard_id());
     let journal = GatedJournal { journal: MemoryJournal::new(shard_id(), position), began, go_on };
     let shard = Shard::new(shard_id(), Ledger::new(), rules());
-    let threads = ShardThreads::start(shard_id(), shard, journal, now, Arc::new(|_, error| panic!("{error}")));
+    let threads =
+        ShardThreads::start(shard_id(), shard, journal, now, Arc::new(|_, error| panic!("{error}")));
     (threads, begins, gate)
 }
 

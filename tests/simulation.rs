@@ -36,20 +36,13 @@ const RETENTION_MS: u64 = 1_000_000_000;
 
 #[test]
 fn whatever_crashes_what_was_acknowledged_holds() {
-    let seed = |name: &str| {
-        std::env::var(name)
-            .ok()
-            .map(|text| text.parse::<u64>().expect("a number"))
-    };
+    let seed = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     if let Some(seed) = seed("TELLER_SIMULATION_SEED") {
         return Simulation::new(seed).run();
     }
     for seed in 0..seed("TELLER_SIMULATION_SEEDS").unwrap_or(SEEDS_DEFAULT) {
         let run = std::panic::catch_unwind(|| Simulation::new(seed).run());
-        assert!(
-            run.is_ok(),
-            "seed {seed} failed: TELLER_SIMULATION_SEED={seed} runs it alone"
-        );
+        assert!(run.is_ok(), "seed {seed} failed: TELLER_SIMULATION_SEED={seed} runs it alone");
     }
 }
 
@@ -109,18 +102,8 @@ struct Task {
 /// A reply that promised something.
 enum Promise {
     Event(ShardId, Sequence, Event),
-    Version {
-        name: AccountName,
-        from: u64,
-        version: u64,
-        posted: Amount,
-    },
-    Refused {
-        name: AccountName,
-        from: u64,
-        until: u64,
-        available: Amount,
-    },
+    Version { name: AccountName, from: u64, version: u64, posted: Amount },
+    Refused { name: AccountName, from: u64, until: u64, available: Amount },
 }
 
 struct Simulation {
@@ -138,11 +121,7 @@ struct Simulation {
 
 fn rules() -> ShardRules {
     let overdraft_limit = Amount::from_minor_units(SERVICE_LIMIT).expect("in range");
-    ShardRules {
-        overdraft_limit,
-        key_retention_ms: RETENTION_MS,
-        keys_max: 100_000,
-    }
+    ShardRules { overdraft_limit, key_retention_ms: RETENTION_MS, keys_max: 100_000 }
 }
 
 impl Simulation {
@@ -163,12 +142,7 @@ impl Simulation {
             random,
             now: 1_000_000,
             router: Router::new(count),
-            clients: (0..CLIENTS)
-                .map(|_| Client {
-                    attempt: 0,
-                    task: None,
-                })
-                .collect(),
+            clients: (0..CLIENTS).map(|_| Client { attempt: 0, task: None }).collect(),
             promises: Vec::new(),
             shown: HashMap::new(),
             settled: HashMap::new(),
@@ -200,10 +174,7 @@ impl Simulation {
                 self.sync(shard);
             }
         }
-        assert!(
-            self.clients.iter().all(|client| client.task.is_none()),
-            "every retry comes to an end"
-        );
+        assert!(self.clients.iter().all(|client| client.task.is_none()), "every retry comes to an end");
         self.check();
     }
 
@@ -219,17 +190,11 @@ impl Simulation {
 
     fn think(&mut self) -> Task {
         let name = AccountName::parse(&format!("name-{}", self.random.below(NAMES))).expect("valid");
-        let target = Target {
-            account: AccountRef::Name(name.clone()),
-            version: None,
-        };
+        let target = Target { account: AccountRef::Name(name.clone()), version: None };
         let amount = Amount::from_minor_units(1 + i128::from(self.random.below(4000))).expect("in range");
         let choice = self.random.below(100);
         let command = match choice {
-            0..15 => Command::Open {
-                name: name.clone(),
-                overdraft_limit: None,
-            },
+            0..15 => Command::Open { name: name.clone(), overdraft_limit: None },
             15..50 => Command::Deposit { target, amount },
             50..80 => Command::Withdraw { target, amount },
             _ => Command::Close { target },
@@ -240,15 +205,7 @@ impl Simulation {
         let opens = matches!(command, Command::Open { .. });
         let claim_at = home.filter(|home| opens && *home != self.router.of_name(&name));
         let seen_before = self.shown.get(&name).copied().unwrap_or(0);
-        Task {
-            command,
-            read,
-            name,
-            key,
-            claim_at,
-            seen_before,
-            waiting: false,
-        }
+        Task { command, read, name, key, claim_at, seen_before, waiting: false }
     }
 
     /// A new key, or sometimes one that was used before, perhaps for something else.
@@ -266,9 +223,7 @@ impl Simulation {
             Command::Claim => unreachable!("clients do not claim"),
         };
         let hash = |text: String| -> [u8; 16] {
-            blake3::hash(text.as_bytes()).as_bytes()[..16]
-                .try_into()
-                .expect("16 bytes")
+            blake3::hash(text.as_bytes()).as_bytes()[..16].try_into().expect("16 bytes")
         };
         IdempotencyKey {
             digest: KeyDigest(hash(format!("{scope} {}", self.keys))),
@@ -291,10 +246,9 @@ impl Simulation {
         };
         let (shard, request) = match task.claim_at {
             Some(home) => (home, request(&Command::Claim)),
-            None if task.read => (
-                self.router.of_name(&task.name),
-                Request::Account(AccountRef::Name(task.name.clone())),
-            ),
+            None if task.read => {
+                (self.router.of_name(&task.name), Request::Account(AccountRef::Name(task.name.clone())))
+            }
             None => (self.router.of_name(&task.name), request(&task.command)),
         };
         self.clients[client].attempt += 1;
@@ -321,11 +275,7 @@ impl Simulation {
         let count = 1 + self.random.below(8);
         let now = Timestamp::from_millis(self.now);
         let shard = &mut self.shards[index];
-        let moment = Moment {
-            now,
-            durable: shard.journal.durable().last,
-            disk_full: false,
-        };
+        let moment = Moment { now, durable: shard.journal.durable().last, disk_full: false };
         let mut batch = Batch::default();
         let mut ready = Vec::new();
         for _ in 0..count {
@@ -342,9 +292,7 @@ impl Simulation {
         if !batch.is_empty() {
             shard.commits.push_back(batch);
         }
-        ready
-            .into_iter()
-            .for_each(|(to, reply)| self.deliver(index, to, reply));
+        ready.into_iter().for_each(|(to, reply)| self.deliver(index, to, reply));
     }
 
     fn append(&mut self, index: usize) {
@@ -386,11 +334,7 @@ impl Simulation {
             assert_eq!(position, shard.journal.position());
             let snapshot = shard.snapshot.take();
             let (whole, _) = recover(shard);
-            assert_eq!(
-                ledger.to_parts(),
-                whole.to_parts(),
-                "snapshot and tail are the whole log"
-            );
+            assert_eq!(ledger.to_parts(), whole.to_parts(), "snapshot and tail are the whole log");
             shard.snapshot = snapshot;
             shard.shard = Shard::new(shard.id, ledger, rules());
         }
@@ -423,23 +367,13 @@ impl Simulation {
             Reply::Refused(Rejection::InsufficientFunds { available, .. }) => {
                 // Which version it saw is not said; at the latest the newest that is durable now.
                 let until = newest_version(&self.shards[shard], &name);
-                self.promises.push(Promise::Refused {
-                    name,
-                    from,
-                    until,
-                    available,
-                });
+                self.promises.push(Promise::Refused { name, from, until, available });
             }
             Reply::Account(Some(view)) => {
                 assert!(view.version >= from, "{name} ran backwards");
                 self.show(&name, view.version);
                 let (version, posted) = (view.version, view.posted);
-                self.promises.push(Promise::Version {
-                    name,
-                    from,
-                    version,
-                    posted,
-                });
+                self.promises.push(Promise::Version { name, from, version, posted });
             }
             Reply::Refused(_) | Reply::KeyReused | Reply::Account(None) => {}
             other => panic!("an unexpected reply: {other:?}"),
@@ -457,8 +391,7 @@ impl Simulation {
         if let Some((_, entry)) = event.change.account() {
             self.show(&name, entry.map_or(1, |entry| entry.version));
         }
-        self.promises
-            .push(Promise::Event(self.shards[shard].id, sequence, event));
+        self.promises.push(Promise::Event(self.shards[shard].id, sequence, event));
     }
 
     fn show(&mut self, name: &AccountName, version: u64) {
@@ -477,18 +410,12 @@ impl Simulation {
         }
         for shard in &self.shards {
             let ledger = shard.shard.ledger();
-            assert!(
-                ledger.totals().values().all(|total| total.is_zero()),
-                "everything sums to zero"
-            );
+            assert!(ledger.totals().values().all(|total| total.is_zero()), "everything sums to zero");
             for account in ledger.accounts() {
                 let states = &model.states[&account.name];
                 assert_eq!(states.last(), Some(&account.posted.minor_units()));
                 assert_eq!(states.len() as u64, account.version);
-                assert!(
-                    states.iter().all(|state| *state >= -SERVICE_LIMIT),
-                    "nobody is overdrawn"
-                );
+                assert!(states.iter().all(|state| *state >= -SERVICE_LIMIT), "nobody is overdrawn");
             }
         }
         for (key, effects) in &model.effects {
@@ -503,27 +430,14 @@ impl Simulation {
                         "what was acknowledged is there"
                     );
                 }
-                Promise::Version {
-                    name,
-                    from,
-                    version,
-                    posted,
-                } => {
+                Promise::Version { name, from, version, posted } => {
                     assert!(version >= from);
                     assert_eq!(model.states[name][*version as usize - 1], posted.minor_units());
                 }
-                Promise::Refused {
-                    name,
-                    from,
-                    until,
-                    available,
-                } => {
+                Promise::Refused { name, from, until, available } => {
                     let states = &model.states[name][(*from as usize).saturating_sub(1)..*until as usize];
                     let seen = available.minor_units() - SERVICE_LIMIT;
-                    assert!(
-                        states.contains(&seen),
-                        "a refusal showed a state that {name} never had"
-                    );
+                    assert!(states.contains(&seen), "a refusal showed a state that {name} never had");
                 }
             }
         }
@@ -548,30 +462,16 @@ impl Model {
         match &event.change {
             Change::Opened { account, name, .. } => {
                 self.names.insert((shard, account.get()), name.clone());
-                assert!(
-                    self.states.insert(name.clone(), vec![0]).is_none(),
-                    "a name is opened once"
-                );
+                assert!(self.states.insert(name.clone(), vec![0]).is_none(), "a name is opened once");
             }
-            Change::Posted {
-                account,
-                direction,
-                amount,
-                ..
-            } => {
-                let states = self
-                    .states
-                    .get_mut(&self.names[&(shard, account.get())])
-                    .expect("it is open");
+            Change::Posted { account, direction, amount, .. } => {
+                let states = self.states.get_mut(&self.names[&(shard, account.get())]).expect("it is open");
                 let balance = states.last().expect("it has one");
                 let moved = if *direction == Direction::Deposit { 1 } else { -1 } * amount.minor_units();
                 states.push(balance + moved);
             }
             Change::Closed { account, .. } => {
-                let states = self
-                    .states
-                    .get_mut(&self.names[&(shard, account.get())])
-                    .expect("it is open");
+                let states = self.states.get_mut(&self.names[&(shard, account.get())]).expect("it is open");
                 states.push(0);
             }
             Change::Refused { .. } | Change::Claimed => {}
@@ -601,30 +501,16 @@ fn recover(shard: &SimulatedShard) -> (Ledger, LogPosition) {
 
 fn durable_events(shard: &SimulatedShard) -> Vec<(Sequence, Event)> {
     let records = shard.journal.durable_records();
-    let events = |bytes: &Vec<u8>| {
-        Record::parse(bytes)
-            .expect("intact")
-            .events()
-            .collect::<Result<Vec<_>, _>>()
-    };
-    records
-        .iter()
-        .flat_map(|bytes| events(bytes).expect("intact"))
-        .collect()
+    let events =
+        |bytes: &Vec<u8>| Record::parse(bytes).expect("intact").events().collect::<Result<Vec<_>, _>>();
+    records.iter().flat_map(|bytes| events(bytes).expect("intact")).collect()
 }
 
 fn durable_event(shard: &SimulatedShard, sequence: Sequence) -> Option<Event> {
-    durable_events(shard)
-        .into_iter()
-        .find(|(at, _)| *at == sequence)
-        .map(|(_, event)| event)
+    durable_events(shard).into_iter().find(|(at, _)| *at == sequence).map(|(_, event)| event)
 }
 
 fn newest_version(shard: &SimulatedShard, name: &AccountName) -> u64 {
     let (ledger, _) = recover(shard);
-    ledger
-        .accounts()
-        .iter()
-        .find(|account| account.name == *name)
-        .map_or(0, |account| account.version)
+    ledger.accounts().iter().find(|account| account.name == *name).map_or(0, |account| account.version)
 }

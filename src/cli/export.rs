@@ -103,14 +103,18 @@ pub(super) fn run(args: &Args, location: &LedgerLocation) -> Result<(), Box<dyn 
     let progress = Progress::new("exporting", "events", None);
     let mut rows = Rows::new(args.format);
     let result = match (args.what, &args.account) {
-        (What::Accounts, _) => shards.iter().try_for_each(|files| print_accounts(files, &progress, &mut rows)),
-        (What::Transactions, None) => {
-            shards.iter().try_for_each(|files| print_transactions(files, None, &progress, &mut rows).map(drop))
+        (What::Accounts, _) => {
+            shards.iter().try_for_each(|files| print_accounts(files, &progress, &mut rows))
         }
+        (What::Transactions, None) => shards
+            .iter()
+            .try_for_each(|files| print_transactions(files, None, &progress, &mut rows).map(drop)),
         (What::Transactions, Some(name)) => {
             let files = &shards[Router::new(shards.len()).of_name(name).index()];
             print_transactions(files, Some(name), &progress, &mut rows).and_then(|found| {
-                found.then_some(()).ok_or_else(|| format!("there is no account {name:?} in this ledger").into())
+                found
+                    .then_some(())
+                    .ok_or_else(|| format!("there is no account {name:?} in this ledger").into())
             })
         }
     };

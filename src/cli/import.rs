@@ -120,20 +120,12 @@ pub(super) fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let streams = file::read(&args.file).map_err(|error| ImportError::File { path: path(), error })?;
     let rows = streams.iter().map(|stream| stream.rows.len() as u64).sum();
     let client = Client::new(args.url.clone(), args.connections, REQUEST_TIME_MAX);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let started = Instant::now();
     let (tally, result) = runtime.block_on(async {
         let board = Arc::new(Board::default());
         let report = tokio::spawn(report(Arc::clone(&board), rows));
-        let player = Player::new(
-            client,
-            streams,
-            args.overdraft_limit,
-            PATIENCE,
-            Arc::clone(&board),
-        );
+        let player = Player::new(client, streams, args.overdraft_limit, PATIENCE, Arc::clone(&board));
         let result = player.play(args.connections, interrupts).await;
         report.abort();
         // It clears its bar when it is dropped.
@@ -204,10 +196,7 @@ fn summary(tally: &Tally, elapsed: Duration) -> String {
     let per_second = u64::try_from(per_second).unwrap_or(u64::MAX);
     let moved = |count: &Count| {
         let (applied, replayed) = (HumanCount(count.applied), HumanCount(count.replayed));
-        format!(
-            "{} ({applied} applied, {replayed} replayed)",
-            HumanCount(count.all())
-        )
+        format!("{} ({applied} applied, {replayed} replayed)", HumanCount(count.all()))
     };
     let accounts = HumanCount(tally.accounts_opened + tally.accounts_existing);
     format!(
@@ -237,14 +226,8 @@ mod tests {
         let tally = Tally {
             accounts_opened: 600,
             accounts_existing: 38,
-            deposits: Count {
-                applied: 10_000,
-                replayed: 5,
-            },
-            withdrawals: Count {
-                applied: 14_000,
-                replayed: 65,
-            },
+            deposits: Count { applied: 10_000, replayed: 5 },
+            withdrawals: Count { applied: 14_000, replayed: 65 },
             total: Amount::from_minor_units(-1_234_567).expect("in range"),
         };
         assert_eq!(

@@ -10,10 +10,7 @@ use crate::config::{LogFormat, LogSettings};
 /// Starts the process's log. A second call changes nothing.
 pub(super) fn start(settings: &LogSettings) {
     let filter = EnvFilter::new(&settings.filter);
-    let log = fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal());
+    let log = fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
     let started = match settings.format {
         LogFormat::Text => log.try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),

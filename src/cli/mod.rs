@@ -121,17 +121,10 @@ mod tests {
 
     #[test]
     fn every_subcommand_tells_an_example_and_its_exit_codes() {
-        for command in Cli::command()
-            .get_subcommands_mut()
-            .filter(|command| command.get_name() != "help")
-        {
+        for command in Cli::command().get_subcommands_mut().filter(|command| command.get_name() != "help") {
             let help = command.render_long_help().to_string();
             for part in ["Example", "Exit codes:", "Needs"] {
-                assert!(
-                    help.contains(part),
-                    "{part} in the help of {}",
-                    command.get_name()
-                );
+                assert!(help.contains(part), "{part} in the help of {}", command.get_name());
             }
         }
     }

@@ -35,25 +35,17 @@ pub struct Links {
 impl Chain {
     /// The account's newest entry.
     pub fn newest(&self) -> Sequence {
-        self.roots
-            .last()
-            .map_or(Sequence::NONE, |&root| sequence_of(root))
+        self.roots.last().map_or(Sequence::NONE, |&root| sequence_of(root))
     }
 
     /// The links of the account's next entry.
     pub fn links(&self) -> Links {
-        Links {
-            previous: self.newest(),
-            skip: self.root(if self.joins() { 2 } else { 0 }),
-        }
+        Links { previous: self.newest(), skip: self.root(if self.joins() { 2 } else { 0 }) }
     }
 
     /// Adds the account's next entry.
     pub fn push(&mut self, sequence: Sequence) {
-        assert!(
-            sequence > self.newest(),
-            "an account's entries follow one another"
-        );
+        assert!(sequence > self.newest(), "an account's entries follow one another");
         let rank = if self.joins() {
             let rank = self.roots.pop().map_or(0, rank_of);
             self.roots.pop();
@@ -71,25 +63,16 @@ impl Chain {
 
     /// The chain with these packed roots, if they can be those of a chain with `entries` entries.
     pub fn from_packed(roots: &[u64], entries: u64) -> Option<Chain> {
-        let sizes = roots
-            .iter()
-            .map(|&root| (1u64 << (rank_of(root) + 1).min(63)) - 1);
-        let total = sizes
-            .clone()
-            .try_fold(0u64, |total, size| total.checked_add(size));
-        let ordered = roots
-            .windows(2)
-            .all(|pair| sequence_of(pair[0]) < sequence_of(pair[1]));
-        let oldest = roots
-            .first()
-            .is_none_or(|&root| sequence_of(root) > Sequence::NONE);
+        let sizes = roots.iter().map(|&root| (1u64 << (rank_of(root) + 1).min(63)) - 1);
+        let total = sizes.clone().try_fold(0u64, |total, size| total.checked_add(size));
+        let ordered = roots.windows(2).all(|pair| sequence_of(pair[0]) < sequence_of(pair[1]));
+        let oldest = roots.first().is_none_or(|&root| sequence_of(root) > Sequence::NONE);
         let ranked = roots.windows(2).enumerate().all(|(index, pair)| {
             let youngest_pair = index + 2 == roots.len();
             rank_of(pair[0]) > rank_of(pair[1]) || (youngest_pair && rank_of(pair[0]) == rank_of(pair[1]))
         });
-        (total == Some(entries) && ordered && oldest && ranked).then(|| Chain {
-            roots: SmallVec::from_slice(roots),
-        })
+        (total == Some(entries) && ordered && oldest && ranked)
+            .then(|| Chain { roots: SmallVec::from_slice(roots) })
     }
 
     /// Whether the next entry becomes the root over the two youngest trees.
@@ -99,11 +82,7 @@ impl Chain {
 
     /// The root `back` places before the youngest.
     fn root(&self, back: usize) -> Sequence {
-        self.roots
-            .iter()
-            .rev()
-            .nth(back)
-            .map_or(Sequence::NONE, |&root| sequence_of(root))
+        self.roots.iter().rev().nth(back).map_or(Sequence::NONE, |&root| sequence_of(root))
     }
 }
 
@@ -125,11 +104,7 @@ mod tests {
         let mut steps = 0;
         while at != wanted {
             let links = links[at as usize - 1];
-            at = if links.skip.get() >= wanted {
-                links.skip.get()
-            } else {
-                links.previous.get()
-            };
+            at = if links.skip.get() >= wanted { links.skip.get() } else { links.previous.get() };
             steps += 1;
         }
         steps

@@ -78,9 +78,6 @@ impl Terms {
     /// How the use of `key` is to be recorded.
     pub fn key_use(&self, key: IdempotencyKey) -> super::KeyUse {
         let expires = self.now.millis().saturating_add(self.key_retention_ms);
-        super::KeyUse {
-            key,
-            expires: Timestamp::from_millis(expires),
-        }
+        super::KeyUse { key, expires: Timestamp::from_millis(expires) }
     }
 }

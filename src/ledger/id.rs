@@ -33,11 +33,7 @@ impl Timestamp {
 
     /// The time so many milliseconds after the epoch, or [`Timestamp::MAX`] past that.
     pub const fn from_millis(millis: u64) -> Timestamp {
-        if millis < Timestamp::MAX.0 {
-            Timestamp(millis)
-        } else {
-            Timestamp::MAX
-        }
+        if millis < Timestamp::MAX.0 { Timestamp(millis) } else { Timestamp::MAX }
     }
 
     /// Milliseconds since the epoch.
@@ -66,11 +62,7 @@ impl Sequence {
 
     /// The sequence with this number, if it can be one (0 stands for [`Sequence::NONE`]).
     pub const fn new(number: u64) -> Option<Sequence> {
-        if number <= Sequence::MAX.0 {
-            Some(Sequence(number))
-        } else {
-            None
-        }
+        if number <= Sequence::MAX.0 { Some(Sequence(number)) } else { None }
     }
 
     /// The number.
@@ -93,10 +85,7 @@ impl Sequence {
     /// Past the last one.
     #[must_use]
     pub const fn plus(self, count: u64) -> Sequence {
-        assert!(
-            count <= Sequence::MAX.0 - self.0,
-            "the log has reached its last sequence"
-        );
+        assert!(count <= Sequence::MAX.0 - self.0, "the log has reached its last sequence");
         Sequence(self.0 + count)
     }
 }
@@ -114,11 +103,7 @@ pub struct ShardId(u16);
 impl ShardId {
     /// The shard with this number, if there can be one.
     pub const fn new(number: usize) -> Option<ShardId> {
-        if number < SHARDS_MAX {
-            Some(ShardId(number as u16))
-        } else {
-            None
-        }
+        if number < SHARDS_MAX { Some(ShardId(number as u16)) } else { None }
     }
 
     /// The shard's number.
@@ -189,11 +174,7 @@ impl AccountId {
     pub fn parse(text: &str) -> Result<AccountId, IdError> {
         let (opened, shard, number) = unpack(text, KIND_ACCOUNT)?;
         let number = u32::try_from(number).map_err(|_| IdError::Foreign)?;
-        Ok(AccountId {
-            opened,
-            shard,
-            number: AccountNumber(number),
-        })
+        Ok(AccountId { opened, shard, number: AccountNumber(number) })
     }
 }
 
@@ -209,14 +190,9 @@ impl TransactionId {
     /// If the text is not a UUID, or not one that this service gives to transactions.
     pub fn parse(text: &str) -> Result<TransactionId, IdError> {
         let (time, shard, number) = unpack(text, KIND_TRANSACTION)?;
-        let sequence = Sequence::new(number)
-            .filter(|&sequence| sequence > Sequence::NONE)
-            .ok_or(IdError::Foreign)?;
-        Ok(TransactionId {
-            time,
-            shard,
-            sequence,
-        })
+        let sequence =
+            Sequence::new(number).filter(|&sequence| sequence > Sequence::NONE).ok_or(IdError::Foreign)?;
+        Ok(TransactionId { time, shard, sequence })
     }
 }
 
@@ -243,9 +219,7 @@ fn unpack(text: &str, kind: u64) -> Result<(Timestamp, ShardId, u64), IdError> {
     if text.len() != 36 {
         return Err(IdError::NotAUuid);
     }
-    let (high, low) = Uuid::try_parse(text)
-        .map_err(|_| IdError::NotAUuid)?
-        .as_u64_pair();
+    let (high, low) = Uuid::try_parse(text).map_err(|_| IdError::NotAUuid)?.as_u64_pair();
     let ours = high >> 12 & 0xf == 8 && high >> 10 & 0b11 == kind && low >> PLACE_BITS == 0b10;
     if !ours {
         return Err(IdError::Foreign);
@@ -265,11 +239,7 @@ mod tests {
             shard: ShardId(shard),
             sequence: Sequence(sequence),
         };
-        for id in [
-            id(0, 0, 1),
-            id(1_763_800_000_000, 1023, 77),
-            id(u64::MAX, 5, Sequence::MAX.get()),
-        ] {
+        for id in [id(0, 0, 1), id(1_763_800_000_000, 1023, 77), id(u64::MAX, 5, Sequence::MAX.get())] {
             assert_eq!(TransactionId::parse(&id.to_uuid().to_string()), Ok(id));
         }
         assert!(id(1, 1023, 900).to_uuid() < id(2, 0, 1).to_uuid());
@@ -286,17 +256,8 @@ mod tests {
     #[test]
     fn other_texts_and_other_uuids_are_refused() {
         assert_eq!(AccountId::parse("nonsense"), Err(IdError::NotAUuid));
-        assert_eq!(
-            AccountId::parse("019aab5e8c0084008000000000000000"),
-            Err(IdError::NotAUuid)
-        );
-        assert_eq!(
-            AccountId::parse("67e55044-10b1-426f-9247-bb680e5fe0c8"),
-            Err(IdError::Foreign)
-        );
-        assert_eq!(
-            TransactionId::parse("00000000-0000-8800-8000-000000000000"),
-            Err(IdError::Foreign)
-        );
+        assert_eq!(AccountId::parse("019aab5e8c0084008000000000000000"), Err(IdError::NotAUuid));
+        assert_eq!(AccountId::parse("67e55044-10b1-426f-9247-bb680e5fe0c8"), Err(IdError::Foreign));
+        assert_eq!(TransactionId::parse("00000000-0000-8800-8000-000000000000"), Err(IdError::Foreign));
     }
 }

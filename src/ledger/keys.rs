@@ -89,14 +89,7 @@ impl Keys {
             self.records.remove(&digest);
         }
         if let Some(KeyUse { key, expires }) = event.key {
-            self.insert(
-                key.digest,
-                KeyRecord {
-                    fingerprint: key.fingerprint,
-                    outcome,
-                    expires,
-                },
-            );
+            self.insert(key.digest, KeyRecord { fingerprint: key.fingerprint, outcome, expires });
         }
     }
 
@@ -110,8 +103,6 @@ impl Keys {
 
     /// The keys in order of expiry: what a snapshot keeps, the same bytes for the same events.
     pub fn in_order(&self) -> impl Iterator<Item = (KeyDigest, KeyRecord)> {
-        self.by_expiry
-            .iter()
-            .filter_map(|(_, digest)| Some((*digest, *self.records.get(digest)?)))
+        self.by_expiry.iter().filter_map(|(_, digest)| Some((*digest, *self.records.get(digest)?)))
     }
 }

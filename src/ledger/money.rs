@@ -84,18 +84,14 @@ impl Amount {
     /// Says what is wrong with the text; see [`AmountError`].
     pub fn parse(text: &str, currency: Currency, excess: ExcessDecimals) -> Result<Amount, AmountError> {
         if text.len() > AMOUNT_TEXT_BYTES_MAX {
-            return Err(AmountError::TooLong {
-                bytes_max: AMOUNT_TEXT_BYTES_MAX,
-            });
+            return Err(AmountError::TooLong { bytes_max: AMOUNT_TEXT_BYTES_MAX });
         }
         let digits = Digits::scan(text).ok_or(AmountError::NotANumber)?;
         let (whole, fraction) = digits.positional()?;
         let scale = currency.scale() as usize;
         let (kept, cut) = fraction.split_at(fraction.len().min(scale));
         if excess == ExcessDecimals::Refuse && cut.bytes().any(|digit| digit != b'0') {
-            return Err(AmountError::TooManyDecimals {
-                scale: currency.scale(),
-            });
+            return Err(AmountError::TooManyDecimals { scale: currency.scale() });
         }
         let sign = if digits.negative { "-" } else { "" };
         let mut decimal =
@@ -139,10 +135,7 @@ impl Total {
         let sign = if self.0 < 0 { "-" } else { "" };
         let units = 10u128.pow(u32::from(currency.scale()));
         let (whole, rest) = (self.0.unsigned_abs() / units, self.0.unsigned_abs() % units);
-        format!(
-            "{sign}{whole}.{rest:0width$}",
-            width = usize::from(currency.scale())
-        )
+        format!("{sign}{whole}.{rest:0width$}", width = usize::from(currency.scale()))
     }
 }
 
@@ -191,10 +184,7 @@ impl<'a> Digits<'a> {
         let exponent = self.exponent.max(-2 * AMOUNT_EXPONENT_MAX);
         let point = self.whole.len() as i32 + exponent;
         Ok(match usize::try_from(point) {
-            Err(_) | Ok(0) => (
-                "0".to_owned(),
-                "0".repeat(point.unsigned_abs() as usize) + &digits,
-            ),
+            Err(_) | Ok(0) => ("0".to_owned(), "0".repeat(point.unsigned_abs() as usize) + &digits),
             Ok(point) if point >= digits.len() => {
                 (digits.clone() + &"0".repeat(point - digits.len()), String::new())
             }
@@ -364,24 +354,11 @@ mod tests {
             "1e5.5",
             "١٢",
         ] {
-            assert_eq!(
-                cents(text, ExcessDecimals::Truncate),
-                Err(AmountError::NotANumber),
-                "{text:?}"
-            );
+            assert_eq!(cents(text, ExcessDecimals::Truncate), Err(AmountError::NotANumber), "{text:?}");
         }
-        assert_eq!(
-            cents("1e26", ExcessDecimals::Truncate),
-            Err(AmountError::TooLarge)
-        );
-        assert_eq!(
-            cents("1e99999999999", ExcessDecimals::Truncate),
-            Err(AmountError::TooLarge)
-        );
-        assert_eq!(
-            cents(&"9".repeat(64), ExcessDecimals::Truncate),
-            Err(AmountError::TooLarge)
-        );
+        assert_eq!(cents("1e26", ExcessDecimals::Truncate), Err(AmountError::TooLarge));
+        assert_eq!(cents("1e99999999999", ExcessDecimals::Truncate), Err(AmountError::TooLarge));
+        assert_eq!(cents(&"9".repeat(64), ExcessDecimals::Truncate), Err(AmountError::TooLarge));
         assert_eq!(
             cents(&"9".repeat(65), ExcessDecimals::Truncate),
             Err(AmountError::TooLong { bytes_max: 64 })
@@ -392,11 +369,7 @@ mod tests {
     fn the_ends_of_the_range_print_and_parse_back() {
         for amount in [Amount::MAX, Amount::MAX.negated(), Amount::ZERO] {
             let text = amount.to_decimal(Currency::USD).to_string();
-            assert_eq!(
-                Amount::parse(&text, Currency::USD, ExcessDecimals::Refuse),
-                Ok(amount),
-                "{text}"
-            );
+            assert_eq!(Amount::parse(&text, Currency::USD, ExcessDecimals::Refuse), Ok(amount), "{text}");
         }
         assert_eq!(Amount::MAX.checked_add(Amount(1)), None);
         assert_eq!(Amount::MAX.negated().checked_sub(Amount(1)), None);

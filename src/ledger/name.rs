@@ -82,14 +82,8 @@ mod tests {
         assert!(AccountName::parse("Kateřina Nováková / 1").is_ok());
         assert!(AccountName::parse(&"x".repeat(255)).is_ok());
         assert_eq!(AccountName::parse(""), Err(NameError::Empty));
-        assert_eq!(
-            AccountName::parse(&"x".repeat(256)),
-            Err(NameError::TooLong { bytes: 256 })
-        );
-        assert_eq!(
-            AccountName::parse(&"é".repeat(128)),
-            Err(NameError::TooLong { bytes: 256 })
-        );
+        assert_eq!(AccountName::parse(&"x".repeat(256)), Err(NameError::TooLong { bytes: 256 }));
+        assert_eq!(AccountName::parse(&"é".repeat(128)), Err(NameError::TooLong { bytes: 256 }));
         for text in ["a\nb", "\0", "\u{7f}", "\u{85}"] {
             assert_eq!(AccountName::parse(text), Err(NameError::ControlCharacter));
         }

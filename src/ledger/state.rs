@@ -63,12 +63,7 @@ impl Ledger {
     /// If they contradict one another: an account out of place, a name twice, a chain of another length than
     /// the account's version, or a currency that does not sum to zero.
     pub fn from_parts(parts: LedgerParts) -> Result<Ledger, ReplayError> {
-        let mut ledger = Ledger {
-            world: parts.world,
-            last: parts.last,
-            time: parts.time,
-            ..Ledger::new()
-        };
+        let mut ledger = Ledger { world: parts.world, last: parts.last, time: parts.time, ..Ledger::new() };
         ledger.accounts.reserve_exact(parts.accounts.len());
         for account in parts.accounts {
             let number = account.number;
@@ -83,12 +78,7 @@ impl Ledger {
                 Chain::from_packed(account.chain.to_packed(), account.version).is_some()
                     && newest <= ledger.last
                     && newest > Sequence::NONE,
-                || {
-                    format!(
-                        "the history of account number {} does not fit its version",
-                        number.get()
-                    )
-                },
+                || format!("the history of account number {} does not fit its version", number.get()),
             )?;
             ledger.insert_account(account);
         }
@@ -97,10 +87,7 @@ impl Ledger {
         }
         for (currency, total) in ledger.totals() {
             ensure(total.is_zero(), || {
-                format!(
-                    "{currency} does not sum to zero but to {}",
-                    total.to_text(currency)
-                )
+                format!("{currency} does not sum to zero but to {}", total.to_text(currency))
             })?;
         }
         Ok(ledger)
@@ -145,13 +132,12 @@ impl Ledger {
     /// The account, if there is one.
     pub fn account(&self, account: &AccountRef) -> Option<&Account> {
         match account {
-            AccountRef::Name(name) => self
-                .find_name(name)
-                .filter(|account| account.status == AccountStatus::Open),
-            AccountRef::Number { number, opened } => self
-                .accounts
-                .get(number.index())
-                .filter(|account| account.opened == *opened),
+            AccountRef::Name(name) => {
+                self.find_name(name).filter(|account| account.status == AccountStatus::Open)
+            }
+            AccountRef::Number { number, opened } => {
+                self.accounts.get(number.index()).filter(|account| account.opened == *opened)
+            }
         }
     }
 
@@ -178,10 +164,7 @@ impl Ledger {
     /// The refusal. The order of the checks is part of the interface: of two reasons, a client hears the first.
     pub fn decide(&self, command: &Command, terms: &Terms) -> Result<Change, Rejection> {
         match command {
-            Command::Open {
-                name,
-                overdraft_limit,
-            } => {
+            Command::Open { name, overdraft_limit } => {
                 if self.find_name(name).is_some() {
                     return Err(Rejection::AccountExists);
                 }
@@ -202,14 +185,9 @@ impl Ledger {
             Command::Close { target } => {
                 let account = self.target(target)?;
                 if !account.posted.is_zero() {
-                    return Err(Rejection::AccountNotEmpty {
-                        balance: account.posted,
-                    });
+                    return Err(Rejection::AccountNotEmpty { balance: account.posted });
                 }
-                Ok(Change::Closed {
-                    account: account.number,
-                    entry: next_entry(account, account.posted),
-                })
+                Ok(Change::Closed { account: account.number, entry: next_entry(account, account.posted) })
             }
             Command::Claim => Ok(Change::Claimed),
         }
@@ -227,26 +205,13 @@ impl Ledger {
         if direction == Direction::Withdrawal {
             let available = account.available(terms.overdraft_limit);
             if amount > available {
-                return Err(Rejection::InsufficientFunds {
-                    available,
-                    required: amount,
-                });
+                return Err(Rejection::InsufficientFunds { available, required: amount });
             }
         }
         let moved = direction.signed(amount);
-        let balance = account
-            .posted
-            .checked_add(moved)
-            .ok_or(Rejection::BalanceOutOfRange)?;
-        self.world_part(account.currency)
-            .checked_sub(moved)
-            .ok_or(Rejection::BalanceOutOfRange)?;
-        Ok(Change::Posted {
-            account: account.number,
-            direction,
-            amount,
-            entry: next_entry(account, balance),
-        })
+        let balance = account.posted.checked_add(moved).ok_or(Rejection::BalanceOutOfRange)?;
+        self.world_part(account.currency).checked_sub(moved).ok_or(Rejection::BalanceOutOfRange)?;
+        Ok(Change::Posted { account: account.number, direction, amount, entry: next_entry(account, balance) })
     }
 
     /// The account that a command is about, if it is in a state to be changed.
@@ -256,9 +221,7 @@ impl Ledger {
             return Err(Rejection::AccountClosed);
         }
         if target.version.is_some_and(|version| version != account.version) {
-            return Err(Rejection::VersionMismatch {
-                version: account.version,
-            });
+            return Err(Rejection::VersionMismatch { version: account.version });
         }
         Ok(account)
     }
@@ -270,24 +233,11 @@ impl Ledger {
     pub fn apply(&mut self, event: &Event) -> Sequence {
         assert!(event.time >= self.time, "time does not run backwards");
         let sequence = self.last.next();
-        let outcome = if event.change == Change::Claimed {
-            Sequence::NONE
-        } else {
-            sequence
-        };
+        let outcome = if event.change == Change::Claimed { Sequence::NONE } else { sequence };
         self.keys.apply(event, outcome);
         match &event.change {
-            Change::Opened {
-                account,
-                name,
-                currency,
-                overdraft_limit,
-            } => {
-                assert_eq!(
-                    account.index(),
-                    self.accounts.len(),
-                    "accounts are numbered in order"
-                );
+            Change::Opened { account, name, currency, overdraft_limit } => {
+                assert_eq!(account.index(), self.accounts.len(), "accounts are numbered in order");
                 let mut chain = Chain::default();
                 chain.push(sequence);
                 self.insert_account(Account {
@@ -303,17 +253,11 @@ impl Ledger {
                     chain,
                 });
             }
-            Change::Posted {
-                account,
-                direction,
-                amount,
-                entry,
-            } => {
+            Change::Posted { account, direction, amount, entry } => {
                 let account = self.advance(*account, entry, event.time, sequence);
                 let currency = account.currency;
                 let world = self.world_part(currency).checked_sub(direction.signed(*amount));
-                self.world
-                    .insert(currency, world.expect("decided to be in range"));
+                self.world.insert(currency, world.expect("decided to be in range"));
             }
             Change::Closed { account, entry } => {
                 self.advance(*account, entry, event.time, sequence).status = AccountStatus::Closed;
@@ -330,9 +274,7 @@ impl Ledger {
     /// # Errors
     /// Says how the event contradicts the state; nothing has been applied then.
     pub fn replay(&mut self, event: &Event) -> Result<Sequence, ReplayError> {
-        ensure(event.time >= self.time, || {
-            "its time is before that of the event before".to_owned()
-        })?;
+        ensure(event.time >= self.time, || "its time is before that of the event before".to_owned())?;
         match &event.change {
             Change::Opened { account, name, .. } => {
                 ensure(account.index() == self.accounts.len(), || {
@@ -342,45 +284,29 @@ impl Ledger {
                         self.accounts.len()
                     )
                 })?;
-                ensure(self.find_name(name).is_none(), || {
-                    format!("the name {name:?} is taken")
-                })?;
+                ensure(self.find_name(name).is_none(), || format!("the name {name:?} is taken"))?;
             }
-            Change::Posted {
-                account,
-                direction,
-                amount,
-                entry,
-            } => {
+            Change::Posted { account, direction, amount, entry } => {
                 ensure(amount.is_positive(), || "its amount is not positive".to_owned())?;
                 let account = self.open_account(*account)?;
                 let moved = direction.signed(*amount);
                 let balance = account.posted.checked_add(moved);
-                ensure(balance == Some(entry.balance), || {
-                    "its balance is not the sum".to_owned()
+                ensure(balance == Some(entry.balance), || "its balance is not the sum".to_owned())?;
+                let own_limit = account.overdraft_limit.filter(|_| *direction == Direction::Withdrawal);
+                ensure(own_limit.is_none_or(|limit| entry.balance >= limit.negated()), || {
+                    "it passes the account's overdraft limit".to_owned()
                 })?;
-                let own_limit = account
-                    .overdraft_limit
-                    .filter(|_| *direction == Direction::Withdrawal);
-                ensure(
-                    own_limit.is_none_or(|limit| entry.balance >= limit.negated()),
-                    || "it passes the account's overdraft limit".to_owned(),
-                )?;
                 let world = self.world_part(account.currency).checked_sub(moved);
                 ensure(world.is_some(), || "@world goes out of range".to_owned())?;
                 ensure_entry(account, entry)?;
             }
             Change::Closed { account, entry } => {
                 let account = self.open_account(*account)?;
-                ensure(account.posted.is_zero(), || {
-                    "it closes an account that is not empty".to_owned()
-                })?;
+                ensure(account.posted.is_zero(), || "it closes an account that is not empty".to_owned())?;
                 ensure_entry(account, entry)?;
             }
             Change::Refused { .. } | Change::Claimed => {
-                ensure(event.key.is_some(), || {
-                    "it records an idempotency key but has none".to_owned()
-                })?;
+                ensure(event.key.is_some(), || "it records an idempotency key but has none".to_owned())?;
             }
         }
         Ok(self.apply(event))
@@ -402,11 +328,7 @@ impl Ledger {
         sequence: Sequence,
     ) -> &mut Account {
         let account = &mut self.accounts[number.index()];
-        assert_eq!(
-            entry.version,
-            account.version + 1,
-            "an account's entries follow one another"
-        );
+        assert_eq!(entry.version, account.version + 1, "an account's entries follow one another");
         account.posted = entry.balance;
         account.version = entry.version;
         account.updated = time;
@@ -429,28 +351,17 @@ impl Ledger {
 }
 
 fn next_entry(account: &Account, balance: Amount) -> Entry {
-    Entry {
-        version: account.version + 1,
-        balance,
-        links: account.chain.links(),
-    }
+    Entry { version: account.version + 1, balance, links: account.chain.links() }
 }
 
 fn ensure_entry(account: &Account, entry: &Entry) -> Result<(), ReplayError> {
     ensure(*entry == next_entry(account, entry.balance), || {
-        format!(
-            "its entry does not continue the history of account number {}",
-            account.number.get()
-        )
+        format!("its entry does not continue the history of account number {}", account.number.get())
     })
 }
 
 fn ensure(condition: bool, message: impl FnOnce() -> String) -> Result<(), ReplayError> {
-    if condition {
-        Ok(())
-    } else {
-        Err(ReplayError(message()))
-    }
+    if condition { Ok(()) } else { Err(ReplayError(message())) }
 }
 
 /// How an event or a snapshot contradicts itself or what came before.
@@ -471,9 +382,7 @@ struct NameIndex {
 impl NameIndex {
     fn find<'a>(&self, name: &AccountName, accounts: &'a [Account]) -> Option<&'a Account> {
         let hash = self.hasher.hash_one(name);
-        let number = self
-            .numbers
-            .find(hash, |number| accounts[number.index()].name == *name)?;
+        let number = self.numbers.find(hash, |number| accounts[number.index()].name == *name)?;
         accounts.get(number.index())
     }
 

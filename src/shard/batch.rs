@@ -125,11 +125,7 @@ impl TrialBalance {
         for account in ledger.accounts() {
             let line = balance.lines.entry(account.currency).or_default();
             line.accounts += 1;
-            let side = if account.posted.is_positive() {
-                &mut line.credit
-            } else {
-                &mut line.debit
-            };
+            let side = if account.posted.is_positive() { &mut line.credit } else { &mut line.debit };
             side.add(account.posted);
         }
         balance
@@ -179,10 +175,7 @@ pub struct Batch<To> {
 
 impl<To> Default for Batch<To> {
     fn default() -> Self {
-        Batch {
-            drafts: Vec::new(),
-            replies: Vec::new(),
-        }
+        Batch { drafts: Vec::new(), replies: Vec::new() }
     }
 }
 
@@ -243,17 +236,14 @@ impl Shard {
         batch: &mut Batch<To>,
     ) -> (Reply, Sequence) {
         match request {
-            Request::Execute {
-                command,
-                key,
-                request_id,
-            } => self.execute(&command, key, request_id, moment, batch),
+            Request::Execute { command, key, request_id } => {
+                self.execute(&command, key, request_id, moment, batch)
+            }
             Request::Account(reference) => self.read(self.ledger.account(&reference)),
             Request::AccountByNumber(number) => self.read(self.ledger.accounts().get(number.index())),
-            Request::TrialBalance => (
-                Reply::TrialBalance(TrialBalance::of(&self.ledger)),
-                self.ledger.last(),
-            ),
+            Request::TrialBalance => {
+                (Reply::TrialBalance(TrialBalance::of(&self.ledger)), self.ledger.last())
+            }
         }
     }
 
@@ -298,19 +288,11 @@ impl Shard {
                 let seen = self.seen_by(command, &rejection);
                 return (Reply::Refused(rejection), seen);
             }
-            (Err(rejection), Some(_)) => (
-                Change::Refused {
-                    rejection: rejection.clone(),
-                    request_id,
-                },
-                Some(rejection),
-            ),
+            (Err(rejection), Some(_)) => {
+                (Change::Refused { rejection: rejection.clone(), request_id }, Some(rejection))
+            }
         };
-        let event = Event {
-            time: terms.now,
-            key,
-            change,
-        };
+        let event = Event { time: terms.now, key, change };
         let sequence = self.ledger.apply(&event);
         batch.record(sequence, &event);
         let reply = match rejection {
@@ -328,7 +310,9 @@ impl Shard {
         let account = match (command, rejection) {
             (_, Rejection::BalanceOutOfRange) | (Command::Open { .. } | Command::Claim, _) => None,
             (
-                Command::Deposit { target, .. } | Command::Withdraw { target, .. } | Command::Close { target },
+                Command::Deposit { target, .. }
+                | Command::Withdraw { target, .. }
+                | Command::Close { target },
                 _,
             ) => self.ledger.account(&target.account),
         };
@@ -343,11 +327,7 @@ impl Shard {
 
     fn view(&self, account: &Account) -> AccountView {
         AccountView {
-            id: AccountId {
-                opened: account.opened,
-                shard: self.id,
-                number: account.number,
-            },
+            id: AccountId { opened: account.opened, shard: self.id, number: account.number },
             name: account.name.clone(),
             currency: account.currency,
             posted: account.posted,

@@ -54,12 +54,10 @@ impl ShardHandle {
     /// [`ShardError::Overloaded`] at once if the inbox is full; [`ShardError::Ended`] if the shard ends first.
     pub async fn ask(&self, request: Request) -> Result<Reply, ShardError> {
         let (reply_to, reply) = oneshot::channel();
-        self.inbox
-            .try_send(Message::Request(request, reply_to))
-            .map_err(|error| match error {
-                TrySendError::Full(_) => ShardError::Overloaded,
-                TrySendError::Disconnected(_) => ShardError::Ended,
-            })?;
+        self.inbox.try_send(Message::Request(request, reply_to)).map_err(|error| match error {
+            TrySendError::Full(_) => ShardError::Overloaded,
+            TrySendError::Disconnected(_) => ShardError::Ended,
+        })?;
         reply.await.map_err(|_| ShardError::Ended)
     }
 

@@ -62,32 +62,14 @@ impl<J: Journal + 'static> ShardThreads<J> {
         now: fn() -> Timestamp,
         on_log_failure: OnLogFailure,
     ) -> ShardThreads<J> {
-        assert_eq!(
-            journal.position().last,
-            shard.ledger().last(),
-            "the journal continues the ledger"
-        );
+        assert_eq!(journal.position().last, shard.ledger().last(), "the journal continues the ledger");
         let status = Arc::new(ShardStatus::default());
-        status
-            .durable
-            .store(shard.ledger().last().get(), Ordering::Release);
+        status.durable.store(shard.ledger().last().get(), Ordering::Release);
         let (inbox, requests) = bounded(INBOX_REQUESTS_MAX);
         let (commits_in, commits) = bounded(BATCHES_WAITING_MAX);
         let started = Instant::now();
-        let worker = Worker {
-            shard,
-            requests,
-            commits: commits_in,
-            status: Arc::clone(&status),
-            now,
-        };
-        let committer = Committer {
-            id,
-            journal,
-            commits,
-            status: Arc::clone(&status),
-            started,
-        };
+        let worker = Worker { shard, requests, commits: commits_in, status: Arc::clone(&status), now };
+        let committer = Committer { id, journal, commits, status: Arc::clone(&status), started };
         let spawn = "the system gives a thread";
         ShardThreads {
             handle: ShardHandle { inbox, status },
@@ -110,10 +92,7 @@ impl<J: Journal + 'static> ShardThreads<J> {
 
     /// What watches over the syncs of the shard's log.
     pub fn sync_watch(&self) -> SyncWatch {
-        SyncWatch {
-            status: Arc::clone(&self.handle.status),
-            started: self.started,
-        }
+        SyncWatch { status: Arc::clone(&self.handle.status), started: self.started }
     }
 
     /// Serves what is in the inbox, then ends. Returns the state and the journal, both complete and durable.
@@ -265,10 +244,7 @@ impl<J: Journal> Committer<J> {
             self.status.durable.store(position.last.get(), Ordering::Release);
         }
         for sealed in replies {
-            assert!(
-                sealed.after <= position.last,
-                "no reply leaves before what it depends on is durable"
-            );
+            assert!(sealed.after <= position.last, "no reply leaves before what it depends on is durable");
             let _ = sealed.to.send(sealed.reply);
         }
         if roll {

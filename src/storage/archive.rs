@@ -179,19 +179,12 @@ impl SegmentWriter {
         self.file.write(&index)?;
         self.file.write(&trailer.hashed_bytes())?;
         let hash = *self.file.hash().as_bytes();
-        self.file
-            .write(&trailer.to_bytes(&hash)[TRAILER_HASHED_BYTES..])?;
-        let path = self
-            .file
-            .commit(&file_name(self.before.last.next(), self.after.last))?;
+        self.file.write(&trailer.to_bytes(&hash)[TRAILER_HASHED_BYTES..])?;
+        let path = self.file.commit(&file_name(self.before.last.next(), self.after.last))?;
 
         let segment = Segment::open(&path, self.ledger, self.shard)?;
         if (segment.before, segment.after) != (self.before, self.after) {
-            return Err(corrupt(
-                &path,
-                0,
-                "it does not read back as the segment that was written",
-            ));
+            return Err(corrupt(&path, 0, "it does not read back as the segment that was written"));
         }
         segment.verify()?;
         segment.replay(segment.first(), &mut |_| Ok(()))?;
@@ -199,10 +192,7 @@ impl SegmentWriter {
     }
 
     fn write_block(&mut self) -> Result<(), StorageError> {
-        assert!(
-            self.blocks.len() < BLOCKS_MAX,
-            "a segment is no larger than generations are"
-        );
+        assert!(self.blocks.len() < BLOCKS_MAX, "a segment is no larger than generations are");
         let compressed = lz4_flex::block::compress(&self.block);
         self.blocks.push(Block {
             first: self.block_first,
@@ -238,19 +228,12 @@ impl Segment {
         let OpenSegment { trailer, bytes, .. } = OpenSegment::open(path)?;
         let trailer_offset = bytes - TRAILER_BYTES as u64;
         if trailer.ledger != ledger_id || trailer.shard != shard {
-            let what = format!(
-                "it belongs to shard {} of the ledger {}",
-                trailer.shard, trailer.ledger
-            );
+            let what = format!("it belongs to shard {} of the ledger {}", trailer.shard, trailer.ledger);
             return Err(corrupt(path, trailer_offset + 96, &what));
         }
         let name = file_name(trailer.before.last.next(), trailer.after.last);
         if path.file_name().and_then(|name| name.to_str()) != Some(&name) {
-            return Err(corrupt(
-                path,
-                trailer_offset + 16,
-                &format!("it is the segment {name}"),
-            ));
+            return Err(corrupt(path, trailer_offset + 16, &format!("it is the segment {name}")));
         }
         Ok(Segment {
             path: path.to_owned(),
@@ -305,10 +288,7 @@ impl Segment {
     /// # Panics
     /// If the segment does not contain the sequence.
     pub fn record(&self, sequence: Sequence) -> Result<Vec<u8>, StorageError> {
-        assert!(
-            self.contains(sequence),
-            "the segment is chosen by what it contains"
-        );
+        assert!(self.contains(sequence), "the segment is chosen by what it contains");
         let open = self.reopen()?;
         let after = open.blocks.partition_point(|block| block.first <= sequence);
         // Not before the first block: that one starts with the segment's first sequence.
@@ -319,10 +299,8 @@ impl Segment {
         loop {
             let record = read_record(&mut reader).map_err(|error| block.malformed(&self.path, &error))?;
             if record.first() != next {
-                let what = format!(
-                    "sequence {next} should follow, but a record starts at {}",
-                    record.first()
-                );
+                let what =
+                    format!("sequence {next} should follow, but a record starts at {}", record.first());
                 return Err(corrupt(&self.path, block.offset, &what));
             }
             if record.last() >= sequence {
@@ -367,10 +345,7 @@ impl Segment {
             }
         }
         if position != self.after {
-            let what = format!(
-                "its records end at sequence {}, not as the trailer says",
-                position.last
-            );
+            let what = format!("its records end at sequence {}, not as the trailer says", position.last);
             return Err(corrupt(&self.path, open.trailer.index_offset, &what));
         }
         Ok(())
@@ -404,11 +379,7 @@ impl Segment {
             && (trailer.before, trailer.after) == (self.before, self.after)
             && open.bytes == self.bytes;
         if !same {
-            return Err(corrupt(
-                &self.path,
-                0,
-                "it has been exchanged since it was opened",
-            ));
+            return Err(corrupt(&self.path, 0, "it has been exchanged since it was opened"));
         }
         Ok(open)
     }
@@ -549,27 +520,18 @@ fn file_name(first: Sequence, last: Sequence) -> String {
 
 fn parse_file_name(name: &str) -> Option<(Sequence, Sequence)> {
     let (first, last) = name.strip_suffix(SUFFIX)?.split_once('-')?;
-    let sequences = (
-        Sequence::new(first.parse().ok()?)?,
-        Sequence::new(last.parse().ok()?)?,
-    );
+    let sequences = (Sequence::new(first.parse().ok()?)?, Sequence::new(last.parse().ok()?)?);
     (file_name(sequences.0, sequences.1) == name).then_some(sequences)
 }
 
 fn read_record<'a>(reader: &mut Reader<'a>) -> Result<Record<'a>, Malformed> {
     let bytes = reader.bytes()?;
     let start = reader.offset() - bytes.len();
-    Record::parse(bytes).map_err(|error| Malformed {
-        offset: start + error.offset,
-        ..error
-    })
+    Record::parse(bytes).map_err(|error| Malformed { offset: start + error.offset, ..error })
 }
 
 fn corrupt(path: &Path, offset: u64, what: &str) -> StorageError {
-    let error = Malformed {
-        offset: 0,
-        what: what.into(),
-    };
+    let error = Malformed { offset: 0, what: what.into() };
     StorageError::malformed(path, offset, error, RESTORE_BACKUP)
 }
 
@@ -640,11 +602,7 @@ impl Trailer {
         bytes.extend_from_slice(self.ledger.as_bytes());
         bytes.extend_from_slice(&(self.shard.index() as u16).to_le_bytes());
         bytes.extend_from_slice(&[0; 2]);
-        assert_eq!(
-            bytes.len(),
-            TRAILER_HASHED_BYTES,
-            "the trailer is as long as it is drawn"
-        );
+        assert_eq!(bytes.len(), TRAILER_HASHED_BYTES, "the trailer is as long as it is drawn");
         bytes
     }
 
@@ -654,19 +612,12 @@ impl Trailer {
         bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
         bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
         bytes.extend_from_slice(MAGIC);
-        assert_eq!(
-            bytes.len(),
-            TRAILER_BYTES,
-            "the trailer is as long as it is drawn"
-        );
+        assert_eq!(bytes.len(), TRAILER_BYTES, "the trailer is as long as it is drawn");
         bytes
     }
 
     fn parse(bytes: &[u8; TRAILER_BYTES]) -> Result<(Trailer, blake3::Hash), Malformed> {
-        let wrong = |offset, what: &str| Malformed {
-            offset,
-            what: what.into(),
-        };
+        let wrong = |offset, what: &str| Malformed { offset, what: what.into() };
         if !bytes.ends_with(MAGIC) {
             return Err(wrong(156, "it does not end as a segment does"));
         }
@@ -691,24 +642,16 @@ impl Trailer {
         }
         let in_order = first >= 1 && first <= last;
         let before_first = Sequence::new(first.saturating_sub(1));
-        let (Some(before_first), Some(last), Some(shard), true, 0, 1..=BLOCKS_MAX) = (
-            before_first,
-            Sequence::new(last),
-            shard,
-            in_order,
-            reserved,
-            blocks,
-        ) else {
+        let (Some(before_first), Some(last), Some(shard), true, 0, 1..=BLOCKS_MAX) =
+            (before_first, Sequence::new(last), shard, in_order, reserved, blocks)
+        else {
             return Err(wrong(8, "the trailer has a number that is out of range"));
         };
         let trailer = Trailer {
             index_offset,
             blocks,
             index_checksum,
-            before: LogPosition {
-                last: before_first,
-                chain: before,
-            },
+            before: LogPosition { last: before_first, chain: before },
             after: LogPosition { last, chain: after },
             ledger,
             shard,
@@ -739,30 +682,16 @@ impl OpenSegment {
             .map_err(|error| StorageError::malformed(path, trailer_offset, error, RESTORE_BACKUP))?;
         let index_bytes = trailer.blocks * INDEX_ENTRY_BYTES;
         if trailer.index_offset.checked_add(index_bytes as u64) != Some(trailer_offset) {
-            return Err(corrupt(
-                path,
-                trailer_offset,
-                "the index does not end where the trailer starts",
-            ));
+            return Err(corrupt(path, trailer_offset, "the index does not end where the trailer starts"));
         }
         let mut index = vec![0; index_bytes];
         read_at(&file, path, trailer.index_offset, &mut index)?;
         if crc32c::crc32c(&index) != trailer.index_checksum {
-            return Err(corrupt(
-                path,
-                trailer.index_offset,
-                "the checksum of the index does not match",
-            ));
+            return Err(corrupt(path, trailer.index_offset, "the checksum of the index does not match"));
         }
         let blocks = read_index(&index, &trailer)
             .map_err(|error| StorageError::malformed(path, trailer.index_offset, error, RESTORE_BACKUP))?;
-        Ok(OpenSegment {
-            file,
-            bytes,
-            trailer,
-            hash,
-            blocks,
-        })
+        Ok(OpenSegment { file, bytes, trailer, hash, blocks })
     }
 
     /// A block's records, its checksum and length verified.
@@ -771,25 +700,15 @@ impl OpenSegment {
         read_at(&self.file, path, block.offset, &mut bytes)?;
         let (checksum, compressed) = bytes.split_at(4);
         if checksum != crc32c::crc32c(compressed).to_le_bytes() {
-            return Err(corrupt(
-                path,
-                block.offset,
-                "the checksum of a block does not match",
-            ));
+            return Err(corrupt(path, block.offset, "the checksum of a block does not match"));
         }
         let mut raw = vec![0; block.raw_length];
         match lz4_flex::block::decompress_into(compressed, &mut raw) {
             Ok(length) if length == raw.len() => Ok(raw),
-            Ok(_) => Err(corrupt(
-                path,
-                block.offset,
-                "a block decompresses to fewer bytes than it had",
-            )),
-            Err(error) => Err(corrupt(
-                path,
-                block.offset,
-                &format!("a block cannot be decompressed: {error}"),
-            )),
+            Ok(_) => Err(corrupt(path, block.offset, "a block decompresses to fewer bytes than it had")),
+            Err(error) => {
+                Err(corrupt(path, block.offset, &format!("a block cannot be decompressed: {error}")))
+            }
         }
     }
 }
@@ -819,8 +738,7 @@ fn read_index(bytes: &[u8], trailer: &Trailer) -> Result<Vec<Block>, Malformed> 
 }
 
 fn read_at(file: &File, path: &Path, offset: u64, bytes: &mut [u8]) -> Result<(), StorageError> {
-    file.read_exact_at(bytes, offset)
-        .map_err(StorageError::io("read", path))
+    file.read_exact_at(bytes, offset).map_err(StorageError::io("read", path))
 }
 
 #[cfg(test)]
@@ -890,30 +808,16 @@ mod tests {
     #[test]
     fn every_record_reads_back_by_any_of_its_sequences_and_in_order_from_any_on() {
         let temporary = temporary();
-        for (sample, block_bytes_max) in [
-            (sample(40, 3), SMALL_BLOCK_BYTES),
-            (sample(40, 1), 1),
-            (sample(4000, 40), BLOCK_BYTES_MAX),
-        ] {
+        for (sample, block_bytes_max) in
+            [(sample(40, 3), SMALL_BLOCK_BYTES), (sample(40, 1), 1), (sample(4000, 40), BLOCK_BYTES_MAX)]
+        {
             let segment = write(temporary.path(), genesis(), &sample.records, block_bytes_max);
-            assert_eq!(
-                Segment::open(segment.path(), LEDGER, shard()).expect("opened"),
-                segment
-            );
+            assert_eq!(Segment::open(segment.path(), LEDGER, shard()).expect("opened"), segment);
             assert_eq!((segment.before(), segment.after()), (genesis(), sample.position));
-            assert_eq!(
-                (segment.first(), segment.last()),
-                (Sequence::FIRST, sample.position.last)
-            );
-            assert_eq!(
-                segment.bytes(),
-                fs::metadata(segment.path()).expect("there").len()
-            );
+            assert_eq!((segment.first(), segment.last()), (Sequence::FIRST, sample.position.last));
+            assert_eq!(segment.bytes(), fs::metadata(segment.path()).expect("there").len());
             assert!(OpenSegment::open(segment.path()).expect("opened").blocks.len() > 1);
-            assert_eq!(
-                replayed(&segment, Sequence::NONE).expect("replayed"),
-                sample.records
-            );
+            assert_eq!(replayed(&segment, Sequence::NONE).expect("replayed"), sample.records);
             for (index, bytes) in sample.records.iter().enumerate() {
                 let record = Record::parse(bytes).expect("valid");
                 for number in record.first().get()..=record.last().get() {
@@ -925,11 +829,7 @@ mod tests {
                 }
             }
             assert!(!segment.contains(Sequence::NONE) && !segment.contains(segment.last().next()));
-            assert!(
-                replayed(&segment, segment.last().next())
-                    .expect("replayed")
-                    .is_empty()
-            );
+            assert!(replayed(&segment, segment.last().next()).expect("replayed").is_empty());
         }
     }
 
@@ -940,11 +840,7 @@ mod tests {
         let mut visits = 0;
         let result = segment.replay(Sequence::FIRST, &mut |_| {
             visits += 1;
-            if visits == 3 {
-                Err(corrupt(segment.path(), 0, "enough"))
-            } else {
-                Ok(())
-            }
+            if visits == 3 { Err(corrupt(segment.path(), 0, "enough")) } else { Ok(()) }
         });
         assert!(result.is_err());
         assert_eq!(visits, 3);
@@ -965,10 +861,7 @@ mod tests {
         assert!(writer.append(&sample.records[2]).is_err());
         writer.append(&sample.records[1]).expect("the second");
         let segment = writer.finish().expect("finished");
-        assert_eq!(
-            replayed(&segment, Sequence::NONE).expect("replayed"),
-            sample.records[..2]
-        );
+        assert_eq!(replayed(&segment, Sequence::NONE).expect("replayed"), sample.records[..2]);
     }
 
     #[test]
@@ -1003,10 +896,7 @@ mod tests {
             let error = segment.record(block.first).expect_err("flipped").to_string();
             assert!(error.contains(&format!("byte {}:", block.offset)), "{error}");
             assert!(replayed(&segment, Sequence::NONE).is_err());
-            assert!(
-                segment.record(Sequence::FIRST).is_ok(),
-                "another block is not concerned"
-            );
+            assert!(segment.record(Sequence::FIRST).is_ok(), "another block is not concerned");
         }
     }
 
@@ -1015,19 +905,13 @@ mod tests {
         let temporary = temporary();
         let (_, segment) = small(temporary.path());
         let bytes = fs::read(segment.path()).expect("readable");
-        let index = OpenSegment::open(segment.path())
-            .expect("opened")
-            .trailer
-            .index_offset as usize;
+        let index = OpenSegment::open(segment.path()).expect("opened").trailer.index_offset as usize;
         for at in index..bytes.len() {
             let mut flipped = bytes.clone();
             flipped[at] ^= 0x10;
             fs::remove_file(segment.path()).expect("removed");
             fs::write(segment.path(), &flipped).expect("written");
-            assert!(
-                Segment::open(segment.path(), LEDGER, shard()).is_err(),
-                "byte {at}"
-            );
+            assert!(Segment::open(segment.path(), LEDGER, shard()).is_err(), "byte {at}");
             assert!(segment.record(segment.last()).is_err(), "byte {at}");
         }
     }
@@ -1131,9 +1015,7 @@ mod tests {
         let (_, segment) = small(temporary.path());
         assert!(Segment::open(segment.path(), OTHER_LEDGER, shard()).is_err());
         assert!(Segment::open(segment.path(), LEDGER, ShardId::new(4).expect("in range")).is_err());
-        let renamed = temporary
-            .path()
-            .join(file_name(segment.first(), segment.last().next()));
+        let renamed = temporary.path().join(file_name(segment.first(), segment.last().next()));
         fs::rename(segment.path(), &renamed).expect("renamed");
         assert!(Segment::open(&renamed, LEDGER, shard()).is_err());
         assert!(list(temporary.path(), LEDGER, shard()).is_err());
@@ -1224,9 +1106,7 @@ mod tests {
         // The same events in other records: the same sequences, another chain.
         let other = sample(40, 5).records;
         write(directory, genesis(), &other[..3], BLOCK_BYTES_MAX);
-        let error = list(directory, LEDGER, shard())
-            .expect_err("not linked")
-            .to_string();
+        let error = list(directory, LEDGER, shard()).expect_err("not linked").to_string();
         assert!(error.contains("not linked"), "{error}");
     }
 
@@ -1246,10 +1126,7 @@ mod tests {
             };
             Event {
                 time: Timestamp::default(),
-                key: Some(KeyUse {
-                    key,
-                    expires: Timestamp::default(),
-                }),
+                key: Some(KeyUse { key, expires: Timestamp::default() }),
                 change: Change::Claimed,
             }
         };
@@ -1268,9 +1145,7 @@ mod tests {
     fn the_frozen_segment_opens_and_is_what_is_written_today() {
         let temporary = temporary();
         let sample = sample(40, 3);
-        let path = temporary
-            .path()
-            .join(file_name(Sequence::FIRST, sample.position.last));
+        let path = temporary.path().join(file_name(Sequence::FIRST, sample.position.last));
         let frozen = fs::read(fixture(FIXTURE)).expect("the fixture is there");
         assert_eq!(check(&path, &frozen).expect("readable"), sample.records);
         let segment = Segment::open(&path, LEDGER, shard()).expect("opened");

@@ -61,10 +61,7 @@ impl<'a> Reader<'a> {
 
     /// An error at the current offset.
     pub fn malformed(&self, what: impl Into<String>) -> Malformed {
-        Malformed {
-            offset: self.offset,
-            what: what.into(),
-        }
+        Malformed { offset: self.offset, what: what.into() }
     }
 
     /// The next `count` bytes.
@@ -163,11 +160,7 @@ mod tests {
     #[test]
     fn numbers_read_back_at_every_width() {
         for shift in 0..128 {
-            for value in [
-                1i128 << shift,
-                (1i128 << shift).wrapping_sub(1),
-                (1i128 << shift).wrapping_neg(),
-            ] {
+            for value in [1i128 << shift, (1i128 << shift).wrapping_sub(1), (1i128 << shift).wrapping_neg()] {
                 let mut out = Vec::new();
                 put_signed(&mut out, value);
                 let mut reader = Reader::new(&out);
@@ -185,11 +178,7 @@ mod tests {
     fn a_number_has_one_spelling() {
         assert!(Reader::new(&[0x80, 0]).varint().is_err());
         assert!(Reader::new(&[0xff; 19]).signed().is_err());
-        assert!(
-            Reader::new(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x03])
-                .varint()
-                .is_err()
-        );
+        assert!(Reader::new(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x03]).varint().is_err());
         assert!(Reader::new(&[5, b'a']).bytes().is_err());
         assert!(Reader::new(&[1, 0xff]).text().is_err());
     }

@@ -32,9 +32,7 @@ const BUFFER_BYTES: usize = 256 * 1024;
 /// If the directory cannot be opened or synced.
 pub fn sync_directory(path: &Path) -> Result<(), StorageError> {
     let directory = File::open(path).map_err(StorageError::io("open", path))?;
-    directory
-        .sync_all()
-        .map_err(StorageError::io("sync the directory", path))
+    directory.sync_all().map_err(StorageError::io("sync the directory", path))
 }
 
 /// Makes a file's bytes, and its length if that grew, durable.
@@ -165,9 +163,7 @@ impl AtomicFile {
     /// # Errors
     /// If they cannot be written, for example because the disk is full.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
-        self.writer
-            .write_all(bytes)
-            .map_err(StorageError::io("write", &self.temporary))?;
+        self.writer.write_all(bytes).map_err(StorageError::io("write", &self.temporary))?;
         self.hasher.update(bytes);
         self.offset += bytes.len() as u64;
         Ok(())
@@ -188,13 +184,8 @@ impl AtomicFile {
     /// # Errors
     /// If a byte cannot be written, or a sync fails.
     pub fn commit(mut self, name: &str) -> Result<PathBuf, StorageError> {
-        self.writer
-            .flush()
-            .map_err(StorageError::io("write", &self.temporary))?;
-        self.writer
-            .get_ref()
-            .sync_all()
-            .map_err(StorageError::io("sync", &self.temporary))?;
+        self.writer.flush().map_err(StorageError::io("write", &self.temporary))?;
+        self.writer.get_ref().sync_all().map_err(StorageError::io("sync", &self.temporary))?;
         let path = self.directory.join(name);
         fs::rename(&self.temporary, &path).map_err(StorageError::io("give its name to", &path))?;
         sync_directory(&self.directory)?;
@@ -237,16 +228,11 @@ impl HashedFile {
     /// If fewer are left, or the system cannot read them.
     pub fn read(&mut self, bytes: &mut [u8]) -> Result<(), StorageError> {
         if bytes.len() as u64 > self.length - self.offset {
-            let what = format!(
-                "{} bytes should follow, but the file ends at byte {}",
-                bytes.len(),
-                self.length
-            );
+            let what =
+                format!("{} bytes should follow, but the file ends at byte {}", bytes.len(), self.length);
             return Err(self.corrupt(self.offset, what));
         }
-        self.reader
-            .read_exact(bytes)
-            .map_err(StorageError::io("read", &self.path))?;
+        self.reader.read_exact(bytes).map_err(StorageError::io("read", &self.path))?;
         self.hasher.update(bytes);
         self.offset += bytes.len() as u64;
         Ok(())
@@ -337,10 +323,7 @@ mod tests {
         let mut file = HashedFile::open(&path, "do so").expect("opened");
         assert_eq!(file.array::<3>().expect("there"), *b"123");
         let error = file.array::<3>().expect_err("too short").to_string();
-        assert!(
-            error.contains("corrupt at byte 3") && error.contains("do so"),
-            "{error}"
-        );
+        assert!(error.contains("corrupt at byte 3") && error.contains("do so"), "{error}");
         assert_eq!((file.offset(), file.length()), (3, 5));
         assert_eq!(file.hash(), blake3::hash(b"123"));
     }

@@ -40,11 +40,7 @@ impl HistoryEntry {
 impl<'a> HistoryReader<'a> {
     /// A reader of the log of this shard.
     pub fn new(shard: ShardId, journal: &'a dyn JournalReader) -> HistoryReader<'a> {
-        HistoryReader {
-            shard,
-            journal,
-            record: None,
-        }
+        HistoryReader { shard, journal, record: None }
     }
 
     /// The event with this sequence; `None` behind the end of the log.
@@ -89,11 +85,7 @@ impl<'a> HistoryReader<'a> {
         while at.version > from {
             let links = at.links();
             // The skip is taken unless it leads too far. How far it leads is known once it has been read.
-            let skipped = if links.skip == links.previous {
-                None
-            } else {
-                Some(links.skip)
-            };
+            let skipped = if links.skip == links.previous { None } else { Some(links.skip) };
             let skipped = match skipped.filter(|&skip| skip != Sequence::NONE) {
                 Some(skip) => Some(self.entry(account, skip, None)?).filter(|entry| entry.version >= from),
                 None => None,
@@ -129,17 +121,11 @@ impl<'a> HistoryReader<'a> {
             None => (None, 0),
         };
         if found != Some(account) || version.is_some_and(|version| version != entry_version) {
-            let what = format!(
-                "the entry of version {version:?} of account number {} is not there",
-                account.get()
-            );
+            let what =
+                format!("the entry of version {version:?} of account number {} is not there", account.get());
             return Err(self.corrupt(sequence, what));
         }
-        Ok(HistoryEntry {
-            sequence,
-            version: entry_version,
-            event,
-        })
+        Ok(HistoryEntry { sequence, version: entry_version, event })
     }
 
     fn corrupt(&self, sequence: Sequence, what: String) -> StorageError {

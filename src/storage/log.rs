@@ -142,12 +142,7 @@ impl StoredLog {
     /// How many bytes of segments and records there are.
     pub fn bytes(&self) -> u64 {
         let segments: u64 = self.segments.iter().map(|segment| segment.bytes()).sum();
-        segments
-            + self
-                .generations
-                .iter()
-                .map(Generation::bytes_written)
-                .sum::<u64>()
+        segments + self.generations.iter().map(Generation::bytes_written).sum::<u64>()
     }
 
     /// Reads the log behind `from` to its end, verifying every link on the way, and returns the end.
@@ -188,12 +183,7 @@ fn walk<S: Borrow<Segment>, G: Borrow<Generation>>(
     from: LogPosition,
     visit: Visit<'_>,
 ) -> Result<LogPosition, StorageError> {
-    let mut walk = Walk {
-        files,
-        from,
-        position: files.genesis(),
-        visit,
-    };
+    let mut walk = Walk { files, from, position: files.genesis(), visit };
     walk.check_start(&files.snapshots)?;
     for segment in segments.iter().map(Borrow::borrow) {
         if segment.after().last <= from.last {
@@ -210,11 +200,7 @@ fn walk<S: Borrow<Segment>, G: Borrow<Generation>>(
     for generation in generations.iter().map(Borrow::borrow) {
         generation.replay(&mut |bytes| {
             let known = Record::parse(bytes).is_ok_and(|record| record.last() <= archived);
-            if known {
-                Ok(())
-            } else {
-                walk.step(generation.path(), bytes)
-            }
+            if known { Ok(()) } else { walk.step(generation.path(), bytes) }
         })?;
     }
     let end = walk.position;
@@ -245,9 +231,7 @@ impl Walk<'_> {
             next_step: RESTORE_BACKUP,
         };
         let record = Record::parse(bytes).map_err(malformed)?;
-        let after = record
-            .follow(self.files.shard, &self.position)
-            .map_err(malformed)?;
+        let after = record.follow(self.files.shard, &self.position).map_err(malformed)?;
         if record.first() > self.from.last {
             (self.visit)(&record, &after).map_err(malformed)?;
         }
@@ -311,11 +295,7 @@ pub fn recover(
     }
     let stored = StoredLog::open(files)?;
     stored.verify_archive(ARCHIVE_BYTES_VERIFIED_AT_START)?;
-    if let Some(segment) = stored
-        .segments
-        .last()
-        .filter(|segment| segment.after().last > start.last)
-    {
+    if let Some(segment) = stored.segments.last().filter(|segment| segment.after().last > start.last) {
         tracing::warn!(
             shard = files.shard.index(),
             snapshot = start.last.get(),
@@ -371,11 +351,7 @@ pub fn recover(
         generations,
         watermark: Arc::clone(&watermark),
     });
-    Ok(Recovered {
-        ledger,
-        journal: ShardJournal { journal, watermark },
-        log,
-    })
+    Ok(Recovered { ledger, journal: ShardJournal { journal, watermark }, log })
 }
 
 /// A shard's journal on disk, with the watermark that remembers what it acknowledged.
@@ -453,9 +429,7 @@ impl ShardLog {
         }
         let (mut ledger, from) = self.files.newest_snapshot()?;
         let segments = self.segments.read().clone();
-        let end = walk(&self.files, &segments, &sealed, from, &mut |record, _| {
-            replay(&mut ledger, record)
-        })?;
+        let end = walk(&self.files, &segments, &sealed, from, &mut |record, _| replay(&mut ledger, record))?;
         self.snapshot(&ledger, from.last, end)?;
         // The state is not needed while the archive is written.
         drop(ledger);
@@ -471,9 +445,7 @@ impl ShardLog {
         let end = journal.position();
         assert_eq!(ledger.last(), end.last, "the ledger is where its log ends");
         journal.journal.finish()?;
-        let newest = snapshot::list(&self.files.snapshots)?
-            .last()
-            .map_or(Sequence::NONE, |(last, _)| *last);
+        let newest = snapshot::list(&self.files.snapshots)?.last().map_or(Sequence::NONE, |(last, _)| *last);
         self.snapshot(ledger, newest, end)?;
         self.archive(&self.generations.sealed())?;
         self.sync_watermark()
@@ -491,13 +463,7 @@ impl ShardLog {
 
     fn snapshot(&self, ledger: &Ledger, newest: Sequence, at: LogPosition) -> Result<(), StorageError> {
         if at.last > newest {
-            snapshot::write(
-                &self.files.snapshots,
-                self.files.ledger,
-                self.files.shard,
-                ledger,
-                &at,
-            )?;
+            snapshot::write(&self.files.snapshots, self.files.ledger, self.files.shard, ledger, &at)?;
             snapshot::prune(&self.files.snapshots, SNAPSHOTS_KEPT)?;
         }
         Ok(())
@@ -507,11 +473,7 @@ impl ShardLog {
     fn archive(&self, sealed: &[Arc<Generation>]) -> Result<(), StorageError> {
         let files = &self.files;
         for generation in sealed {
-            let archived = self
-                .segments
-                .read()
-                .last()
-                .map_or(files.genesis(), |segment| segment.after());
+            let archived = self.segments.read().last().map_or(files.genesis(), |segment| segment.after());
             if generation.range().is_some_and(|(_, last)| last > archived.last) {
                 let mut writer = SegmentWriter::create(&files.archive, files.ledger, files.shard, archived)?;
                 generation.replay(&mut |bytes| writer.append(bytes))?;

@@ -88,10 +88,7 @@ impl DataDirectory {
     /// If a number of shards is not from 1 to [`SHARDS_MAX`].
     pub fn open(path: &Path, shards: Option<usize>, birth: &Birth) -> Result<DataDirectory, StorageError> {
         let asked = shards.unwrap_or(birth.shards);
-        assert!(
-            (1..=SHARDS_MAX).contains(&asked),
-            "settings are checked where they are read"
-        );
+        assert!((1..=SHARDS_MAX).contains(&asked), "settings are checked where they are read");
         let path = std::path::absolute(path).map_err(StorageError::io("find", path))?;
         files::create_directories(&path)?;
         // Before the lock, so that no lock file is left in a directory that is not ours; and again under it.
@@ -109,17 +106,9 @@ impl DataDirectory {
         if let Some(asked) = shards
             && asked != manifest.shards
         {
-            return Err(StorageError::ShardCount {
-                path,
-                has: manifest.shards,
-                asked,
-            });
+            return Err(StorageError::ShardCount { path, has: manifest.shards, asked });
         }
-        Ok(DataDirectory {
-            path,
-            manifest,
-            _lock: lock,
-        })
+        Ok(DataDirectory { path, manifest, _lock: lock })
     }
 
     /// Opens an existing ledger for a tool that works offline. Nothing is created or changed, except for the lock
@@ -134,11 +123,7 @@ impl DataDirectory {
         }
         let lock = lock(&path, false)?;
         let manifest = open_manifest(&path)?;
-        Ok(DataDirectory {
-            path,
-            manifest,
-            _lock: lock,
-        })
+        Ok(DataDirectory { path, manifest, _lock: lock })
     }
 
     /// The directory, absolute.
@@ -193,11 +178,7 @@ enum Content {
 
 fn look(path: &Path) -> Result<Content, StorageError> {
     let names: Vec<_> = fs::read_dir(path)
-        .and_then(|entries| {
-            entries
-                .map(|entry| Ok(entry?.file_name()))
-                .collect::<Result<_, _>>()
-        })
+        .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect::<Result<_, _>>())
         .map_err(StorageError::io("read the directory", path))?;
     if names.iter().any(|name| name == MANIFEST) {
         return Ok(Content::Ledger);
@@ -249,9 +230,7 @@ fn lock(path: &Path, writable: bool) -> Result<File, StorageError> {
     let file = file.map_err(StorageError::io("open", &lock_path))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StorageError::Locked {
-            path: path.to_owned(),
-        }),
+        Err(TryLockError::WouldBlock) => Err(StorageError::Locked { path: path.to_owned() }),
         Err(TryLockError::Error(source)) => Err(StorageError::io("lock", &lock_path)(source)),
     }
 }
@@ -277,11 +256,7 @@ fn create(path: &Path, shards: usize, birth: &Birth) -> Result<Manifest, Storage
     }
     files::sync_directory(path)?;
     files::sync_directory(path.parent().unwrap_or(path))?;
-    let manifest = Manifest {
-        ledger: birth.ledger,
-        shards,
-        created: birth.created,
-    };
+    let manifest = Manifest { ledger: birth.ledger, shards, created: birth.created };
     files::write_atomically(path, MANIFEST, &manifest.to_bytes())?;
     let read = open_manifest(path)?;
     assert_eq!(read, manifest, "a manifest reads back as what was written");
@@ -290,10 +265,7 @@ fn create(path: &Path, shards: usize, birth: &Birth) -> Result<Manifest, Storage
 
 /// Removes the watermark of a creation that was cut short: it names the ledger that did not come to be.
 fn remove_watermark(shard: &Path) -> Result<(), StorageError> {
-    for name in files::names(shard)?
-        .iter()
-        .filter(|name| name.starts_with(WATERMARK))
-    {
+    for name in files::names(shard)?.iter().filter(|name| name.starts_with(WATERMARK)) {
         let path = shard.join(name);
         fs::remove_file(&path).map_err(StorageError::io("remove", &path))?;
     }
@@ -303,11 +275,7 @@ fn remove_watermark(shard: &Path) -> Result<(), StorageError> {
 /// Removes a shard's directory of a creation that was cut short. Refuses, as the system does, if it has data.
 fn remove_newborn(shard: &Path) -> Result<(), StorageError> {
     remove_watermark(shard)?;
-    for directory in files::names(shard)?
-        .iter()
-        .map(|name| shard.join(name))
-        .chain([shard.to_owned()])
-    {
+    for directory in files::names(shard)?.iter().map(|name| shard.join(name)).chain([shard.to_owned()]) {
         fs::remove_dir(&directory).map_err(StorageError::io("remove the empty directory", &directory))?;
     }
     Ok(())
@@ -316,15 +284,10 @@ fn remove_newborn(shard: &Path) -> Result<(), StorageError> {
 /// Reads the manifest and checks that the shards' directories are those that it tells of.
 fn open_manifest(path: &Path) -> Result<Manifest, StorageError> {
     let file = path.join(MANIFEST);
-    let length = fs::metadata(&file)
-        .map_err(StorageError::io("look at", &file))?
-        .len();
+    let length = fs::metadata(&file).map_err(StorageError::io("look at", &file))?.len();
     if length > MANIFEST_BYTES_MAX {
         let what = format!("the file has {length} bytes, and a manifest at most {MANIFEST_BYTES_MAX}");
-        let error = Malformed {
-            offset: MANIFEST_BYTES_MAX as usize,
-            what,
-        };
+        let error = Malformed { offset: MANIFEST_BYTES_MAX as usize, what };
         return Err(StorageError::malformed(&file, 0, error, RESTORE_BACKUP));
     }
     let bytes = fs::read(&file).map_err(StorageError::io("read", &file))?;
@@ -339,22 +302,14 @@ fn open_manifest(path: &Path) -> Result<Manifest, StorageError> {
     }
     for name in files::names(path)? {
         if shard_number(&name).is_some_and(|number| number >= manifest.shards) {
-            return Err(misplaced(
-                path.join(name),
-                "the manifest does not count this shard",
-            ));
+            return Err(misplaced(path.join(name), "the manifest does not count this shard"));
         }
     }
     Ok(manifest)
 }
 
 fn misplaced(path: PathBuf, what: &str) -> StorageError {
-    StorageError::Corrupt {
-        path,
-        position: "its name".into(),
-        what: what.into(),
-        next_step: RESTORE_BACKUP,
-    }
+    StorageError::Corrupt { path, position: "its name".into(), what: what.into(), next_step: RESTORE_BACKUP }
 }
 
 fn shard_name(number: usize) -> String {
@@ -430,10 +385,7 @@ impl Manifest {
         }
         let read: Line = serde_json::from_slice(line).map_err(unreadable)?;
         if read.hash != HASH {
-            let what = format!(
-                "it has the hash {:?}, and this version of teller has {HASH:?}",
-                read.hash
-            );
+            let what = format!("it has the hash {:?}, and this version of teller has {HASH:?}", read.hash);
             return Err(corrupt(0, &what, OTHER_VERSION));
         }
         let manifest = Manifest {
@@ -446,11 +398,7 @@ impl Manifest {
             return Err(corrupt(0, "the number of shards is out of range", RESTORE_BACKUP));
         }
         if manifest.to_line().as_bytes() != line {
-            return Err(corrupt(
-                0,
-                "the first line is not spelled as it is written",
-                RESTORE_BACKUP,
-            ));
+            return Err(corrupt(0, "the first line is not spelled as it is written", RESTORE_BACKUP));
         }
         Ok(manifest)
     }
@@ -504,19 +452,9 @@ mod tests {
         let temporary = temporary();
         let path = temporary.path().join("deep/ledger");
         let created = open(&path, Some(3)).expect("created");
-        let other = Birth {
-            ledger: Uuid::nil(),
-            created: Timestamp::default(),
-            shards: 7,
-        };
-        assert!(matches!(
-            DataDirectory::open(&path, None, &other),
-            Err(StorageError::Locked { .. })
-        ));
-        assert!(matches!(
-            DataDirectory::open_existing(&path),
-            Err(StorageError::Locked { .. })
-        ));
+        let other = Birth { ledger: Uuid::nil(), created: Timestamp::default(), shards: 7 };
+        assert!(matches!(DataDirectory::open(&path, None, &other), Err(StorageError::Locked { .. })));
+        assert!(matches!(DataDirectory::open_existing(&path), Err(StorageError::Locked { .. })));
         drop(created);
         for asked in [None, Some(3)] {
             let opened = DataDirectory::open(&path, asked, &other).expect("opened");
@@ -527,10 +465,7 @@ mod tests {
             assert_eq!(opened.shard_directory(shard), path.join("shard-0002"));
             assert!(opened.snapshot_directory(shard).is_dir() && opened.archive_directory(shard).is_dir());
         }
-        assert!(matches!(
-            open(&path, Some(2)),
-            Err(StorageError::ShardCount { has: 3, asked: 2, .. })
-        ));
+        assert!(matches!(open(&path, Some(2)), Err(StorageError::ShardCount { has: 3, asked: 2, .. })));
         fs::remove_file(path.join(LOCK)).expect("removed");
         assert_eq!(DataDirectory::open_existing(&path).expect("opened").shards(), 3);
     }
@@ -603,24 +538,16 @@ mod tests {
             } else {
                 fs::remove_file(&path).expect("removed");
             }
-            for result in [
-                open(temporary.path(), None),
-                DataDirectory::open_existing(temporary.path()),
-            ] {
+            for result in [open(temporary.path(), None), DataDirectory::open_existing(temporary.path())] {
                 let error = result.expect_err("corrupt");
                 assert!(matches!(error, StorageError::Corrupt { .. }), "{error}");
-                assert!(
-                    error.to_string().contains(lost) && error.to_string().contains("missing"),
-                    "{error}"
-                );
+                assert!(error.to_string().contains(lost) && error.to_string().contains("missing"), "{error}");
             }
         }
         let temporary = temporary();
         open(temporary.path(), None).expect("created");
         fs::create_dir(temporary.path().join("shard-0002")).expect("created");
-        let error = open(temporary.path(), None)
-            .expect_err("one shard too many")
-            .to_string();
+        let error = open(temporary.path(), None).expect_err("one shard too many").to_string();
         assert!(error.contains("does not count"), "{error}");
     }
 
@@ -636,10 +563,7 @@ mod tests {
             fs::write(&path, bytes).expect("written");
             let error = open(temporary.path(), None).expect_err(why);
             assert!(matches!(error, StorageError::Corrupt { .. }), "{why}: {error}");
-            assert!(
-                error.to_string().contains("manifest.json is corrupt at byte"),
-                "{error}"
-            );
+            assert!(error.to_string().contains("manifest.json is corrupt at byte"), "{error}");
         };
         for at in 0..bytes.len() {
             for bit in 0..8 {

@@ -35,22 +35,14 @@ pub(super) fn sample(rounds: u64, per_record: usize) -> Sample {
     let mut script = Script::default();
     let name = |text: &str| AccountName::parse(text).expect("valid");
     let amount = |units| Amount::from_minor_units(units).expect("in range");
-    let target = |text: &str, version| Target {
-        account: AccountRef::Name(name(text)),
-        version,
-    };
+    let target = |text: &str, version| Target { account: AccountRef::Name(name(text)), version };
     let open = |text: &str, limit: Option<i128>| Command::Open {
         name: name(text),
         overdraft_limit: limit.map(amount),
     };
-    let deposit = |text: &str, units| Command::Deposit {
-        target: target(text, None),
-        amount: amount(units),
-    };
-    let withdraw = |text: &str, units| Command::Withdraw {
-        target: target(text, None),
-        amount: amount(units),
-    };
+    let deposit = |text: &str, units| Command::Deposit { target: target(text, None), amount: amount(units) };
+    let withdraw =
+        |text: &str, units| Command::Withdraw { target: target(text, None), amount: amount(units) };
     script.run(open("alice", None), Some(1));
     script.run(open("Kateřina Nováková", Some(50_000)), None);
     script.run(open("closed one", Some(0)), Some(2));
@@ -59,19 +51,9 @@ pub(super) fn sample(rounds: u64, per_record: usize) -> Sample {
     script.run(withdraw("Kateřina Nováková", 1), Some(4));
     script.run(open("alice", None), Some(5));
     script.run(deposit("closed one", 5), None);
-    script.run(
-        Command::Close {
-            target: target("closed one", None),
-        },
-        Some(6),
-    );
+    script.run(Command::Close { target: target("closed one", None) }, Some(6));
     script.run(withdraw("closed one", 5), None);
-    script.run(
-        Command::Close {
-            target: target("closed one", Some(3)),
-        },
-        Some(7),
-    );
+    script.run(Command::Close { target: target("closed one", Some(3)) }, Some(7));
     script.run(Command::Claim, Some(8));
     script.run(deposit("nobody", 5), Some(9));
     script.run(deposit("alice", Amount::MAX.minor_units()), Some(10));
@@ -93,11 +75,7 @@ pub(super) fn sample(rounds: u64, per_record: usize) -> Sample {
         }
         draft.seal(shard(), &mut position)
     });
-    Sample {
-        records: records.collect(),
-        ledger: script.ledger,
-        position,
-    }
+    Sample { records: records.collect(), ledger: script.ledger, position }
 }
 
 #[derive(Default)]
@@ -115,23 +93,14 @@ impl Script {
             key_retention_ms: 100_000,
             keys_max: 1000,
         };
-        let key = key.map(|byte| IdempotencyKey {
-            digest: KeyDigest([byte; 16]),
-            fingerprint: [byte ^ 0xff; 16],
-        });
+        let key =
+            key.map(|byte| IdempotencyKey { digest: KeyDigest([byte; 16]), fingerprint: [byte ^ 0xff; 16] });
         let change = match self.ledger.decide(&command, &terms) {
             Ok(change) => change,
             Err(_) if key.is_none() => return,
-            Err(rejection) => Change::Refused {
-                rejection,
-                request_id: "request-1".into(),
-            },
+            Err(rejection) => Change::Refused { rejection, request_id: "request-1".into() },
         };
-        let event = Event {
-            time: terms.now,
-            key: key.map(|key| terms.key_use(key)),
-            change,
-        };
+        let event = Event { time: terms.now, key: key.map(|key| terms.key_use(key)), change };
         self.ledger.apply(&event);
         self.events.push(event);
     }
@@ -139,7 +108,5 @@ impl Script {
 
 /// The path of a frozen file.
 pub(super) fn fixture(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures")
-        .join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }

@@ -112,11 +112,7 @@ pub fn write(
         Ok(())
     })?;
     if hasher.finalize() != hash {
-        return Err(corrupt(
-            &path,
-            0,
-            "it does not read back as the state that was written",
-        ));
+        return Err(corrupt(&path, 0, "it does not read back as the state that was written"));
     }
     Ok(path)
 }
@@ -150,9 +146,7 @@ pub fn read(path: &Path, ledger_id: Uuid, shard: ShardId) -> Result<(Ledger, Log
         }
         let mut reader = Reader::new(items);
         while !reader.is_empty() {
-            decoder
-                .item(&mut reader)
-                .map_err(|error| malformed(path, start + 8, error))?;
+            decoder.item(&mut reader).map_err(|error| malformed(path, start + 8, error))?;
         }
     }
     let end = file.offset();
@@ -161,11 +155,7 @@ pub fn read(path: &Path, ledger_id: Uuid, shard: ShardId) -> Result<(Ledger, Log
         return Err(corrupt(path, end, "the checksum of the file does not match"));
     }
     if file.offset() != file.length() {
-        return Err(corrupt(
-            path,
-            file.offset(),
-            "bytes follow the end of the snapshot",
-        ));
+        return Err(corrupt(path, file.offset(), "bytes follow the end of the snapshot"));
     }
     let ledger = decoder.finish().map_err(|what| corrupt(path, end, &what))?;
     Ok((ledger, header.position))
@@ -260,32 +250,19 @@ fn header_of(
 ) -> Result<Header, StorageError> {
     let header = Header::parse(bytes).map_err(|error| malformed(path, 0, error))?;
     if header.ledger != ledger_id || header.shard != shard {
-        let what = format!(
-            "it belongs to shard {} of the ledger {}",
-            header.shard, header.ledger
-        );
+        let what = format!("it belongs to shard {} of the ledger {}", header.shard, header.ledger);
         return Err(corrupt(path, 10, &what));
     }
     let name = path.file_name().and_then(|name| name.to_str());
     if name != Some(&file_name(header.position.last)) {
-        let what = format!(
-            "it is the snapshot of sequence {}, not of its name",
-            header.position.last
-        );
+        let what = format!("it is the snapshot of sequence {}, not of its name", header.position.last);
         return Err(corrupt(path, 28, &what));
     }
     Ok(header)
 }
 
 fn corrupt(path: &Path, offset: u64, what: &str) -> StorageError {
-    malformed(
-        path,
-        offset,
-        Malformed {
-            offset: 0,
-            what: what.into(),
-        },
-    )
+    malformed(path, offset, Malformed { offset: 0, what: what.into() })
 }
 
 fn malformed(path: &Path, base: u64, error: Malformed) -> StorageError {
@@ -327,10 +304,7 @@ impl Header {
     }
 
     fn parse(bytes: &[u8; HEADER_BYTES]) -> Result<Header, Malformed> {
-        let wrong = |offset, what: &str| Malformed {
-            offset,
-            what: what.into(),
-        };
+        let wrong = |offset, what: &str| Malformed { offset, what: what.into() };
         if !bytes.starts_with(MAGIC) {
             return Err(wrong(0, "it is not a snapshot"));
         }
@@ -387,10 +361,7 @@ fn encode(
         keys: ledger.keys().in_order().count() as u64,
     };
     sink(&header.to_bytes())?;
-    let mut blocks = Blocks {
-        items: Vec::with_capacity(BLOCK_BYTES_MAX),
-        sink,
-    };
+    let mut blocks = Blocks { items: Vec::with_capacity(BLOCK_BYTES_MAX), sink };
     let mut item = Vec::new();
     for (currency, part) in ledger.world() {
         item.clear();
@@ -494,9 +465,7 @@ impl Decoder {
         if self.currencies > 0 {
             self.currencies -= 1;
             let (currency, part) = (read_currency(reader)?, read_amount(reader)?);
-            return self
-                .add_currency(currency, part)
-                .map_err(|what| at.malformed(what));
+            return self.add_currency(currency, part).map_err(|what| at.malformed(what));
         }
         if self.accounts > 0 {
             self.accounts -= 1;
@@ -514,12 +483,7 @@ impl Decoder {
     }
 
     fn add_currency(&mut self, currency: Currency, part: Amount) -> Result<(), &'static str> {
-        if self
-            .parts
-            .world
-            .last_key_value()
-            .is_some_and(|(last, _)| *last >= currency)
-        {
+        if self.parts.world.last_key_value().is_some_and(|(last, _)| *last >= currency) {
             return Err("its currencies are not in order");
         }
         self.parts.world.insert(currency, part);
@@ -588,11 +552,7 @@ fn read_key(reader: &mut Reader<'_>, last: Sequence) -> Result<(KeyDigest, KeyRe
     let (Some(outcome), true) = (outcome, expires <= Timestamp::MAX.millis()) else {
         return Err(at.malformed("a key's outcome or expiry is out of range"));
     };
-    let record = KeyRecord {
-        fingerprint,
-        outcome,
-        expires: Timestamp::from_millis(expires),
-    };
+    let record = KeyRecord { fingerprint, outcome, expires: Timestamp::from_millis(expires) };
     Ok((digest, record))
 }
 
@@ -623,10 +583,7 @@ mod tests {
     fn assert_refused(path: &Path, bytes: &[u8], why: &str) {
         let error = read_bytes(path, bytes).expect_err(why).to_string();
         let name = path.file_name().and_then(|name| name.to_str()).expect("named");
-        assert!(
-            error.contains(name) && error.contains("corrupt at byte"),
-            "{why}: {error}"
-        );
+        assert!(error.contains(name) && error.contains("corrupt at byte"), "{why}: {error}");
         assert!(error.contains(FALL_BACK), "{why}: {error}");
     }
 
@@ -687,10 +644,7 @@ mod tests {
         position.last = ledger.last();
         let path = write(temporary.path(), LEDGER, shard(), &ledger, &position).expect("written");
         assert!(fs::metadata(&path).expect("there").len() > 20 * BLOCK_BYTES_MAX as u64);
-        assert_eq!(
-            read(&path, LEDGER, shard()).expect("readable").0.to_parts(),
-            ledger.to_parts()
-        );
+        assert_eq!(read(&path, LEDGER, shard()).expect("readable").0.to_parts(), ledger.to_parts());
     }
 
     #[test]
@@ -731,10 +685,7 @@ mod tests {
         let bytes = fs::read(&path).expect("readable");
         for (range, expected) in [
             (10..HEADER_BYTES, "at byte 0: the checksum of the header"),
-            (
-                HEADER_BYTES + 4..bytes.len() - 36,
-                "at byte 100: the checksum of a block",
-            ),
+            (HEADER_BYTES + 4..bytes.len() - 36, "at byte 100: the checksum of a block"),
         ] {
             for at in range {
                 let mut flipped = bytes.clone();
@@ -747,10 +698,7 @@ mod tests {
         let mut flipped = bytes;
         flipped[end] ^= 4;
         let error = read_bytes(&path, &flipped).expect_err("the hash").to_string();
-        assert!(
-            error.contains(&format!("at byte {end}: the checksum of the file")),
-            "{error}"
-        );
+        assert!(error.contains(&format!("at byte {end}: the checksum of the file")), "{error}");
     }
 
     #[test]
@@ -814,9 +762,7 @@ mod tests {
         assert!(read(&path, LEDGER, ShardId::new(4).expect("in range")).is_err());
         let renamed = temporary.path().join(file_name(sample.position.last.next()));
         fs::rename(&path, &renamed).expect("renamed");
-        let error = read(&renamed, LEDGER, shard())
-            .expect_err("another sequence")
-            .to_string();
+        let error = read(&renamed, LEDGER, shard()).expect_err("another sequence").to_string();
         assert!(error.contains("not of its name"), "{error}");
     }
 
@@ -831,20 +777,13 @@ mod tests {
         let listed = list(directory).expect("listed");
         assert_eq!(listed.len(), 4);
         assert!(listed.is_sorted());
-        assert_eq!(
-            prune(directory, 2).expect("pruned"),
-            [listed[0].1.clone(), listed[1].1.clone()]
-        );
+        assert_eq!(prune(directory, 2).expect("pruned"), [listed[0].1.clone(), listed[1].1.clone()]);
         assert_eq!(list(directory).expect("listed"), listed[2..]);
         assert!(prune(directory, 2).expect("pruned").is_empty());
         assert_eq!(remove_leftovers(directory).expect("removed"), 1);
         assert_eq!(list(directory).expect("listed"), listed[2..]);
-        for name in [
-            "7.snapshot",
-            "notes",
-            "0000000000000000007x.snapshot",
-            "99999999999999999999.snapshot",
-        ] {
+        for name in ["7.snapshot", "notes", "0000000000000000007x.snapshot", "99999999999999999999.snapshot"]
+        {
             fs::write(directory.join(name), b"").expect("written");
             let error = list(directory).expect_err("unexpected").to_string();
             assert!(error.contains(name), "{error}");
@@ -863,21 +802,11 @@ mod tests {
         assert_eq!(ledger.to_parts(), sample.ledger.to_parts());
         let account = |index: usize| &ledger.accounts()[index];
         assert_eq!(
-            (
-                &*account(0).name,
-                account(0).posted.minor_units(),
-                account(0).version
-            ),
+            (&*account(0).name, account(0).posted.minor_units(), account(0).version),
             ("alice", 998_949, 30)
         );
-        assert_eq!(
-            (&*account(1).name, account(1).posted.minor_units()),
-            ("Kateřina Nováková", -42_994)
-        );
-        assert_eq!(
-            (account(2).status, account(2).version),
-            (AccountStatus::Closed, 4)
-        );
+        assert_eq!((&*account(1).name, account(1).posted.minor_units()), ("Kateřina Nováková", -42_994));
+        assert_eq!((account(2).status, account(2).version), (AccountStatus::Closed, 4));
         write_sample(temporary.path(), &sample);
         assert_eq!(fs::read(&path).expect("readable"), frozen);
     }

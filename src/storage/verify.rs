@@ -72,7 +72,10 @@ pub fn verify(files: &ShardFiles, progress: &Progress) -> Result<Verified, Stora
         return Err(StorageError::Corrupt {
             path: files.watermark.clone(),
             position: format!("sequence {}", acknowledged.last),
-            what: format!("the log, which ends at sequence {}, does not contain what was acknowledged", end.last),
+            what: format!(
+                "the log, which ends at sequence {}, does not contain what was acknowledged",
+                end.last
+            ),
             next_step: RESTORE_BACKUP,
         });
     }
@@ -85,7 +88,13 @@ pub fn verify(files: &ShardFiles, progress: &Progress) -> Result<Verified, Stora
             next_step: RESTORE_BACKUP,
         });
     }
-    Ok(Verified { accounts: ledger.accounts().len() as u64, last: end.last, records, snapshots: compared, totals })
+    Ok(Verified {
+        accounts: ledger.accounts().len() as u64,
+        last: end.last,
+        records,
+        snapshots: compared,
+        totals,
+    })
 }
 
 fn differs(path: &std::path::Path, at: Sequence) -> StorageError {

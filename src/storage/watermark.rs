@@ -120,15 +120,9 @@ impl Watermark {
             synced: 0,
             position: LogPosition::genesis(ledger, shard),
         };
-        watermark
-            .file
-            .set_len(FILE_BYTES as u64)
-            .map_err(StorageError::io("create", &watermark.path))?;
+        watermark.file.set_len(FILE_BYTES as u64).map_err(StorageError::io("create", &watermark.path))?;
         watermark.acknowledge(watermark.position)?;
-        watermark
-            .file
-            .sync_all()
-            .map_err(StorageError::io("sync", &watermark.path))?;
+        watermark.file.sync_all().map_err(StorageError::io("sync", &watermark.path))?;
         fs::rename(&watermark.path, path).map_err(StorageError::io("rename", &watermark.path))?;
         watermark.path = path.to_owned();
         if let Some(directory) = path.parent() {
@@ -185,7 +179,11 @@ impl Watermark {
     }
 
     /// Reads the file; with it, what is wrong with one slot if the other one is intact.
-    fn read(path: &Path, ledger: Uuid, shard: ShardId) -> Result<(Watermark, Option<Malformed>), StorageError> {
+    fn read(
+        path: &Path,
+        ledger: Uuid,
+        shard: ShardId,
+    ) -> Result<(Watermark, Option<Malformed>), StorageError> {
         let file = match OpenOptions::new().read(true).write(true).open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -196,38 +194,23 @@ impl Watermark {
         let mut bytes = [0; FILE_BYTES];
         let length = file.metadata().map_err(StorageError::io("read", path))?.len();
         if length != FILE_BYTES as u64 {
-            return Err(corrupt(
-                path,
-                length,
-                &format!("the file has {length} bytes, not {FILE_BYTES}"),
-            ));
+            return Err(corrupt(path, length, &format!("the file has {length} bytes, not {FILE_BYTES}")));
         }
-        file.read_exact_at(&mut bytes, 0)
-            .map_err(StorageError::io("read", path))?;
+        file.read_exact_at(&mut bytes, 0).map_err(StorageError::io("read", path))?;
         for (offset, &byte) in bytes.iter().enumerate() {
             if byte != 0 && offset % SLOT_STRIDE >= SLOT_BYTES {
-                return Err(corrupt(
-                    path,
-                    offset as u64,
-                    "a byte that is never written is not zero",
-                ));
+                return Err(corrupt(path, offset as u64, "a byte that is never written is not zero"));
             }
         }
         let slots = [0, 1].map(|index| {
             let base = index * SLOT_STRIDE;
             let found = decode(&bytes[base..base + SLOT_BYTES], index as u64, ledger, shard);
-            found.map_err(|error| Malformed {
-                offset: base + error.offset,
-                what: error.what,
-            })
+            found.map_err(|error| Malformed { offset: base + error.offset, what: error.what })
         });
         let (newest, damage) = match slots {
             [Ok(Slot::Ours(first)), Ok(Slot::Ours(second))] => {
-                let (older, newer) = if first.counter < second.counter {
-                    (first, second)
-                } else {
-                    (second, first)
-                };
+                let (older, newer) =
+                    if first.counter < second.counter { (first, second) } else { (second, first) };
                 if older.position.last > newer.position.last {
                     return Err(corrupt(path, 0, "the newer slot is behind the older one"));
                 }
@@ -340,10 +323,7 @@ fn decode(slot: &[u8], index: u64, ledger: Uuid, shard: ShardId) -> Result<Slot,
     let mut reader = Reader::new(slot);
     let checksum = u32::from_le_bytes(reader.array()?);
     if checksum != crc32c::crc32c(&slot[4..]) {
-        return Err(Malformed {
-            offset: 0,
-            what: "the checksum of a slot does not match".into(),
-        });
+        return Err(Malformed { offset: 0, what: "the checksum of a slot does not match".into() });
     }
     let magic: [u8; 8] = reader.array()?;
     let format = u16::from_le_bytes(reader.array()?);
@@ -360,17 +340,13 @@ fn decode(slot: &[u8], index: u64, ledger: Uuid, shard: ShardId) -> Result<Slot,
         return Ok(Slot::Foreign(14, format!("it belongs to shard {found_shard}")));
     }
     if found_ledger != ledger {
-        return Ok(Slot::Foreign(
-            16,
-            format!("it belongs to the ledger {found_ledger}"),
-        ));
+        return Ok(Slot::Foreign(16, format!("it belongs to the ledger {found_ledger}")));
     }
     let is_rest_zero = slot[USED_BYTES..].iter().all(|&byte| byte == 0);
     match last {
-        Some(last) if counter > 0 && slot_of(counter) == index && is_rest_zero => Ok(Slot::Ours(Written {
-            counter,
-            position: LogPosition { last, chain },
-        })),
+        Some(last) if counter > 0 && slot_of(counter) == index && is_rest_zero => {
+            Ok(Slot::Ours(Written { counter, position: LogPosition { last, chain } }))
+        }
         _ => Ok(Slot::Foreign(32, "a slot contradicts itself".into())),
     }
 }
@@ -395,10 +371,7 @@ mod tests {
     }
 
     fn at(number: u64) -> LogPosition {
-        LogPosition {
-            last: Sequence::new(number).expect("in range"),
-            chain: ChainHash([number as u8; 32]),
-        }
+        LogPosition { last: Sequence::new(number).expect("in range"), chain: ChainHash([number as u8; 32]) }
     }
 
     fn open(path: &Path) -> Result<(Watermark, LogPosition, WatermarkHealth), StorageError> {
@@ -507,10 +480,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("watermark");
         let message = open(&path).expect_err("missing").to_string();
-        assert!(
-            message.contains("missing") && message.contains("restore a backup"),
-            "{message}"
-        );
+        assert!(message.contains("missing") && message.contains("restore a backup"), "{message}");
         let mut watermark = Watermark::create(&path, LEDGER, shard()).expect("created");
         watermark.acknowledge(at(5)).expect("written");
         let intact = fs::read(&path).expect("readable");

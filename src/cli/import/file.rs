@@ -71,9 +71,7 @@ fn parse(source: impl Read, bytes_max: u64) -> Result<Vec<Stream>, FileError> {
             return Ok(builder.finish());
         }
         let line = lines.line_at(record.position());
-        builder
-            .add(line, &columns, &record)
-            .map_err(|what| FileError::Line { line, what })?;
+        builder.add(line, &columns, &record).map_err(|what| FileError::Line { line, what })?;
     }
 }
 
@@ -82,9 +80,7 @@ fn csv_error(error: csv::Error, line_at: impl FnOnce(Option<&Position>) -> u64) 
     let what = match error.into_kind() {
         ErrorKind::Io(error) => return FileError::Io(error),
         ErrorKind::Utf8 { err, .. } => format!("column {} is not UTF-8", err.field() + 1),
-        ErrorKind::UnequalLengths {
-            expected_len, len, ..
-        } => {
+        ErrorKind::UnequalLengths { expected_len, len, .. } => {
             format!("has {len} columns where the first line names {expected_len}")
         }
         other => format!("is not CSV: {other:?}"),
@@ -107,13 +103,7 @@ struct LineStarts<R> {
 
 impl<R> LineStarts<R> {
     fn new(inner: R) -> LineStarts<R> {
-        LineStarts {
-            inner,
-            byte: 0,
-            line: 1,
-            in_line: false,
-            starts: VecDeque::new(),
-        }
+        LineStarts { inner, byte: 0, line: 1, in_line: false, starts: VecDeque::new() }
     }
 
     /// The line of the record that the parser found from this position on.
@@ -208,9 +198,7 @@ impl Builder {
             "deposit" => Direction::Deposit,
             "withdrawal" => Direction::Withdrawal,
             other => {
-                return Err(format!(
-                    "the type {other:?} is neither \"deposit\" nor \"withdrawal\""
-                ));
+                return Err(format!("the type {other:?} is neither \"deposit\" nor \"withdrawal\""));
             }
         };
         let text = field(columns.amount);
@@ -223,20 +211,12 @@ impl Builder {
             .volume
             .checked_add(amount)
             .ok_or("up to here the amounts add up to more than a ledger can hold")?;
-        let row = Row {
-            line,
-            id: id.into(),
-            direction,
-            amount,
-        };
+        let row = Row { line, id: id.into(), direction, amount };
         match self.of_account.get(&account) {
             Some(&index) => self.streams[index].rows.push(row),
             None => {
                 self.of_account.insert(account.clone(), self.streams.len());
-                self.streams.push(Stream {
-                    account,
-                    rows: vec![row],
-                });
+                self.streams.push(Stream { account, rows: vec![row] });
             }
         }
         Ok(())
@@ -244,8 +224,7 @@ impl Builder {
 
     fn finish(mut self) -> Vec<Stream> {
         // Stable: accounts with equally many stay in the file's order.
-        self.streams
-            .sort_by_key(|stream| std::cmp::Reverse(stream.rows.len()));
+        self.streams.sort_by_key(|stream| std::cmp::Reverse(stream.rows.len()));
         self.streams
     }
 }
@@ -277,10 +256,7 @@ mod tests {
         let told: Vec<_> = streams
             .iter()
             .map(|stream| {
-                let rows = stream
-                    .rows
-                    .iter()
-                    .map(|row| (row.line, &*row.id, row.amount.minor_units()));
+                let rows = stream.rows.iter().map(|row| (row.line, &*row.id, row.amount.minor_units()));
                 (stream.account.to_string(), rows.collect::<Vec<_>>())
             })
             .collect();
@@ -300,49 +276,19 @@ mod tests {
         let huge = "1,a,deposit,100000000000000000000000\n2,a,withdrawal,1\n";
         for (lines, told) in [
             ("1,a,deposit,1\n,a,deposit,1\n", "line 3: the id is empty"),
-            (
-                "1,a,deposit,1\n1,b,deposit,1\n",
-                "line 3: the id \"1\" is on line 2 already",
-            ),
+            ("1,a,deposit,1\n1,b,deposit,1\n", "line 3: the id \"1\" is on line 2 already"),
             ("1,,deposit,1\n", "line 2: the account \"\" must not be empty"),
-            (
-                "1,a,Deposit,1\n",
-                "line 2: the type \"Deposit\" is neither \"deposit\" nor \"withdrawal\"",
-            ),
-            (
-                "1,a,deposit,1.234\n",
-                "line 2: the amount \"1.234\" has more than 2 decimals",
-            ),
-            (
-                "1,a,deposit,\n",
-                "line 2: the amount \"\" is not a decimal number such as 12.34",
-            ),
-            (
-                "1,a,deposit, 1\n",
-                "line 2: the amount \" 1\" is not a decimal number such as 12.34",
-            ),
+            ("1,a,Deposit,1\n", "line 2: the type \"Deposit\" is neither \"deposit\" nor \"withdrawal\""),
+            ("1,a,deposit,1.234\n", "line 2: the amount \"1.234\" has more than 2 decimals"),
+            ("1,a,deposit,\n", "line 2: the amount \"\" is not a decimal number such as 12.34"),
+            ("1,a,deposit, 1\n", "line 2: the amount \" 1\" is not a decimal number such as 12.34"),
             ("1,a,deposit,0\n", "line 2: the amount \"0\" is not more than 0"),
             ("1,a,deposit,-1\n", "line 2: the amount \"-1\" is not more than 0"),
-            (
-                "1,a,deposit\n",
-                "line 2: has 3 columns where the first line names 4",
-            ),
-            (
-                "\n\n1,a,deposit,1\n\n2,a,deposit\n",
-                "line 6: has 3 columns where the first line names 4",
-            ),
-            (
-                "1,\"a\nb\",deposit,1\n",
-                "line 2: the account \"a\\nb\" must not contain control characters",
-            ),
-            (
-                "1,a,deposit,1\n2,\"b\n",
-                "line 3: has 2 columns where the first line names 4",
-            ),
-            (
-                huge,
-                "line 3: up to here the amounts add up to more than a ledger can hold",
-            ),
+            ("1,a,deposit\n", "line 2: has 3 columns where the first line names 4"),
+            ("\n\n1,a,deposit,1\n\n2,a,deposit\n", "line 6: has 3 columns where the first line names 4"),
+            ("1,\"a\nb\",deposit,1\n", "line 2: the account \"a\\nb\" must not contain control characters"),
+            ("1,a,deposit,1\n2,\"b\n", "line 3: has 2 columns where the first line names 4"),
+            (huge, "line 3: up to here the amounts add up to more than a ledger can hold"),
         ] {
             let text = format!("id,account,type,amount\n{lines}");
             assert_eq!(read(text.as_bytes()).expect_err(lines), told, "{lines}");
@@ -356,10 +302,7 @@ mod tests {
         for (text, told) in [
             ("", "line 1: there is no column \"id\" in []"),
             ("id,account,amount\n", "line 1: there is no column \"type\""),
-            (
-                "id,account,type,amount,id\n",
-                "line 1: the column \"id\" is there twice",
-            ),
+            ("id,account,type,amount,id\n", "line 1: the column \"id\" is there twice"),
         ] {
             let error = read(text.as_bytes()).expect_err(text);
             assert!(error.starts_with(told), "{error}");
@@ -378,9 +321,6 @@ mod tests {
     fn the_sample_is_valid() {
         let streams = super::read(Path::new("data/samples/berka-1993.csv")).expect("valid");
         assert_eq!(streams.len(), 638);
-        assert_eq!(
-            streams.iter().map(|stream| stream.rows.len()).sum::<usize>(),
-            24_070
-        );
+        assert_eq!(streams.iter().map(|stream| stream.rows.len()).sum::<usize>(), 24_070);
     }
 }

@@ -99,18 +99,10 @@ impl Board {
 pub(super) enum PlayError {
     /// The server refused a request for good.
     #[error("line {line}: {what} was refused: {refusal}")]
-    Refused {
-        line: u64,
-        what: String,
-        refusal: String,
-    },
+    Refused { line: u64, what: String, refusal: String },
     /// A request that cannot be sent, or a reply that cannot be read.
     #[error("line {line}: {what} failed")]
-    Failed {
-        line: u64,
-        what: String,
-        source: ClientError,
-    },
+    Failed { line: u64, what: String, source: ClientError },
     /// Nothing has succeeded for too long.
     #[error(
         "nothing has succeeded for {} s: {reason}; to go on, run the same command again: nothing is applied twice",
@@ -347,11 +339,7 @@ impl Place<'_> {
                 refusal.push_str(&part);
             }
         }
-        PlayError::Refused {
-            line: self.line,
-            what: (self.what)(),
-            refusal,
-        }
+        PlayError::Refused { line: self.line, what: (self.what)(), refusal }
     }
 }
 
@@ -377,19 +365,13 @@ struct FieldProblem {
 fn problem(response: &Response) -> Problem {
     serde_json::from_slice(&response.body).unwrap_or_else(|_| {
         let text = String::from_utf8_lossy(&response.body);
-        Problem {
-            detail: text.trim().chars().take(REFUSAL_CHARACTERS_MAX).collect(),
-            ..Problem::default()
-        }
+        Problem { detail: text.trim().chars().take(REFUSAL_CHARACTERS_MAX).collect(), ..Problem::default() }
     })
 }
 
 /// Whether the reply is that of an earlier request with the same key.
 fn is_replayed(response: &Response) -> bool {
-    response
-        .headers
-        .get("idempotent-replayed")
-        .is_some_and(|value| value == "true")
+    response.headers.get("idempotent-replayed").is_some_and(|value| value == "true")
 }
 
 /// Why a request should be repeated as it is, if it should: the server says so, or a proxy before it cannot reach
@@ -398,12 +380,7 @@ fn reason_to_repeat(response: &Response) -> Option<String> {
     if response.status.is_success() {
         return None;
     }
-    let Problem {
-        code,
-        detail,
-        retryable,
-        ..
-    } = problem(response);
+    let Problem { code, detail, retryable, .. } = problem(response);
     let repeat = retryable.unwrap_or(matches!(
         response.status,
         StatusCode::TOO_MANY_REQUESTS
@@ -417,10 +394,7 @@ fn reason_to_repeat(response: &Response) -> Option<String> {
 
 /// The pause that a reply asks for, in whole seconds; a date is not understood.
 fn retry_after(response: &Response) -> Duration {
-    let seconds = response
-        .headers
-        .get(RETRY_AFTER)
-        .and_then(|value| value.to_str().ok()?.parse().ok());
+    let seconds = response.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
     Duration::from_secs(seconds.unwrap_or(0)).min(RETRY_AFTER_MAX)
 }
 

@@ -26,10 +26,7 @@ pub(super) struct Chain {
 impl Chain {
     pub(super) fn new() -> Chain {
         let shard = ShardId::new(3).expect("in range");
-        Chain {
-            shard,
-            position: LogPosition::genesis(Uuid::from_u128(7), shard),
-        }
+        Chain { shard, position: LogPosition::genesis(Uuid::from_u128(7), shard) }
     }
 
     /// The next record, with so many small events.
@@ -144,17 +141,9 @@ pub(super) fn what_does_not_follow_is_refused_for_good<B: Bed>() {
     let after_first = chain.position;
     let second = chain.record(2);
     let third = chain.record(1);
-    let mut elsewhere = Chain {
-        shard: ShardId::new(4).expect("in range"),
-        position: after_first,
-    };
-    let mut unlinked = Chain {
-        shard: chain.shard,
-        position: LogPosition {
-            chain: ChainHash([9; 32]),
-            ..after_first
-        },
-    };
+    let mut elsewhere = Chain { shard: ShardId::new(4).expect("in range"), position: after_first };
+    let mut unlinked =
+        Chain { shard: chain.shard, position: LogPosition { chain: ChainHash([9; 32]), ..after_first } };
     let mut garbage = second.clone();
     garbage[70] ^= 1;
     let wrong = [
@@ -188,10 +177,7 @@ pub(super) fn what_was_synced_survives<B: Bed>() {
     let mut written = Vec::new();
     for life in 1..=3 {
         let more = records(&mut chain, &[life, 3, 1]);
-        append_all(
-            bed.journal(),
-            &more.iter().map(|(_, _, bytes)| bytes.clone()).collect::<Vec<_>>(),
-        );
+        append_all(bed.journal(), &more.iter().map(|(_, _, bytes)| bytes.clone()).collect::<Vec<_>>());
         bed.journal().sync().expect("works");
         written.extend(more);
         bed = bed.restart();
@@ -219,10 +205,6 @@ pub(super) fn rolling_changes_nothing_for_readers<B: Bed>() {
     }
     assert_eq!(bed.journal().position(), chain.position);
     bed = bed.restart();
-    assert_eq!(
-        bed.journal().position(),
-        chain.position,
-        "rolling made all durable"
-    );
+    assert_eq!(bed.journal().position(), chain.position, "rolling made all durable");
     assert_reads(&*bed.reader(), &written);
 }

@@ -47,10 +47,7 @@ impl MemoryJournal {
     pub fn new(shard: ShardId, position: LogPosition) -> MemoryJournal {
         MemoryJournal {
             shard,
-            log: Arc::new(Mutex::new(Log {
-                records: BTreeMap::new(),
-                durable: position,
-            })),
+            log: Arc::new(Mutex::new(Log { records: BTreeMap::new(), durable: position })),
             position,
             failed: false,
             append_fails: false,
@@ -60,9 +57,7 @@ impl MemoryJournal {
 
     /// The reading side. It stays valid over a crash.
     pub fn reader(&self) -> MemoryReader {
-        MemoryReader {
-            log: Arc::clone(&self.log),
-        }
+        MemoryReader { log: Arc::clone(&self.log) }
     }
 
     /// The position behind the last record that is durable.
@@ -112,17 +107,9 @@ impl MemoryJournal {
         action: &'static str,
         step: impl FnOnce(&mut MemoryJournal) -> Result<(), String>,
     ) -> Result<(), StorageError> {
-        let result = if self.failed {
-            Err("it has failed before".to_owned())
-        } else {
-            step(self)
-        };
+        let result = if self.failed { Err("it has failed before".to_owned()) } else { step(self) };
         self.failed = result.is_err();
-        result.map_err(|reason| StorageError::Journal {
-            action,
-            path: Path::new(PATH).to_owned(),
-            reason,
-        })
+        result.map_err(|reason| StorageError::Journal { action, path: Path::new(PATH).to_owned(), reason })
     }
 }
 
@@ -137,9 +124,7 @@ impl Journal for MemoryJournal {
                 return Err("the append was told to fail".into());
             }
             let record = Record::parse(bytes).map_err(|error| error.to_string())?;
-            let after = record
-                .follow(journal.shard, &journal.position)
-                .map_err(|error| error.to_string())?;
+            let after = record.follow(journal.shard, &journal.position).map_err(|error| error.to_string())?;
             let value = (after, bytes.to_vec());
             journal.log.lock().records.insert(record.first(), value);
             journal.position = after;
@@ -167,9 +152,7 @@ impl JournalReader for MemoryReader {
     fn record(&self, sequence: Sequence) -> Result<Option<Vec<u8>>, StorageError> {
         let log = self.log.lock();
         let found = log.records.range(..=sequence).next_back();
-        Ok(found
-            .filter(|(_, (after, _))| sequence <= after.last)
-            .map(|(_, (_, bytes))| bytes.clone()))
+        Ok(found.filter(|(_, (after, _))| sequence <= after.last).map(|(_, (_, bytes))| bytes.clone()))
     }
 }
 

@@ -15,8 +15,8 @@ mod sled;
 
 pub use self::memory::{MemoryJournal, MemoryReader};
 pub use self::sled::{
-    GENERATION_BYTES_MAX, GENERATION_OVERRUN, GUARDED_THREAD, Generation, Generations, JournalOptions, SledJournal,
-    list_generations,
+    GENERATION_BYTES_MAX, GENERATION_OVERRUN, GUARDED_THREAD, Generation, Generations, JournalOptions,
+    SledJournal, list_generations,
 };
 
 use crate::ledger::Sequence;

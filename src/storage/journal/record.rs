@@ -85,10 +85,7 @@ pub struct LogPosition {
 impl LogPosition {
     /// The position before the first record.
     pub fn genesis(ledger: uuid::Uuid, shard: ShardId) -> LogPosition {
-        LogPosition {
-            last: Sequence::NONE,
-            chain: ChainHash::genesis(ledger, shard),
-        }
+        LogPosition { last: Sequence::NONE, chain: ChainHash::genesis(ledger, shard) }
     }
 }
 
@@ -106,12 +103,8 @@ pub struct Draft {
 impl Draft {
     /// A draft that starts with this event.
     pub fn new(sequence: Sequence, event: &Event) -> Draft {
-        let mut draft = Draft {
-            first: sequence,
-            time: event.time,
-            count: 0,
-            events: Vec::with_capacity(512),
-        };
+        let mut draft =
+            Draft { first: sequence, time: event.time, count: 0, events: Vec::with_capacity(512) };
         let added = draft.push(event);
         assert!(added, "any one event fits a record");
         draft
@@ -122,12 +115,7 @@ impl Draft {
     #[must_use]
     pub fn push(&mut self, event: &Event) -> bool {
         let start = self.events.len();
-        encode_framed(
-            &mut self.events,
-            event,
-            self.time,
-            self.first.plus(u64::from(self.count)),
-        );
+        encode_framed(&mut self.events, event, self.time, self.first.plus(u64::from(self.count)));
         if HEADER_BYTES + self.events.len() > RECORD_BYTES_MAX {
             self.events.truncate(start);
             return false;
@@ -165,10 +153,7 @@ impl Draft {
         record.extend_from_slice(&self.events);
         let checksum = crc32c::crc32c(&record[4..]);
         record[..4].copy_from_slice(&checksum.to_le_bytes());
-        *before = LogPosition {
-            last: self.last(),
-            chain: ChainHash::of(&record),
-        };
+        *before = LogPosition { last: self.last(), chain: ChainHash::of(&record) };
         record
     }
 }
@@ -196,17 +181,11 @@ impl<'a> Record<'a> {
         }
         let checksum = u32::from_le_bytes(reader.array()?);
         if checksum != crc32c::crc32c(&bytes[4..]) {
-            return Err(Malformed {
-                offset: 0,
-                what: "the checksum of a record does not match".into(),
-            });
+            return Err(Malformed { offset: 0, what: "the checksum of a record does not match".into() });
         }
         let version = reader.byte()?;
         if version != FORMAT_VERSION {
-            return Err(Malformed {
-                offset: 4,
-                what: format!("a record has the unknown format {version}"),
-            });
+            return Err(Malformed { offset: 4, what: format!("a record has the unknown format {version}") });
         }
         let reserved = reader.byte()?;
         let shard = ShardId::new(usize::from(u16::from_le_bytes(reader.array()?)));
@@ -216,31 +195,15 @@ impl<'a> Record<'a> {
         let length = u32::from_le_bytes(reader.array()?) as usize;
         let before = ChainHash(reader.array()?);
         let (Some(shard), Some(first)) = (shard, first) else {
-            return Err(Malformed {
-                offset: 6,
-                what: "a record's shard or sequence is out of range".into(),
-            });
+            return Err(Malformed { offset: 6, what: "a record's shard or sequence is out of range".into() });
         };
         let last = Sequence::new(first.get().saturating_add(count).saturating_sub(1));
-        let (Some(last), 0, 1.., true) = (
-            last,
-            reserved,
-            count.min(first.get()),
-            length == bytes.len() - HEADER_BYTES,
-        ) else {
-            return Err(Malformed {
-                offset: 5,
-                what: "a record's header contradicts itself".into(),
-            });
+        let (Some(last), 0, 1.., true) =
+            (last, reserved, count.min(first.get()), length == bytes.len() - HEADER_BYTES)
+        else {
+            return Err(Malformed { offset: 5, what: "a record's header contradicts itself".into() });
         };
-        Ok(Record {
-            bytes,
-            shard,
-            first,
-            last,
-            time: Timestamp::from_millis(time),
-            before,
-        })
+        Ok(Record { bytes, shard, first, last, time: Timestamp::from_millis(time), before })
     }
 
     /// The sequence of the first event.
@@ -264,10 +227,7 @@ impl<'a> Record<'a> {
     /// If it belongs to another shard, leaves a gap, or is not linked to the record before.
     pub fn follow(&self, shard: ShardId, before: &LogPosition) -> Result<LogPosition, Malformed> {
         if self.shard != shard {
-            return Err(Malformed {
-                offset: 6,
-                what: format!("a record belongs to shard {}", self.shard),
-            });
+            return Err(Malformed { offset: 6, what: format!("a record belongs to shard {}", self.shard) });
         }
         if self.first != before.last.next() {
             let what = format!(
@@ -278,26 +238,15 @@ impl<'a> Record<'a> {
             return Err(Malformed { offset: 8, what });
         }
         if self.before != before.chain {
-            let what = format!(
-                "the record of sequence {} is not linked to the one before",
-                self.first
-            );
+            let what = format!("the record of sequence {} is not linked to the one before", self.first);
             return Err(Malformed { offset: 32, what });
         }
-        Ok(LogPosition {
-            last: self.last,
-            chain: ChainHash::of(self.bytes),
-        })
+        Ok(LogPosition { last: self.last, chain: ChainHash::of(self.bytes) })
     }
 
     /// The events and their sequences, in order. Ends after the first error.
     pub fn events(&self) -> Events<'a> {
-        Events {
-            reader: self.reader(),
-            next: self.first,
-            last: self.last,
-            time: self.time,
-        }
+        Events { reader: self.reader(), next: self.first, last: self.last, time: self.time }
     }
 
     /// The event with this sequence, found without decoding those before it.
@@ -389,23 +338,13 @@ fn decode_framed(reader: &mut Reader<'_>, base: Timestamp, sequence: Sequence) -
 fn encode(out: &mut Vec<u8>, event: &Event, base: Timestamp, sequence: Sequence) {
     let kind = match &event.change {
         Change::Opened { .. } => 1,
-        Change::Posted {
-            direction: Direction::Deposit,
-            ..
-        } => 2,
-        Change::Posted {
-            direction: Direction::Withdrawal,
-            ..
-        } => 3,
+        Change::Posted { direction: Direction::Deposit, .. } => 2,
+        Change::Posted { direction: Direction::Withdrawal, .. } => 3,
         Change::Closed { .. } => 4,
         Change::Refused { .. } => 5,
         Change::Claimed => 6,
     };
-    out.push(if event.key.is_some() {
-        kind | WITH_KEY
-    } else {
-        kind
-    });
+    out.push(if event.key.is_some() { kind | WITH_KEY } else { kind });
     put_varint(out, event.time.millis() - base.millis());
     if let Some(KeyUse { key, expires }) = event.key {
         out.extend_from_slice(&key.digest.0);
@@ -413,23 +352,13 @@ fn encode(out: &mut Vec<u8>, event: &Event, base: Timestamp, sequence: Sequence)
         put_varint(out, expires.millis() - event.time.millis());
     }
     match &event.change {
-        Change::Opened {
-            account,
-            name,
-            currency,
-            overdraft_limit,
-        } => {
+        Change::Opened { account, name, currency, overdraft_limit } => {
             put_varint(out, u64::from(account.get()));
             put_bytes(out, name.as_bytes());
             out.extend_from_slice(currency.code().as_bytes());
             put_optional_amount(out, *overdraft_limit);
         }
-        Change::Posted {
-            account,
-            amount,
-            entry,
-            ..
-        } => {
+        Change::Posted { account, amount, entry, .. } => {
             put_varint(out, u64::from(account.get()));
             put_signed(out, amount.minor_units());
             put_entry(out, entry, sequence);
@@ -438,10 +367,7 @@ fn encode(out: &mut Vec<u8>, event: &Event, base: Timestamp, sequence: Sequence)
             put_varint(out, u64::from(account.get()));
             put_entry(out, entry, sequence);
         }
-        Change::Refused {
-            rejection,
-            request_id,
-        } => {
+        Change::Refused { rejection, request_id } => {
             put_rejection(out, rejection);
             put_bytes(out, request_id.as_bytes());
         }
@@ -456,14 +382,8 @@ fn decode(reader: &mut Reader<'_>, base: Timestamp, sequence: Sequence) -> Resul
     let key = if kind & WITH_KEY == 0 {
         None
     } else {
-        let key = IdempotencyKey {
-            digest: KeyDigest(reader.array()?),
-            fingerprint: reader.array()?,
-        };
-        Some(KeyUse {
-            key,
-            expires: read_later(reader, time)?,
-        })
+        let key = IdempotencyKey { digest: KeyDigest(reader.array()?), fingerprint: reader.array()? };
+        Some(KeyUse { key, expires: read_later(reader, time)? })
     };
     let change = match kind & !WITH_KEY {
         1 => Change::Opened {
@@ -474,22 +394,12 @@ fn decode(reader: &mut Reader<'_>, base: Timestamp, sequence: Sequence) -> Resul
         },
         kind @ (2 | 3) => Change::Posted {
             account: read_account(reader)?,
-            direction: if kind == 2 {
-                Direction::Deposit
-            } else {
-                Direction::Withdrawal
-            },
+            direction: if kind == 2 { Direction::Deposit } else { Direction::Withdrawal },
             amount: read_amount(reader)?,
             entry: read_entry(reader, sequence)?,
         },
-        4 => Change::Closed {
-            account: read_account(reader)?,
-            entry: read_entry(reader, sequence)?,
-        },
-        5 => Change::Refused {
-            rejection: read_rejection(reader)?,
-            request_id: reader.text()?.into(),
-        },
+        4 => Change::Closed { account: read_account(reader)?, entry: read_entry(reader, sequence)? },
+        5 => Change::Refused { rejection: read_rejection(reader)?, request_id: reader.text()?.into() },
         6 => Change::Claimed,
         kind => return Err(at.malformed(format!("an event has the unknown kind {kind}"))),
     };
@@ -498,11 +408,7 @@ fn decode(reader: &mut Reader<'_>, base: Timestamp, sequence: Sequence) -> Resul
 
 fn put_entry(out: &mut Vec<u8>, entry: &Entry, sequence: Sequence) {
     let distance = |to: Sequence| {
-        if to == Sequence::NONE {
-            0
-        } else {
-            sequence.get() - to.get()
-        }
+        if to == Sequence::NONE { 0 } else { sequence.get() - to.get() }
     };
     put_varint(out, entry.version);
     put_signed(out, entry.balance.minor_units());
@@ -525,14 +431,7 @@ fn read_entry(reader: &mut Reader<'_>, sequence: Sequence) -> Result<Entry, Malf
                 .ok_or_else(|| at.malformed("an entry points before the first event")),
         }
     };
-    Ok(Entry {
-        version,
-        balance,
-        links: Links {
-            previous: link()?,
-            skip: link()?,
-        },
-    })
+    Ok(Entry { version, balance, links: Links { previous: link()?, skip: link()? } })
 }
 
 fn put_rejection(out: &mut Vec<u8>, rejection: &Rejection) {
@@ -564,16 +463,9 @@ fn read_rejection(reader: &mut Reader<'_>) -> Result<Rejection, Malformed> {
         1 => Rejection::AccountExists,
         2 => Rejection::AccountNotFound,
         3 => Rejection::AccountClosed,
-        4 => Rejection::AccountNotEmpty {
-            balance: read_amount(reader)?,
-        },
-        5 => Rejection::VersionMismatch {
-            version: reader.varint()?,
-        },
-        6 => Rejection::InsufficientFunds {
-            available: read_amount(reader)?,
-            required: read_amount(reader)?,
-        },
+        4 => Rejection::AccountNotEmpty { balance: read_amount(reader)? },
+        5 => Rejection::VersionMismatch { version: reader.varint()? },
+        6 => Rejection::InsufficientFunds { available: read_amount(reader)?, required: read_amount(reader)? },
         7 => Rejection::BalanceOutOfRange,
         8 => Rejection::AccountsExhausted,
         code => return Err(at.malformed(format!("a refusal has the unknown code {code}"))),
@@ -656,11 +548,7 @@ mod tests {
     use super::*;
 
     fn event(millis: u64, change: Change) -> Event {
-        Event {
-            time: Timestamp::from_millis(millis),
-            key: None,
-            change,
-        }
+        Event { time: Timestamp::from_millis(millis), key: None, change }
     }
 
     fn sequence(number: u64) -> Sequence {
@@ -674,10 +562,7 @@ mod tests {
         let entry = Entry {
             version: 3,
             balance: amount(-1234),
-            links: Links {
-                previous: sequence(9),
-                skip: sequence(2),
-            },
+            links: Links { previous: sequence(9), skip: sequence(2) },
         };
         let changes = [
             Change::Opened {
@@ -692,25 +577,9 @@ mod tests {
                 currency: Currency::USD,
                 overdraft_limit: None,
             },
-            Change::Posted {
-                account,
-                direction: Direction::Deposit,
-                amount: Amount::MAX,
-                entry,
-            },
-            Change::Posted {
-                account,
-                direction: Direction::Withdrawal,
-                amount: amount(1),
-                entry,
-            },
-            Change::Closed {
-                account,
-                entry: Entry {
-                    links: Links::default(),
-                    ..entry
-                },
-            },
+            Change::Posted { account, direction: Direction::Deposit, amount: Amount::MAX, entry },
+            Change::Posted { account, direction: Direction::Withdrawal, amount: amount(1), entry },
+            Change::Closed { account, entry: Entry { links: Links::default(), ..entry } },
             Change::Claimed,
         ];
         let rejections = [
@@ -719,36 +588,19 @@ mod tests {
             Rejection::AccountClosed,
             Rejection::AccountNotEmpty { balance: amount(5) },
             Rejection::VersionMismatch { version: 8 },
-            Rejection::InsufficientFunds {
-                available: amount(-5),
-                required: amount(10),
-            },
+            Rejection::InsufficientFunds { available: amount(-5), required: amount(10) },
             Rejection::BalanceOutOfRange,
             Rejection::AccountsExhausted,
         ];
-        let refused = rejections.map(|rejection| Change::Refused {
-            rejection,
-            request_id: "r-1".into(),
-        });
+        let refused = rejections.map(|rejection| Change::Refused { rejection, request_id: "r-1".into() });
         let key = KeyUse {
-            key: IdempotencyKey {
-                digest: KeyDigest([3; 16]),
-                fingerprint: [4; 16],
-            },
+            key: IdempotencyKey { digest: KeyDigest([3; 16]), fingerprint: [4; 16] },
             expires: Timestamp::from_millis(90_000),
         };
         changes
             .into_iter()
             .chain(refused)
-            .flat_map(|change| {
-                [
-                    event(1000, change.clone()),
-                    Event {
-                        key: Some(key),
-                        ..event(1001, change)
-                    },
-                ]
-            })
+            .flat_map(|change| [event(1000, change.clone()), Event { key: Some(key), ..event(1001, change) }])
             .collect()
     }
 
@@ -761,10 +613,7 @@ mod tests {
     }
 
     fn position() -> LogPosition {
-        LogPosition {
-            last: sequence(10),
-            chain: ChainHash([1; 32]),
-        }
+        LogPosition { last: sequence(10), chain: ChainHash([1; 32]) }
     }
 
     #[test]
@@ -774,10 +623,7 @@ mod tests {
         let mut after = position();
         let bytes = sealed(&events, &mut after);
         let record = Record::parse(&bytes).expect("valid");
-        assert_eq!(
-            record.follow(ShardId::new(5).expect("in range"), &position()),
-            Ok(after)
-        );
+        assert_eq!(record.follow(ShardId::new(5).expect("in range"), &position()), Ok(after));
         let read: Vec<Event> = record.events().map(|event| event.expect("valid").1).collect();
         assert_eq!(read, events);
         for (index, event) in events.iter().enumerate() {
@@ -852,23 +698,9 @@ mod tests {
         let mut after = position();
         let bytes = sealed(&events()[..1], &mut after);
         let record = Record::parse(&bytes).expect("valid");
-        assert!(
-            record
-                .follow(ShardId::new(4).expect("in range"), &position())
-                .is_err()
-        );
+        assert!(record.follow(ShardId::new(4).expect("in range"), &position()).is_err());
         assert!(record.follow(shard, &after).is_err());
-        assert!(
-            record
-                .follow(
-                    shard,
-                    &LogPosition {
-                        chain: ChainHash([2; 32]),
-                        ..position()
-                    }
-                )
-                .is_err()
-        );
+        assert!(record.follow(shard, &LogPosition { chain: ChainHash([2; 32]), ..position() }).is_err());
     }
 
     #[test]
@@ -880,10 +712,7 @@ mod tests {
             count += 1;
         }
         assert_eq!(draft.last(), sequence(count));
-        let mut position = LogPosition {
-            last: Sequence::NONE,
-            chain: ChainHash([0; 32]),
-        };
+        let mut position = LogPosition { last: Sequence::NONE, chain: ChainHash([0; 32]) };
         let bytes = draft.seal(ShardId::new(0).expect("in range"), &mut position);
         assert!(bytes.len() <= RECORD_BYTES_MAX);
         let record = Record::parse(&bytes).expect("valid");

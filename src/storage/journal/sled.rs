@@ -181,9 +181,7 @@ impl Generation {
             .create_new(true)
             .open()
             .map_err(|error| journal_error("create", &creating)(error.to_string()))?;
-        database
-            .flush()
-            .map_err(|error| journal_error("write", &creating)(error.to_string()))?;
+        database.flush().map_err(|error| journal_error("write", &creating)(error.to_string()))?;
 
         // Before anything in it can be acknowledged, all of it is on the platter (fact 1), and only then does
         // it get the name under which recovery would miss it.
@@ -234,9 +232,7 @@ impl Generation {
         match file.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
-                return Err(StorageError::Locked {
-                    path: path.to_owned(),
-                });
+                return Err(StorageError::Locked { path: path.to_owned() });
             }
             Err(fs::TryLockError::Error(error)) => return Err(StorageError::io("lock", &file_path)(error)),
         }
@@ -309,10 +305,7 @@ impl Generation {
         if let Some((_, last)) = self.range()
             && record.first() != last.next()
         {
-            return Err(refused(format!(
-                "sequence {} does not follow {last}",
-                record.first()
-            )));
+            return Err(refused(format!("sequence {} does not follow {last}", record.first())));
         }
         assert!(record.bytes().len() <= RECORD_BYTES_MAX, "a record is bounded");
         let before = self
@@ -320,11 +313,8 @@ impl Generation {
             .insert(key(record.first()), record.bytes())
             .map_err(|error| journal_error("append to", &self.path)(error.to_string()))?;
         assert!(before.is_none(), "a record is never overwritten");
-        let _ = self
-            .first
-            .compare_exchange(0, record.first().get(), Ordering::AcqRel, Ordering::Acquire);
-        self.bytes
-            .fetch_add(record.bytes().len() as u64, Ordering::Relaxed);
+        let _ = self.first.compare_exchange(0, record.first().get(), Ordering::AcqRel, Ordering::Acquire);
+        self.bytes.fetch_add(record.bytes().len() as u64, Ordering::Relaxed);
         self.last.store(record.last().get(), Ordering::Release);
         Ok(())
     }
@@ -334,13 +324,9 @@ impl Generation {
     /// # Errors
     /// If sled cannot write or the system cannot sync: what is on the disk is unknown.
     pub fn sync(&self) -> Result<(), StorageError> {
-        self.database
-            .flush()
-            .map_err(|error| journal_error("write", &self.path)(error.to_string()))?;
+        self.database.flush().map_err(|error| journal_error("write", &self.path)(error.to_string()))?;
         // fact 1
-        self.file
-            .sync_data()
-            .map_err(StorageError::io("sync", &self.path.join("db")))
+        self.file.sync_data().map_err(StorageError::io("sync", &self.path.join("db")))
     }
 
     /// The record that holds the event with this sequence; `None` if that is outside of [`Generation::range`].
@@ -395,13 +381,7 @@ impl Generation {
     /// # Errors
     /// If sled does not let go.
     pub fn close(self) -> Result<(), StorageError> {
-        let Generation {
-            path,
-            database,
-            file,
-            writable,
-            ..
-        } = self;
+        let Generation { path, database, file, writable, .. } = self;
         drop(database);
         if !writable {
             // sled only had the copy.
@@ -445,10 +425,9 @@ impl Generation {
             .ok_or_else(|| self.corrupt_at(near, "a key is not a sequence".into()))?;
         let record = Record::parse(bytes).map_err(|error| self.corrupt_at(near, error.to_string()))?;
         if record.first() != near {
-            return Err(self.corrupt_at(
-                near,
-                format!("the record there starts at {} instead", record.first()),
-            ));
+            return Err(
+                self.corrupt_at(near, format!("the record there starts at {} instead", record.first()))
+            );
         }
         Ok(record)
     }
@@ -464,10 +443,8 @@ impl Generation {
 /// # Errors
 /// If the directory cannot be read, or has an entry that is not a generation.
 pub fn list_generations(parent: &Path) -> Result<Vec<(u64, PathBuf)>, StorageError> {
-    let mut found: Vec<(u64, PathBuf)> = entries(parent)?
-        .into_iter()
-        .filter_map(|(name, path)| Some((parse_name(&name)?, path)))
-        .collect();
+    let mut found: Vec<(u64, PathBuf)> =
+        entries(parent)?.into_iter().filter_map(|(name, path)| Some((parse_name(&name)?, path))).collect();
     found.sort();
     Ok(found)
 }
@@ -494,14 +471,8 @@ fn entries(parent: &Path) -> Result<Vec<(String, PathBuf)>, StorageError> {
         let entry = entry.map_err(StorageError::io("read", parent))?;
         let path = entry.path();
         let name = entry.file_name().into_string().unwrap_or_default();
-        let number = name
-            .strip_suffix(CREATING)
-            .or_else(|| name.strip_suffix(REMOVED))
-            .unwrap_or(&name);
-        let is_directory = entry
-            .file_type()
-            .map_err(StorageError::io("read", &path))?
-            .is_dir();
+        let number = name.strip_suffix(CREATING).or_else(|| name.strip_suffix(REMOVED)).unwrap_or(&name);
+        let is_directory = entry.file_type().map_err(StorageError::io("read", &path))?.is_dir();
         if !is_directory || parse_name(number).is_none() {
             return Err(unexpected_entry(&path));
         }
@@ -543,14 +514,9 @@ impl Generations {
         sealed: Vec<Generation>,
         segment_bytes: usize,
     ) -> Result<Arc<Generations>, StorageError> {
-        assert!(
-            sealed.is_sorted_by_key(Generation::number),
-            "generations are opened in order"
-        );
+        assert!(sealed.is_sorted_by_key(Generation::number), "generations are opened in order");
         sweep(parent)?;
-        let next_number = list_generations(parent)?
-            .last()
-            .map_or(1, |(number, _)| number + 1);
+        let next_number = list_generations(parent)?.last().map_or(1, |(number, _)| number + 1);
         Ok(Arc::new(Generations {
             parent: parent.to_owned(),
             segment_bytes,
@@ -607,9 +573,7 @@ impl Generations {
         let generation = {
             let mut readable = self.readable.write();
             let index = readable.sealed.iter().position(|sealed| sealed.number == number);
-            readable
-                .sealed
-                .remove(index.expect("only sealed generations are removed"))
+            readable.sealed.remove(index.expect("only sealed generations are removed"))
         };
         let path = generation.path().to_owned();
         // sled needs no path once it is open: a reader's handle works on the descriptors, until the last drop.
@@ -629,10 +593,7 @@ impl Generations {
         let before = readable.live.replace(Arc::clone(&generation));
         readable.sealed.extend(before);
         assert!(
-            readable
-                .sealed
-                .last()
-                .is_none_or(|sealed| sealed.number < generation.number),
+            readable.sealed.last().is_none_or(|sealed| sealed.number < generation.number),
             "generations go live in order"
         );
         generation
@@ -643,9 +604,7 @@ impl Generations {
         let prepared = self.prepared.lock().take();
         let mut readable = self.readable.write();
         let live = readable.live.take();
-        readable
-            .sealed
-            .extend(live.into_iter().chain(prepared.map(Arc::new)));
+        readable.sealed.extend(live.into_iter().chain(prepared.map(Arc::new)));
     }
 
     /// The next generation, at once if it was prepared.
@@ -707,10 +666,7 @@ pub struct JournalOptions {
 
 impl Default for JournalOptions {
     fn default() -> JournalOptions {
-        JournalOptions {
-            generation_bytes_max: GENERATION_BYTES_MAX,
-            sealed: None,
-        }
+        JournalOptions { generation_bytes_max: GENERATION_BYTES_MAX, sealed: None }
     }
 }
 
@@ -740,10 +696,7 @@ impl SledJournal {
         shared: Arc<Generations>,
         options: JournalOptions,
     ) -> SledJournal {
-        assert!(
-            current.writable && current.range().is_none(),
-            "a life starts with a new generation"
-        );
+        assert!(current.writable && current.range().is_none(), "a life starts with a new generation");
         SledJournal {
             shard,
             position,
@@ -773,9 +726,7 @@ impl SledJournal {
         step: impl FnOnce(&mut SledJournal) -> Result<T, StorageError>,
     ) -> Result<T, StorageError> {
         if self.failed {
-            return Err(journal_error(action, &self.current.path)(
-                "it has failed before".into(),
-            ));
+            return Err(journal_error(action, &self.current.path)("it has failed before".into()));
         }
         let result = step(self);
         self.failed = result.is_err();
@@ -832,9 +783,7 @@ impl SledJournal {
     }
 
     fn overrun(&self) -> u64 {
-        self.options
-            .generation_bytes_max
-            .saturating_mul(GENERATION_OVERRUN)
+        self.options.generation_bytes_max.saturating_mul(GENERATION_OVERRUN)
     }
 }
 
@@ -871,11 +820,7 @@ fn key(sequence: Sequence) -> [u8; 8] {
 
 fn directory_name(number: u64) -> String {
     let name = format!("{number:0NUMBER_DIGITS$}");
-    assert_eq!(
-        name.len(),
-        NUMBER_DIGITS,
-        "ten digits last for three centuries at one a second"
-    );
+    assert_eq!(name.len(), NUMBER_DIGITS, "ten digits last for three centuries at one a second");
     name
 }
 
@@ -901,10 +846,7 @@ fn check_entries(path: &Path) -> Result<(), StorageError> {
         return Err(corrupt(path, "the directory", what));
     }
     let blobs = path.join("blobs");
-    match fs::read_dir(&blobs)
-        .map_err(StorageError::io("read", &blobs))?
-        .next()
-    {
+    match fs::read_dir(&blobs).map_err(StorageError::io("read", &blobs))?.next() {
         None => Ok(()),
         Some(blob) => {
             let blob = blob.map_err(StorageError::io("read", &blobs))?;
@@ -928,9 +870,7 @@ fn check_configuration(path: &Path, reading: &Path) -> Result<(), StorageError> 
 }
 
 fn sync_directory(path: &Path) -> Result<(), StorageError> {
-    File::open(path)
-        .and_then(|directory| directory.sync_all())
-        .map_err(StorageError::io("sync", path))
+    File::open(path).and_then(|directory| directory.sync_all()).map_err(StorageError::io("sync", path))
 }
 
 fn remove_directory(path: &Path) -> Result<(), StorageError> {

@@ -49,10 +49,7 @@ impl Server {
                 tokio::spawn(async move { drop(serve.await) });
             }
         });
-        Server {
-            url: BaseUrl::parse(&url).expect("valid"),
-            asked,
-        }
+        Server { url: BaseUrl::parse(&url).expect("valid"), asked }
     }
 
     fn paths(&self) -> Vec<String> {
@@ -66,16 +63,8 @@ async fn answer<S: Fn(&Asked, usize) -> Answer>(
     notes: Arc<Mutex<Vec<Asked>>>,
 ) -> Result<hyper::Response<Full<Bytes>>, Infallible> {
     let path = request.uri().path().to_owned();
-    let key = request.headers()["idempotency-key"]
-        .to_str()
-        .expect("printable")
-        .to_owned();
-    let body = request
-        .into_body()
-        .collect()
-        .await
-        .expect("a whole body")
-        .to_bytes();
+    let key = request.headers()["idempotency-key"].to_str().expect("printable").to_owned();
+    let body = request.into_body().collect().await.expect("a whole body").to_bytes();
     let body = String::from_utf8(body.to_vec()).expect("UTF-8");
     let asked = Asked { path, key, body };
     let before = {
@@ -95,17 +84,10 @@ fn stream(account: &str, rows: &[(&str, i128)]) -> Stream {
     let rows = rows.iter().enumerate().map(|(index, (id, cents))| Row {
         line: index as u64 + 2,
         id: (*id).into(),
-        direction: if *cents < 0 {
-            Direction::Withdrawal
-        } else {
-            Direction::Deposit
-        },
+        direction: if *cents < 0 { Direction::Withdrawal } else { Direction::Deposit },
         amount: Amount::from_minor_units(cents.abs()).expect("in range"),
     });
-    Stream {
-        account: AccountName::parse(account).expect("valid"),
-        rows: rows.collect(),
-    }
+    Stream { account: AccountName::parse(account).expect("valid"), rows: rows.collect() }
 }
 
 async fn play_with(
@@ -135,20 +117,11 @@ async fn requests_say_what_the_file_says() {
     let asked = server.asked.lock().clone();
     assert_eq!(asked.len(), 3);
     assert_eq!(asked[0].path, "/v2/accounts");
-    assert_eq!(
-        asked[0].body,
-        r#"{"name":"Bob / ..","overdraft_limit":"10000.50"}"#
-    );
-    let account_key = format!(
-        "import-account-{}",
-        blake3::hash(asked[0].body.as_bytes()).to_hex()
-    );
+    assert_eq!(asked[0].body, r#"{"name":"Bob / ..","overdraft_limit":"10000.50"}"#);
+    let account_key = format!("import-account-{}", blake3::hash(asked[0].body.as_bytes()).to_hex());
     assert_eq!(asked[0].key, account_key);
     assert_eq!(asked[1].path, "/accounts/Bob%20%2F%20%2E%2E/deposit");
-    assert_eq!(
-        (asked[1].key.as_str(), asked[1].body.as_str()),
-        ("import-t1", r#"{"amount":12.05}"#)
-    );
+    assert_eq!((asked[1].key.as_str(), asked[1].body.as_str()), ("import-t1", r#"{"amount":12.05}"#));
     assert_eq!(asked[2].path, "/accounts/Bob%20%2F%20%2E%2E/withdraw");
     assert_eq!(
         (asked[2].key.as_str(), asked[2].body.as_str()),
@@ -175,17 +148,9 @@ async fn each_accounts_transactions_come_in_the_files_order() {
     });
     let (tally, result) = play(&server, streams.collect()).await;
     result.expect("played");
-    assert_eq!(
-        (tally.accounts_opened, tally.deposits.applied),
-        (accounts, accounts * 10)
-    );
+    assert_eq!((tally.accounts_opened, tally.deposits.applied), (accounts, accounts * 10));
     let mut order: HashMap<String, Vec<u64>> = HashMap::new();
-    for asked in server
-        .asked
-        .lock()
-        .iter()
-        .filter(|asked| asked.path.ends_with("/deposit"))
-    {
+    for asked in server.asked.lock().iter().filter(|asked| asked.path.ends_with("/deposit")) {
         let id = asked.key.trim_start_matches("import-").parse().expect("a number");
         order.entry(asked.path.clone()).or_default().push(id);
     }
@@ -199,11 +164,7 @@ async fn each_accounts_transactions_come_in_the_files_order() {
 async fn what_can_pass_is_waited_for_with_the_same_key() {
     let server = Server::start(|asked, before| match (asked.key.as_str(), before) {
         ("import-1", 0) => (503, vec![("retry-after", "1")], "overloaded"),
-        ("import-1", 1) => (
-            409,
-            vec![],
-            r#"{"code":"idempotency-key-in-flight","retryable":true}"#,
-        ),
+        ("import-1", 1) => (409, vec![], r#"{"code":"idempotency-key-in-flight","retryable":true}"#),
         ("import-1", 2) => (429, vec![], ""),
         ("import-1", 3) => (502, vec![], ""),
         _ => CREATED,
@@ -212,17 +173,8 @@ async fn what_can_pass_is_waited_for_with_the_same_key() {
     let started = Instant::now();
     let (tally, result) = play(&server, vec![stream("a", &[("1", 100)])]).await;
     result.expect("played");
-    assert!(
-        started.elapsed() >= Duration::from_secs(1),
-        "Retry-After is honoured"
-    );
-    assert_eq!(
-        tally.deposits,
-        Count {
-            applied: 1,
-            replayed: 0
-        }
-    );
+    assert!(started.elapsed() >= Duration::from_secs(1), "Retry-After is honoured");
+    assert_eq!(tally.deposits, Count { applied: 1, replayed: 0 });
     let asked = server.asked.lock().clone();
     assert_eq!(asked.len(), 6);
     assert!(asked[1..].iter().all(|one| *one == asked[1]), "{asked:?}");
@@ -246,10 +198,7 @@ async fn a_refusal_stops_the_import_and_tells_line_and_reason() {
          422 insufficient-funds only 1.00 is there (/amount is too much)"
     );
     assert_eq!(tally.transactions(), 1);
-    assert_eq!(
-        server.paths(),
-        ["/v2/accounts", "/accounts/a/deposit", "/accounts/a/withdraw"]
-    );
+    assert_eq!(server.paths(), ["/v2/accounts", "/accounts/a/deposit", "/accounts/a/withdraw"]);
 }
 
 #[tokio::test]
@@ -258,10 +207,7 @@ async fn a_server_that_can_never_do_it_is_not_waited_for() {
     let server = Server::start(move |_, _| (503, vec![], answer)).await;
     let (_, result) = play(&server, vec![stream("a", &[("1", 100)])]).await;
     let error = result.expect_err("refused").to_string();
-    assert!(
-        error.ends_with("was refused: 503 accounts-exhausted no number is left"),
-        "{error}"
-    );
+    assert!(error.ends_with("was refused: 503 accounts-exhausted no number is left"), "{error}");
     assert_eq!(server.paths().len(), 1);
 }
 
@@ -277,64 +223,31 @@ async fn a_server_of_another_kind_is_a_refusal_too() {
 
 #[tokio::test]
 async fn what_is_there_already_is_counted_as_that() {
-    let server = Server::start(
-        |asked, _| match (asked.path.as_str(), asked.body.contains("old")) {
-            ("/v2/accounts", true) => (409, vec![], r#"{"code":"account-exists","detail":"taken"}"#),
-            _ => (201, vec![("idempotent-replayed", "true")], "{}"),
-        },
-    )
+    let server = Server::start(|asked, _| match (asked.path.as_str(), asked.body.contains("old")) {
+        ("/v2/accounts", true) => (409, vec![], r#"{"code":"account-exists","detail":"taken"}"#),
+        _ => (201, vec![("idempotent-replayed", "true")], "{}"),
+    })
     .await;
-    let streams = vec![
-        stream("old", &[("1", 100), ("2", -40)]),
-        stream("new", &[("3", 100)]),
-    ];
+    let streams = vec![stream("old", &[("1", 100), ("2", -40)]), stream("new", &[("3", 100)])];
     let (tally, result) = play(&server, streams).await;
     result.expect("played");
     assert_eq!((tally.accounts_opened, tally.accounts_existing), (0, 2));
-    assert_eq!(
-        tally.deposits,
-        Count {
-            applied: 0,
-            replayed: 2
-        }
-    );
-    assert_eq!(
-        tally.withdrawals,
-        Count {
-            applied: 0,
-            replayed: 1
-        }
-    );
+    assert_eq!(tally.deposits, Count { applied: 0, replayed: 2 });
+    assert_eq!(tally.withdrawals, Count { applied: 0, replayed: 1 });
     assert_eq!(tally.total.minor_units(), 160);
 }
 
 #[tokio::test]
 async fn a_refusal_of_an_earlier_run_is_left_behind() {
     let server = Server::start(|asked, _| match asked.key.as_str() {
-        "import-1" => (
-            422,
-            vec![("idempotent-replayed", "true")],
-            r#"{"code":"insufficient-funds"}"#,
-        ),
+        "import-1" => (422, vec![("idempotent-replayed", "true")], r#"{"code":"insufficient-funds"}"#),
         _ => CREATED,
     })
     .await;
     let (tally, result) = play(&server, vec![stream("a", &[("1", -100)])]).await;
     result.expect("played");
-    assert_eq!(
-        tally.withdrawals,
-        Count {
-            applied: 1,
-            replayed: 0
-        }
-    );
-    let keys: Vec<String> = server
-        .asked
-        .lock()
-        .iter()
-        .skip(1)
-        .map(|asked| asked.key.clone())
-        .collect();
+    assert_eq!(tally.withdrawals, Count { applied: 1, replayed: 0 });
+    let keys: Vec<String> = server.asked.lock().iter().skip(1).map(|asked| asked.key.clone()).collect();
     assert_eq!(keys, ["import-1".to_owned(), key("1", 1)]);
 }
 
@@ -344,14 +257,8 @@ async fn a_server_that_stays_away_is_given_up_with_advice() {
     let streams = vec![stream("a", &[("1", 100)]), stream("b", &[("2", 100)])];
     let (tally, result) = play_with(gone, streams, None, Duration::from_millis(300)).await;
     let error = result.expect_err("gone").to_string();
-    assert!(
-        error.contains("http://127.0.0.1:1 cannot be reached: "),
-        "{error}"
-    );
-    assert!(
-        error.ends_with("run the same command again: nothing is applied twice"),
-        "{error}"
-    );
+    assert!(error.contains("http://127.0.0.1:1 cannot be reached: "), "{error}");
+    assert!(error.ends_with("run the same command again: nothing is applied twice"), "{error}");
     assert_eq!(tally, Tally::default());
 }
 
@@ -363,13 +270,7 @@ async fn an_interrupt_lets_the_request_under_way_end() {
     let board = Arc::new(Board::default());
     let client = Client::new(server.url.clone(), 1, Duration::from_secs(5));
     let patience = Duration::from_secs(20);
-    let player = Player::new(
-        client,
-        vec![stream("a", &rows)],
-        None,
-        patience,
-        Arc::clone(&board),
-    );
+    let player = Player::new(client, vec![stream("a", &rows)], None, patience, Arc::clone(&board));
     let calls = AtomicUsize::new(0);
     let interrupt = || {
         let first = calls.fetch_add(1, Ordering::Relaxed) == 0;
@@ -384,11 +285,7 @@ async fn an_interrupt_lets_the_request_under_way_end() {
     assert!(matches!(result, Err(PlayError::Interrupted)), "{result:?}");
     let done = board.tally().transactions();
     assert!(done < 100_000);
-    assert_eq!(
-        server.paths().len() as u64,
-        done + 1,
-        "every request that was sent has been counted"
-    );
+    assert_eq!(server.paths().len() as u64, done + 1, "every request that was sent has been counted");
 }
 
 #[test]

@@ -38,13 +38,7 @@ impl SledBed {
         let current = shared.create().expect("created");
         let options = JournalOptions::default();
         let journal = SledJournal::new(shard, position, current, Arc::clone(&shared), options);
-        SledBed {
-            directory,
-            shard,
-            start,
-            shared,
-            journal,
-        }
+        SledBed { directory, shard, start, shared, journal }
     }
 }
 
@@ -62,13 +56,7 @@ impl Bed for SledBed {
     }
 
     fn restart(self) -> SledBed {
-        let SledBed {
-            directory,
-            shard,
-            start,
-            shared,
-            journal,
-        } = self;
+        let SledBed { directory, shard, start, shared, journal } = self;
         drop(journal);
         let readable = std::mem::take(&mut *shared.readable.write());
         for generation in readable.sealed.into_iter().chain(readable.live) {
@@ -159,11 +147,7 @@ fn a_generation_has_what_was_written_and_reading_it_changes_no_byte() {
         let bytes: usize = records.iter().map(Vec::len).sum();
         assert_eq!(generation.bytes_written(), bytes as u64);
         assert_eq!(contents(&path), before, "fact 9");
-        assert!(
-            generation
-                .insert(&Record::parse(&records[0]).expect("valid"))
-                .is_err()
-        );
+        assert!(generation.insert(&Record::parse(&records[0]).expect("valid")).is_err());
         assert!(matches!(open(&path), Err(StorageError::Locked { .. })));
         generation.close().expect("closes");
     }
@@ -196,9 +180,7 @@ fn full_records_never_become_blobs() {
     let generation = Generation::create(directory.path(), 1).expect("created");
     let mut chain = Chain::new();
     // More than two leaves, so that full ones are consolidated and split.
-    let records: Vec<Vec<u8>> = (0..80)
-        .map(|_| chain.record_of(1, RECORD_BYTES_MAX - 90))
-        .collect();
+    let records: Vec<Vec<u8>> = (0..80).map(|_| chain.record_of(1, RECORD_BYTES_MAX - 90)).collect();
     for record in &records {
         assert!(record.len() > RECORD_BYTES_MAX - 64);
         insert(&generation, record);
@@ -233,22 +215,14 @@ fn a_blob_is_an_error_and_not_a_silent_risk() {
 fn a_generation_in_use_is_not_opened() {
     let directory = tempfile::tempdir().expect("a directory");
     let generation = create(directory.path());
-    assert!(matches!(
-        open(generation.path()),
-        Err(StorageError::Locked { .. })
-    ));
+    assert!(matches!(open(generation.path()), Err(StorageError::Locked { .. })));
 }
 
 #[test]
 fn what_does_not_belong_there_is_refused_by_name() {
     let directory = tempfile::tempdir().expect("a directory");
     let (path, _) = written(directory.path(), 3, 10);
-    for name in [
-        "blobs/17",
-        "snap.00000000000004D2",
-        "snap.00000000000004D2.generating",
-        "notes",
-    ] {
+    for name in ["blobs/17", "snap.00000000000004D2", "snap.00000000000004D2.generating", "notes"] {
         let stray = path.join(name);
         fs::write(&stray, b"?").expect("writable");
         let message = open(&path).expect_err(name).to_string();
@@ -277,19 +251,13 @@ fn any_flipped_bit_in_conf_is_refused() {
     let (path, _) = written(directory.path(), 3, 10);
     let conf = path.join("conf");
     let intact = fs::read(&conf).expect("readable");
-    assert_eq!(
-        &intact[..intact.len() - 4],
-        b"segment_size: 524288\nuse_compression: false\nversion: 0.34\n"
-    );
+    assert_eq!(&intact[..intact.len() - 4], b"segment_size: 524288\nuse_compression: false\nversion: 0.34\n");
     for offset in 0..intact.len() {
         let mut bytes = intact.clone();
         bytes[offset] ^= 1;
         fs::write(&conf, &bytes).expect("writable");
         let message = open(&path).expect_err("conf is damaged").to_string();
-        assert!(
-            message.contains(&format!("conf is corrupt at byte {offset}")),
-            "{message}"
-        );
+        assert!(message.contains(&format!("conf is corrupt at byte {offset}")), "{message}");
     }
     for length in 0..intact.len() {
         fs::write(&conf, &intact[..length]).expect("writable");
@@ -303,15 +271,9 @@ fn any_flipped_bit_in_conf_is_refused() {
 #[test]
 fn a_flipped_bit_never_yields_a_wrong_record() {
     let in_one_segment = flip(60, 700, TEST_SEGMENT_BYTES);
-    assert!(
-        in_one_segment.short > 0,
-        "sled reports a bad tail by now: fact 3 is out of date"
-    );
+    assert!(in_one_segment.short > 0, "sled reports a bad tail by now: fact 3 is out of date");
     let in_many_segments = flip(500, 300, TEST_SEGMENT_BYTES / 8);
-    assert!(
-        in_many_segments.errors > 0,
-        "older segments lose records in the midst"
-    );
+    assert!(in_many_segments.errors > 0, "older segments lose records in the midst");
 }
 
 #[derive(Debug, Default)]
@@ -351,16 +313,12 @@ fn flip(count: u64, bytes: usize, segment_bytes: usize) -> Flips {
                 } else if records.starts_with(&found) {
                     outcome.short += 1;
                 } else {
-                    assert!(
-                        records.ends_with(&found),
-                        "byte {offset}: a record is wrong or missing"
-                    );
+                    assert!(records.ends_with(&found), "byte {offset}: a record is wrong or missing");
                     outcome.late += 1;
                 }
             }
         }
-        file.write_all_at(&[intact[offset]], offset as u64)
-            .expect("writable");
+        file.write_all_at(&[intact[offset]], offset as u64).expect("writable");
     }
     println!("{} flips in {end} bytes: {outcome:?}", positions.len());
     assert_eq!(replayed(&open(&path).expect("as it was")), records);
@@ -393,30 +351,17 @@ fn opening_a_database_in_place_destroys_what_is_behind_a_flipped_bit() {
         .position(|window| window == &records[20][64..104])
         .expect("the record is in the file");
     let file = fs::OpenOptions::new().write(true).open(&db).expect("writable");
-    file.write_all_at(&[intact[middle] ^ 1], middle as u64)
-        .expect("writable");
-    drop(
-        configuration(&path, TEST_SEGMENT_BYTES)
-            .open()
-            .expect("sled sees nothing wrong"),
-    );
-    file.write_all_at(&[intact[middle]], middle as u64)
-        .expect("writable");
+    file.write_all_at(&[intact[middle] ^ 1], middle as u64).expect("writable");
+    drop(configuration(&path, TEST_SEGMENT_BYTES).open().expect("sled sees nothing wrong"));
+    file.write_all_at(&[intact[middle]], middle as u64).expect("writable");
     let left = fs::read(&db).expect("readable");
     let behind = intact.iter().rposition(|&byte| byte != 0).expect("not empty") - 100;
-    assert_ne!(
-        left[behind..behind + 100],
-        intact[behind..behind + 100],
-        "the rest is gone"
-    );
+    assert_ne!(left[behind..behind + 100], intact[behind..behind + 100], "the rest is gone");
     let names: Vec<String> = fs::read_dir(&path)
         .expect("readable")
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .collect();
-    let snapshot = names
-        .iter()
-        .find(|name| name.starts_with("snap."))
-        .expect("a snapshot");
+    let snapshot = names.iter().find(|name| name.starts_with("snap.")).expect("a snapshot");
 
     // A damaged snapshot, or half of a new one, stops sled.
     let snapshot = path.join(snapshot);
@@ -435,10 +380,7 @@ fn bed_of(generation_bytes_max: u64) -> (SledBed, Chain, crossbeam_channel::Rece
     let chain = Chain::new();
     let mut bed = SledBed::start(chain.shard, chain.position);
     let (sender, receiver) = crossbeam_channel::bounded(1);
-    bed.journal.options = JournalOptions {
-        generation_bytes_max,
-        sealed: Some(sender),
-    };
+    bed.journal.options = JournalOptions { generation_bytes_max, sealed: Some(sender) };
     (bed, chain, receiver)
 }
 
@@ -540,20 +482,13 @@ fn a_removed_generation_is_gone_except_for_whoever_reads_it() {
     assert!(!path.exists());
     for number in 31..=60 {
         assert!(reader.record(sequence(number)).expect("readable").is_some());
-        assert_eq!(
-            bed.shared.record(sequence(number)).expect("readable"),
-            None,
-            "archived"
-        );
+        assert_eq!(bed.shared.record(sequence(number)).expect("readable"), None, "archived");
     }
     assert!(bed.shared.record(sequence(61)).expect("readable").is_some());
     drop(reader);
     let parent = path.parent().expect("has one").to_owned();
-    let numbers: Vec<u64> = list_generations(&parent)
-        .expect("listable")
-        .into_iter()
-        .map(|(number, _)| number)
-        .collect();
+    let numbers: Vec<u64> =
+        list_generations(&parent).expect("listable").into_iter().map(|(number, _)| number).collect();
     assert_eq!(numbers, [3, 4]);
 }
 
@@ -594,9 +529,8 @@ fn a_missing_generation_shows_as_an_error_and_not_as_the_end() {
 #[ignore = "measures"]
 fn measure_sizes_and_times() {
     let directory = tempfile::tempdir().expect("a directory");
-    for (number, (count, bytes)) in [(0, 0), (10, 200), (1000, 200), (2000, 16_000), (512, 65_000)]
-        .into_iter()
-        .enumerate()
+    for (number, (count, bytes)) in
+        [(0, 0), (10, 200), (1000, 200), (2000, 16_000), (512, 65_000)].into_iter().enumerate()
     {
         let mut chain = Chain::new();
         let start = std::time::Instant::now();
