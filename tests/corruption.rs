@@ -217,6 +217,8 @@ impl Original {
             shard.deposits(&name, 1..4);
         }
         let first = &mut running.shards[0];
+        // Enough that the next segment is not merged with this one.
+        first.deposits("account 0", 100..140);
         first.compact();
         first.open("Kateřina Nováková");
         first.deposits("account 0", 4..7);
@@ -234,6 +236,7 @@ impl Original {
         let (files, directories) = everything(path);
         let original = Original { directory, files, directories, seen };
         assert_eq!(original.snapshots("shard-0000").len(), 2);
+        assert_eq!(names(&original.path().join("shard-0000/archive")).len(), 2);
         original
     }
 

@@ -188,22 +188,24 @@ fn a_restart_replays_what_happened_since_the_last_snapshot() {
     }
 }
 
+/// P10: a start opens every segment, so however often the log was compacted there must be few.
 #[test]
-fn two_snapshots_are_kept_and_all_of_the_history() {
+fn two_snapshots_are_kept_and_all_of_the_history_in_few_segments() {
     let live = directory();
     let mut running = start(live.path());
     let shard = &mut running.shards[0];
     shard.open("alice");
-    for round in 0..5 {
+    for round in 0..40 {
         shard.deposits("alice", 1 + round * 3..4 + round * 3);
         shard.compact();
         let newest = format!("{:020}.snapshot", shard.ledger().last().get());
         let snapshots = names(&live.path().join(SNAPSHOTS));
         assert_eq!(snapshots.last(), Some(&newest));
         assert_eq!(snapshots.len(), 2.min(round as usize + 1));
-        assert_eq!(names(&live.path().join(ARCHIVE)).len(), round as usize + 1);
+        // Each is over four times as large as the one behind it.
+        assert!(names(&live.path().join(ARCHIVE)).len() <= 4);
     }
-    assert_eq!(shard.seen().expect("intact").records.iter().filter(|record| !record.is_empty()).count(), 16);
+    assert_eq!(shard.seen().expect("intact").records.iter().filter(|record| !record.is_empty()).count(), 121);
 }
 
 /// P8: the keeper folds the files, the shutdown has the state in memory; both write the same bytes.

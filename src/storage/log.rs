@@ -32,8 +32,7 @@ use super::journal::{
     Generation, Generations, Journal, JournalOptions, JournalReader, SledJournal, list_generations,
 };
 use super::manifest::DataDirectory;
-use super::watermark::UnsyncedWatermark;
-use super::{RESTORE_BACKUP, StorageError, Watermark, WatermarkHealth, files, snapshot};
+use super::{RESTORE_BACKUP, StorageError, UnsyncedWatermark, Watermark, WatermarkHealth, files, snapshot};
 use crate::ledger::{Ledger, Sequence, ShardId};
 use crate::progress::Progress;
 

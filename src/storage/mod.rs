@@ -15,4 +15,4 @@ pub mod verify;
 mod watermark;
 
 pub use error::{RESTORE_BACKUP, StorageError};
-pub use watermark::{Watermark, WatermarkHealth};
+pub use watermark::{UnsyncedWatermark, Watermark, WatermarkHealth};
