@@ -18,6 +18,7 @@
 //! that is missing but is not the newest, because nothing is only in a snapshot.
 
 mod ledger_files;
+mod random;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,6 +28,7 @@ use std::sync::{Mutex, Once};
 use std::thread;
 
 use ledger_files::{LEDGER, Running, Seen, Shard, copy, directory, logged, names};
+use random::{Random, setting};
 use teller::ledger::ShardId;
 use teller::progress::Progress;
 use teller::storage::StorageError;
@@ -73,7 +75,11 @@ fn a_flipped_bit_stops_the_start_or_is_repaired_and_told_or_means_nothing() {
             if all {
                 damages.extend((0..8).map(|bit| Damage::Flip(file.clone(), byte, bit)));
             } else if !is_watermark(file) || byte % PAGE_BYTES < SLOT_BYTES || byte % SPREAD == 0 {
-                damages.push(Damage::Flip(file.clone(), byte, (mix(seed, byte as u64) % 8) as u8));
+                damages.push(Damage::Flip(
+                    file.clone(),
+                    byte,
+                    Random::new(seed ^ byte as u64).below(8) as u8,
+                ));
             }
         }
     }
@@ -397,16 +403,4 @@ fn quiet_sled() {
             }
         }));
     });
-}
-
-/// SplitMix64's mixing (S. Vigna).
-fn mix(seed: u64, number: u64) -> u64 {
-    let mut z = seed.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
-fn setting(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().expect("a number"))
 }

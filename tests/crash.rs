@@ -16,9 +16,9 @@
 //! moments of the kills as far as the machine's scheduler lets it.
 
 mod process;
+mod random;
 
 use std::collections::{BTreeMap, HashMap};
-use std::env;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -26,7 +26,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use hyper::Request;
 use hyper::header::HeaderValue;
-use process::{DataDir, Entry, Random, Server, amount, cents, history, json};
+use process::{DataDir, Entry, Server, amount, cents, history, json};
+use random::{Random, setting};
 use serde_json::Value;
 use teller::client::{Client, ClientError, Response};
 use tokio::task::JoinSet;
@@ -49,9 +50,8 @@ const FLAGS: &[&str] = &["--shards=3", "--journal-mib=1", "--disk-reserve-mib=0"
 
 #[test]
 fn nothing_acknowledged_is_lost_or_doubled_by_kill_9_at_any_moment() {
-    let number = |name: &str| env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
-    let rounds = number("TELLER_CRASH_ROUNDS").unwrap_or(ROUNDS_DEFAULT);
-    let seed = number("TELLER_CRASH_SEED").unwrap_or_else(seed_of_now);
+    let rounds = setting("TELLER_CRASH_ROUNDS").unwrap_or(ROUNDS_DEFAULT);
+    let seed = setting("TELLER_CRASH_SEED").unwrap_or_else(seed_of_now);
     eprintln!("{rounds} rounds; to repeat: TELLER_CRASH_ROUNDS={rounds} TELLER_CRASH_SEED={seed}");
     let mut run = Run::new(seed);
     for round in 0..rounds {

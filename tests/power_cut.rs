@@ -34,6 +34,7 @@
 
 #[path = "power_cut/disk.rs"]
 mod disk;
+mod random;
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -47,6 +48,7 @@ use std::thread;
 use std::time::Duration;
 
 use disk::{Trace, Unsynced};
+use random::{Random, setting};
 use rustix::process::{Pid, Signal, kill_process};
 use teller::ledger::{
     AccountName, Amount, Change, Currency, Direction, ExcessDecimals, KeyDigest, Sequence, ShardId,
@@ -98,12 +100,12 @@ fn a_power_cut_loses_nothing_acknowledged_and_would_without_our_own_syncs() {
 
     let trace = scene.trace();
     println!("{} acknowledgements; {}", acknowledged.len(), trace.summary());
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let positions = trace.positions();
     let our_syncs = |path: &str| path.contains("/journal/") && path.ends_with("/db");
     let (mut wrong, mut controls_lost) = (Vec::new(), 0);
     for cut in 0..cuts {
-        let position = if random.chance(50) {
+        let position = if random.percent(50) {
             acknowledged[random.below(acknowledged.len() as u64) as usize].position
         } else {
             positions[random.below(positions.len() as u64) as usize]
@@ -163,7 +165,7 @@ fn what_a_killed_process_did_not_sync_is_durable_before_anything_relies_on_it() 
         assert!(server.ended(), "it ends well");
 
         let trace = scene.trace();
-        let mut random = Random(1);
+        let mut random = Random::new(1);
         let step = ((acknowledged.len() - before) / LATER_CUTS).max(1);
         let mut cuts: Vec<u64> =
             acknowledged[before..].iter().step_by(step).map(|one| one.position).collect();
@@ -399,7 +401,7 @@ impl Load {
     }
 
     fn client(&self, scene: &Scene, server: &Server, number: u64, done: &AtomicU64) -> Vec<Acknowledged> {
-        let mut random = Random(number);
+        let mut random = Random::new(number);
         let mut client = Client::new(server.address);
         let mut acknowledged = Vec::new();
         for round in 0..REQUESTS {
@@ -409,13 +411,13 @@ impl Load {
             let (path, body) = if round == 0 {
                 ("/accounts".to_owned(), format!("{{\"name\":\"{account}\"}}"))
             } else {
-                let verb = if random.chance(70) { "deposit" } else { "withdraw" };
+                let verb = if random.percent(70) { "deposit" } else { "withdraw" };
                 let body = format!("{{\"amount\":{}.{:02}}}", 1 + request / 100, request % 100);
                 (format!("/accounts/{account}/{verb}"), body)
             };
-            let key = random.chance(50).then(|| format!("key-{request}"));
+            let key = random.percent(50).then(|| format!("key-{request}"));
             // A retry of a key is acknowledged as well.
-            for _ in 0..if key.is_some() && random.chance(30) { 2 } else { 1 } {
+            for _ in 0..if key.is_some() && random.percent(30) { 2 } else { 1 } {
                 let Some(reply) = client.request("POST", &path, key.as_deref(), &body) else {
                     return acknowledged;
                 };
@@ -648,29 +650,4 @@ impl Client {
         stream.read_exact(&mut body).ok()?;
         Some(HttpReply { status, body: String::from_utf8(body).ok()? })
     }
-}
-
-/// SplitMix64 (S. Vigna).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-}
-
-fn setting(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().expect("a number"))
 }

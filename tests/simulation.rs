@@ -15,8 +15,11 @@
 //! `TELLER_SIMULATION_SEEDS=1000000 cargo test --release --test simulation` runs for hours;
 //! `TELLER_SIMULATION_SEED=17` runs seed 17 alone.
 
+mod random;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
+use random::{Random, setting};
 use teller::ledger::{
     AccountName, AccountRef, Amount, Change, Command, Direction, Event, IdempotencyKey, KeyDigest, Ledger,
     LedgerParts, Rejection, Sequence, ShardId, Target, Timestamp,
@@ -36,34 +39,12 @@ const RETENTION_MS: u64 = 1_000_000_000;
 
 #[test]
 fn whatever_crashes_what_was_acknowledged_holds() {
-    let seed = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
-    if let Some(seed) = seed("TELLER_SIMULATION_SEED") {
+    if let Some(seed) = setting("TELLER_SIMULATION_SEED") {
         return Simulation::new(seed).run();
     }
-    for seed in 0..seed("TELLER_SIMULATION_SEEDS").unwrap_or(SEEDS_DEFAULT) {
+    for seed in 0..setting("TELLER_SIMULATION_SEEDS").unwrap_or(SEEDS_DEFAULT) {
         let run = std::panic::catch_unwind(|| Simulation::new(seed).run());
         assert!(run.is_ok(), "seed {seed} failed: TELLER_SIMULATION_SEED={seed} runs it alone");
-    }
-}
-
-/// SplitMix64 (S. Vigna): the whole randomness of a run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
     }
 }
 
@@ -126,7 +107,7 @@ fn rules() -> ShardRules {
 
 impl Simulation {
     fn new(seed: u64) -> Simulation {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let count = 1 + random.below(3) as usize;
         let shards = (0..count).filter_map(ShardId::new).map(|id| SimulatedShard {
             id,
@@ -200,7 +181,7 @@ impl Simulation {
             _ => Command::Close { target },
         };
         let read = choice >= 85;
-        let key = (!read && self.random.chance(60)).then(|| self.key(&command));
+        let key = (!read && self.random.percent(60)).then(|| self.key(&command));
         let home = key.map(|key| self.router.of_key(&key.digest));
         let opens = matches!(command, Command::Open { .. });
         let claim_at = home.filter(|home| opens && *home != self.router.of_name(&name));
@@ -210,7 +191,7 @@ impl Simulation {
 
     /// A new key, or sometimes one that was used before, perhaps for something else.
     fn key(&mut self, command: &Command) -> IdempotencyKey {
-        if !self.random.chance(15) {
+        if !self.random.percent(15) {
             self.keys += 1;
         }
         let scope = match command {

@@ -264,7 +264,7 @@ impl<'a> Disk<'a> {
                 || match unsynced {
                     Unsynced::Lost => false,
                     Unsynced::Kept => true,
-                    Unsynced::Mixed => random.chance(50),
+                    Unsynced::Mixed => random.percent(50),
                 }
         };
         match &object.kind {

@@ -375,40 +375,6 @@ pub(crate) fn amount(cents: i64) -> String {
     format!("{sign}{}.{:02}", cents.abs() / 100, cents.abs() % 100)
 }
 
-/// Numbers that look random and are the same for the same seed (SplitMix64).
-#[derive(Clone)]
-pub(crate) struct Random(u64);
-
-impl Random {
-    /// A sequence of its own for every seed.
-    pub(crate) fn new(seed: u64) -> Random {
-        Random(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A number below `end`.
-    pub(crate) fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    /// True so many times out of a hundred.
-    pub(crate) fn percent(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-
-    /// Another sequence, which depends on this one's state.
-    pub(crate) fn fork(&mut self) -> Random {
-        Random(self.next())
-    }
-}
-
 /// One entry of an account's history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
