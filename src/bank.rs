@@ -353,7 +353,7 @@ impl Bank {
         let request =
             Request::Execute { command: Command::Claim, key: Some(key), request_id: request_id.into() };
         match self.shard(home).handle.ask(request).await? {
-            Reply::Claimed => Ok(()),
+            Reply::Claimed | Reply::Settled(_) => Ok(()),
             reply => Err(refusal(reply)),
         }
     }

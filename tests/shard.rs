@@ -113,8 +113,24 @@ fn keys_are_bounded_and_room_comes_back() {
         bench.serve(execute(deposit("a"), Some(2)), moment(3, 2)).0,
         Reply::Settled(Sequence::FIRST.next())
     );
-    assert!(matches!(bench.serve(execute(deposit("a"), None), moment(1500, 2)).0, Reply::Executed { .. }));
-    assert!(matches!(bench.serve(execute(deposit("a"), Some(3)), moment(1501, 3)).0, Reply::Executed { .. }));
+    // Though nothing has happened since that could have forgotten an expired one.
+    assert_eq!(bench.serve(execute(deposit("a"), Some(3)), moment(1000, 2)).0, Reply::KeysExhausted);
+    assert!(matches!(bench.serve(execute(deposit("a"), Some(3)), moment(1001, 2)).0, Reply::Executed { .. }));
+    assert_eq!(bench.serve(execute(deposit("a"), Some(4)), moment(1001, 3)).0, Reply::KeysExhausted);
+    assert!(matches!(bench.serve(execute(deposit("a"), Some(4)), moment(1002, 3)).0, Reply::Executed { .. }));
+}
+
+/// A claim that is repeated lasts as long as one that is made then: it must outlive the outcome that follows it.
+#[test]
+fn a_repeated_claim_is_renewed() {
+    let mut bench = Bench::new();
+    let claim = |key| execute(Command::Claim, Some(key));
+    assert_eq!(bench.serve(claim(1), moment(1, 0)), (Reply::Claimed, 1));
+    assert_eq!(bench.serve(claim(1), moment(900, 1)), (Reply::Claimed, 2));
+    let other = IdempotencyKey { digest: KeyDigest([1; 16]), fingerprint: [9; 16] };
+    let other = Request::Execute { command: Command::Claim, key: Some(other), request_id: "r-2".into() };
+    assert_eq!(bench.serve(other.clone(), moment(1899, 2)).0, Reply::KeyReused);
+    assert_eq!(bench.serve(other, moment(1900, 2)).0, Reply::Claimed);
 }
 
 /// A full disk refuses whatever would be recorded, and only that: reads and known keys are answered.

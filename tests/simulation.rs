@@ -36,6 +36,8 @@ const CLIENTS: usize = 6;
 const NAMES: u64 = 7;
 const SERVICE_LIMIT: i128 = 3000;
 const RETENTION_MS: u64 = 1_000_000_000;
+/// In some runs the shards remember no more keys than this, and refuse new ones.
+const FEW_KEYS: usize = 9;
 
 #[test]
 fn whatever_crashes_what_was_acknowledged_holds() {
@@ -98,20 +100,23 @@ struct Simulation {
     shown: HashMap<AccountName, u64>,
     settled: HashMap<KeyDigest, Event>,
     keys: u64,
+    keys_max: usize,
+    disk_full: bool,
 }
 
-fn rules() -> ShardRules {
+fn rules(keys_max: usize) -> ShardRules {
     let overdraft_limit = Amount::from_minor_units(SERVICE_LIMIT).expect("in range");
-    ShardRules { overdraft_limit, key_retention_ms: RETENTION_MS, keys_max: 100_000 }
+    ShardRules { overdraft_limit, key_retention_ms: RETENTION_MS, keys_max }
 }
 
 impl Simulation {
     fn new(seed: u64) -> Simulation {
         let mut random = Random::new(seed);
         let count = 1 + random.below(3) as usize;
+        let keys_max = if random.percent(20) { FEW_KEYS } else { usize::MAX };
         let shards = (0..count).filter_map(ShardId::new).map(|id| SimulatedShard {
             id,
-            shard: Shard::new(id, Ledger::new(), rules()),
+            shard: Shard::new(id, Ledger::new(), rules(keys_max)),
             journal: MemoryJournal::new(id, LogPosition::genesis(Uuid::nil(), id)),
             inbox: VecDeque::new(),
             commits: VecDeque::new(),
@@ -128,6 +133,8 @@ impl Simulation {
             shown: HashMap::new(),
             settled: HashMap::new(),
             keys: 0,
+            keys_max,
+            disk_full: false,
         }
     }
 
@@ -142,10 +149,12 @@ impl Simulation {
                 85..94 => self.sync(shard),
                 94..96 => self.snapshot(shard),
                 96..98 => self.lose_patience(),
+                98 => self.disk_full = self.random.percent(30),
                 _ => self.crash(),
             }
         }
         self.crash();
+        self.disk_full = false;
         // Everyone who still waits for an outcome gets one.
         for _ in 0..20 {
             (0..CLIENTS).for_each(|client| self.send(client));
@@ -256,7 +265,7 @@ impl Simulation {
         let count = 1 + self.random.below(8);
         let now = Timestamp::from_millis(self.now);
         let shard = &mut self.shards[index];
-        let moment = Moment { now, durable: shard.journal.durable().last, disk_full: false };
+        let moment = Moment { now, durable: shard.journal.durable().last, disk_full: self.disk_full };
         let mut batch = Batch::default();
         let mut ready = Vec::new();
         for _ in 0..count {
@@ -317,7 +326,7 @@ impl Simulation {
             let (whole, _) = recover(shard);
             assert_eq!(ledger.to_parts(), whole.to_parts(), "snapshot and tail are the whole log");
             shard.snapshot = snapshot;
-            shard.shard = Shard::new(shard.id, ledger, rules());
+            shard.shard = Shard::new(shard.id, ledger, rules(self.keys_max));
         }
         (0..CLIENTS).for_each(|client| self.abandon(client));
     }
@@ -335,7 +344,7 @@ impl Simulation {
                 task.waiting = false;
                 return;
             }
-            Reply::KeyInFlight => {
+            Reply::KeyInFlight | Reply::DiskFull => {
                 task.waiting = false;
                 return;
             }
@@ -356,7 +365,7 @@ impl Simulation {
                 let (version, posted) = (view.version, view.posted);
                 self.promises.push(Promise::Version { name, from, version, posted });
             }
-            Reply::Refused(_) | Reply::KeyReused | Reply::Account(None) => {}
+            Reply::Refused(_) | Reply::KeyReused | Reply::KeysExhausted | Reply::Account(None) => {}
             other => panic!("an unexpected reply: {other:?}"),
         }
         self.clients[client].task = None;

@@ -153,10 +153,16 @@ pub(super) fn idempotency_key(
     let key = parse_key(value.as_bytes()).map_err(invalid_key)?;
     let (tag, scope) = binding.scope.tag_and_text();
     let digest = hash(KEY_DIGEST_DOMAIN, &[&[tag], scope.as_bytes(), &key]);
-    let fingerprint = hash(
-        FINGERPRINT_DOMAIN,
-        &[binding.method.as_bytes(), binding.route.as_bytes(), &[tag], scope.as_bytes(), binding.body],
-    );
+    let request =
+        [binding.method.as_bytes(), binding.route.as_bytes(), &[tag], scope.as_bytes(), binding.body];
+    // With another version to match it is another request: a refusal of the first must not be its answer.
+    let fingerprint = match headers.get(IF_MATCH) {
+        None => hash(FINGERPRINT_DOMAIN, &request),
+        Some(version) => {
+            let [method, route, tag, scope, body] = request;
+            hash(FINGERPRINT_DOMAIN, &[method, route, tag, scope, body, version.as_bytes()])
+        }
+    };
     Ok(Some(IdempotencyKey { digest: KeyDigest(digest), fingerprint }))
 }
 

@@ -8,6 +8,10 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::{Event, KeyUse, Sequence, Timestamp};
 
+/// How many expired keys one event forgets at most. One event adds one at most, so the number of keys does not
+/// grow; and after an idle day no single request pays for a day's keys.
+const FORGOTTEN_PER_EVENT_MAX: usize = 16;
+
 /// 128 bits of a cryptographic hash of a key and its scope. The ledger never sees the key itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyDigest(pub [u8; 16]);
@@ -54,14 +58,20 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// How many keys are remembered.
+    /// How many keys are held, expired ones that are not yet forgotten too.
     pub fn len(&self) -> usize {
         self.records.len()
     }
 
-    /// Whether no key is remembered.
+    /// Whether no key is held.
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
+    }
+
+    /// Whether another key would be one more than `keys_max`. With an expired one among them it is not: the event
+    /// that brings the other one forgets that.
+    pub fn is_full(&self, keys_max: usize, now: Timestamp) -> bool {
+        self.len() >= keys_max && self.by_expiry.first().is_none_or(|(expires, _)| *expires > now)
     }
 
     /// What is known of `key` at a time.
@@ -75,18 +85,16 @@ impl Keys {
         }
     }
 
-    /// The record of a key, expired or not.
-    pub fn get(&self, digest: &KeyDigest) -> Option<&KeyRecord> {
-        self.records.get(digest)
-    }
-
-    /// Takes note of an event, and forgets the keys that have expired by its time.
+    /// Takes note of an event, and forgets some of the keys that have expired by its time.
     pub(super) fn apply(&mut self, event: &Event, outcome: Sequence) {
-        while let Some(&(expires, digest)) = self.by_expiry.first()
-            && expires <= event.time
-        {
-            self.by_expiry.pop_first();
-            self.records.remove(&digest);
+        for _ in 0..FORGOTTEN_PER_EVENT_MAX {
+            match self.by_expiry.first().copied() {
+                Some((expires, digest)) if expires <= event.time => {
+                    self.by_expiry.pop_first();
+                    self.records.remove(&digest);
+                }
+                _ => break,
+            }
         }
         if let Some(KeyUse { key, expires }) = event.key {
             self.insert(key.digest, KeyRecord { fingerprint: key.fingerprint, outcome, expires });

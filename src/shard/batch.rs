@@ -263,7 +263,7 @@ impl Shard {
         };
         if let Some(key) = &key {
             match self.ledger.key_status(key, terms.now) {
-                KeyStatus::New if self.ledger.keys().len() >= terms.keys_max => {
+                KeyStatus::New if self.ledger.keys().is_full(terms.keys_max, terms.now) => {
                     return (Reply::KeysExhausted, Sequence::NONE);
                 }
                 KeyStatus::Settled(sequence) if sequence > moment.durable => {
@@ -272,9 +272,7 @@ impl Shard {
                 KeyStatus::Settled(sequence) => return (Reply::Settled(sequence), sequence),
                 // The use that contradicts this one may not be durable: it is the newest event at the latest.
                 KeyStatus::Reused => return (Reply::KeyReused, self.ledger.last()),
-                KeyStatus::Claimed if *command == Command::Claim => {
-                    return (Reply::Claimed, self.ledger.last());
-                }
+                // A claim that is made again is recorded again: it must last as long as the outcome to come.
                 KeyStatus::New | KeyStatus::Claimed => {}
             }
         }
