@@ -6,18 +6,21 @@
 //! Shutdown, on SIGTERM or Ctrl-C: refuse new connections, finish the requests under way, stop the shards,
 //! snapshot, exit 0. A second signal exits at once with code 130; nothing acknowledged is lost by that either.
 //!
-//! Besides the shards' threads two work in the background. The *keeper* turns sealed generations into snapshots
-//! and archive segments. The *housekeeper* looks once a second whether a sync hangs, whether the disk is full,
-//! and makes the watermarks durable.
+//! Besides the shards' threads three work in the background. The *keeper* turns sealed generations into snapshots
+//! and archive segments. The *housekeeper* looks once a second whether there is room for more, and makes the
+//! watermarks durable. The *watchdog* looks once a second whether a commit hangs; it does nothing that could hang
+//! with it.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, never, select, tick};
-use tokio::net::TcpListener;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select, tick};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use uuid::Uuid;
 
@@ -29,7 +32,7 @@ use crate::ledger::{Amount, SHARDS_MAX, ShardId};
 use crate::progress::Progress;
 use crate::shard::batch::{Shard, ShardRules};
 use crate::shard::handle::ShardHandle;
-use crate::shard::worker::{SYNC_TIME_MAX, ShardThreads, SyncWatch};
+use crate::shard::worker::{COMMIT_TIME_MAX, ShardThreads, SyncWatch};
 use crate::storage::StorageError;
 use crate::storage::journal::JournalOptions;
 use crate::storage::log::{Recovered, ShardFiles, ShardJournal, ShardLog, recover};
@@ -39,8 +42,22 @@ use crate::storage::manifest::{Birth, DataDirectory};
 const EXIT_LOG_FAILURE: i32 = 74;
 /// The exit code after a second signal.
 const EXIT_INTERRUPTED: i32 = 130;
-/// How often the housekeeper looks around: rarely enough to cost nothing on an idle machine.
+/// How often housekeeper and watchdog look around: rarely enough to cost nothing on an idle machine.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How many connections wait to be accepted: all that a restart brings back at once. The system may allow fewer.
+const LISTEN_BACKLOG: u32 = 4096;
+
+/// File descriptors that connections leave to everything else: standard streams, runtime, manifest, readers of
+/// history; and to each shard, whose journal has some generations open, and its compaction some files.
+const DESCRIPTORS_RESERVED: u64 = 128;
+const DESCRIPTORS_PER_SHARD: u64 = 96;
+/// With room for fewer connections than this the server does not start.
+const CONNECTIONS_MIN: u64 = 16;
+
+/// How many sealed generations of a shard may wait for the keeper. Each is an open database of up to 75 MB; when
+/// there are more, the keeper has failed or cannot follow, and changes are refused as if the disk were full.
+const SEALED_GENERATIONS_MAX: usize = 32;
 
 /// Why the server does not start, or does not end well.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +74,18 @@ pub enum ServerError {
         address: ListenAddress,
         /// What the system says.
         source: std::io::Error,
+    },
+    /// The system allows too few open files.
+    #[error(
+        "{allowed} open files are too few for {shards} shards; allow at least {needed}, with `ulimit -n {needed}`"
+    )]
+    Descriptors {
+        /// How many it allows.
+        allowed: u64,
+        /// How many shards there are.
+        shards: usize,
+        /// How many would do.
+        needed: u64,
     },
     /// The system gives no thread, signal handler or socket.
     #[error("cannot {action}: {source}")]
@@ -105,9 +134,11 @@ async fn serve(settings: &ServeSettings) -> Result<(), ServerError> {
     let address = listener.local_addr().map_err(ServerError::system("read the listening address"))?;
     tracing::info!(%address, data = %directory.path().display(), shards = directory.shards(), "starting");
 
+    let limits =
+        http::Limits { connections_max: connections_max(directory.shards())?, ..http::Limits::default() };
     let api = Arc::new(Api::new());
     let (stop_http, http_stopped) = tokio::sync::oneshot::channel::<()>();
-    let http = tokio::spawn(http::serve(listener, Arc::clone(&api), http::Limits::default(), async {
+    let http = tokio::spawn(http::serve(listener, Arc::clone(&api), limits, async {
         let _ = http_stopped.await;
     }));
 
@@ -140,10 +171,51 @@ async fn serve(settings: &ServeSettings) -> Result<(), ServerError> {
     Ok(())
 }
 
+/// Listens on the first of the addresses that can be had.
 async fn bind(address: &ListenAddress) -> Result<TcpListener, ServerError> {
     let failed = |source| ServerError::Bind { address: address.clone(), source };
-    let resolved = address.resolve().map_err(failed)?;
-    TcpListener::bind(&resolved[..]).await.map_err(failed)
+    let mut error = std::io::ErrorKind::AddrNotAvailable.into();
+    for resolved in address.resolve().map_err(failed)? {
+        match listen(resolved) {
+            Ok(listener) => return Ok(listener),
+            Err(source) => error = source,
+        }
+    }
+    Err(failed(error))
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(LISTEN_BACKLOG)
+}
+
+/// How many connections the system has descriptors for, once it has been asked for as many as it allows.
+fn connections_max(shards: usize) -> Result<usize, ServerError> {
+    let wanted = http::Limits::default().connections_max as u64;
+    let reserved = DESCRIPTORS_RESERVED + DESCRIPTORS_PER_SHARD * shards as u64;
+    let limit = getrlimit(Resource::Nofile);
+    let hard = limit.maximum.unwrap_or(u64::MAX);
+    let raised =
+        Rlimit { current: Some(hard.min(wanted + reserved).max(limit.current.unwrap_or(hard))), ..limit };
+    let allowed = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => raised.current,
+        Err(_) => limit.current,
+    };
+    let allowed = allowed.unwrap_or(u64::MAX);
+    let connections = wanted.min(allowed.saturating_sub(reserved));
+    if connections < CONNECTIONS_MIN {
+        return Err(ServerError::Descriptors { allowed, shards, needed: reserved + CONNECTIONS_MIN });
+    }
+    if connections < wanted {
+        tracing::warn!(
+            connections,
+            open_files = allowed,
+            "fewer connections: the system allows few open files"
+        );
+    }
+    Ok(connections as usize)
 }
 
 #[expect(clippy::disallowed_methods, reason = "the composition root draws the ledger's id")]
@@ -156,8 +228,11 @@ fn open_directory(settings: &ServeSettings) -> Result<DataDirectory, ServerError
 /// The shards, recovered and running, and what keeps house for them.
 struct Running {
     shards: Vec<RunningShard>,
+    /// Asks the keeper for a snapshot.
+    snapshot: Sender<()>,
     keeper: Background,
     housekeeper: Background,
+    watchdog: Background,
     /// Locked until everything else has ended.
     directory: DataDirectory,
 }
@@ -193,28 +268,35 @@ impl Running {
                 log,
             })
             .collect();
+        let reserve = Arc::new(DiskReserve {
+            path: directory.path().to_owned(),
+            bytes_min: settings.disk_reserve_bytes,
+        });
+        let kept = || -> Vec<Kept> {
+            let kept = |shard: &RunningShard| (shard.threads.handle().clone(), Arc::clone(&shard.log));
+            shards.iter().map(kept).collect()
+        };
+        let (snapshot, asked) = bounded(1);
         let keeper = {
-            let shards: Vec<_> =
-                shards.iter().map(|shard| (shard.threads.handle().clone(), Arc::clone(&shard.log))).collect();
+            let (shards, reserve) = (kept(), Arc::clone(&reserve));
             let interval = settings.snapshot_interval;
             // Woken once at the start: the next generations are opened ahead, and what an earlier life left is
             // compacted.
             let _ = keeper_wake.try_send(());
-            Background::start("keeper", move |stop| keep(&shards, interval, &keeper_woken, stop))?
+            Background::start("keeper", move |stop| {
+                keep(&shards, &reserve, interval, &keeper_woken, &asked, stop);
+            })?
         };
         let housekeeper = {
-            let shards: Vec<_> = shards
-                .iter()
-                .map(|shard| {
-                    (shard.threads.handle().clone(), shard.threads.sync_watch(), Arc::clone(&shard.log))
-                })
-                .collect();
-            let reserve =
-                DiskReserve { path: directory.path().to_owned(), bytes_min: settings.disk_reserve_bytes };
-            reserve.apply(shards.iter().map(|(handle, ..)| handle));
+            let shards = kept();
+            look_for_room(&shards, &reserve);
             Background::start("housekeeper", move |stop| keep_house(&shards, &reserve, stop))?
         };
-        Ok(Running { shards, keeper, housekeeper, directory })
+        let watchdog = {
+            let watches: Vec<SyncWatch> = shards.iter().map(|shard| shard.threads.sync_watch()).collect();
+            Background::start("watchdog", move |stop| watch(&watches, stop))?
+        };
+        Ok(Running { shards, snapshot, keeper, housekeeper, watchdog, directory })
     }
 
     fn bank(&self, overdraft_limit: Amount) -> Bank {
@@ -225,12 +307,10 @@ impl Running {
         Bank::new(self.shards.iter().map(shard).collect(), overdraft_limit)
     }
 
-    /// Has every shard end its generation; the keeper makes the snapshots.
+    /// Has the keeper take a snapshot of every shard. One that is asked for already stands for this one.
     fn snapshot(&self) {
         tracing::info!("a snapshot was asked for");
-        for shard in &self.shards {
-            shard.threads.handle().roll();
-        }
+        let _ = self.snapshot.try_send(());
     }
 
     fn stop(self) -> Result<(), ServerError> {
@@ -240,6 +320,7 @@ impl Running {
             stopped.push((ledger, journal, shard.log));
         }
         self.housekeeper.stop();
+        self.watchdog.stop();
         // Ended before the last snapshots: one thread compacts at a time.
         self.keeper.stop();
         let started = Instant::now();
@@ -314,41 +395,57 @@ fn recover_all(
     Ok(recovered)
 }
 
-/// Compacts whenever a generation is sealed, and has the generations sealed every `interval`.
+type Kept = (ShardHandle, Arc<ShardLog>);
+
+/// Compacts whenever a generation is sealed; has the generations sealed every `interval`, and when it is asked.
 fn keep(
-    shards: &[(ShardHandle, Arc<ShardLog>)],
+    shards: &[Kept],
+    reserve: &DiskReserve,
     interval: Duration,
     sealed: &Receiver<()>,
+    asked: &Receiver<()>,
     stop: &Receiver<()>,
 ) {
-    let due = if interval.is_zero() { never() } else { tick(interval) };
+    let due = tick(interval);
+    let compact_all = || {
+        for (index, (_, log)) in shards.iter().enumerate() {
+            if let Err(error) = compact(log, reserve) {
+                // The log stays complete, only longer; the next time tries again.
+                tracing::error!(shard = index, %error, "cannot compact the log");
+            }
+        }
+    };
     loop {
         select! {
             recv(stop) -> _ => return,
-            recv(due) -> _ => shards.iter().for_each(|(handle, _)| handle.roll()),
-            recv(sealed) -> _ => {
-                for (index, (_, log)) in shards.iter().enumerate() {
-                    if let Err(error) = log.compact() {
-                        // The log stays complete, only longer; the next sealing tries again.
-                        tracing::error!(shard = index, %error, "cannot compact the log");
-                    }
-                }
+            recv(sealed) -> _ => compact_all(),
+            recv(due) -> _ => {
+                shards.iter().for_each(|(handle, _)| handle.roll());
+                // What could not be compacted before has no sealing of its own to wait for.
+                compact_all();
+            }
+            recv(asked) -> _ => {
+                shards.iter().for_each(|(handle, _)| handle.roll());
+                compact_all();
             }
         }
     }
 }
 
-type Housed = (ShardHandle, SyncWatch, Arc<ShardLog>);
+fn compact(log: &ShardLog, reserve: &DiskReserve) -> Result<(), StorageError> {
+    let needed = log.compaction_bytes()?;
+    if !reserve.has_room_for(needed) {
+        tracing::warn!(needed, "there is no room to compact the log; making room is the operator's");
+        return Ok(());
+    }
+    log.compact()
+}
 
-/// Watches over syncs, disk space and watermarks.
-fn keep_house(shards: &[Housed], reserve: &DiskReserve, stop: &Receiver<()>) {
+/// Looks after room and watermarks.
+fn keep_house(shards: &[Kept], reserve: &DiskReserve, stop: &Receiver<()>) {
     while stop.recv_timeout(HOUSEKEEPING_INTERVAL) == Err(RecvTimeoutError::Timeout) {
-        reserve.apply(shards.iter().map(|(handle, ..)| handle));
-        for (index, (_, watch, log)) in shards.iter().enumerate() {
-            if watch.hangs() {
-                tracing::error!(shard = index, limit = ?SYNC_TIME_MAX, "the log's sync hangs; ending the process");
-                process::exit(EXIT_LOG_FAILURE);
-            }
+        look_for_room(shards, reserve);
+        for (index, (_, log)) in shards.iter().enumerate() {
             if let Err(error) = log.sync_watermark() {
                 tracing::error!(shard = index, %error, "ending the process");
                 process::exit(EXIT_LOG_FAILURE);
@@ -357,25 +454,53 @@ fn keep_house(shards: &[Housed], reserve: &DiskReserve, stop: &Receiver<()>) {
     }
 }
 
-/// The free space below which nothing is recorded any more: the log must never meet a full disk, because what
-/// reached it then would be unknown.
+/// Tells each shard whether it may record anything: the log must never meet a full disk, because what reached it
+/// then would be unknown until the next start.
+fn look_for_room(shards: &[Kept], reserve: &DiskReserve) {
+    let disk_full = !reserve.has_room_for(0);
+    for (index, (handle, log)) in shards.iter().enumerate() {
+        let sealed = log.sealed_generations();
+        let full = disk_full || sealed > SEALED_GENERATIONS_MAX;
+        if handle.set_disk_full(full) != full {
+            tracing::warn!(
+                shard = index,
+                full,
+                reserve_bytes = reserve.bytes_min,
+                sealed,
+                "room for changes"
+            );
+        }
+    }
+}
+
+/// Ends the process when a commit hangs.
+fn watch(watches: &[SyncWatch], stop: &Receiver<()>) {
+    while stop.recv_timeout(HOUSEKEEPING_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+        for (index, watch) in watches.iter().enumerate() {
+            if watch.busy_for().is_some_and(|time| time > COMMIT_TIME_MAX) {
+                tracing::error!(shard = index, limit = ?COMMIT_TIME_MAX, "a commit hangs; ending the process");
+                process::exit(EXIT_LOG_FAILURE);
+            }
+        }
+    }
+}
+
+/// The free space that is kept.
 struct DiskReserve {
     path: PathBuf,
     bytes_min: u64,
 }
 
 impl DiskReserve {
-    fn apply<'a>(&self, shards: impl Iterator<Item = &'a ShardHandle>) {
-        let full = match rustix::fs::statvfs(&self.path) {
-            Ok(space) => space.f_bavail.saturating_mul(space.f_frsize) < self.bytes_min,
+    /// Whether so many bytes more would leave the reserve untouched.
+    fn has_room_for(&self, bytes: u64) -> bool {
+        match rustix::fs::statvfs(&self.path) {
+            Ok(space) => {
+                space.f_bavail.saturating_mul(space.f_frsize) >= self.bytes_min.saturating_add(bytes)
+            }
             Err(error) => {
                 tracing::warn!(%error, "cannot read the free disk space");
-                return;
-            }
-        };
-        for shard in shards {
-            if shard.set_disk_full(full) != full {
-                tracing::warn!(full, reserve_bytes = self.bytes_min, "the disk reserve");
+                true
             }
         }
     }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use teller::ledger::{
-    AccountName, AccountRef, Amount, Change, Command, Event, IdempotencyKey, KeyDigest, KeyStatus, Ledger,
-    Rejection, Sequence, Target, Terms, Timestamp,
+    AccountName, AccountRef, Amount, Change, Command, Currency, Event, IdempotencyKey, KeyDigest, KeyStatus,
+    Ledger, Rejection, Sequence, Target, Terms, Timestamp, Total,
 };
 
 const OVERDRAFT_LIMIT: i128 = 5000;
@@ -171,6 +171,16 @@ proptest! {
             let expected = model.run(&steps[index]);
             assert_eq!(result.map(|_| ()), expected.as_ref().copied(), "step {index}: {:?}", steps[index]);
             assert!(ledger.totals().values().all(|total| total.is_zero()), "step {index}");
+            let sum = |sign: i128| {
+                let mut sum = Total::default();
+                let balances = model.accounts.values().map(|account| account.balance);
+                balances.filter(|balance| balance.signum() == sign).for_each(|balance| sum.add(units(balance)));
+                sum
+            };
+            if let Some(sums) = ledger.sums().get(&Currency::USD) {
+                assert_eq!(sums.accounts as usize, model.accounts.len());
+                assert_eq!((sums.credit, sums.debit), (sum(1), sum(-1)));
+            }
             for account in ledger.accounts() {
                 let expected = &model.accounts[&*account.name];
                 assert_eq!(account.posted.minor_units(), expected.balance);
@@ -192,6 +202,7 @@ proptest! {
         prop_assert_eq!(replayed.to_parts(), ledger.to_parts());
         let rebuilt = Ledger::from_parts(ledger.to_parts()).expect("consistent");
         prop_assert_eq!(rebuilt.to_parts(), ledger.to_parts());
+        prop_assert_eq!(rebuilt.sums(), ledger.sums());
     }
 
     /// P9: every balance is explained by the chain of entries that leads to it.

@@ -62,6 +62,9 @@ use teller::storage::manifest::{Birth, DataDirectory};
 use teller::storage::verify::verify;
 use uuid::Uuid;
 
+/// Kills the server between two of its changes, see `shim.c`.
+const KILL: Signal = Signal::USR2;
+
 const CUTS_DEFAULT: u64 = 40;
 const CLIENTS: usize = 6;
 const ACCOUNTS: u64 = 5;
@@ -88,14 +91,14 @@ fn a_power_cut_loses_nothing_acknowledged_and_would_without_our_own_syncs() {
 
     // Three lives: one that is killed under load, one that ends well, one that is cut short at its start.
     let server = scene.serve(&[]);
-    acknowledged.extend(load.run(&scene, &server, &[Signal::USR1, Signal::USR1, Signal::KILL]));
+    acknowledged.extend(load.run(&scene, &server, &[Signal::USR1, Signal::USR1, KILL]));
     server.ended();
     let server = scene.serve(&[]);
     acknowledged.extend(load.run(&scene, &server, &[Signal::USR1, Signal::USR1]));
     server.signal(Signal::TERM);
     assert!(server.ended(), "it ends well");
     let server = scene.serve(&[]);
-    acknowledged.extend(load.run(&scene, &server, &[Signal::USR1, Signal::USR1, Signal::KILL]));
+    acknowledged.extend(load.run(&scene, &server, &[Signal::USR1, Signal::USR1, KILL]));
     server.ended();
 
     let trace = scene.trace();

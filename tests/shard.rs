@@ -221,13 +221,17 @@ fn replies_wait_for_the_sync_and_reads_of_what_is_not_durable_wait_too() {
         tokio::task::yield_now().await;
         assert_eq!(handle.durable(), Sequence::NONE);
         assert!(!opening.is_finished() && !reading.is_finished());
+        // What the watchdog looks at: a commit that has begun and not ended.
+        assert!(threads.sync_watch().busy_for().is_some());
         gate.send(()).expect("the sync waits");
         assert!(matches!(opening.await.expect("no panic"), Ok(Reply::Executed { .. })));
         assert!(matches!(reading.await.expect("no panic"), Ok(Reply::Account(Some(_)))));
         assert_eq!(handle.durable(), Sequence::FIRST);
     });
+    let watch = threads.sync_watch();
     drop(gate);
     threads.stop().expect("the log is intact");
+    assert_eq!(watch.busy_for(), None);
 }
 
 /// P7: while the disk is stuck, the inbox fills up; past its end a request is refused at once, and whatever was

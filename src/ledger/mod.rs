@@ -35,4 +35,4 @@ pub use keys::{IdempotencyKey, KeyDigest, KeyRecord, KeyStatus, Keys};
 pub use money::{Amount, AmountError, Currency, ExcessDecimals, Total};
 pub use name::{AccountName, NameError};
 pub use rejection::Rejection;
-pub use state::{Ledger, LedgerParts, ReplayError};
+pub use state::{AccountSums, Ledger, LedgerParts, ReplayError};

@@ -18,9 +18,30 @@ pub struct Ledger {
     names: NameIndex,
     /// What `@world` has given this shard's accounts, by currency, with the sign that makes the sum zero.
     world: BTreeMap<Currency, Amount>,
+    /// The accounts added up, kept as they change: a trial balance must not cost a walk over millions of them.
+    sums: BTreeMap<Currency, AccountSums>,
     keys: Keys,
     last: Sequence,
     time: Timestamp,
+}
+
+/// The accounts of one currency, added up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AccountSums {
+    /// How many accounts there are, closed ones too.
+    pub accounts: u64,
+    /// Their balances above zero, added up.
+    pub credit: Total,
+    /// Their balances below zero, added up.
+    pub debit: Total,
+}
+
+impl AccountSums {
+    /// Counts a balance; with a negated one, takes it out again.
+    fn add(&mut self, balance: Amount, taken: Amount) {
+        let side = if balance.is_positive() { &mut self.credit } else { &mut self.debit };
+        side.add(taken);
+    }
 }
 
 /// All that a ledger's state consists of, in the order in which a snapshot keeps it.
@@ -51,6 +72,7 @@ impl Ledger {
             accounts: Vec::new(),
             names: NameIndex::default(),
             world: BTreeMap::new(),
+            sums: BTreeMap::new(),
             keys: Keys::default(),
             last: Sequence::NONE,
             time: Timestamp::default(),
@@ -127,6 +149,11 @@ impl Ledger {
     /// The shard's part of `@world`, by currency.
     pub fn world(&self) -> &BTreeMap<Currency, Amount> {
         &self.world
+    }
+
+    /// The accounts added up, by currency.
+    pub fn sums(&self) -> &BTreeMap<Currency, AccountSums> {
+        &self.sums
     }
 
     /// The account, if there is one.
@@ -329,6 +356,9 @@ impl Ledger {
     ) -> &mut Account {
         let account = &mut self.accounts[number.index()];
         assert_eq!(entry.version, account.version + 1, "an account's entries follow one another");
+        let sums = self.sums.entry(account.currency).or_default();
+        sums.add(account.posted, account.posted.negated());
+        sums.add(entry.balance, entry.balance);
         account.posted = entry.balance;
         account.version = entry.version;
         account.updated = time;
@@ -345,6 +375,9 @@ impl Ledger {
     }
 
     fn insert_account(&mut self, account: Account) {
+        let sums = self.sums.entry(account.currency).or_default();
+        sums.accounts += 1;
+        sums.add(account.posted, account.posted);
         self.names.insert(&account, &self.accounts);
         self.accounts.push(account);
     }

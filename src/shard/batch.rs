@@ -122,11 +122,9 @@ impl TrialBalance {
         for (currency, world) in ledger.world() {
             balance.lines.entry(*currency).or_default().world.add(*world);
         }
-        for account in ledger.accounts() {
-            let line = balance.lines.entry(account.currency).or_default();
-            line.accounts += 1;
-            let side = if account.posted.is_positive() { &mut line.credit } else { &mut line.debit };
-            side.add(account.posted);
+        for (currency, sums) in ledger.sums() {
+            let line = balance.lines.entry(*currency).or_default();
+            (line.accounts, line.credit, line.debit) = (sums.accounts, sums.credit, sums.debit);
         }
         balance
     }

@@ -32,8 +32,8 @@ pub(super) enum Message {
 pub(super) struct ShardStatus {
     pub(super) durable: AtomicU64,
     pub(super) disk_full: AtomicBool,
-    /// When the sync under way began, in milliseconds of the committer's own clock plus one; 0 for none.
-    pub(super) sync_began: AtomicU64,
+    /// When the commit under way began, in milliseconds of the committer's own clock plus one; 0 for none.
+    pub(super) commit_began: AtomicU64,
 }
 
 /// Why a shard gives no reply.
@@ -72,9 +72,10 @@ impl ShardHandle {
         self.status.disk_full.swap(full, Ordering::Relaxed)
     }
 
-    /// Asks the shard to end its journal's current generation, so that it can be compacted. Does not wait.
-    /// A shard whose inbox is full is not asked: its journal is about to end the generation by itself.
+    /// Asks the shard to end its journal's current generation, so that it can be compacted. Waits for a place in the
+    /// inbox, not for the end; the keeper of the log is told of that.
     pub fn roll(&self) {
-        let _ = self.inbox.try_send(Message::Roll);
+        // A shard that has ended has nothing to roll.
+        let _ = self.inbox.send(Message::Roll);
     }
 }

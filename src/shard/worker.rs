@@ -27,9 +27,9 @@ const BATCHES_PER_SYNC_MAX: usize = 4;
 /// How many batches wait for the committer: one, so that the next one grows while the disk is busy.
 const BATCHES_WAITING_MAX: usize = 1;
 
-/// How long a sync may take. sled's IO threads can die without a word; a sync that hangs is treated like one
-/// that failed.
-pub const SYNC_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long a commit may take. sled's IO threads can die without a word, and a disk can hang; a commit that does not
+/// end is treated like one that failed.
+pub const COMMIT_TIME_MAX: Duration = Duration::from_secs(10);
 
 type ProductionBatch = Batch<oneshot::Sender<Reply>>;
 
@@ -90,7 +90,7 @@ impl<J: Journal + 'static> ShardThreads<J> {
         &self.handle
     }
 
-    /// What watches over the syncs of the shard's log.
+    /// What watches over the commits of the shard.
     pub fn sync_watch(&self) -> SyncWatch {
         SyncWatch { status: Arc::clone(&self.handle.status), started: self.started }
     }
@@ -111,18 +111,18 @@ impl<J: Journal + 'static> ShardThreads<J> {
     }
 }
 
-/// Sees a sync that does not end.
+/// Sees a commit that does not end. Looking takes no lock and no IO.
 pub struct SyncWatch {
     status: Arc<ShardStatus>,
     started: Instant,
 }
 
 impl SyncWatch {
-    /// Whether the log has been syncing for longer than [`SYNC_TIME_MAX`].
-    pub fn hangs(&self) -> bool {
-        match self.status.sync_began.load(Ordering::Acquire) {
-            0 => false,
-            began => self.started.elapsed() > Duration::from_millis(began - 1) + SYNC_TIME_MAX,
+    /// For how long the commit under way has been going on; `None` if there is none.
+    pub fn busy_for(&self) -> Option<Duration> {
+        match self.status.commit_began.load(Ordering::Acquire) {
+            0 => None,
+            began => Some(self.started.elapsed().saturating_sub(Duration::from_millis(began - 1))),
         }
     }
 }
@@ -203,7 +203,10 @@ struct Committer<J> {
 impl<J: Journal> Committer<J> {
     fn run(mut self, on_log_failure: &OnLogFailure) -> Result<J, StorageError> {
         while let Ok(first) = self.commits.recv() {
-            if let Err(error) = self.commit(first) {
+            self.status.commit_began.store(self.started.elapsed().as_millis() as u64 + 1, Ordering::Release);
+            let committed = self.commit(first);
+            self.status.commit_began.store(0, Ordering::Release);
+            if let Err(error) = committed {
                 on_log_failure(self.id, &error);
                 return Err(error);
             }
@@ -237,10 +240,7 @@ impl<J: Journal> Committer<J> {
         }
         let position = self.journal.position();
         if position != before {
-            let began = self.started.elapsed().as_millis() as u64 + 1;
-            self.status.sync_began.store(began, Ordering::Release);
             self.journal.sync()?;
-            self.status.sync_began.store(0, Ordering::Release);
             self.status.durable.store(position.last.get(), Ordering::Release);
         }
         for sealed in replies {

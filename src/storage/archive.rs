@@ -460,22 +460,29 @@ pub fn list(directory: &Path, ledger_id: Uuid, shard: ShardId) -> Result<Vec<Seg
     Ok(segments)
 }
 
-/// Deletes what a crash left: segments in the making, and parts of a merged one. Nothing may be writing in the
-/// directory, and [`list`] must have found what is there to be sound.
+/// Deletes what a crash left of a merge: segments that lie wholly in another one, once that has been verified to the
+/// byte. Says how many there were. Nothing may be writing in the directory.
 ///
 /// # Errors
-/// If the directory cannot be read or a leftover not be deleted.
-pub fn remove_leftovers(directory: &Path) -> Result<usize, StorageError> {
+/// If the directory cannot be read, the larger segment is not intact, or a part of it cannot be deleted.
+pub fn remove_leftovers(directory: &Path, ledger_id: Uuid, shard: ShardId) -> Result<usize, StorageError> {
     let names = Names::read(directory)?;
+    let mut verified = None;
     let mut removed = 0;
-    for (_, path) in names.superseded() {
+    for ((first, last), path) in names.superseded() {
+        let whole = names.current().find(|((from, to), _)| from <= first && last <= to);
+        let (_, whole) = whole.expect("it lies in one that is in force");
+        if verified != Some(whole) {
+            Segment::open(whole, ledger_id, shard)?.verify()?;
+            verified = Some(whole);
+        }
         fs::remove_file(path).map_err(StorageError::io("delete the leftover", path))?;
         removed += 1;
     }
     if removed > 0 {
         files::sync_directory(directory)?;
     }
-    Ok(removed + files::remove_leftovers(directory)?)
+    Ok(removed)
 }
 
 /// The names of a directory's segments: the first and the last sequence in each, and its path.
@@ -1038,7 +1045,7 @@ mod tests {
         assert_eq!(listed().expect("listed"), segments);
         fs::write(directory.join("00000000000000000001.segment.tmp"), b"half").expect("written");
         assert_eq!(listed().expect("listed"), segments);
-        assert_eq!(remove_leftovers(directory).expect("removed"), 1);
+        assert_eq!(files::remove_leftovers(directory).expect("removed"), 1);
 
         for (lost, range) in [(0, "1 to 15 are missing"), (1, "16 to 30 are missing")] {
             let aside = temporary.path().with_extension("aside");
@@ -1089,7 +1096,7 @@ mod tests {
         assert_eq!(replayed(), records);
         remove(directory, &[second]).expect("removed");
         assert_eq!(listed().iter().collect::<Vec<_>>(), expected, "one part is gone");
-        assert_eq!(remove_leftovers(directory).expect("removed"), 2);
+        assert_eq!(remove_leftovers(directory, LEDGER, shard()).expect("removed"), 2);
         assert_eq!(listed().iter().collect::<Vec<_>>(), expected, "the whole alone");
         assert_eq!(replayed(), records);
         assert!(!first.path().exists() && !third.path().exists());

@@ -35,14 +35,6 @@ pub fn sync_directory(path: &Path) -> Result<(), StorageError> {
     directory.sync_all().map_err(StorageError::io("sync the directory", path))
 }
 
-/// Makes a file's bytes, and its length if that grew, durable.
-///
-/// # Errors
-/// If that failed. It must not be tried again.
-pub fn fdatasync(file: &File, path: &Path) -> Result<(), StorageError> {
-    file.sync_data().map_err(StorageError::io("sync", path))
-}
-
 /// Creates a directory and the missing ones above it, each durable in its parent.
 ///
 /// Only what this call creates is synced: a parent that an earlier run created and did not live to sync is as
@@ -139,6 +131,17 @@ pub struct AtomicFile {
     temporary: PathBuf,
     hasher: blake3::Hasher,
     offset: u64,
+    committed: bool,
+}
+
+impl Drop for AtomicFile {
+    /// Gives back the space of a file that did not come to be: the disk may be full. If that fails the next start
+    /// sweeps it.
+    fn drop(&mut self) {
+        if !self.committed {
+            let _ = fs::remove_file(&self.temporary);
+        }
+    }
 }
 
 impl AtomicFile {
@@ -155,6 +158,7 @@ impl AtomicFile {
             temporary,
             hasher: blake3::Hasher::new(),
             offset: 0,
+            committed: false,
         })
     }
 
@@ -188,6 +192,7 @@ impl AtomicFile {
         self.writer.get_ref().sync_all().map_err(StorageError::io("sync", &self.temporary))?;
         let path = self.directory.join(name);
         fs::rename(&self.temporary, &path).map_err(StorageError::io("give its name to", &path))?;
+        self.committed = true;
         sync_directory(&self.directory)?;
         Ok(path)
     }

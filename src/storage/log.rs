@@ -162,11 +162,12 @@ impl StoredLog {
     pub fn verify_archive(&self, bytes_max: u64) -> Result<(), StorageError> {
         let mut bytes = 0;
         for segment in self.segments.iter().rev() {
-            bytes += segment.bytes();
-            if bytes > bytes_max {
+            // The newest always, however large.
+            if bytes > 0 && bytes + segment.bytes() > bytes_max {
                 break;
             }
             segment.verify()?;
+            bytes += segment.bytes();
         }
         Ok(())
     }
@@ -230,6 +231,19 @@ impl Walk<'_> {
             next_step: RESTORE_BACKUP,
         };
         let record = Record::parse(bytes).map_err(malformed)?;
+        let next = self.position.last.next();
+        if record.first() > next {
+            return Err(StorageError::Corrupt {
+                path: self.files.archive.parent().unwrap_or(path).to_owned(),
+                position: format!("sequence {next}"),
+                what: format!(
+                    "sequences {next} to {} are in no archive segment and no generation; {} goes on behind them",
+                    Sequence::new(record.first().get() - 1).unwrap_or(next),
+                    path.display()
+                ),
+                next_step: RESTORE_BACKUP,
+            });
+        }
         let after = record.follow(self.files.shard, &self.position).map_err(malformed)?;
         if record.first() > self.from.last {
             (self.visit)(&record, &after).map_err(malformed)?;
@@ -281,12 +295,16 @@ pub struct Recovered {
 /// watermark. Afterwards all that was read is durable, and a new generation is ready.
 ///
 /// # Errors
-/// If anything is not as it was written (P6). Nothing has been changed then.
+/// If anything is not as it was written (P6). Nothing has been changed then, but that files which were in the making
+/// when the last process ended are gone.
 pub fn recover(
     files: &ShardFiles,
     options: JournalOptions,
     progress: &Progress,
 ) -> Result<Recovered, StorageError> {
+    // First, as nothing depends on them and the disk may be full of them.
+    files::remove_leftovers(&files.snapshots)?;
+    files::remove_leftovers(&files.archive)?;
     let (mut ledger, start) = files.newest_snapshot()?;
     // The others are the way out when the newest is lost: too late to learn then that they are damaged.
     for (_, older) in snapshot::list(&files.snapshots)?.iter().rev().skip(1) {
@@ -302,11 +320,8 @@ pub fn recover(
             "the newest snapshot is missing; rebuilding the state from the one before and the archive"
         );
     }
-    let (watermark, acknowledged, health) = Watermark::open(&files.watermark, files.ledger, files.shard)?;
-    if let WatermarkHealth::SlotRebuilt { path, byte, what } = health {
-        tracing::warn!(path = %path.display(), byte, what, "a slot of the watermark was damaged and is rebuilt");
-    }
-    let mut acknowledged_found = acknowledged.last <= start.last;
+    let acknowledged = Watermark::peek(&files.watermark, files.ledger, files.shard)?;
+    let mut acknowledged_found = acknowledged.last < start.last || acknowledged == start;
     let end = stored.walk(start, &mut |record, after| {
         replay(&mut ledger, record)?;
         progress.add(after.last.get() - record.first().get() + 1);
@@ -332,14 +347,18 @@ pub fn recover(
     }
     assert_eq!(ledger.last(), end.last, "the ledger is where its log ends");
 
-    // A record that a killed process had written but not synced is there now, and whoever reads the state
-    // depends on it: it has to be durable before anyone does (P1).
-    for generation in &stored.generations {
-        generation.sync()?;
-    }
     files.sync_names()?;
-    files::remove_leftovers(&files.snapshots)?;
-    archive::remove_leftovers(&files.archive)?;
+    let merged = archive::remove_leftovers(&files.archive, files.ledger, files.shard)?;
+    if merged > 0 {
+        tracing::info!(shard = files.shard.index(), merged, "deleted segments that are part of a merged one");
+    }
+    let (mut watermark, _, health) = Watermark::open(&files.watermark, files.ledger, files.shard)?;
+    if let WatermarkHealth::SlotRebuilt { path, byte, what } = health {
+        tracing::warn!(path = %path.display(), byte, what, "a slot of the watermark was damaged and is rebuilt");
+    }
+    // All that was read is durable now, and will be shown: it must not be missing at the next start either.
+    watermark.acknowledge(end)?;
+    watermark.unsynced().map_or(Ok(()), UnsyncedWatermark::sync)?;
     let generations = Generations::new(&files.journal, stored.generations)?;
     let current = generations.create()?;
     let journal = SledJournal::new(files.shard, end, current, Arc::clone(&generations), options);
@@ -433,6 +452,25 @@ impl ShardLog {
         // The state is not needed while the archive is written.
         drop(ledger);
         self.archive(&sealed)
+    }
+
+    /// How many generations wait to be compacted.
+    pub fn sealed_generations(&self) -> usize {
+        self.generations.sealed_count()
+    }
+
+    /// How much disk space a compaction takes at the most, roughly: a snapshot half as large again as the newest,
+    /// and the records once more.
+    ///
+    /// # Errors
+    /// If the snapshots cannot be looked at.
+    pub fn compaction_bytes(&self) -> Result<u64, StorageError> {
+        let newest = match snapshot::list(&self.files.snapshots)?.last() {
+            Some((_, path)) => std::fs::metadata(path).map_err(StorageError::io("look at", path))?.len(),
+            None => 0,
+        };
+        let sealed: u64 = self.generations.sealed().iter().map(|generation| generation.bytes_written()).sum();
+        Ok(newest + newest / 2 + 2 * sealed)
     }
 
     /// Ends the log for this life of the process: all of it goes into a snapshot of `ledger`, which stands at

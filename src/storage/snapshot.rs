@@ -203,14 +203,6 @@ pub fn list(directory: &Path) -> Result<Vec<(Sequence, PathBuf)>, StorageError> 
         .collect()
 }
 
-/// Deletes what a crash left of snapshots in the making. Nothing may be writing in the directory.
-///
-/// # Errors
-/// If the directory cannot be read or a leftover not be deleted.
-pub fn remove_leftovers(directory: &Path) -> Result<usize, StorageError> {
-    files::remove_leftovers(directory)
-}
-
 /// Deletes all but the newest `keep` snapshots, oldest first, and returns which.
 ///
 /// # Errors
@@ -780,7 +772,7 @@ mod tests {
         assert_eq!(prune(directory, 2).expect("pruned"), [listed[0].1.clone(), listed[1].1.clone()]);
         assert_eq!(list(directory).expect("listed"), listed[2..]);
         assert!(prune(directory, 2).expect("pruned").is_empty());
-        assert_eq!(remove_leftovers(directory).expect("removed"), 1);
+        assert_eq!(files::remove_leftovers(directory).expect("removed"), 1);
         assert_eq!(list(directory).expect("listed"), listed[2..]);
         for name in ["7.snapshot", "notes", "0000000000000000007x.snapshot", "99999999999999999999.snapshot"]
         {

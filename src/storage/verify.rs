@@ -70,12 +70,9 @@ pub fn verify(files: &ShardFiles, progress: &Progress) -> Result<Verified, Stora
     }
     if !acknowledged_found {
         return Err(StorageError::Corrupt {
-            path: files.watermark.clone(),
-            position: format!("sequence {}", acknowledged.last),
-            what: format!(
-                "the log, which ends at sequence {}, does not contain what was acknowledged",
-                end.last
-            ),
+            path: files.journal.clone(),
+            position: format!("sequence {}", end.last.next()),
+            what: format!("the log ends, but up to sequence {} it was acknowledged", acknowledged.last),
             next_step: RESTORE_BACKUP,
         });
     }

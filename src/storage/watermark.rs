@@ -34,7 +34,7 @@ use uuid::Uuid;
 use crate::ledger::{Sequence, ShardId};
 use crate::storage::codec::{Malformed, Reader};
 use crate::storage::journal::record::{ChainHash, LogPosition};
-use crate::storage::{RESTORE_BACKUP, StorageError};
+use crate::storage::{RESTORE_BACKUP, StorageError, files};
 
 const FILE_BYTES: usize = 8192;
 const SLOT_BYTES: usize = 512;
@@ -126,9 +126,7 @@ impl Watermark {
         fs::rename(&watermark.path, path).map_err(StorageError::io("rename", &watermark.path))?;
         watermark.path = path.to_owned();
         if let Some(directory) = path.parent() {
-            File::open(directory)
-                .and_then(|directory| directory.sync_all())
-                .map_err(StorageError::io("sync", directory))?;
+            files::sync_directory(directory)?;
         }
         Ok(watermark)
     }
@@ -142,7 +140,7 @@ impl Watermark {
         ledger: Uuid,
         shard: ShardId,
     ) -> Result<(Watermark, LogPosition, WatermarkHealth), StorageError> {
-        let (mut watermark, damage) = Watermark::read(path, ledger, shard)?;
+        let (mut watermark, damage) = Watermark::read(path, ledger, shard, true)?;
         let position = watermark.position;
         let health = match damage {
             None => WatermarkHealth::Intact,
@@ -162,12 +160,20 @@ impl Watermark {
         Ok((watermark, position, health))
     }
 
+    /// The position in a shard's watermark; one slot may be damaged. Changes nothing.
+    ///
+    /// # Errors
+    /// As [`Watermark::open`].
+    pub fn peek(path: &Path, ledger: Uuid, shard: ShardId) -> Result<LogPosition, StorageError> {
+        Ok(Watermark::read(path, ledger, shard, false)?.0.position)
+    }
+
     /// The position in a shard's watermark, for a tool that changes nothing.
     ///
     /// # Errors
     /// As [`Watermark::open`], and if one slot is damaged.
     pub fn inspect(path: &Path, ledger: Uuid, shard: ShardId) -> Result<LogPosition, StorageError> {
-        match Watermark::read(path, ledger, shard)? {
+        match Watermark::read(path, ledger, shard, false)? {
             (watermark, None) => Ok(watermark.position),
             (_, Some(damage)) => Err(StorageError::Corrupt {
                 path: path.to_owned(),
@@ -183,8 +189,9 @@ impl Watermark {
         path: &Path,
         ledger: Uuid,
         shard: ShardId,
+        writable: bool,
     ) -> Result<(Watermark, Option<Malformed>), StorageError> {
-        let file = match OpenOptions::new().read(true).write(true).open(path) {
+        let file = match OpenOptions::new().read(true).write(writable).open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Err(corrupt(path, 0, "the file is missing"));

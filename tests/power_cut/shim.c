@@ -44,6 +44,27 @@ static uint64_t tokens;
 /* Around every change of a name, so that the records are in the order of the changes. */
 static pthread_mutex_t names = PTHREAD_MUTEX_INITIALIZER;
 
+/* Held, shared, from before a change until it is recorded. Who kills the process takes it alone: a change that is
+ * on the disk but not in the trace would be missing from every image, however it was synced later. */
+static pthread_rwlock_t alive = PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP;
+
+static void die(void) {
+  pthread_rwlock_wrlock(&alive);
+  kill(getpid(), SIGKILL);
+  for (;;) pause();
+}
+
+/* The test's own kill -9 comes as SIGUSR2, so that it, too, falls between two changes. */
+static void *reaper(void *nothing) {
+  sigset_t signals;
+  int signal;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGUSR2);
+  sigwait(&signals, &signal);
+  die();
+  return nothing;
+}
+
 static void put(int kind, uint64_t a, uint64_t b, const char *text, const void *data, size_t size) {
   int saved = errno;
   uint32_t text_size = text ? strlen(text) : 0;
@@ -82,6 +103,12 @@ __attribute__((constructor)) static void start(void) {
   syscall(SYS_close, descriptor);
   if (trace < 0) abort();
   put(START, getpid(), 0, NULL, NULL, 0);
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGUSR2);
+  pthread_sigmask(SIG_BLOCK, &signals, NULL);
+  pthread_t thread;
+  if (pthread_create(&thread, NULL, reaper, NULL) != 0) abort();
 }
 
 static int inside(const char *path) {
@@ -133,6 +160,7 @@ static int open_at(int directory, const char *name, int flags, mode_t mode) {
   if (!(flags & (O_CREAT | O_TRUNC)) || !of_name(directory, name, path))
     return syscall(SYS_openat, directory, name, flags, mode);
   if ((flags & O_TMPFILE) == O_TMPFILE) unsupported("O_TMPFILE");
+  pthread_rwlock_rdlock(&alive);
   pthread_mutex_lock(&names);
   int existed = syscall(SYS_faccessat, directory, name, F_OK) == 0;
   int fd = syscall(SYS_openat, directory, name, flags, mode);
@@ -142,6 +170,7 @@ static int open_at(int directory, const char *name, int flags, mode_t mode) {
     else if (flags & O_TRUNC) put(TRUNCATE, status.st_ino, 0, NULL, NULL, 0);
   }
   pthread_mutex_unlock(&names);
+  pthread_rwlock_unlock(&alive);
   return fd;
 }
 
@@ -175,6 +204,7 @@ static void wrote(int fd, off64_t offset, const struct iovec *parts, int count, 
 }
 
 ssize_t write(int fd, const void *bytes, size_t size) {
+  pthread_rwlock_rdlock(&alive);
   char path[PATH_MAX];
   struct stat status;
   /* The caller may not change, so its bytes are copied; they are few. */
@@ -188,32 +218,41 @@ ssize_t write(int fd, const void *bytes, size_t size) {
   struct iovec part = {(void *)bytes, size};
   wrote(fd, -1, &part, 1, result);
   free(flipped);
+  pthread_rwlock_unlock(&alive);
   return result;
 }
 ssize_t writev(int fd, const struct iovec *parts, int count) {
+  pthread_rwlock_rdlock(&alive);
   ssize_t result = syscall(SYS_writev, fd, parts, count);
   wrote(fd, -1, parts, count, result);
+  pthread_rwlock_unlock(&alive);
   return result;
 }
 ssize_t pwrite64(int fd, const void *bytes, size_t size, off64_t offset) {
+  pthread_rwlock_rdlock(&alive);
   ssize_t result = syscall(SYS_pwrite64, fd, bytes, size, offset);
   struct iovec part = {(void *)bytes, size};
   wrote(fd, offset, &part, 1, result);
+  pthread_rwlock_unlock(&alive);
   return result;
 }
 ssize_t pwrite(int fd, const void *bytes, size_t size, off_t offset) { return pwrite64(fd, bytes, size, offset); }
 ssize_t pwritev64(int fd, const struct iovec *parts, int count, off64_t offset) {
+  pthread_rwlock_rdlock(&alive);
   ssize_t result = syscall(SYS_pwritev, fd, parts, count, (long)offset, 0L);
   wrote(fd, offset, parts, count, result);
+  pthread_rwlock_unlock(&alive);
   return result;
 }
 ssize_t pwritev(int fd, const struct iovec *parts, int count, off_t offset) { return pwritev64(fd, parts, count, offset); }
 
 int ftruncate64(int fd, off64_t size) {
+  pthread_rwlock_rdlock(&alive);
   int result = syscall(SYS_ftruncate, fd, size);
   char path[PATH_MAX];
   struct stat status;
   if (result == 0 && of_descriptor(fd, path, &status)) put(TRUNCATE, status.st_ino, size, NULL, NULL, 0);
+  pthread_rwlock_unlock(&alive);
   return result;
 }
 int ftruncate(int fd, off_t size) { return ftruncate64(fd, size); }
@@ -222,13 +261,15 @@ static int renamed(int from_at, const char *from_name, int to_at, const char *to
   char from[PATH_MAX], to[PATH_MAX];
   int known = of_name(from_at, from_name, from) | of_name(to_at, to_name, to);
   if (known && flags) unsupported("renameat2 with flags");
+  pthread_rwlock_rdlock(&alive);
   pthread_mutex_lock(&names);
   int result = syscall(SYS_renameat2, from_at, from_name, to_at, to_name, flags);
   if (result == 0 && known) {
     put(RENAME, strlen(from), 0, from, to, strlen(to));
-    if (ends(to, kill_after)) kill(getpid(), SIGKILL);
   }
   pthread_mutex_unlock(&names);
+  pthread_rwlock_unlock(&alive);
+  if (result == 0 && known && ends(to, kill_after)) die();
   return result;
 }
 int rename(const char *from, const char *to) { return renamed(AT_FDCWD, from, AT_FDCWD, to, 0); }
@@ -240,10 +281,12 @@ int renameat2(int from_at, const char *from, int to_at, const char *to, unsigned
 int unlinkat(int at, const char *name, int flags) {
   char path[PATH_MAX];
   int known = of_name(at, name, path);
+  pthread_rwlock_rdlock(&alive);
   pthread_mutex_lock(&names);
   int result = syscall(SYS_unlinkat, at, name, flags);
   if (result == 0 && known) put(flags & AT_REMOVEDIR ? RMDIR : UNLINK, 0, 0, path, NULL, 0);
   pthread_mutex_unlock(&names);
+  pthread_rwlock_unlock(&alive);
   return result;
 }
 int unlink(const char *name) { return unlinkat(AT_FDCWD, name, 0); }
@@ -252,11 +295,13 @@ int rmdir(const char *name) { return unlinkat(AT_FDCWD, name, AT_REMOVEDIR); }
 int mkdirat(int at, const char *name, mode_t mode) {
   char path[PATH_MAX];
   int known = of_name(at, name, path);
+  pthread_rwlock_rdlock(&alive);
   pthread_mutex_lock(&names);
   int result = syscall(SYS_mkdirat, at, name, mode);
   struct stat status;
   if (result == 0 && known && stat(path, &status) == 0) put(MKDIR, status.st_ino, 0, path, NULL, 0);
   pthread_mutex_unlock(&names);
+  pthread_rwlock_unlock(&alive);
   return result;
 }
 int mkdir(const char *name, mode_t mode) { return mkdirat(AT_FDCWD, name, mode); }
@@ -267,7 +312,7 @@ static int synced(int fd, long call) {
   if (!of_descriptor(fd, path, &status)) return syscall(call, fd);
   static int kills;
   if (call == SYS_fdatasync && ends(path, kill_before) && __atomic_add_fetch(&kills, 1, __ATOMIC_SEQ_CST) == 20)
-    kill(getpid(), SIGKILL);
+    die();
   uint64_t token = __atomic_add_fetch(&tokens, 1, __ATOMIC_SEQ_CST);
   put(SYNC_BEGIN, status.st_ino, token, path, NULL, 0);
   int result = syscall(call, fd);

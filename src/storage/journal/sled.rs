@@ -94,6 +94,7 @@ use parking_lot::{Mutex, RwLock};
 use super::record::{LogPosition, RECORD_BYTES_MAX, Record};
 use super::{Journal, JournalReader};
 use crate::ledger::{Sequence, ShardId};
+use crate::storage::files::sync_directory;
 use crate::storage::{RESTORE_BACKUP, StorageError};
 
 /// Bytes of records after which a generation is sealed. Opening a generation takes time and memory in
@@ -236,6 +237,11 @@ impl Generation {
             }
             Err(fs::TryLockError::Error(error)) => return Err(StorageError::io("lock", &file_path)(error)),
         }
+        // What a killed process had written but not synced is found here, and whoever reads the state depends on
+        // it: it has to be durable first (P1). Where the sync of the process before had *failed*, the cache holds
+        // what the disk does not, and calls it clean; so what is read is read from the disk.
+        file.sync_data().map_err(StorageError::io("sync", &file_path))?;
+        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
         fs::create_dir(&reading).map_err(StorageError::io("create", &reading))?;
         let copy_path = reading.join("db");
         fs::copy(&file_path, &copy_path).map_err(StorageError::io("copy to", &copy_path))?;
@@ -562,6 +568,11 @@ impl Generations {
         self.readable.read().sealed.clone()
     }
 
+    /// How many there are.
+    pub fn sealed_count(&self) -> usize {
+        self.readable.read().sealed.len()
+    }
+
     /// Deletes a sealed generation, after it has been archived. Whoever still reads it may go on to do so.
     ///
     /// # Errors
@@ -867,10 +878,6 @@ fn check_configuration(path: &Path, reading: &Path) -> Result<(), StorageError> 
     let same = found.iter().zip(&expected).take_while(|(a, b)| a == b).count();
     let what = "it is not what this version writes".to_owned();
     Err(corrupt(&conf_path, &format!("byte {same}"), what))
-}
-
-fn sync_directory(path: &Path) -> Result<(), StorageError> {
-    File::open(path).and_then(|directory| directory.sync_all()).map_err(StorageError::io("sync", path))
 }
 
 fn remove_directory(path: &Path) -> Result<(), StorageError> {
