@@ -213,6 +213,19 @@ async fn a_repeated_request_takes_effect_once() {
     assert_eq!(service.send("POST", "/accounts/a/deposit", &key, "{").await.status, 400);
     assert_eq!(service.send("POST", "/accounts/a/deposit", &key, r#"{"amount":2}"#).await.status, 201);
     assert!(service.get("/accounts/a").await.text().contains(r#""balance":3.00"#));
+    // It is the account that counts, not the way to name it.
+    let id = service.get("/accounts/a").await.json()["id"].as_str().expect("an id").to_owned();
+    let by_id = service.send("DELETE", &format!("/v2/accounts/{id}"), &key, "").await;
+    assert_eq!((by_id.status.as_u16(), by_id.code().as_str()), (422, "idempotency-key-reused"));
+    // With another version to match it is another request; a refusal of the first is not its answer.
+    for (version, status) in [("\"1\"", 412), ("\"1\"", 412), ("\"4\"", 422)] {
+        let headers = [("idempotency-key", "k-6"), ("if-match", version)];
+        let reply = service.send("POST", "/accounts/a/deposit", &headers, r#"{"amount":2}"#).await;
+        assert_eq!(reply.status.as_u16(), status);
+    }
+    // Names that clients would resolve away as part of a path are given back encoded.
+    let dots = service.post("/accounts", r#"{"name":".."}"#).await;
+    assert_eq!((dots.status.as_u16(), dots.header("location")), (201, "/accounts/%2E%2E"));
     let key = [("idempotency-key", "k-5")];
     service.post("/accounts/a/withdraw", r#"{"amount":3}"#).await;
     for replayed in ["", "true"] {

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue, LINK, LOCATION};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue, LINK, LOCATION, TRANSFER_ENCODING};
 use hyper::http::request::Parts;
 use hyper::{Response, StatusCode};
 
@@ -132,11 +132,12 @@ impl<'a> Call<'a> {
         if !self.read_body().await?.is_empty() {
             return Err(Problem::plain(Code::UnexpectedBody));
         }
-        let origin = match &account {
-            AccountSelector::Name(name) => self.origin(Scope::Name(name), &[])?,
-            // As it is printed, not as it was sent: hexadecimal digits may be capital in a URL.
-            AccountSelector::Id(id) => self.origin(Scope::Id(&id.to_uuid().to_string()), &[])?,
+        let name = match &account {
+            AccountSelector::Name(name) => name.clone(),
+            // A key belongs to the account, whichever way the request names it.
+            AccountSelector::Id(_) => bank.account(account.clone()).await?.name,
         };
+        let origin = self.origin(Scope::Account(&name), &[])?;
         let closed = bank.close(account, version, origin).await?;
         let mut reply = Response::new(Full::default());
         *reply.status_mut() = StatusCode::NO_CONTENT;
@@ -148,7 +149,7 @@ impl<'a> Call<'a> {
         let name = self.name()?;
         let version = headers::if_match(&self.parts.headers)?;
         let body = self.read_json().await?;
-        let origin = self.origin(Scope::Name(&name), &body)?;
+        let origin = self.origin(Scope::Account(&name), &body)?;
         let amount = wire::parse_posting(&body)?;
         let account = AccountSelector::Name(name.clone());
         let posted = bank.post(account, version, direction, amount, origin).await?;
@@ -266,6 +267,13 @@ impl<'a> Call<'a> {
     async fn read_body(&mut self) -> Result<Bytes, Problem> {
         if self.body.is_end_stream() {
             return Ok(Bytes::new());
+        }
+        // Any other coding would have to be undone first: its bytes are not the body.
+        if self.parts.headers.get_all(TRANSFER_ENCODING).iter().any(|coding| coding != "chunked") {
+            return Err(Problem::new(
+                Code::InvalidBody,
+                "the only transfer coding that is understood is chunked",
+            ));
         }
         // The declared length is looked at before the client is asked to go on (Expect: 100-continue).
         if self.body.size_hint().lower() > BODY_BYTES_MAX as u64 {

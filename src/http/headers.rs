@@ -123,17 +123,14 @@ pub(super) enum Scope<'a> {
     /// All accounts: requests that open one.
     Accounts,
     /// The account with this name.
-    Name(&'a str),
-    /// The account with this id.
-    Id(&'a str),
+    Account(&'a str),
 }
 
 impl Scope<'_> {
     fn tag_and_text(&self) -> (u8, &str) {
         match self {
             Scope::Accounts => (0, "accounts"),
-            Scope::Name(name) => (1, name),
-            Scope::Id(id) => (2, id),
+            Scope::Account(name) => (1, name),
         }
     }
 }
@@ -338,14 +335,14 @@ mod tests {
 
     #[test]
     fn a_key_is_bound_to_its_scope_and_to_the_request() {
-        let first = key("k", Scope::Name("alice"), "/r", b"{}");
-        assert_eq!(key("\"k\"", Scope::Name("alice"), "/r", b"{}"), first);
-        let other_scope = key("k", Scope::Id("alice"), "/r", b"{}");
+        let first = key("k", Scope::Account("alice"), "/r", b"{}");
+        assert_eq!(key("\"k\"", Scope::Account("alice"), "/r", b"{}"), first);
+        let other_scope = key("k", Scope::Account("bob"), "/r", b"{}");
         assert_ne!(other_scope.digest, first.digest);
-        let other_body = key("k", Scope::Name("alice"), "/r", b"{ }");
+        let other_body = key("k", Scope::Account("alice"), "/r", b"{ }");
         assert_eq!(other_body.digest, first.digest);
         assert_ne!(other_body.fingerprint, first.fingerprint);
-        let other_route = key("k", Scope::Name("alice"), "/s", b"{}");
+        let other_route = key("k", Scope::Account("alice"), "/s", b"{}");
         assert_ne!(other_route.fingerprint, first.fingerprint);
         // Parts do not run into one another.
         assert_ne!(hash(KEY_DIGEST_DOMAIN, &[b"a", b"bc"]), hash(KEY_DIGEST_DOMAIN, &[b"ab", b"c"]));
@@ -354,7 +351,7 @@ mod tests {
     /// Keys that clients hold were written to logs with these digests. A change here applies retries twice.
     #[test]
     fn the_digests_are_pinned() {
-        let key = key("k-1", Scope::Name("alice"), "/accounts/{name}/deposit", b"{\"amount\":1}");
+        let key = key("k-1", Scope::Account("alice"), "/accounts/{name}/deposit", b"{\"amount\":1}");
         let hex = |bytes: &[u8]| data_encoding::HEXLOWER.encode(bytes);
         assert_eq!(
             (hex(&key.digest.0).as_str(), hex(&key.fingerprint).as_str()),

@@ -138,9 +138,12 @@ pub(super) fn decode(encoded: &str) -> Result<Cow<'_, str>, &'static str> {
 }
 
 /// Encodes a text as a segment of a path. Only what RFC 3986 calls unreserved stays as it is.
+///
+/// But for `.` and `..`, which clients would resolve away: there the dots are encoded too.
 pub(super) fn encode(text: &str) -> impl std::fmt::Display + '_ {
-    const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-    utf8_percent_encode(text, RESERVED)
+    const DOTS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
+    const RESERVED: &AsciiSet = &DOTS.remove(b'.');
+    utf8_percent_encode(text, if matches!(text, "." | "..") { DOTS } else { RESERVED })
 }
 
 /// Reads a query's parameters, each at most once, none but the known.

@@ -374,6 +374,9 @@ fn is_replayed(response: &Response) -> bool {
     response.headers.get("idempotent-replayed").is_some_and(|value| value == "true")
 }
 
+/// The refusal of a server that remembers as many idempotency keys as it may, until the oldest are forgotten.
+const KEYS_EXHAUSTED: &str = "idempotency-keys-exhausted";
+
 /// Why a request should be repeated as it is, if it should: the server says so, or a proxy before it cannot reach
 /// it.
 fn reason_to_repeat(response: &Response) -> Option<String> {
@@ -381,6 +384,8 @@ fn reason_to_repeat(response: &Response) -> Option<String> {
         return None;
     }
     let Problem { code, detail, retryable, .. } = problem(response);
+    // True, but not for hours: the server remembers as many keys as it may.
+    let retryable = if code == KEYS_EXHAUSTED { Some(false) } else { retryable };
     let repeat = retryable.unwrap_or(matches!(
         response.status,
         StatusCode::TOO_MANY_REQUESTS
