@@ -26,8 +26,8 @@ impl Progress {
     pub fn new(what: &'static str, unit: &'static str, total: Option<u64>) -> Progress {
         let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr_with_hz(10));
         let template = match total {
-            Some(_) => "{prefix} {bar:30} {human_pos}/{human_len} {msg} {per_sec} eta {eta}",
-            None => "{prefix} {spinner} {human_pos} {msg} {per_sec}",
+            Some(_) => "{prefix} {bar:30} {human_pos}/{human_len} {msg} eta {eta}",
+            None => "{prefix} {spinner} {human_pos} {msg} {elapsed}",
         };
         bar.set_style(ProgressStyle::with_template(template).expect("the template is valid"));
         bar.set_prefix(what);

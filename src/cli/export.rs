@@ -21,8 +21,10 @@ const LONG_ABOUT: &str = "\
 Prints a ledger from its files to stdout: all transactions, one account's, or the accounts with their balances. \
 It changes nothing.
 
-The CSV of transactions has the columns that `teller import` reads (id, account, type, amount), so it moves a \
-ledger to another server or to another number of shards.
+The CSV of transactions has the columns that `teller import` reads (id, account, type, amount), so it moves \
+balances and histories to another server or to another number of shards: import it with an --overdraft-limit that \
+covers the lowest balance that any account ever had. It does not have accounts without a transaction, closings, and \
+overdraft limits of accounts' own.
 
 Needs the ledger's directory, and that no server uses it: end the server first.";
 

@@ -13,7 +13,7 @@ Needs a directory that it may write to, on a file system whose fdatasync is hone
 uses. A flag wins over its environment variable; an empty variable counts as not set.
 
 On SIGTERM or Ctrl-C it accepts no more connections, finishes the requests that it has, takes a snapshot and \
-exits. SIGUSR1 takes a snapshot and goes on. Being killed at any other moment loses nothing that was \
+exits; a second signal ends it at once. SIGUSR1 takes a snapshot and goes on. Being killed at any other moment loses nothing that was \
 acknowledged.";
 
 const AFTER_HELP: &str = "\
@@ -24,8 +24,9 @@ Examples:
 
 Then: curl http://127.0.0.1:3000/readyz
 
-Exit codes: 0 ended by a signal, with everything stored; 1 could not start, or had to stop (told on stderr); \
-2 wrong usage.";
+Exit codes: 0 ended by a signal, with everything stored; 1 could not start, or not take the last snapshot (told \
+on stderr); 2 wrong usage; 74 the log failed or hung (start it again: nothing acknowledged is lost); 130 ended by a \
+second signal.";
 
 /// Serve a ledger over HTTP
 #[derive(clap::Args, Debug)]
