@@ -45,6 +45,9 @@ const EXIT_INTERRUPTED: i32 = 130;
 /// How often housekeeper and watchdog look around: rarely enough to cost nothing on an idle machine.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How far the clock may be behind the ledger's last event without a word: what setting a clock right moves it.
+const CLOCK_BEHIND_MS_MAX: u64 = 60_000;
+
 /// How many connections wait to be accepted: all that a restart brings back at once. The system may allow fewer.
 const LISTEN_BACKLOG: u32 = 4096;
 
@@ -389,6 +392,14 @@ fn recover_all(
         }
     }
     progress.finish();
+    let newest = recovered.iter().map(|(_, shard)| shard.ledger.time().millis()).max().unwrap_or_default();
+    let ahead_ms = newest.saturating_sub(clock::now().millis());
+    if ahead_ms > CLOCK_BEHIND_MS_MAX {
+        tracing::warn!(
+            ahead_ms,
+            "the ledger's last event is later than the clock: its time stands still until then"
+        );
+    }
     let accounts: usize = recovered.iter().map(|(_, shard)| shard.ledger.accounts().len()).sum();
     let elapsed_ms = progress.elapsed().as_millis() as u64;
     tracing::info!(accounts, replayed = progress.done(), elapsed_ms, "recovered");
