@@ -210,7 +210,7 @@ fn replies_wait_for_the_sync_and_reads_of_what_is_not_durable_wait_too() {
         let handle = threads.handle().clone();
         let opening = tokio::spawn({
             let handle = handle.clone();
-            async move { handle.ask(execute(open("a"), None)).await }
+            async move { handle.ask(execute(open("a"), Some(1))).await }
         });
         tokio::task::yield_now().await;
         begins.recv().expect("the sync begins");
@@ -218,6 +218,9 @@ fn replies_wait_for_the_sync_and_reads_of_what_is_not_durable_wait_too() {
             let handle = handle.clone();
             async move { handle.ask(Request::Account(AccountRef::Name(name("a")))).await }
         });
+        tokio::task::yield_now().await;
+        // This leaves at once, and the shard serves it behind the read: so the read has been served by then, too.
+        assert_eq!(handle.ask(execute(open("a"), Some(1))).await, Ok(Reply::KeyInFlight));
         tokio::task::yield_now().await;
         assert_eq!(handle.durable(), Sequence::NONE);
         assert!(!opening.is_finished() && !reading.is_finished());
