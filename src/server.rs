@@ -32,7 +32,7 @@ use crate::ledger::{Amount, SHARDS_MAX, ShardId};
 use crate::progress::Progress;
 use crate::shard::batch::{Shard, ShardRules};
 use crate::shard::handle::ShardHandle;
-use crate::shard::worker::{COMMIT_TIME_MAX, ShardThreads, SyncWatch};
+use crate::shard::worker::{COMMIT_TIME_MAX, CommitWatch, ShardThreads};
 use crate::storage::StorageError;
 use crate::storage::journal::JournalOptions;
 use crate::storage::log::{Recovered, ShardFiles, ShardJournal, ShardLog, recover};
@@ -296,7 +296,7 @@ impl Running {
             Background::start("housekeeper", move |stop| keep_house(&shards, &reserve, stop))?
         };
         let watchdog = {
-            let watches: Vec<SyncWatch> = shards.iter().map(|shard| shard.threads.sync_watch()).collect();
+            let watches: Vec<CommitWatch> = shards.iter().map(|shard| shard.threads.commit_watch()).collect();
             Background::start("watchdog", move |stop| watch(&watches, stop))?
         };
         Ok(Running { shards, snapshot, keeper, housekeeper, watchdog, directory })
@@ -426,19 +426,17 @@ fn keep(
             }
         }
     };
+    let roll_and_compact_all = || {
+        shards.iter().for_each(|(handle, _)| handle.roll());
+        // What could not be compacted before has no sealing of its own to wait for.
+        compact_all();
+    };
     loop {
         select! {
             recv(stop) -> _ => return,
             recv(sealed) -> _ => compact_all(),
-            recv(due) -> _ => {
-                shards.iter().for_each(|(handle, _)| handle.roll());
-                // What could not be compacted before has no sealing of its own to wait for.
-                compact_all();
-            }
-            recv(asked) -> _ => {
-                shards.iter().for_each(|(handle, _)| handle.roll());
-                compact_all();
-            }
+            recv(due) -> _ => roll_and_compact_all(),
+            recv(asked) -> _ => roll_and_compact_all(),
         }
     }
 }
@@ -485,7 +483,7 @@ fn look_for_room(shards: &[Kept], reserve: &DiskReserve) {
 }
 
 /// Ends the process when a commit hangs.
-fn watch(watches: &[SyncWatch], stop: &Receiver<()>) {
+fn watch(watches: &[CommitWatch], stop: &Receiver<()>) {
     while stop.recv_timeout(HOUSEKEEPING_INTERVAL) == Err(RecvTimeoutError::Timeout) {
         for (index, watch) in watches.iter().enumerate() {
             if watch.busy_for().is_some_and(|time| time > COMMIT_TIME_MAX) {

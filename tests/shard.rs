@@ -225,13 +225,13 @@ fn replies_wait_for_the_sync_and_reads_of_what_is_not_durable_wait_too() {
         assert_eq!(handle.durable(), Sequence::NONE);
         assert!(!opening.is_finished() && !reading.is_finished());
         // What the watchdog looks at: a commit that has begun and not ended.
-        assert!(threads.sync_watch().busy_for().is_some());
+        assert!(threads.commit_watch().busy_for().is_some());
         gate.send(()).expect("the sync waits");
         assert!(matches!(opening.await.expect("no panic"), Ok(Reply::Executed { .. })));
         assert!(matches!(reading.await.expect("no panic"), Ok(Reply::Account(Some(_)))));
         assert_eq!(handle.durable(), Sequence::FIRST);
     });
-    let watch = threads.sync_watch();
+    let watch = threads.commit_watch();
     drop(gate);
     threads.stop().expect("the log is intact");
     assert_eq!(watch.busy_for(), None);

@@ -91,8 +91,8 @@ impl<J: Journal + 'static> ShardThreads<J> {
     }
 
     /// What watches over the commits of the shard.
-    pub fn sync_watch(&self) -> SyncWatch {
-        SyncWatch { status: Arc::clone(&self.handle.status), started: self.started }
+    pub fn commit_watch(&self) -> CommitWatch {
+        CommitWatch { status: Arc::clone(&self.handle.status), started: self.started }
     }
 
     /// Serves what is in the inbox, then ends. Returns the state and the journal, both complete and durable.
@@ -112,12 +112,12 @@ impl<J: Journal + 'static> ShardThreads<J> {
 }
 
 /// Sees a commit that does not end. Looking takes no lock and no IO.
-pub struct SyncWatch {
+pub struct CommitWatch {
     status: Arc<ShardStatus>,
     started: Instant,
 }
 
-impl SyncWatch {
+impl CommitWatch {
     /// For how long the commit under way has been going on; `None` if there is none.
     pub fn busy_for(&self) -> Option<Duration> {
         match self.status.commit_began.load(Ordering::Acquire) {

@@ -4,6 +4,9 @@
 //! [`crate::ledger::Chain`]). A page reads its own records and O(log n) on the way to its start, and nothing
 //! of it stays in memory.
 
+use std::ops::RangeInclusive;
+
+use super::codec::Malformed;
 use super::journal::JournalReader;
 use super::journal::record::Record;
 use super::{RESTORE_BACKUP, StorageError};
@@ -13,8 +16,8 @@ use crate::ledger::{AccountNumber, Event, Links, Sequence, ShardId};
 pub struct HistoryReader<'a> {
     shard: ShardId,
     journal: &'a dyn JournalReader,
-    /// The record read last: the entries of a busy account stand close together.
-    record: Option<Vec<u8>>,
+    /// The record read last, and the sequences in it: the entries of a busy account stand close together.
+    record: Option<(RangeInclusive<Sequence>, Vec<u8>)>,
 }
 
 /// An event that is an entry of some account, and its place in the log.
@@ -48,19 +51,19 @@ impl<'a> HistoryReader<'a> {
     /// # Errors
     /// If the log cannot be read or is not intact there.
     pub fn event(&mut self, sequence: Sequence) -> Result<Option<Event>, StorageError> {
-        let covers = |bytes: &Vec<u8>| {
-            Record::parse(bytes).is_ok_and(|record| (record.first()..=record.last()).contains(&sequence))
-        };
-        if !self.record.as_ref().is_some_and(covers) {
-            self.record = self.journal.record(sequence)?;
+        let corrupt = |error: Malformed| self.corrupt(sequence, error.to_string());
+        if let Some((_, bytes)) = self.record.as_ref().filter(|(sequences, _)| sequences.contains(&sequence))
+        {
+            let record = Record::parse(bytes).map_err(corrupt)?;
+            return record.event(sequence).map(Some).map_err(corrupt);
         }
-        let Some(bytes) = &self.record else {
+        let Some(bytes) = self.journal.record(sequence)? else {
             return Ok(None);
         };
-        Record::parse(bytes)
-            .and_then(|record| record.event(sequence))
-            .map(Some)
-            .map_err(|error| self.corrupt(sequence, error.to_string()))
+        let record = Record::parse(&bytes).map_err(corrupt)?;
+        let event = record.event(sequence).map_err(corrupt)?;
+        self.record = Some((record.first()..=record.last(), bytes));
+        Ok(Some(event))
     }
 
     /// Up to `count` entries of an account, newest first, from its version `from` downwards.

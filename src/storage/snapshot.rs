@@ -23,7 +23,7 @@
 //!
 //! A block is 4 bytes of length (1 to 65,536), 4 bytes of CRC32C of the length and the items, and the items. An
 //! item does not span blocks. First all currencies in order, then all accounts by number, then all keys in order
-//! of use:
+//! of expiry:
 //!
 //! ```text
 //! currency  3 bytes code, signed part of @world
