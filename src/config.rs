@@ -15,7 +15,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-use crate::ledger::{Amount, Currency, ExcessDecimals, SHARDS_MAX};
+use crate::ledger::{Amount, Currency, ExcessDecimals, OverdraftDefault, Quantity, SHARDS_MAX};
 use crate::storage::journal::GENERATION_BYTES_MAX;
 
 const HOST_DEFAULT: &str = "127.0.0.1";
@@ -24,11 +24,10 @@ const DATA_DIR_DEFAULT: &str = "data";
 const DB_NAME_DEFAULT: &str = "teller";
 const LOG_DEFAULT: &str = "info";
 
-/// 50.00, the original service's.
-const MAX_OVERDRAFT_DEFAULT: Amount = match Amount::from_minor_units(50_00) {
-    Some(amount) => amount,
-    None => Amount::ZERO,
-};
+const CURRENCY_DEFAULT: Currency = Currency::USD;
+
+/// The original service's, in whichever currency: its decimals are zero, so it is an amount of each.
+const MAX_OVERDRAFT_DEFAULT: &str = "50.00";
 
 /// The longest host name, in bytes: the limit of DNS.
 const HOST_BYTES_MAX: usize = 253;
@@ -70,7 +69,9 @@ pub struct ServeSettings {
     /// How many shards were asked for, 1 to [`SHARDS_MAX`]. `None`: as many as the ledger has, or, for a new
     /// one, as the machine has cores.
     pub shards: Option<usize>,
-    /// How far below zero an account without a limit of its own may go; not negative.
+    /// The currency of accounts that are opened without one.
+    pub currency: Currency,
+    /// How far below zero an account of that currency without a limit of its own may go; not negative.
     pub max_overdraft: Amount,
     /// Create the data directory and end.
     pub bootstrap: bool,
@@ -84,6 +85,13 @@ pub struct ServeSettings {
     pub snapshot_interval: Duration,
     /// With less free disk space than this, what would be recorded is refused.
     pub disk_reserve_bytes: u64,
+}
+
+impl ServeSettings {
+    /// The overdraft limit of accounts that have none of their own, whatever their currency.
+    pub fn overdraft_default(&self) -> OverdraftDefault {
+        OverdraftDefault { currency: self.currency, limit: self.max_overdraft }
+    }
 }
 
 /// The flags of `serve`.
@@ -110,10 +118,16 @@ pub struct ServeArgs {
     #[expect(missing_docs, reason = "clap would take it for the help text of the group")]
     pub location: LocationArgs,
 
-    /// How far below zero an account without a limit of its own may go. The sign is ignored.
-    /// [env: MZ_MAX_OVERDRAFT] [default: 50.00]
-    #[arg(long, value_name = "AMOUNT", value_parser = parse_overdraft, allow_negative_numbers = true)]
-    pub max_overdraft: Option<Amount>,
+    /// The currency of accounts that are opened without one: a code of ISO 4217 such as EUR, in capital letters.
+    /// [env: MZ_CURRENCY] [default: USD]
+    #[arg(long, value_name = "CODE", value_parser = parse_currency)]
+    pub currency: Option<Currency>,
+
+    /// How far below zero an account of that currency without a limit of its own may go; an account of another
+    /// currency then may not. The sign is ignored. [env: MZ_MAX_OVERDRAFT] [default: 50.00]
+    // The text: how many decimals it may have is only known with the currency.
+    #[arg(long, value_name = "AMOUNT", value_parser = parse_overdraft_text, allow_negative_numbers = true)]
+    pub max_overdraft: Option<String>,
 
     /// With 1: create the data directory if it is not there, and exit 0 without serving. `serve` creates what
     /// it needs by itself, so this is only for scripts that expect the step. [env: MZ_BOOTSTRAP] [default: 0]
@@ -149,12 +163,15 @@ impl ServeArgs {
     /// The settings that these flags and this environment make.
     ///
     /// # Errors
-    /// If an environment variable that counts has a wrong value. Flags have been checked already.
+    /// If an environment variable that counts has a wrong value, or the overdraft limit, wherever it is from, is no
+    /// amount of the currency. In all else flags have been checked already.
     pub fn resolve(&self, environment: Environment<'_>) -> Result<ServeSettings, SettingError> {
         let host = pick(self.host.clone(), "MZ_HOST", parse_host, environment)?;
         let port = pick(self.port, "MZ_PORT", parse_port, environment)?;
         let shards = pick(self.shards, "MZ_WORKERS", parse_shards, environment)?;
-        let max_overdraft = pick(self.max_overdraft, "MZ_MAX_OVERDRAFT", parse_overdraft, environment)?;
+        let currency =
+            pick(self.currency, "MZ_CURRENCY", parse_currency, environment)?.unwrap_or(CURRENCY_DEFAULT);
+        let max_overdraft = self.max_overdraft(currency, environment)?;
         let bootstrap = pick(self.bootstrap, "MZ_BOOTSTRAP", parse_switch, environment)?;
         let hours = self.idempotency_hours.unwrap_or(IDEMPOTENCY_HOURS_DEFAULT);
         let minutes = self.snapshot_minutes.unwrap_or(SNAPSHOT_MINUTES_DEFAULT);
@@ -165,7 +182,8 @@ impl ServeArgs {
             },
             location: self.location.resolve(environment)?,
             shards,
-            max_overdraft: max_overdraft.unwrap_or(MAX_OVERDRAFT_DEFAULT),
+            currency,
+            max_overdraft,
             bootstrap: bootstrap.unwrap_or(false),
             idempotency_retention: Duration::from_secs(hours * 60 * 60),
             idempotency_keys_max: self.idempotency_keys_max.unwrap_or(IDEMPOTENCY_KEYS_DEFAULT),
@@ -173,6 +191,23 @@ impl ServeArgs {
             snapshot_interval: Duration::from_secs(minutes * 60),
             disk_reserve_bytes: self.disk_reserve_mib.unwrap_or(DISK_RESERVE_MIB_DEFAULT) << 20,
         })
+    }
+
+    fn max_overdraft(
+        &self,
+        currency: Currency,
+        environment: Environment<'_>,
+    ) -> Result<Amount, SettingError> {
+        let parse = |text: &str| parse_overdraft(text, currency);
+        if let Some(text) = &self.max_overdraft {
+            return parse(text).map_err(|reason| SettingError {
+                setting: Setting::Flag("--max-overdraft"),
+                value: text.clone(),
+                reason,
+            });
+        }
+        let limit = pick(None, "MZ_MAX_OVERDRAFT", parse, environment)?;
+        Ok(limit.unwrap_or_else(|| parse(MAX_OVERDRAFT_DEFAULT).expect("it is an amount of every currency")))
     }
 }
 
@@ -306,20 +341,36 @@ impl LogArgs {
     }
 }
 
-/// An environment variable has a wrong value.
+/// An environment variable, or a flag that is judged together with others, has a wrong value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("invalid value {value:?} for the environment variable {variable}: {reason}")]
+#[error("invalid value {value:?} for {setting}: {reason}")]
 pub struct SettingError {
-    variable: &'static str,
+    setting: Setting,
     value: String,
     reason: String,
+}
+
+/// Where a value was set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Setting {
+    Flag(&'static str),
+    Variable(&'static str),
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Setting::Flag(flag) => write!(f, "'{flag}'"),
+            Setting::Variable(variable) => write!(f, "the environment variable {variable}"),
+        }
+    }
 }
 
 /// The flag's value, else the environment's.
 fn pick<T>(
     flag: Option<T>,
     variable: &'static str,
-    parse: fn(&str) -> Result<T, String>,
+    parse: impl Fn(&str) -> Result<T, String>,
     environment: Environment<'_>,
 ) -> Result<Option<T>, SettingError> {
     if flag.is_some() {
@@ -333,7 +384,7 @@ fn pick<T>(
         None => Err("must be UTF-8".to_owned()),
     };
     parsed.map(Some).map_err(|reason| SettingError {
-        variable,
+        setting: Setting::Variable(variable),
         value: value.to_string_lossy().into_owned(),
         reason,
     })
@@ -376,11 +427,30 @@ fn parse_shards(text: &str) -> Result<usize, String> {
     parse_whole(text, 1..=SHARDS_MAX as u64).map(|shards| shards as usize)
 }
 
-/// Reads an overdraft limit, whose sign does not matter.
-pub(crate) fn parse_overdraft(text: &str) -> Result<Amount, String> {
-    match Amount::parse(text, Currency::USD, ExcessDecimals::Refuse) {
+fn parse_currency(text: &str) -> Result<Currency, String> {
+    Currency::from_code(text.as_bytes()).ok_or_else(|| {
+        let example = CURRENCY_DEFAULT;
+        format!("must be the ISO 4217 code of a currency, three capital letters such as {example}")
+    })
+}
+
+/// Reads an overdraft limit in a currency. Its sign does not matter.
+pub(crate) fn parse_overdraft(text: &str, currency: Currency) -> Result<Amount, String> {
+    match Amount::parse(text, currency, ExcessDecimals::Refuse) {
         Ok(amount) => Ok(amount.magnitude()),
-        Err(error) => Err(format!("{error}; allowed is an amount such as 50.00, whose sign is ignored")),
+        Err(error) => Err(format!(
+            "{error}; allowed is an amount such as {MAX_OVERDRAFT_DEFAULT} in {currency}, whose sign is ignored"
+        )),
+    }
+}
+
+/// Reads an overdraft limit as far as that can be done without knowing its currency.
+fn parse_overdraft_text(text: &str) -> Result<String, String> {
+    match Quantity::parse(text, ExcessDecimals::Refuse) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!(
+            "{error}; allowed is an amount such as {MAX_OVERDRAFT_DEFAULT}, whose sign is ignored"
+        )),
     }
 }
 
@@ -483,6 +553,7 @@ mod tests {
         assert_eq!(serve.listen.to_string(), "127.0.0.1:3000");
         assert_eq!(serve.location.directory(), Path::new("data/teller"));
         assert_eq!(serve.shards, None);
+        assert_eq!(serve.currency, Currency::USD);
         assert_eq!(serve.max_overdraft.minor_units(), 5000);
         assert!(!serve.bootstrap);
         assert_eq!(serve.idempotency_retention, Duration::from_secs(86_400));
@@ -509,7 +580,7 @@ mod tests {
             }
             told += 1;
         }
-        assert_eq!(told, 13);
+        assert_eq!(told, 14);
     }
 
     #[test]
@@ -534,6 +605,7 @@ mod tests {
                 ("MZ_WORKERS", "1024"),
                 ("MZ_DB_NAME", "b-1_x.y"),
                 ("MZ_DATA_DIR", "/srv/x"),
+                ("MZ_CURRENCY", "KWD"),
                 ("MZ_MAX_OVERDRAFT", "-12.5"),
                 ("MZ_BOOTSTRAP", "1"),
                 ("MZ_LOG", "warn,teller=trace"),
@@ -543,7 +615,8 @@ mod tests {
         assert_eq!(serve.listen.to_string(), "[::1]:0");
         assert_eq!(serve.shards, Some(1024));
         assert_eq!(serve.location.directory(), Path::new("/srv/x/b-1_x.y"));
-        assert_eq!(serve.max_overdraft.minor_units(), 1250);
+        assert_eq!(serve.currency.code(), "KWD");
+        assert_eq!(serve.max_overdraft.minor_units(), 12_500);
         assert!(serve.bootstrap);
         assert_eq!(log.filter, "warn,teller=trace");
     }
@@ -564,6 +637,10 @@ mod tests {
             ("--db-name=../x", "not starting with a dot"),
             ("--db-name=.x", "not starting with a dot"),
             ("--db-name=a/b", "not starting with a dot"),
+            ("--currency=", "three capital letters such as USD"),
+            ("--currency=usd", "three capital letters such as USD"),
+            ("--currency=XAU", "must be the ISO 4217 code of a currency"),
+            ("--max-overdraft=1.23456", "has more than 4 decimals; allowed is an amount such as 50.00"),
             ("--max-overdraft=1.234", "has more than 2 decimals; allowed is an amount such as 50.00"),
             ("--max-overdraft=fifty", "is not a decimal number"),
             ("--bootstrap=yes", "must be 1 or true, 0 or false"),
@@ -591,6 +668,8 @@ mod tests {
             ("MZ_PORT", "http", "from 0 to 65535"),
             ("MZ_WORKERS", "many", "from 1 to 1024"),
             ("MZ_DB_NAME", "..", "not starting with a dot"),
+            ("MZ_CURRENCY", "dollars", "must be the ISO 4217 code of a currency"),
+            ("MZ_MAX_OVERDRAFT", "1.234", "has more than 2 decimals"),
             ("MZ_MAX_OVERDRAFT", "1,5", "is not a decimal number"),
             ("MZ_BOOTSTRAP", "on", "must be 1 or true, 0 or false"),
             ("MZ_LOG", "loud", "is not a level"),
@@ -598,6 +677,40 @@ mod tests {
             let error = settings(&[], &[(variable, value)]).expect_err(variable);
             let start = format!("invalid value {value:?} for the environment variable {variable}: ");
             assert!(error.starts_with(&start) && error.contains(told), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_overdraft_limit_is_read_as_the_currency_of_accounts_writes_it() {
+        let read = |currency: &str, limit: &str| {
+            let flags = [format!("--currency={currency}"), format!("--max-overdraft={limit}")];
+            let (by_flag, _) = settings(&[&flags[0], &flags[1]], &[])?;
+            let variables = [("MZ_CURRENCY", currency), ("MZ_MAX_OVERDRAFT", limit)];
+            let (by_variable, _) = settings(&[], &variables).expect("what the flags take");
+            assert_eq!(by_flag, by_variable);
+            Ok::<i128, String>(by_flag.max_overdraft.minor_units())
+        };
+        for (currency, limit, minor_units) in [
+            ("USD", "50", 5000),
+            ("JPY", "50", 50),
+            ("JPY", "50.00", 50),
+            ("KWD", "-1.234", 1234),
+            ("CLF", "1.2345", 12_345),
+        ] {
+            assert_eq!(read(currency, limit), Ok(minor_units), "{limit} {currency}");
+        }
+        for (currency, limit, told) in [
+            ("JPY", "50.50", "\"50.50\" for '--max-overdraft': has more than 0 decimals"),
+            ("EUR", "1.234", "has more than 2 decimals; allowed is an amount such as 50.00 in EUR"),
+        ] {
+            let error = read(currency, limit).expect_err(limit);
+            assert!(error.contains(told), "{error}");
+        }
+        for currency in Currency::ALL {
+            let (serve, _) = settings(&[&format!("--currency={currency}")], &[]).expect("valid");
+            let text = serve.max_overdraft.text(*currency).to_string();
+            assert!(text.starts_with("50") && text[2..].bytes().all(|byte| b".0".contains(&byte)), "{text}");
+            assert_eq!(serve.overdraft_default().for_currency(*currency), serve.max_overdraft);
         }
     }
 

@@ -84,7 +84,7 @@ pub(super) struct Args {
 
     /// How far below zero the accounts that this import opens may go; the sign is ignored. Without it, the
     /// server's own limit holds.
-    #[arg(long, value_name = "AMOUNT", value_parser = parse_overdraft, allow_negative_numbers = true)]
+    #[arg(long, value_name = "AMOUNT", value_parser = parse_overdraft_limit, allow_negative_numbers = true)]
     overdraft_limit: Option<Amount>,
 
     /// How many requests are under way at one time, each on a connection of its own, 1 to 1024.
@@ -93,6 +93,10 @@ pub(super) struct Args {
 
     #[command(flatten)]
     pub(super) log: LogArgs,
+}
+
+fn parse_overdraft_limit(text: &str) -> Result<Amount, String> {
+    parse_overdraft(text, Currency::USD)
 }
 
 fn parse_connections(text: &str) -> Result<usize, String> {

@@ -68,12 +68,15 @@ impl<'a> Object<'a> {
 
     /// An amount as a number with the currency's decimals: the wire of version 1.
     pub(super) fn amount_number(&mut self, name: &'static str, amount: Amount, currency: Currency) {
-        self.plain(name, amount.to_decimal(currency));
+        self.key(name).extend_from_slice(amount.text(currency).as_str().as_bytes());
     }
 
     /// An amount as a text with the currency's decimals: the wire of version 2.
     pub(super) fn amount_text(&mut self, name: &'static str, amount: Amount, currency: Currency) {
-        self.quoted(name, amount.to_decimal(currency));
+        let out = self.key(name);
+        out.push(b'"');
+        out.extend_from_slice(amount.text(currency).as_str().as_bytes());
+        out.push(b'"');
     }
 
     pub(super) fn end(self) {

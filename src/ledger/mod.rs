@@ -18,21 +18,25 @@
 mod account;
 mod chain;
 mod command;
+mod currency;
 mod event;
 mod id;
 mod keys;
 mod money;
 mod name;
+mod overdraft;
 mod rejection;
 mod state;
 
 pub use account::{Account, AccountStatus};
 pub use chain::{Chain, Links};
 pub use command::{AccountRef, Command, Target, Terms};
+pub use currency::Currency;
 pub use event::{Change, Direction, Entry, Event, KeyUse};
 pub use id::{AccountId, AccountNumber, IdError, SHARDS_MAX, Sequence, ShardId, Timestamp, TransactionId};
 pub use keys::{IdempotencyKey, KeyDigest, KeyRecord, KeyStatus, Keys};
-pub use money::{Amount, AmountError, Currency, ExcessDecimals, Total};
+pub use money::{Amount, AmountError, ExcessDecimals, Quantity, Total, UnitsText};
 pub use name::{AccountName, NameError};
+pub use overdraft::OverdraftDefault;
 pub use rejection::Rejection;
 pub use state::{AccountSums, Ledger, LedgerParts, ReplayError};

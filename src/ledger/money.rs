@@ -1,4 +1,5 @@
-//! Money: a checked integer count of minor units, and the currency that says how many make one.
+//! Money: a checked integer count of the minor units of a [`Currency`], and what a client wrote before it is known
+//! of which.
 //!
 //! No amount passes through a float. Text becomes money digit by digit, and an operation that would leave the
 //! range is `None`, which the ledger turns into a refusal; nothing wraps and nothing panics.
@@ -6,9 +7,13 @@
 //! `i128` was chosen over a decimal of fixed scale: an addition is two instructions instead of a rescale and a
 //! compare, and equal amounts have equal bits, which snapshots compared byte for byte need.
 
-use std::fmt;
+mod text;
 
 use rust_decimal::Decimal;
+
+use super::Currency;
+pub use text::UnitsText;
+use text::read_units;
 
 /// The largest amount in minor units, either sign.
 ///
@@ -16,14 +21,19 @@ use rust_decimal::Decimal;
 /// prints exactly.
 const MINOR_UNITS_MAX: i128 = 10i128.pow(25);
 
-/// The longest text that is read as an amount, in bytes. No amount in range needs more, and the bound keeps a
-/// hostile megabyte of digits from being looked at.
-const AMOUNT_TEXT_BYTES_MAX: usize = 64;
+/// The decimals of a [`Quantity`]: as many as any currency has.
+const QUANTITY_DECIMALS: u8 = Currency::SCALE_MAX;
 
-/// The largest exponent, either sign, of an amount in scientific notation (`1e3`).
-const AMOUNT_EXPONENT_MAX: i32 = 64;
+/// The largest quantity in units of 1/10,000, either sign: the largest [`Amount`] of a currency without decimals,
+/// so that whatever is an amount of some currency can be written before the currency is known.
+const QUANTITY_UNITS_MAX: i128 = MINOR_UNITS_MAX * units_in_one(QUANTITY_DECIMALS);
 
-/// A sum of money in minor units (cents) of some currency: from -10^25 to 10^25.
+/// How many units of so many decimals make one; at most [`Currency::SCALE_MAX`] decimals.
+const fn units_in_one(decimals: u8) -> i128 {
+    10i128.pow(decimals as u32)
+}
+
+/// A sum of money in minor units of some currency (cents, yen, fils): from -10^25 to 10^25.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Amount(i128);
 
@@ -83,29 +93,73 @@ impl Amount {
     /// # Errors
     /// Says what is wrong with the text; see [`AmountError`].
     pub fn parse(text: &str, currency: Currency, excess: ExcessDecimals) -> Result<Amount, AmountError> {
-        if text.len() > AMOUNT_TEXT_BYTES_MAX {
-            return Err(AmountError::TooLong { bytes_max: AMOUNT_TEXT_BYTES_MAX });
-        }
-        let digits = Digits::scan(text).ok_or(AmountError::NotANumber)?;
-        let (whole, fraction) = digits.positional()?;
-        let scale = currency.scale() as usize;
-        let (kept, cut) = fraction.split_at(fraction.len().min(scale));
-        if excess == ExcessDecimals::Refuse && cut.bytes().any(|digit| digit != b'0') {
-            return Err(AmountError::TooManyDecimals { scale: currency.scale() });
-        }
-        let sign = if digits.negative { "-" } else { "" };
-        let mut decimal =
-            Decimal::from_str_exact(&format!("{sign}{whole}.{kept}0")).map_err(|_| AmountError::TooLarge)?;
-        decimal.rescale(u32::from(currency.scale()));
-        if decimal.scale() != u32::from(currency.scale()) {
-            return Err(AmountError::TooLarge);
-        }
-        Amount::from_minor_units(decimal.mantissa()).ok_or(AmountError::TooLarge)
+        let units = read_units(text, currency.scale(), excess, MINOR_UNITS_MAX)?;
+        Ok(Amount::from_minor_units(units).expect("what is read is in range"))
+    }
+
+    /// The amount's text with the currency's number of decimals: 12.30 dollars, 12 yen, 12.300 dinars.
+    pub fn text(self, currency: Currency) -> UnitsText {
+        UnitsText::new(self.0, currency.scale())
     }
 
     /// The amount as a decimal with the currency's number of decimals.
     pub fn to_decimal(self, currency: Currency) -> Decimal {
         Decimal::from_i128_with_scale(self.0, u32::from(currency.scale()))
+    }
+}
+
+/// An amount as it was written, before it is known of which currency: a count of 1/10,000 of the major unit, from
+/// -10^29 to 10^29.
+///
+/// A client says "12.34" and an account; only the account says whether that is 1234 cents, 12340 fils or more
+/// decimals than yen have. [`Quantity::to_amount`] is the one way on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Quantity(i128);
+
+impl Quantity {
+    /// Nothing.
+    pub const ZERO: Quantity = Quantity(0);
+    /// The largest quantity.
+    pub const MAX: Quantity = Quantity(QUANTITY_UNITS_MAX);
+
+    /// Reads a quantity from its digits, which are written as those of [`Amount::parse`].
+    ///
+    /// `excess` is about decimals that no currency has, those behind the fourth.
+    ///
+    /// # Errors
+    /// Says what is wrong with the text; see [`AmountError`].
+    pub fn parse(text: &str, excess: ExcessDecimals) -> Result<Quantity, AmountError> {
+        read_units(text, QUANTITY_DECIMALS, excess, QUANTITY_UNITS_MAX).map(Quantity)
+    }
+
+    /// The quantity as an amount of `currency`. Never rounds.
+    ///
+    /// # Errors
+    /// [`AmountError::TooManyDecimals`] if it has decimals that the currency has not and that are not zero,
+    /// [`AmountError::TooLarge`] if it is out of the range of an amount.
+    pub fn to_amount(self, currency: Currency) -> Result<Amount, AmountError> {
+        let unit = units_in_one(QUANTITY_DECIMALS - currency.scale());
+        if self.0 % unit != 0 {
+            return Err(AmountError::TooManyDecimals { scale: currency.scale() });
+        }
+        Amount::from_minor_units(self.0 / unit).ok_or(AmountError::TooLarge)
+    }
+
+    /// The quantity with the decimals behind the first `decimals` cut off: 12.349 with two is 12.34, -12.349 is
+    /// -12.34. The wire of version 1 cuts to two.
+    pub fn truncated(self, decimals: u8) -> Quantity {
+        let unit = units_in_one(QUANTITY_DECIMALS.saturating_sub(decimals));
+        Quantity(self.0 - self.0 % unit)
+    }
+
+    /// The quantity without its sign.
+    pub const fn magnitude(self) -> Quantity {
+        Quantity(self.0.abs())
+    }
+
+    /// Whether this is more than nothing.
+    pub const fn is_positive(self) -> bool {
+        self.0 > 0
     }
 }
 
@@ -130,83 +184,13 @@ impl Total {
         self.0 == 0
     }
 
-    /// The sum with the currency's number of decimals. Beyond the range of a decimal, so written by hand.
+    /// The sum's text with the currency's number of decimals.
     pub fn to_text(self, currency: Currency) -> String {
-        let sign = if self.0 < 0 { "-" } else { "" };
-        let units = 10u128.pow(u32::from(currency.scale()));
-        let (whole, rest) = (self.0.unsigned_abs() / units, self.0.unsigned_abs() % units);
-        format!("{sign}{whole}.{rest:0width$}", width = usize::from(currency.scale()))
+        UnitsText::new(self.0, currency.scale()).to_string()
     }
 }
 
-/// A number's text taken apart: `-12.50e3` is negative, `12`, `50`, `3`.
-struct Digits<'a> {
-    negative: bool,
-    whole: &'a str,
-    fraction: &'a str,
-    exponent: i32,
-}
-
-impl<'a> Digits<'a> {
-    fn scan(text: &'a str) -> Option<Digits<'a>> {
-        let (negative, text) = match text.strip_prefix('-') {
-            Some(rest) => (true, rest),
-            None => (false, text),
-        };
-        let (mantissa, exponent) = match text.split_once(['e', 'E']) {
-            Some((mantissa, exponent)) => (mantissa, parse_exponent(exponent)?),
-            None => (text, 0),
-        };
-        let (whole, fraction) = match mantissa.split_once('.') {
-            Some((_, "")) => return None,
-            Some(parts) => parts,
-            None => (mantissa, ""),
-        };
-        let all_digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
-        (!whole.is_empty() && all_digits(whole) && all_digits(fraction)).then_some(Digits {
-            negative,
-            whole,
-            fraction,
-            exponent,
-        })
-    }
-
-    /// The digits before and after the point once the exponent has moved it.
-    fn positional(&self) -> Result<(String, String), AmountError> {
-        let digits = [self.whole, self.fraction].concat();
-        if digits.bytes().all(|digit| digit == b'0') {
-            return Ok(("0".to_owned(), String::new()));
-        }
-        if self.exponent > AMOUNT_EXPONENT_MAX {
-            return Err(AmountError::TooLarge);
-        }
-        // Below -EXPONENT_MAX every digit is far behind the last decimal of any currency already.
-        let exponent = self.exponent.max(-2 * AMOUNT_EXPONENT_MAX);
-        let point = self.whole.len() as i32 + exponent;
-        Ok(match usize::try_from(point) {
-            Err(_) | Ok(0) => ("0".to_owned(), "0".repeat(point.unsigned_abs() as usize) + &digits),
-            Ok(point) if point >= digits.len() => {
-                (digits.clone() + &"0".repeat(point - digits.len()), String::new())
-            }
-            Ok(point) => (digits[..point].to_owned(), digits[point..].to_owned()),
-        })
-    }
-}
-
-fn parse_exponent(text: &str) -> Option<i32> {
-    let (sign, digits) = match text.as_bytes().first()? {
-        b'-' => (-1, &text[1..]),
-        b'+' => (1, &text[1..]),
-        _ => (1, text),
-    };
-    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    // Saturating: an exponent beyond i32 is as far out of range as i32's own largest.
-    Some(sign * digits.parse::<i32>().unwrap_or(i32::MAX))
-}
-
-/// What to do with decimals that the currency does not have.
+/// What to do with decimals that the currency (before it is known: every currency) does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExcessDecimals {
     /// Cut them off: 12.349 becomes 12.34 (the wire of version 1).
@@ -230,52 +214,18 @@ pub enum AmountError {
     /// Decimals that the currency does not have.
     #[error("has more than {scale} decimals")]
     TooManyDecimals {
-        /// The currency's number of decimals.
+        /// The currency's number of decimals; the most that any has while the currency is not known.
         scale: u8,
     },
-    /// Outside the range of [`Amount`].
+    /// Outside the range of [`Amount`], or of [`Quantity`], where no currency has such an amount.
     #[error("is out of range: at most 10^25 minor units")]
     TooLarge,
 }
 
-/// A currency of ISO 4217.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Currency([u8; 3]);
-
-impl Currency {
-    /// The United States dollar.
-    pub const USD: Currency = Currency(*b"USD");
-
-    /// The currency with this alphabetic code, if the ledger knows it.
-    pub fn from_code(code: &[u8]) -> Option<Currency> {
-        (code == b"USD").then_some(Currency::USD)
-    }
-
-    /// The alphabetic code, three capital letters.
-    pub fn code(&self) -> &str {
-        std::str::from_utf8(&self.0).unwrap_or("???")
-    }
-
-    /// How many decimals an amount has.
-    pub const fn scale(self) -> u8 {
-        2
-    }
-}
-
-impl fmt::Debug for Currency {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.code())
-    }
-}
-
-impl fmt::Display for Currency {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.code())
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn cents(text: &str, excess: ExcessDecimals) -> Result<i128, AmountError> {
@@ -367,20 +317,187 @@ mod tests {
 
     #[test]
     fn the_ends_of_the_range_print_and_parse_back() {
-        for amount in [Amount::MAX, Amount::MAX.negated(), Amount::ZERO] {
-            let text = amount.to_decimal(Currency::USD).to_string();
-            assert_eq!(Amount::parse(&text, Currency::USD, ExcessDecimals::Refuse), Ok(amount), "{text}");
+        for currency in Currency::ALL {
+            for amount in [Amount::MAX, Amount::MAX.negated(), Amount::ZERO] {
+                let text = amount.text(*currency);
+                let text = text.as_str();
+                assert_eq!(Amount::parse(text, *currency, ExcessDecimals::Refuse), Ok(amount), "{text}");
+                let quantity =
+                    Quantity::parse(text, ExcessDecimals::Refuse).expect("an amount of some currency");
+                assert_eq!(quantity.to_amount(*currency), Ok(amount), "{text}");
+            }
         }
         assert_eq!(Amount::MAX.checked_add(Amount(1)), None);
         assert_eq!(Amount::MAX.negated().checked_sub(Amount(1)), None);
-        assert_eq!(Amount(1234).to_decimal(Currency::USD).to_string(), "12.34");
-        assert_eq!(Amount(-5).to_decimal(Currency::USD).to_string(), "-0.05");
-        assert_eq!(Amount(1000).to_decimal(Currency::USD).to_string(), "10.00");
-        for units in [0, 5, -5, 1234, -100, MINOR_UNITS_MAX] {
+    }
+
+    #[test]
+    fn text_has_the_decimals_of_the_currency() {
+        for (units, code, expected) in [
+            (1234, "USD", "12.34"),
+            (-5, "USD", "-0.05"),
+            (1000, "USD", "10.00"),
+            (0, "JPY", "0"),
+            (-50, "JPY", "-50"),
+            (1234, "KWD", "1.234"),
+            (-1, "CLF", "-0.0001"),
+        ] {
+            assert_eq!(Amount(units).text(currency(code)).as_str(), expected);
+            assert_eq!(Total(units).to_text(currency(code)), expected);
+        }
+        assert_eq!(Total(i128::MIN).to_text(currency("USD")), "-1701411834604692317316873037158841057.28");
+    }
+
+    #[test]
+    fn a_quantity_becomes_an_amount_where_the_currency_has_its_decimals() {
+        let amount = |text: &str, code: &str| {
+            let quantity = Quantity::parse(text, ExcessDecimals::Refuse)?;
+            quantity.to_amount(currency(code)).map(Amount::minor_units)
+        };
+        let too_many = |scale| Err(AmountError::TooManyDecimals { scale });
+        for (text, [yen, cents, fils, units]) in [
+            ("12", [Ok(12), Ok(1200), Ok(12_000), Ok(120_000)]),
+            ("12.0000000", [Ok(12), Ok(1200), Ok(12_000), Ok(120_000)]),
+            ("-12.34", [too_many(0), Ok(-1234), Ok(-12_340), Ok(-123_400)]),
+            ("0.001", [too_many(0), too_many(2), Ok(1), Ok(10)]),
+            ("1e-4", [too_many(0), too_many(2), too_many(3), Ok(1)]),
+            ("1e-5", [too_many(4); 4]),
+            (
+                "1e25",
+                [
+                    Ok(10i128.pow(25)),
+                    Err(AmountError::TooLarge),
+                    Err(AmountError::TooLarge),
+                    Err(AmountError::TooLarge),
+                ],
+            ),
+            ("10000000000000000000000000.0001", [Err(AmountError::TooLarge); 4]),
+        ] {
             assert_eq!(
-                Total(units).to_text(Currency::USD),
-                Amount(units).to_decimal(Currency::USD).to_string()
+                [amount(text, "JPY"), amount(text, "USD"), amount(text, "KWD"), amount(text, "CLF")],
+                [yen, cents, fils, units],
+                "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn cutting_a_quantity_goes_towards_zero() {
+        let quantity = |text: &str| Quantity::parse(text, ExcessDecimals::Truncate).expect("a quantity");
+        assert_eq!(quantity("12.34999").truncated(2), quantity("12.34"));
+        assert_eq!(quantity("-12.34999").truncated(2), quantity("-12.34"));
+        assert_eq!(quantity("-0.9").truncated(0), Quantity::ZERO);
+        for decimals in [4, 5, u8::MAX] {
+            assert_eq!(quantity("1.23456").truncated(decimals), quantity("1.2345"));
+        }
+        assert_eq!(quantity("-0.5").magnitude(), quantity("0.5"));
+        assert!(quantity("0.0001").is_positive());
+        assert!(!quantity("0.00001").is_positive() && !quantity("-1").is_positive());
+    }
+
+    #[test]
+    fn an_exponent_of_thousands_of_millions_is_judged_at_once() {
+        for (text, result) in [
+            ("0e2147483647", Ok(0)),
+            ("1e2147483647", Err(AmountError::TooLarge)),
+            ("1e-2147483648", Err(AmountError::TooManyDecimals { scale: 2 })),
+            ("1e99999999999999999999", Err(AmountError::TooLarge)),
+        ] {
+            assert_eq!(cents(text, ExcessDecimals::Refuse), result, "{text}");
+        }
+    }
+
+    fn currency(code: &str) -> Currency {
+        Currency::from_code(code.as_bytes()).expect("a currency")
+    }
+
+    fn any_currency() -> impl Strategy<Value = Currency> {
+        // Every scale as often as the others, although nearly all currencies have two decimals.
+        prop_oneof![Just("JPY"), Just("USD"), Just("KWD"), Just("CLF")].prop_map(currency)
+    }
+
+    fn any_excess() -> impl Strategy<Value = ExcessDecimals> {
+        prop_oneof![Just(ExcessDecimals::Truncate), Just(ExcessDecimals::Refuse)]
+    }
+
+    /// Counts of every length, not only those near the end of the range, where a plain choice nearly always falls.
+    fn any_amount() -> impl Strategy<Value = Amount> {
+        (0..=25u32, -MINOR_UNITS_MAX..=MINOR_UNITS_MAX)
+            .prop_map(|(cut, units)| Amount(units / 10i128.pow(cut)))
+    }
+
+    /// Reads as `rust_decimal` does, which is exact up to 28 digits.
+    fn measure(text: &str, decimals: u8, excess: ExcessDecimals) -> Result<i128, AmountError> {
+        let exact =
+            Decimal::from_str_exact(text).or_else(|_| Decimal::from_scientific(text)).expect("a number");
+        let mut cut = exact.trunc_with_scale(u32::from(decimals));
+        if excess == ExcessDecimals::Refuse && cut != exact {
+            return Err(AmountError::TooManyDecimals { scale: decimals });
+        }
+        cut.rescale(u32::from(decimals));
+        assert_eq!(cut.scale(), u32::from(decimals), "the measure is too short for {text}");
+        Ok(cut.mantissa())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn every_amount_prints_as_a_decimal_does_and_is_read_back(
+            amount in any_amount(),
+            currency in any_currency(),
+            excess in any_excess(),
+        ) {
+            let text = amount.text(currency).to_string();
+            prop_assert_eq!(&text, &amount.to_decimal(currency).to_string());
+            prop_assert_eq!(&text, &Total(amount.0).to_text(currency));
+            prop_assert_eq!(Amount::parse(&text, currency, excess), Ok(amount));
+            let quantity = Quantity::parse(&text, excess);
+            prop_assert_eq!(quantity.and_then(|quantity| quantity.to_amount(currency)), Ok(amount));
+        }
+
+        /// Up to 14 characters take the short way, longer ones and those with more decimals the long one, and an
+        /// exponent of zero makes any text take the long one: all three agree.
+        #[test]
+        fn digits_are_read_as_a_decimal_reads_them(
+            text in "-?[0-9]{1,16}(\\.[0-9]{1,8})?",
+            currency in any_currency(),
+            excess in any_excess(),
+        ) {
+            let expected = measure(&text, currency.scale(), excess);
+            let units = |text: &str| Amount::parse(text, currency, excess).map(Amount::minor_units);
+            prop_assert_eq!(units(&text), expected);
+            prop_assert_eq!(units(&format!("{text}e0")), expected);
+            let quantity = |text: &str| Quantity::parse(text, excess).map(|quantity| quantity.0);
+            let expected = measure(&text, QUANTITY_DECIMALS, excess);
+            prop_assert_eq!(quantity(&text), expected);
+            prop_assert_eq!(quantity(&format!("{text}e0")), expected);
+        }
+
+        #[test]
+        fn an_exponent_moves_the_point(
+            digits in "-?[0-9]{1,6}(\\.[0-9]{1,6})?",
+            exponent in -12..=12i32,
+            currency in any_currency(),
+            excess in any_excess(),
+        ) {
+            let text = format!("{digits}e{exponent}");
+            let units = Amount::parse(&text, currency, excess).map(Amount::minor_units);
+            prop_assert_eq!(units, measure(&text, currency.scale(), excess));
+        }
+
+        #[test]
+        fn by_way_of_a_quantity_or_at_once_is_the_same(
+            text in "-?[0-9]{1,30}(\\.[0-9]{1,8})?(e-?[0-9])?",
+            currency in any_currency(),
+        ) {
+            let at_once = Amount::parse(&text, currency, ExcessDecimals::Refuse);
+            let quantity = Quantity::parse(&text, ExcessDecimals::Refuse);
+            prop_assert_eq!(quantity.and_then(|quantity| quantity.to_amount(currency)).ok(), at_once.ok());
+            let at_once = Amount::parse(&text, currency, ExcessDecimals::Truncate);
+            let cut = Quantity::parse(&text, ExcessDecimals::Truncate)
+                .and_then(|quantity| quantity.truncated(currency.scale()).to_amount(currency));
+            prop_assert_eq!(cut, at_once);
         }
     }
 }
