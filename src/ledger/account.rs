@@ -1,11 +1,17 @@
 //! An account's state.
 
-use super::{AccountName, AccountNumber, Amount, Chain, Currency, Timestamp};
+use super::{
+    AccountId, AccountName, AccountNumber, Amount, Chain, Currency, Metadata, OverdraftDefault, Reference, Spent, Timestamp,
+    VelocityLimits,
+};
+
+/// How many links an account has at most in either direction, which bounds what one request can reach.
+pub const LINKS_MAX: usize = 16;
 
 /// An account as its events have made it.
 ///
-/// Always: `version` is the number of its events, and of the entries in `chain`; `posted` is the balance of
-/// its newest entry; a closed account stands at zero and has no further event.
+/// Always: `version` is the number of its entries, and of those in `chain`; `posted` and `held` are what its newest
+/// entry left; a closed account stands at zero, has no hold and no further entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
     /// The account's place in its shard.
@@ -18,6 +24,10 @@ pub struct Account {
     pub overdraft_limit: Option<Amount>,
     /// The booked balance.
     pub posted: Amount,
+    /// What its pending holds reserve; zero or more.
+    pub held: Amount,
+    /// Whether it receives but does not pay.
+    pub frozen: bool,
     /// When it was opened.
     pub opened: Timestamp,
     /// When it last changed.
@@ -28,6 +38,77 @@ pub struct Account {
     pub version: u64,
     /// The way into its history.
     pub chain: Chain,
+    /// What only few accounts have: nothing of it costs the others more than a word.
+    pub details: Option<Box<Details>>,
+}
+
+/// What an account may have besides its money.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Details {
+    /// The client's own name for it.
+    pub reference: Option<Reference>,
+    /// Whatever else the client keeps with it.
+    pub metadata: Metadata,
+    /// Whether no two of its transactions may have the same reference.
+    pub unique_reference: bool,
+    /// How much may leave it, and how often.
+    pub velocity: VelocityLimits,
+    /// What has left it lately; counted only while there are limits.
+    pub spent: Spent,
+    /// The accounts that it is linked to, in order of linking.
+    pub links: Vec<Link>,
+    /// The accounts whose overdraft it protects: the other ends of their links.
+    pub protects: Vec<AccountId>,
+}
+
+/// A link to another account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// The other account.
+    pub to: AccountId,
+    /// What the link is for.
+    pub kind: LinkKind,
+}
+
+/// What a link is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkKind {
+    /// It only says that the two belong together.
+    Related,
+    /// What this account lacks for a payment is pulled from the other.
+    OverdraftProtection,
+}
+
+impl Details {
+    /// The account that protects this one's overdraft.
+    pub fn protection(&self) -> Option<AccountId> {
+        self.links.iter().find(|link| link.kind == LinkKind::OverdraftProtection).map(|link| link.to)
+    }
+
+    /// Counts what leaves the account, if that is limited.
+    pub(super) fn count_debit(&mut self, now: Timestamp, amount: Amount) {
+        if !self.velocity.is_empty() {
+            self.spent = self.spent.plus(&self.velocity, now, amount);
+        }
+    }
+
+    pub(super) fn link(&mut self, link: Link) {
+        match self.links.iter_mut().find(|known| known.to == link.to) {
+            Some(known) => *known = link,
+            None => self.links.push(link),
+        }
+    }
+
+    pub(super) fn unlink(&mut self, to: AccountId) {
+        self.links.retain(|link| link.to != to);
+    }
+
+    pub(super) fn protect(&mut self, account: AccountId, on: bool) {
+        self.protects.retain(|known| *known != account);
+        if on {
+            self.protects.push(account);
+        }
+    }
 }
 
 /// Whether an account takes part in anything any more.
@@ -48,10 +129,21 @@ impl Account {
         }
     }
 
-    /// What a withdrawal may take: the balance and what is left of the overdraft, given the service's limit
-    /// for accounts without one of their own. Below zero if the limit was lowered under an overdrawn account.
-    pub fn available(&self, service_overdraft_limit: Amount) -> Amount {
-        let limit = self.overdraft_limit.unwrap_or(service_overdraft_limit);
-        self.posted.checked_add(limit).unwrap_or(Amount::MAX)
+    /// How far below zero the account may go: its own limit, or the service's.
+    pub fn limit(&self, service: OverdraftDefault) -> Amount {
+        self.overdraft_limit.unwrap_or_else(|| service.for_currency(self.currency))
     }
+
+    /// What a withdrawal may take (P4): the balance less what is held, and what is left of the overdraft. Below zero
+    /// if the limit was lowered under an overdrawn account.
+    pub fn available(&self, service: OverdraftDefault) -> Amount {
+        available(self.posted, self.held, self.limit(service))
+    }
+}
+
+/// What may be taken from a balance of which some is held, down to the overdraft limit.
+pub(super) fn available(posted: Amount, held: Amount, limit: Amount) -> Amount {
+    // The three together may pass the range of an amount, but not that of its integer.
+    let units = posted.minor_units() - held.minor_units() + limit.minor_units();
+    Amount::from_minor_units(units).unwrap_or(if units > 0 { Amount::MAX } else { Amount::MAX.negated() })
 }

@@ -1,6 +1,9 @@
-//! What a client asks of the ledger.
+//! What a client asks of one account.
+//!
+//! The short way, for what is asked most: a command needs no copies and no locks, and its event is small. All else
+//! is an [`super::Operation`].
 
-use super::{AccountName, AccountNumber, Amount, IdempotencyKey, Timestamp};
+use super::{AccountName, AccountNumber, Currency, IdempotencyKey, OverdraftDefault, Quantity, Timestamp};
 
 /// A change that a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,33 +12,30 @@ pub enum Command {
     Open {
         /// Its name, which no account has or had.
         name: AccountName,
+        /// Its currency.
+        currency: Currency,
         /// Its own overdraft limit, zero or more; `None` follows the service's setting.
-        overdraft_limit: Option<Amount>,
+        overdraft_limit: Option<Quantity>,
     },
     /// Pay in.
     Deposit {
         /// The account.
         target: Target,
         /// How much; positive.
-        amount: Amount,
+        amount: Quantity,
     },
     /// Pay out.
     Withdraw {
         /// The account.
         target: Target,
         /// How much; positive.
-        amount: Amount,
+        amount: Quantity,
     },
     /// Close an account that stands at zero.
     Close {
         /// The account.
         target: Target,
     },
-    /// Reserve an idempotency key at its home shard for a request that another shard will execute.
-    ///
-    /// A request to open an account is executed where the account's name lives, so two such requests with one
-    /// key but different names would never meet. They meet here first.
-    Claim,
 }
 
 /// The account that a command is about, and the version that the client knows it at.
@@ -48,7 +48,7 @@ pub struct Target {
 }
 
 /// One of the two ways to say which account.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum AccountRef {
     /// By name: finds open accounts only.
     Name(AccountName),
@@ -67,7 +67,7 @@ pub struct Terms {
     /// The time.
     pub now: Timestamp,
     /// The overdraft limit of accounts without one of their own.
-    pub overdraft_limit: Amount,
+    pub overdraft: OverdraftDefault,
     /// For how long an idempotency key is kept, in milliseconds.
     pub key_retention_ms: u64,
     /// How many idempotency keys the shard keeps at most.

@@ -1,6 +1,11 @@
 //! What happened: the only thing that changes a ledger, and the only thing that is written down.
 
-use super::{AccountName, AccountNumber, Amount, Currency, IdempotencyKey, Links, Rejection, Timestamp};
+use smallvec::SmallVec;
+
+use super::{
+    AccountName, AccountNumber, After, Amount, Currency, Decision, IdempotencyKey, Links, Rejection, ShardId,
+    Timestamp, TransactionId,
+};
 
 /// One event of a shard's log. Its sequence is its place in the log, not part of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,6 +16,17 @@ pub struct Event {
     pub key: Option<KeyUse>,
     /// What it changed.
     pub change: Change,
+}
+
+impl Event {
+    /// The time of what happened, which is the same in all shards that have a part in it: when it was decided.
+    /// Within an account's history it never runs backwards.
+    pub fn decided(&self) -> Timestamp {
+        match &self.change {
+            Change::Settled { by, .. } => by.time,
+            _ => self.time,
+        }
+    }
 }
 
 /// The use of an idempotency key.
@@ -61,9 +77,29 @@ pub enum Change {
         /// The id of the refused request, which its reply showed.
         request_id: Box<str>,
     },
-    /// An idempotency key was reserved for a request that another shard executes.
+    /// An idempotency key was reserved for a request that another shard executes. Ledgers of the first format have
+    /// it; today a key is remembered together with the outcome wherever that is.
     Claimed,
+    /// An operation was decided here, and its part for this shard applied.
+    Decided {
+        /// What it changes, here and elsewhere.
+        decision: Box<Decision>,
+        /// The earlier entries of the accounts that this shard's part is about, in its order.
+        links: PartLinks,
+    },
+    /// This shard's part of what another shard decided was applied.
+    Settled {
+        /// The decision's event.
+        by: TransactionId,
+        /// A copy of the decision.
+        decision: Box<Decision>,
+        /// The earlier entries of the accounts that this shard's part is about, in its order.
+        links: PartLinks,
+    },
 }
+
+/// The links of one part's entries.
+pub type PartLinks = SmallVec<[Links; 2]>;
 
 /// The way that money moves, seen from the account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,25 +122,47 @@ impl Direction {
 
 /// One entry of an account's history. All of it follows from the events before; it is recorded so that history
 /// is read without them, and so that replay has something to check itself against.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
     /// The account's version after it.
     pub version: u64,
     /// The account's balance after it.
     pub balance: Amount,
+    /// What its pending holds reserve after it.
+    pub held: Amount,
     /// The account's earlier entries.
     pub links: Links,
 }
 
+impl Entry {
+    /// The entry that leaves an account like this.
+    pub fn new(after: After, links: Links) -> Entry {
+        Entry { version: after.version, balance: after.balance, held: after.held, links }
+    }
+}
+
 impl Change {
-    /// The account that the change is about, and its entry there; an opening has no entry, being the first.
-    pub fn account(&self) -> Option<(AccountNumber, Option<Entry>)> {
+    /// The decision that was made or applied, if this is one of any size.
+    pub fn decision(&self) -> Option<&Decision> {
         match self {
-            Change::Opened { account, .. } => Some((*account, None)),
-            Change::Posted { account, entry, .. } | Change::Closed { account, entry } => {
-                Some((*account, Some(*entry)))
+            Change::Decided { decision, .. } | Change::Settled { decision, .. } => Some(decision),
+            _ => None,
+        }
+    }
+
+    /// The entry that an account of the shard in whose log this stands has here.
+    pub fn entry(&self, shard: ShardId, wanted: AccountNumber) -> Option<Entry> {
+        match self {
+            Change::Opened { account, .. } if *account == wanted => Some(Entry { version: 1, ..Entry::default() }),
+            Change::Posted { account, entry, .. } | Change::Closed { account, entry } if *account == wanted => {
+                Some(*entry)
             }
-            Change::Refused { .. } | Change::Claimed => None,
+            Change::Decided { decision, links } | Change::Settled { decision, links, .. } => {
+                let part = decision.part(shard)?;
+                let place = part.effects.iter().position(|effect| effect.account == wanted)?;
+                Some(Entry::new(part.effects[place].after, *links.get(place)?))
+            }
+            _ => None,
         }
     }
 }

@@ -5,10 +5,11 @@
 //! ```text
 //!  bits  0..48   milliseconds since the Unix epoch: ids sort by time
 //!       48..52   version, 8
-//!       52..54   kind: 1 account, 2 transaction
+//!       52..54   kind: 1 account, 2 transaction, 3 hold
 //!       54..64   shard
 //!       64..66   variant, binary 10
-//!       66..128  account: its number in the shard; transaction: its event's sequence
+//!       66..128  account: its number in the shard; transaction: its event's sequence; hold: the number of its
+//!                account (32 bits) and the account's version that it made (30 bits)
 //! ```
 
 use std::fmt;
@@ -20,6 +21,7 @@ pub const SHARDS_MAX: usize = 1024;
 
 const KIND_ACCOUNT: u64 = 1;
 const KIND_TRANSACTION: u64 = 2;
+const KIND_HOLD: u64 = 3;
 const MILLISECOND_BITS: u32 = 48;
 const PLACE_BITS: u32 = 62;
 
@@ -161,6 +163,22 @@ pub struct TransactionId {
     pub sequence: Sequence,
 }
 
+/// The latest version of an account at which a hold can be placed: what a hold's id has bits for.
+pub const HOLD_VERSION_MAX: u64 = (1 << 30) - 1;
+
+/// The id of a hold: where its account is, and which entry of the account placed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HoldId {
+    /// When it was placed.
+    pub time: Timestamp,
+    /// The shard that owns the account.
+    pub shard: ShardId,
+    /// The account.
+    pub account: AccountNumber,
+    /// The account's version that the hold made, up to [`HOLD_VERSION_MAX`].
+    pub version: u32,
+}
+
 impl AccountId {
     /// The id as clients see it.
     pub fn to_uuid(self) -> Uuid {
@@ -193,6 +211,23 @@ impl TransactionId {
         let sequence =
             Sequence::new(number).filter(|&sequence| sequence > Sequence::NONE).ok_or(IdError::Foreign)?;
         Ok(TransactionId { time, shard, sequence })
+    }
+}
+
+impl HoldId {
+    /// The id as clients see it.
+    pub fn to_uuid(self) -> Uuid {
+        pack(self.time, KIND_HOLD, self.shard, u64::from(self.account.0) << 30 | u64::from(self.version))
+    }
+
+    /// Reads an id.
+    ///
+    /// # Errors
+    /// If the text is not a UUID, or not one that this service gives to holds.
+    pub fn parse(text: &str) -> Result<HoldId, IdError> {
+        let (time, shard, place) = unpack(text, KIND_HOLD)?;
+        let version = (place & HOLD_VERSION_MAX) as u32;
+        Ok(HoldId { time, shard, account: AccountNumber((place >> 30) as u32), version })
     }
 }
 

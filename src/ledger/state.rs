@@ -5,19 +5,34 @@ use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
 
+use super::workspace::{AccountState, Decided, Grant, Needs};
 use super::{
-    Account, AccountName, AccountNumber, AccountRef, AccountStatus, Amount, Chain, Change, Command, Currency,
-    Direction, Entry, Event, IdempotencyKey, KeyDigest, KeyRecord, KeyStatus, Keys, Rejection, Sequence,
-    Target, Terms, Timestamp, Total,
+    Account, AccountChange, AccountId, AccountName, AccountNumber, AccountRef, AccountStatus, After, Amount, AmountError,
+    Chain, Change, Command, Currency, Decision, Direction, Effect, Entry, Event, Hold, HoldKey, HoldOutcome,
+    HoldStatus, Holds, IdempotencyKey, KeyDigest, KeyRecord, KeyStatus, Keys, Kind, Note, Part, PartLinks, Quantity,
+    Reference, Rejection, Sequence, ShardId, Target, Terms, Timestamp, Total, TransactionId,
 };
 
 /// The accounts of one shard and its part of `@world`.
 #[derive(Clone, Debug)]
 pub struct Ledger {
+    shard: ShardId,
     accounts: Vec<Account>,
     names: NameIndex,
     /// What `@world` has given this shard's accounts, by currency, with the sign that makes the sum zero.
-    world: BTreeMap<Currency, Amount>,
+    world: BTreeMap<Currency, Total>,
+    /// What other shards' accounts were given by this shard's, less what they gave, by currency, with the sign that
+    /// makes the sum zero. Over all shards it is what is in flight between them.
+    clearing: BTreeMap<Currency, Total>,
+    /// The last decision of this shard that has a part for each other shard.
+    sent: BTreeMap<ShardId, Sequence>,
+    /// The last decision of each other shard whose part for this one was applied: the high-water mark (P5).
+    received: BTreeMap<ShardId, Sequence>,
+    holds: Holds,
+    /// The transfers decided here that were reversed, and by what. 56 bytes each, for ever.
+    reversals: BTreeMap<Sequence, TransactionId>,
+    /// The references that must not be used again, of the accounts that want that.
+    references: BTreeMap<AccountNumber, BTreeMap<Reference, TransactionId>>,
     /// The accounts added up, kept as they change: a trial balance must not cost a walk over millions of them.
     sums: BTreeMap<Currency, AccountSums>,
     keys: Keys,
@@ -47,28 +62,43 @@ impl AccountSums {
 /// All that a ledger's state consists of, in the order in which a snapshot keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LedgerParts {
+    /// The shard.
+    pub shard: ShardId,
     /// The last event that was applied.
     pub last: Sequence,
     /// Its time.
     pub time: Timestamp,
     /// The shard's part of `@world`.
-    pub world: BTreeMap<Currency, Amount>,
+    pub world: BTreeMap<Currency, Total>,
+    /// The shard's clearing part.
+    pub clearing: BTreeMap<Currency, Total>,
+    /// The last decision sent to each other shard.
+    pub sent: BTreeMap<ShardId, Sequence>,
+    /// The last decision of each other shard that was applied.
+    pub received: BTreeMap<ShardId, Sequence>,
     /// The accounts by number.
     pub accounts: Vec<Account>,
+    /// The holds by account.
+    pub holds: Vec<(HoldKey, Hold)>,
+    /// The reversed transfers.
+    pub reversals: BTreeMap<Sequence, TransactionId>,
+    /// The references that must not be used again.
+    pub references: BTreeMap<AccountNumber, BTreeMap<Reference, TransactionId>>,
     /// The idempotency keys in order of expiry.
     pub keys: Vec<(KeyDigest, KeyRecord)>,
 }
 
-impl Default for Ledger {
-    fn default() -> Self {
-        Ledger::new()
-    }
-}
-
 impl Ledger {
-    /// The ledger before any event.
-    pub fn new() -> Ledger {
+    /// The ledger of a shard before any event.
+    pub fn new(shard: ShardId) -> Ledger {
         Ledger {
+            shard,
+            clearing: BTreeMap::new(),
+            sent: BTreeMap::new(),
+            received: BTreeMap::new(),
+            holds: Holds::default(),
+            reversals: BTreeMap::new(),
+            references: BTreeMap::new(),
             accounts: Vec::new(),
             names: NameIndex::default(),
             world: BTreeMap::new(),
@@ -85,7 +115,17 @@ impl Ledger {
     /// If they contradict one another: an account out of place, a name twice, a chain of another length than
     /// the account's version, or a currency that does not sum to zero.
     pub fn from_parts(parts: LedgerParts) -> Result<Ledger, ReplayError> {
-        let mut ledger = Ledger { world: parts.world, last: parts.last, time: parts.time, ..Ledger::new() };
+        let mut ledger = Ledger {
+            world: parts.world,
+            clearing: parts.clearing,
+            sent: parts.sent,
+            received: parts.received,
+            reversals: parts.reversals,
+            references: parts.references,
+            last: parts.last,
+            time: parts.time,
+            ..Ledger::new(parts.shard)
+        };
         ledger.accounts.reserve_exact(parts.accounts.len());
         for account in parts.accounts {
             let number = account.number;
@@ -104,6 +144,23 @@ impl Ledger {
             )?;
             ledger.insert_account(account);
         }
+        let mut held = BTreeMap::<AccountNumber, Total>::new();
+        for (key, hold) in parts.holds {
+            ensure(key.account.index() < ledger.accounts.len(), || {
+                format!("a hold belongs to account number {}, which is not there", key.account.get())
+            })?;
+            if hold.status == HoldStatus::Pending {
+                held.entry(key.account).or_default().add(hold.amount);
+            }
+            ledger.holds.insert(key, hold);
+        }
+        for account in &ledger.accounts {
+            let mut difference = held.get(&account.number).copied().unwrap_or_default();
+            difference.add(account.held.negated());
+            ensure(difference.is_zero(), || {
+                format!("the holds of account number {} are not what it has held", account.number.get())
+            })?;
+        }
         for (digest, record) in parts.keys {
             ledger.keys.insert(digest, record);
         }
@@ -118,12 +175,54 @@ impl Ledger {
     /// The ledger's parts.
     pub fn to_parts(&self) -> LedgerParts {
         LedgerParts {
+            shard: self.shard,
             last: self.last,
             time: self.time,
             world: self.world.clone(),
+            clearing: self.clearing.clone(),
+            sent: self.sent.clone(),
+            received: self.received.clone(),
+            holds: self.holds.iter().map(|(key, hold)| (*key, *hold)).collect(),
+            reversals: self.reversals.clone(),
+            references: self.references.clone(),
             accounts: self.accounts.clone(),
             keys: self.keys.in_order().collect(),
         }
+    }
+
+    /// The shard.
+    pub fn shard(&self) -> ShardId {
+        self.shard
+    }
+
+    /// The shard's clearing part, by currency.
+    pub fn clearing(&self) -> &BTreeMap<Currency, Total> {
+        &self.clearing
+    }
+
+    /// The last decision of this shard that has a part for another one.
+    pub fn sent_to(&self, shard: ShardId) -> Sequence {
+        self.sent.get(&shard).copied().unwrap_or(Sequence::NONE)
+    }
+
+    /// The last decision of another shard whose part for this one was applied.
+    pub fn received_from(&self, shard: ShardId) -> Sequence {
+        self.received.get(&shard).copied().unwrap_or(Sequence::NONE)
+    }
+
+    /// The holds.
+    pub fn holds(&self) -> &Holds {
+        &self.holds
+    }
+
+    /// The transfers decided here that were reversed, and by what.
+    pub fn reversals(&self) -> &BTreeMap<Sequence, TransactionId> {
+        &self.reversals
+    }
+
+    /// The references that must not be used again, and the transactions that have them.
+    pub fn references(&self) -> &BTreeMap<AccountNumber, BTreeMap<Reference, TransactionId>> {
+        &self.references
     }
 
     /// The last event that was applied.
@@ -147,7 +246,7 @@ impl Ledger {
     }
 
     /// The shard's part of `@world`, by currency.
-    pub fn world(&self) -> &BTreeMap<Currency, Amount> {
+    pub fn world(&self) -> &BTreeMap<Currency, Total> {
         &self.world
     }
 
@@ -168,16 +267,26 @@ impl Ledger {
         }
     }
 
-    /// For each currency, all accounts and `@world` added up: zero, always (P3).
+    /// For each currency, all accounts, `@world` and the clearing part added up: zero, always (P3).
     pub fn totals(&self) -> BTreeMap<Currency, Total> {
         let mut totals = BTreeMap::<Currency, Total>::new();
-        for (currency, world) in &self.world {
-            totals.entry(*currency).or_default().add(*world);
+        for (currency, part) in self.world.iter().chain(&self.clearing) {
+            totals.entry(*currency).or_default().add_total(*part);
         }
         for account in &self.accounts {
             totals.entry(account.currency).or_default().add(account.posted);
         }
         totals
+    }
+
+    /// The account with this number.
+    pub fn account_by_number(&self, number: AccountNumber) -> Option<&Account> {
+        self.accounts.get(number.index())
+    }
+
+    /// The account that has, or had, this name.
+    pub fn account_ever_named(&self, name: &AccountName) -> Option<&Account> {
+        self.find_name(name)
     }
 
     /// What is known of an idempotency key.
@@ -191,16 +300,17 @@ impl Ledger {
     /// The refusal. The order of the checks is part of the interface: of two reasons, a client hears the first.
     pub fn decide(&self, command: &Command, terms: &Terms) -> Result<Change, Rejection> {
         match command {
-            Command::Open { name, overdraft_limit } => {
+            Command::Open { name, currency, overdraft_limit } => {
                 if self.find_name(name).is_some() {
                     return Err(Rejection::AccountExists);
                 }
                 let number = u32::try_from(self.accounts.len()).map_err(|_| Rejection::AccountsExhausted)?;
+                let overdraft_limit = overdraft_limit.map(|limit| in_currency(limit, *currency)).transpose()?;
                 Ok(Change::Opened {
                     account: AccountNumber::new(number),
                     name: name.clone(),
-                    currency: Currency::USD,
-                    overdraft_limit: *overdraft_limit,
+                    currency: *currency,
+                    overdraft_limit,
                 })
             }
             Command::Deposit { target, amount } => {
@@ -211,12 +321,15 @@ impl Ledger {
             }
             Command::Close { target } => {
                 let account = self.target(target)?;
+                let currency = account.currency;
                 if !account.posted.is_zero() {
-                    return Err(Rejection::AccountNotEmpty { balance: account.posted });
+                    return Err(Rejection::AccountNotEmpty { balance: account.posted, currency });
+                }
+                if !account.held.is_zero() {
+                    return Err(Rejection::AccountHasHolds { held: account.held, currency });
                 }
                 Ok(Change::Closed { account: account.number, entry: next_entry(account, account.posted) })
             }
-            Command::Claim => Ok(Change::Claimed),
         }
     }
 
@@ -224,21 +337,201 @@ impl Ledger {
         &self,
         target: &Target,
         direction: Direction,
-        amount: Amount,
+        amount: Quantity,
         terms: &Terms,
     ) -> Result<Change, Rejection> {
         assert!(amount.is_positive(), "amounts are checked where they are read");
         let account = self.target(target)?;
+        let currency = account.currency;
+        if direction == Direction::Withdrawal && account.frozen {
+            return Err(Rejection::AccountFrozen);
+        }
+        let amount = in_currency(amount, currency)?;
         if direction == Direction::Withdrawal {
-            let available = account.available(terms.overdraft_limit);
+            let available = account.available(terms.overdraft);
             if amount > available {
-                return Err(Rejection::InsufficientFunds { available, required: amount });
+                return Err(Rejection::InsufficientFunds { available, required: amount, currency });
+            }
+            if let Some(details) = &account.details {
+                let allowance = details.velocity.allowance(&details.spent, terms.now);
+                if !allowance.covers(amount) {
+                    return Err(Rejection::VelocityLimit { allowance, required: amount, currency });
+                }
             }
         }
         let moved = direction.signed(amount);
         let balance = account.posted.checked_add(moved).ok_or(Rejection::BalanceOutOfRange)?;
-        self.world_part(account.currency).checked_sub(moved).ok_or(Rejection::BalanceOutOfRange)?;
         Ok(Change::Posted { account: account.number, direction, amount, entry: next_entry(account, balance) })
+    }
+
+    /// The event that makes what was decided in a workspace, here and now.
+    ///
+    /// # Panics
+    /// If it was not decided on this very state of this shard's accounts.
+    pub fn decided(&self, decided: Decided, time: Timestamp) -> Event {
+        let Decided { mut decision, key } = decided;
+        for part in decision.parts.iter_mut().filter(|part| part.shard != self.shard) {
+            part.previous = self.sent_to(part.shard);
+        }
+        let links = self.part_links(&decision);
+        Event { time, key, change: Change::Decided { decision: Box::new(decision), links } }
+    }
+
+    /// The event that applies this shard's part of what another shard decided, or `None` if that was applied before.
+    ///
+    /// # Errors
+    /// If a decision is missing between the last one from there and this one.
+    pub fn settled(
+        &self,
+        by: TransactionId,
+        decision: &Decision,
+        now: Timestamp,
+    ) -> Result<Option<Event>, ReplayError> {
+        let received = self.received_from(by.shard);
+        if by.sequence <= received {
+            return Ok(None);
+        }
+        let part = decision.part(self.shard).filter(|part| part.previous == received);
+        let part = part.ok_or_else(|| {
+            ReplayError(format!(
+                "decision {} of shard {} does not follow {received}, the last one that was applied",
+                by.sequence, by.shard
+            ))
+        })?;
+        let (key, links) = (part.key, self.part_links(decision));
+        let change = Change::Settled { by, decision: Box::new(decision.clone()), links };
+        Ok(Some(Event { time: now.max(self.time).max(by.time), key, change }))
+    }
+
+    /// The event that ends a pending hold whose time is over.
+    ///
+    /// # Panics
+    /// If there is no such hold.
+    pub fn expired(&self, key: HoldKey, time: Timestamp) -> Event {
+        let account = &self.accounts[key.account.index()];
+        let hold = self.holds.of_account(key.account).find(|(known, _)| **known == key);
+        let (_, hold) = hold.expect("the hold is there");
+        let after = After {
+            version: account.version + 1,
+            balance: account.posted,
+            held: account.held.checked_sub(hold.amount).expect("what is held is the sum of the holds"),
+        };
+        let effect = Effect {
+            account: account.number,
+            opened: account.opened,
+            currency: account.currency,
+            change: AccountChange::Released { hold: key, outcome: HoldOutcome::Expired },
+            after,
+        };
+        let part = Part {
+            shard: self.shard,
+            previous: Sequence::NONE,
+            effects: vec![effect],
+            reverses: None,
+            key: None,
+        };
+        let kind = Kind::Expiry { hold: key.id(self.shard, hold.created) };
+        let decision = Decision { kind, note: Note::default(), parts: vec![part] };
+        self.decided(Decided { decision, key: None }, time)
+    }
+
+    /// What a list of operations asks this shard about.
+    pub fn grant(&self, needs: &Needs, terms: &Terms) -> Grant {
+        let mut seen = Sequence::NONE;
+        let mut accounts = Vec::with_capacity(needs.accounts.len() + needs.holds.len());
+        for reference in &needs.accounts {
+            let account = self.account(reference);
+            // Nothing to be seen may mean "closed a moment ago".
+            seen = seen.max(account.map_or(self.last, |account| account.chain.newest()));
+            accounts.push((reference.clone(), account.map(|account| self.state_of(account, terms))));
+        }
+        let mut holds = Vec::with_capacity(needs.holds.len());
+        for id in &needs.holds {
+            let hold = self.holds.get(id).copied();
+            let account = self.accounts.get(id.account.index()).filter(|_| hold.is_some());
+            seen = seen.max(account.map_or(self.last, |account| account.chain.newest()));
+            if let Some(account) = account {
+                let reference = AccountRef::Number { number: account.number, opened: account.opened };
+                accounts.push((reference, Some(self.state_of(account, terms))));
+            }
+            holds.push((*id, hold));
+        }
+        let taken: Vec<_> =
+            needs.openings.iter().filter(|name| self.find_name(name).is_some()).cloned().collect();
+        let reversals: Vec<_> = needs
+            .reversals
+            .iter()
+            .map(|transfer| (*transfer, self.reversals.get(&transfer.sequence).copied()))
+            .collect();
+        let keys: Vec<_> =
+            needs.keys.iter().map(|key| (*key, self.keys.status(key, terms.now))).collect();
+        let mut references = Vec::new();
+        if !needs.references.is_empty() {
+            for (_, account) in &accounts {
+                let number = account.as_ref().map(|account| account.id.number);
+                let Some(used) = number.and_then(|number| self.references.get(&number)) else {
+                    continue;
+                };
+                for reference in &needs.references {
+                    if let Some(by) = used.get(reference) {
+                        references.push((number.expect("it has references"), reference.clone(), *by));
+                    }
+                }
+            }
+        }
+        let keys_full = !keys.is_empty() && self.keys.is_full(terms.keys_max, terms.now);
+        for (_, status) in &keys {
+            match status {
+                KeyStatus::New | KeyStatus::Claimed => {}
+                KeyStatus::Settled(sequence) => seen = seen.max(*sequence),
+                KeyStatus::Reused => seen = self.last,
+            }
+        }
+        if !needs.openings.is_empty()
+            || !references.is_empty()
+            || keys_full
+            || reversals.iter().any(|(_, by)| by.is_some())
+        {
+            seen = self.last;
+        }
+        Grant {
+            shard: self.shard,
+            accounts,
+            taken,
+            next_number: (!needs.openings.is_empty()).then_some(self.accounts.len()),
+            holds,
+            reversals,
+            keys,
+            keys_full,
+            references,
+            seen,
+            time: self.time,
+        }
+    }
+
+    fn state_of(&self, account: &Account, terms: &Terms) -> AccountState {
+        AccountState {
+            id: AccountId { opened: account.opened, shard: self.shard, number: account.number },
+            currency: account.currency,
+            limit: account.limit(terms.overdraft),
+            posted: account.posted,
+            held: account.held,
+            version: account.version,
+            closed: account.status == AccountStatus::Closed,
+            frozen: account.frozen,
+            details: account.details.clone(),
+        }
+    }
+
+    /// The links of this shard's part.
+    fn part_links(&self, decision: &Decision) -> PartLinks {
+        let Some(part) = decision.part(self.shard) else {
+            return PartLinks::new();
+        };
+        let links = |effect: &Effect| {
+            self.accounts.get(effect.account.index()).map_or_else(Default::default, |account| account.chain.links())
+        };
+        part.effects.iter().map(links).collect()
     }
 
     /// The account that a command is about, if it is in a state to be changed.
@@ -273,6 +566,9 @@ impl Ledger {
                     currency: *currency,
                     overdraft_limit: *overdraft_limit,
                     posted: Amount::ZERO,
+                    held: Amount::ZERO,
+                    frozen: false,
+                    details: None,
                     opened: event.time,
                     updated: event.time,
                     status: AccountStatus::Open,
@@ -283,17 +579,194 @@ impl Ledger {
             Change::Posted { account, direction, amount, entry } => {
                 let account = self.advance(*account, entry, event.time, sequence);
                 let currency = account.currency;
-                let world = self.world_part(currency).checked_sub(direction.signed(*amount));
-                self.world.insert(currency, world.expect("decided to be in range"));
+                if let (Direction::Withdrawal, Some(details)) = (direction, &mut account.details) {
+                    details.count_debit(event.time, *amount);
+                }
+                self.world.entry(currency).or_default().add(direction.signed(*amount).negated());
             }
             Change::Closed { account, entry } => {
                 self.advance(*account, entry, event.time, sequence).status = AccountStatus::Closed;
             }
+            Change::Decided { decision, links } => {
+                let by = TransactionId { time: event.time, shard: self.shard, sequence };
+                self.apply_part(decision, links, by, sequence);
+                for part in decision.parts.iter().filter(|part| part.shard != self.shard) {
+                    assert_eq!(part.previous, self.sent_to(part.shard), "decisions for a shard follow one another");
+                    self.sent.insert(part.shard, sequence);
+                }
+            }
+            Change::Settled { by, decision, links } => {
+                self.apply_part(decision, links, *by, sequence);
+                self.received.insert(by.shard, by.sequence);
+            }
             Change::Refused { .. } | Change::Claimed => {}
         }
+        self.holds.forget(event.time);
         self.last = sequence;
         self.time = event.time;
         sequence
+    }
+
+    /// Applies this shard's part of a decision.
+    fn apply_part(&mut self, decision: &Decision, links: &PartLinks, by: TransactionId, sequence: Sequence) {
+        let Some(part) = decision.part(self.shard) else {
+            return;
+        };
+        let with_world = decision.is_with_world();
+        for (effect, links) in part.effects.iter().zip(links) {
+            let number = effect.account;
+            if let AccountChange::Opened(opened) = &effect.change {
+                assert_eq!(number.index(), self.accounts.len(), "accounts are numbered in order");
+                let mut chain = Chain::default();
+                chain.push(sequence);
+                self.insert_account(Account {
+                    number,
+                    name: opened.name.clone(),
+                    currency: effect.currency,
+                    overdraft_limit: opened.overdraft_limit,
+                    posted: Amount::ZERO,
+                    held: Amount::ZERO,
+                    frozen: false,
+                    opened: by.time,
+                    updated: by.time,
+                    status: AccountStatus::Open,
+                    version: 1,
+                    chain,
+                    details: opened.details(),
+                });
+                continue;
+            }
+            let account = self.advance(number, &Entry::new(effect.after, *links), by.time, sequence);
+            if let (Some(amount), Some(details)) = (effect.change.debit(), &mut account.details) {
+                details.count_debit(by.time, amount);
+            }
+            match &effect.change {
+                AccountChange::Opened(_) | AccountChange::Posted { .. } => {}
+                AccountChange::Held { amount, to, expires } => {
+                    let key = HoldKey { account: number, version: account.version as u32 };
+                    let (amount, to, expires) = (*amount, *to, *expires);
+                    let hold = Hold { created: by.time, amount, to, expires, status: HoldStatus::Pending };
+                    self.holds.insert(key, hold);
+                }
+                AccountChange::Released { hold, outcome } => self.holds.end(*hold, by.time, *outcome),
+                AccountChange::Amended(amended) => {
+                    account.overdraft_limit = amended.overdraft_limit.unwrap_or(account.overdraft_limit);
+                    account.frozen = amended.frozen.unwrap_or(account.frozen);
+                    amended.to_details(&mut account.details);
+                }
+                AccountChange::Linked(link) => account.details.get_or_insert_default().link(*link),
+                AccountChange::Unlinked { to } => account.details.get_or_insert_default().unlink(*to),
+                AccountChange::Protects { account: other, on } => {
+                    account.details.get_or_insert_default().protect(*other, *on);
+                }
+                AccountChange::Closed => account.status = AccountStatus::Closed,
+            }
+            let moved = effect.change.posted();
+            let side = if with_world { &mut self.world } else { &mut self.clearing };
+            if !moved.is_zero() {
+                side.entry(effect.currency).or_default().add(moved.negated());
+            }
+            if let Some(reference) = decision.note.reference.as_ref()
+                && self.accounts[number.index()].details.as_ref().is_some_and(|details| details.unique_reference)
+            {
+                self.references.entry(number).or_default().insert(reference.clone(), by);
+            }
+        }
+        if let Some(transfer) = part.reverses {
+            self.reversals.insert(transfer, by);
+        }
+    }
+
+    /// Checks this shard's part of a decision.
+    fn check_part(&self, decision: &Decision, links: &PartLinks) -> Result<(), ReplayError> {
+        let mut totals = BTreeMap::<Currency, Total>::new();
+        for (_, effect) in decision.effects() {
+            totals.entry(effect.currency).or_default().add(effect.change.posted());
+        }
+        ensure(decision.is_with_world() || totals.values().all(|total| total.is_zero()), || {
+            "what it moves between accounts does not sum to zero".to_owned()
+        })?;
+        ensure(decision.parts.windows(2).all(|pair| pair[0].shard < pair[1].shard), || {
+            "its parts are not in order".to_owned()
+        })?;
+        let Some(part) = decision.part(self.shard) else {
+            return ensure(links.is_empty(), || "it has links but no part here".to_owned());
+        };
+        ensure(part.effects.len() == links.len(), || "its links are not those of its part".to_owned())?;
+        let mut opened = 0;
+        for (place, (effect, links)) in part.effects.iter().zip(links).enumerate() {
+            ensure(part.effects[..place].iter().all(|before| before.account != effect.account), || {
+                "it changes an account twice".to_owned()
+            })?;
+            if let AccountChange::Opened(account) = &effect.change {
+                ensure(effect.account.index() == self.accounts.len() + opened, || {
+                    format!(
+                        "it opens account number {}, but the next is {}",
+                        effect.account.get(),
+                        self.accounts.len() + opened
+                    )
+                })?;
+                ensure(self.find_name(&account.name).is_none(), || {
+                    format!("the name {:?} is taken", account.name)
+                })?;
+                ensure(
+                    effect.after == After { version: 1, balance: Amount::ZERO, held: Amount::ZERO }
+                        && *links == Default::default(),
+                    || "it opens an account that is not new".to_owned(),
+                )?;
+                opened += 1;
+                continue;
+            }
+            self.check_effect(effect, &Entry::new(effect.after, *links))?;
+        }
+        ensure(part.reverses.is_none_or(|transfer| !self.reversals.contains_key(&transfer)), || {
+            "it reverses a transfer for the second time".to_owned()
+        })
+    }
+
+    fn check_effect(&self, effect: &Effect, entry: &Entry) -> Result<(), ReplayError> {
+        let account = self.open_account(effect.account)?;
+        ensure(account.opened == effect.opened && account.currency == effect.currency, || {
+            format!("account number {} is another one", effect.account.get())
+        })?;
+        let mut held = Some(account.held);
+        match &effect.change {
+            AccountChange::Held { amount, .. } => {
+                ensure(amount.is_positive(), || "it holds nothing".to_owned())?;
+                held = account.held.checked_add(*amount);
+            }
+            AccountChange::Released { hold: key, outcome } => {
+                let hold = self.holds.of_account(key.account).find(|(known, _)| *known == key);
+                let hold = hold.filter(|(_, hold)| hold.status == HoldStatus::Pending);
+                ensure(key.account == effect.account && hold.is_some(), || {
+                    "it ends a hold that is not pending".to_owned()
+                })?;
+                let amount = hold.map_or(Amount::ZERO, |(_, hold)| hold.amount);
+                let captured = match outcome {
+                    HoldOutcome::Captured(captured) => *captured,
+                    HoldOutcome::Voided | HoldOutcome::Expired => Amount::ZERO,
+                };
+                ensure(captured <= amount, || "it captures more than was held".to_owned())?;
+                held = account.held.checked_sub(amount);
+            }
+            AccountChange::Closed => {
+                ensure(account.posted.is_zero() && account.held.is_zero(), || {
+                    "it closes an account that is not empty".to_owned()
+                })?;
+            }
+            _ => {}
+        }
+        let balance = account.posted.checked_add(effect.change.posted());
+        ensure(balance == Some(entry.balance) && held == Some(entry.held), || {
+            "its balance is not the sum".to_owned()
+        })?;
+        if let (Some(_), Some(limit)) = (effect.change.debit(), account.overdraft_limit) {
+            let available = super::account::available(entry.balance, entry.held, limit);
+            ensure(available >= Amount::ZERO, || "it passes the account's overdraft limit".to_owned())?;
+        }
+        ensure(*entry == (Entry { held: entry.held, ..next_entry(account, entry.balance) }), || {
+            format!("its entry does not continue the history of account number {}", account.number.get())
+        })
     }
 
     /// Checks an event from a log against this state, then applies it.
@@ -320,17 +793,36 @@ impl Ledger {
                 let balance = account.posted.checked_add(moved);
                 ensure(balance == Some(entry.balance), || "its balance is not the sum".to_owned())?;
                 let own_limit = account.overdraft_limit.filter(|_| *direction == Direction::Withdrawal);
-                ensure(own_limit.is_none_or(|limit| entry.balance >= limit.negated()), || {
+                let covers = |limit| super::account::available(entry.balance, entry.held, limit) >= Amount::ZERO;
+                ensure(own_limit.is_none_or(covers), || {
                     "it passes the account's overdraft limit".to_owned()
                 })?;
-                let world = self.world_part(account.currency).checked_sub(moved);
-                ensure(world.is_some(), || "@world goes out of range".to_owned())?;
                 ensure_entry(account, entry)?;
             }
             Change::Closed { account, entry } => {
                 let account = self.open_account(*account)?;
                 ensure(account.posted.is_zero(), || "it closes an account that is not empty".to_owned())?;
                 ensure_entry(account, entry)?;
+            }
+            Change::Decided { decision, links } => {
+                for part in decision.parts.iter().filter(|part| part.shard != self.shard) {
+                    ensure(part.previous == self.sent_to(part.shard), || {
+                        format!("it does not follow the last decision for shard {}", part.shard)
+                    })?;
+                }
+                self.check_part(decision, links)?;
+            }
+            Change::Settled { by, decision, links } => {
+                let received = self.received_from(by.shard);
+                let part = decision.part(self.shard);
+                ensure(
+                    by.shard != self.shard
+                        && by.sequence > received
+                        && by.time <= event.time
+                        && part.is_some_and(|part| part.previous == received && part.key == event.key),
+                    || format!("it does not follow {received}, the last decision from shard {}", by.shard),
+                )?;
+                self.check_part(decision, links)?;
             }
             Change::Refused { .. } | Change::Claimed => {
                 ensure(event.key.is_some(), || "it records an idempotency key but has none".to_owned())?;
@@ -360,14 +852,11 @@ impl Ledger {
         sums.add(account.posted, account.posted.negated());
         sums.add(entry.balance, entry.balance);
         account.posted = entry.balance;
+        account.held = entry.held;
         account.version = entry.version;
         account.updated = time;
         account.chain.push(sequence);
         account
-    }
-
-    fn world_part(&self, currency: Currency) -> Amount {
-        self.world.get(&currency).copied().unwrap_or_default()
     }
 
     fn find_name(&self, name: &AccountName) -> Option<&Account> {
@@ -384,7 +873,14 @@ impl Ledger {
 }
 
 fn next_entry(account: &Account, balance: Amount) -> Entry {
-    Entry { version: account.version + 1, balance, links: account.chain.links() }
+    Entry { version: account.version + 1, balance, held: account.held, links: account.chain.links() }
+}
+
+fn in_currency(quantity: Quantity, currency: Currency) -> Result<Amount, Rejection> {
+    quantity.to_amount(currency).map_err(|error| match error {
+        AmountError::TooManyDecimals { .. } => Rejection::TooManyDecimals { currency },
+        AmountError::NotANumber | AmountError::TooLong { .. } | AmountError::TooLarge => Rejection::BalanceOutOfRange,
+    })
 }
 
 fn ensure_entry(account: &Account, entry: &Entry) -> Result<(), ReplayError> {

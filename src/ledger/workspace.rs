@@ -1,0 +1,1028 @@
+//! The workspace: copies of the accounts that a list of operations needs, on which it is decided what they change.
+//!
+//! The accounts may belong to any shards. Each shard says in a [`Grant`] how its own stand, and does not change them
+//! until it hears what was decided; so deciding is a matter of plain values, one operation after the other, each on
+//! what those before it left. What always holds:
+//!
+//! - an operation that is refused has changed no copy;
+//! - what was decided is balanced: see [`super::decision`];
+//! - an account that nobody asked for is never guessed at: [`Stop::Missing`] names it, and the whole list is decided
+//!   again when its copy is there too.
+//!
+//! Left out: locks, shards, messages. [`crate::shard`] has those.
+
+use std::collections::{BTreeMap, HashSet};
+
+use hashbrown::HashMap;
+
+use super::account::available;
+use super::decision::{
+    AccountChange, After, Amended, Decision, Effect, ItemOutcome, Kind, Opened, Outcome, Part,
+};
+use super::operation::{
+    Amendment, Condition, Item, MetadataChange, Opening, Operation, PROTECTION_CHAIN_MAX, Place, Requirement, Sum,
+};
+use super::{
+    AccountId, AccountName, AccountNumber, AccountRef, Amount, AmountError, Currency, Details, Hold, HoldId, HoldKey,
+    HoldOutcome, HoldStatus, IdempotencyKey, KeyDigest, KeyStatus, KeyUse, LINKS_MAX, Link, LinkKind, Metadata, Note,
+    NoteError, Quantity, Reference, Rejected, Rejection, Sequence, ShardId, Terms, Timestamp, Total, TransactionId,
+};
+use super::{HOLD_VERSION_MAX, METADATA_ENTRIES_MAX};
+
+/// From which number on [`Rejected::at`] counts the accounts of the conditions.
+pub const CONDITION_PLACES_FROM: u16 = 1000;
+
+/// What a list of operations needs from one shard.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Accounts.
+    pub accounts: Vec<AccountRef>,
+    /// Names of accounts that are to be opened.
+    pub openings: Vec<AccountName>,
+    /// Holds, with their accounts.
+    pub holds: Vec<HoldId>,
+    /// Transfers that are to be reversed.
+    pub reversals: Vec<TransactionId>,
+    /// Idempotency keys.
+    pub keys: Vec<IdempotencyKey>,
+    /// References that have to be unique in some of the accounts.
+    pub references: Vec<Reference>,
+}
+
+/// How what a shard was asked for stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Grant {
+    /// The shard.
+    pub shard: ShardId,
+    /// The accounts, those of holds too.
+    pub accounts: Vec<(AccountRef, Option<AccountState>)>,
+    /// Which names of those to be opened are taken.
+    pub taken: Vec<AccountName>,
+    /// The number of the next account that is opened, if any is to be.
+    pub next_number: Option<usize>,
+    /// The holds.
+    pub holds: Vec<(HoldId, Option<Hold>)>,
+    /// The transfers, and by what they were reversed.
+    pub reversals: Vec<(TransactionId, Option<TransactionId>)>,
+    /// The keys.
+    pub keys: Vec<(IdempotencyKey, KeyStatus)>,
+    /// Whether the shard can remember no further key.
+    pub keys_full: bool,
+    /// Which references are used by which transaction of which account.
+    pub references: Vec<(AccountNumber, Reference, TransactionId)>,
+    /// The last event that any of this depends on.
+    pub seen: Sequence,
+    /// The time of the shard's last event: what is decided on this is not before it.
+    pub time: Timestamp,
+}
+
+/// A copy of an account, as far as deciding needs it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AccountState {
+    /// Its id.
+    pub id: AccountId,
+    /// Its currency.
+    pub currency: Currency,
+    /// How far below zero it may go.
+    pub limit: Amount,
+    /// Its balance.
+    pub posted: Amount,
+    /// What its pending holds reserve.
+    pub held: Amount,
+    /// Its version.
+    pub version: u64,
+    /// Whether it is closed.
+    pub closed: bool,
+    /// Whether it is frozen.
+    pub frozen: bool,
+    /// What else it has.
+    pub details: Option<Box<Details>>,
+}
+
+impl AccountState {
+    /// What it can pay.
+    pub fn available(&self) -> Amount {
+        available(self.posted, self.held, self.limit)
+    }
+
+    fn after(&self) -> After {
+        After { version: self.version, balance: self.posted, held: self.held }
+    }
+}
+
+/// Why an operation is not decided.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Stop {
+    /// It is refused.
+    Rejected(Rejected),
+    /// Accounts or holds are needed that nobody asked for.
+    Missing(Missing),
+}
+
+/// What else is needed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Missing {
+    /// Accounts.
+    pub accounts: Vec<AccountId>,
+}
+
+impl From<Rejection> for Stop {
+    fn from(rejection: Rejection) -> Stop {
+        Stop::Rejected(rejection.into())
+    }
+}
+
+impl Missing {
+    fn account(id: AccountId) -> Stop {
+        Stop::Missing(Missing { accounts: vec![id] })
+    }
+}
+
+fn at(rejection: Rejection, place: usize) -> Stop {
+    Stop::Rejected(Rejected { rejection, at: u16::try_from(place).ok() })
+}
+
+/// A decision, and the key that the deciding shard itself remembers with it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decided {
+    /// What changes.
+    pub decision: Decision,
+    /// The key.
+    pub key: Option<KeyUse>,
+}
+
+/// The copies, and what has been decided on them.
+#[derive(Debug)]
+pub struct Workspace {
+    here: ShardId,
+    terms: Terms,
+    /// The sequence of the next decision.
+    next: Sequence,
+    accounts: Vec<AccountState>,
+    numbers: HashMap<(ShardId, AccountNumber), usize>,
+    places: HashMap<Place, Option<usize>>,
+    taken: HashSet<AccountName>,
+    next_numbers: BTreeMap<ShardId, usize>,
+    holds: HashMap<HoldId, Option<Hold>>,
+    reversals: HashMap<TransactionId, Option<TransactionId>>,
+    references: HashMap<(ShardId, AccountNumber, Reference), TransactionId>,
+    keys: HashMap<KeyDigest, (IdempotencyKey, KeyStatus, ShardId)>,
+    keys_full: HashSet<ShardId>,
+    decided: Vec<Decided>,
+    /// The copies as they were before the operation under way.
+    undo: Vec<(usize, AccountState)>,
+    undo_holds: Vec<(HoldId, Option<Hold>)>,
+}
+
+impl Workspace {
+    /// A workspace of the shard `here`, whose next event has the sequence `next`.
+    pub fn new(here: ShardId, terms: Terms, next: Sequence, grants: Vec<Grant>) -> Workspace {
+        let mut workspace = Workspace {
+            here,
+            terms,
+            next,
+            accounts: Vec::new(),
+            numbers: HashMap::new(),
+            places: HashMap::new(),
+            taken: HashSet::new(),
+            next_numbers: BTreeMap::new(),
+            holds: HashMap::new(),
+            reversals: HashMap::new(),
+            references: HashMap::new(),
+            keys: HashMap::new(),
+            keys_full: HashSet::new(),
+            decided: Vec::new(),
+            undo: Vec::new(),
+            undo_holds: Vec::new(),
+        };
+        grants.into_iter().for_each(|grant| workspace.add(grant));
+        workspace
+    }
+
+    fn add(&mut self, grant: Grant) {
+        let shard = grant.shard;
+        for (account, state) in grant.accounts {
+            let index = state.map(|state| {
+                *self.numbers.entry((shard, state.id.number)).or_insert_with(|| {
+                    self.accounts.push(state);
+                    self.accounts.len() - 1
+                })
+            });
+            self.places.insert(Place { shard, account }, index);
+        }
+        self.taken.extend(grant.taken);
+        self.next_numbers.extend(grant.next_number.map(|number| (shard, number)));
+        self.holds.extend(grant.holds);
+        self.reversals.extend(grant.reversals);
+        self.references.extend(
+            grant.references.into_iter().map(|(account, reference, by)| ((shard, account, reference), by)),
+        );
+        self.keys.extend(grant.keys.into_iter().map(|(key, status)| (key.digest, (key, status, shard))));
+        if grant.keys_full {
+            self.keys_full.insert(shard);
+        }
+    }
+
+    /// What has been decided, in order.
+    pub fn into_decided(self) -> Vec<Decided> {
+        self.decided
+    }
+
+    /// How many decisions there are.
+    pub fn decided(&self) -> usize {
+        self.decided.len()
+    }
+
+    /// How an account stands by now.
+    pub fn account(&self, id: AccountId) -> Option<&AccountState> {
+        self.numbers.get(&(id.shard, id.number)).map(|&index| &self.accounts[index])
+    }
+
+    /// What is known of a key: how the request that it comes with is to be answered at once, if it is.
+    pub fn key_outcome(&self, key: &IdempotencyKey) -> Option<ItemOutcome> {
+        let (known, status, home) = self.keys.get(&key.digest).expect("each key is asked for");
+        if known.fingerprint != key.fingerprint {
+            return Some(ItemOutcome::KeyReused);
+        }
+        match status {
+            KeyStatus::New if self.keys_full.contains(home) => Some(ItemOutcome::KeysExhausted),
+            KeyStatus::New | KeyStatus::Claimed => None,
+            // Used further up in this very list.
+            KeyStatus::Settled(Sequence::NONE) => Some(ItemOutcome::KeyInFlight),
+            KeyStatus::Settled(sequence) => {
+                Some(ItemOutcome::Settled(Outcome { shard: *home, sequence: *sequence }))
+            }
+            KeyStatus::Reused => Some(ItemOutcome::KeyReused),
+        }
+    }
+
+    /// Decides one operation. With `record`, a refusal is written down if the operation has a key.
+    ///
+    /// # Errors
+    /// [`Stop::Missing`] if it needs what is not here: nothing in this workspace is of use then.
+    pub fn execute(&mut self, item: &Item, request_id: &str) -> Result<ItemOutcome, Missing> {
+        if let Some(key) = &item.key
+            && let Some(outcome) = self.key_outcome(&key.key)
+        {
+            return Ok(outcome);
+        }
+        let before = self.decided.len();
+        match self.conditions(&item.conditions).and_then(|()| self.operation(&item.operation)) {
+            Ok(decision) => {
+                self.undo.clear();
+                self.undo_holds.clear();
+                let key = item.key.map(|key| (key.home, self.terms.key_use(key.key)));
+                self.push(decision, key);
+                Ok(ItemOutcome::Done { back: 0 })
+            }
+            Err(Stop::Missing(missing)) => Err(missing),
+            Err(Stop::Rejected(rejected)) => {
+                self.roll_back(before);
+                if let Some(key) = item.key {
+                    let kind = Kind::Refusal { rejected: rejected.clone(), request_id: request_id.into() };
+                    let decision = Decision { kind, note: Note::default(), parts: Vec::new() };
+                    self.push(decision, Some((key.home, self.terms.key_use(key.key))));
+                }
+                Ok(ItemOutcome::Refused(rejected))
+            }
+        }
+    }
+
+    /// Writes down how a list with a key of its own ended.
+    pub fn end_batch(&mut self, results: Vec<ItemOutcome>, request_id: &str, home: ShardId, key: IdempotencyKey) {
+        let kind = Kind::Batch { results, request_id: request_id.into() };
+        let decision = Decision { kind, note: Note::default(), parts: Vec::new() };
+        self.push(decision, Some((home, self.terms.key_use(key))));
+    }
+
+    /// Takes back everything: a list that is all or nothing has been refused.
+    pub fn discard(&mut self, next: Sequence) {
+        self.decided.clear();
+        self.next = next;
+    }
+
+    /// The id of the next decision.
+    fn next_id(&self) -> TransactionId {
+        TransactionId { time: self.terms.now, shard: self.here, sequence: self.next }
+    }
+
+    fn push(&mut self, mut decision: Decision, key: Option<(ShardId, KeyUse)>) {
+        let id = self.next_id();
+        let mut own_key = None;
+        if let Some((home, key)) = key {
+            if home == self.here {
+                own_key = Some(key);
+            } else {
+                part_of(&mut decision.parts, home).key = Some(key);
+            }
+            if let Some((_, status, _)) = self.keys.get_mut(&key.key.digest) {
+                *status = KeyStatus::Settled(Sequence::NONE);
+            }
+        }
+        if let Some(reference) = &decision.note.reference {
+            for part in &decision.parts {
+                for effect in &part.effects {
+                    let unique = self.accounts[self.numbers[&(part.shard, effect.account)]]
+                        .details
+                        .as_ref()
+                        .is_some_and(|details| details.unique_reference);
+                    if unique {
+                        self.references.insert((part.shard, effect.account, reference.clone()), id);
+                    }
+                }
+            }
+        }
+        decision.parts.sort_by_key(|part| part.shard);
+        self.decided.push(Decided { decision, key: own_key });
+        self.next = self.next.next();
+    }
+
+    /// Puts the copies back as they were before the operation under way.
+    fn roll_back(&mut self, decided: usize) {
+        // The oldest copy of each is the one that counts.
+        while let Some((index, state)) = self.undo.pop() {
+            self.accounts[index] = state;
+        }
+        while let Some((id, hold)) = self.undo_holds.pop() {
+            self.holds.insert(id, hold);
+        }
+        while self.decided.len() > decided {
+            self.decided.pop();
+            self.next = Sequence::new(self.next.get() - 1).expect("it was one further");
+        }
+    }
+
+    fn conditions(&self, conditions: &[Condition]) -> Result<(), Stop> {
+        for (index, condition) in conditions.iter().enumerate() {
+            let (place, is_precondition) = match condition.requirement {
+                Requirement::Match(_) => (0, true),
+                _ => (usize::from(CONDITION_PLACES_FROM) + index, false),
+            };
+            let account = &self.accounts[self.find(&condition.account, place)?];
+            if is_precondition && account.closed {
+                return Err(at(Rejection::AccountClosed, place));
+            }
+            let met = match condition.requirement {
+                Requirement::Match(version) | Requirement::Version(version) => account.version == version,
+                Requirement::AvailableAtLeast(quantity) => {
+                    account.available() >= in_currency(quantity, account.currency, place)?
+                }
+            };
+            if !met && is_precondition {
+                return Err(at(Rejection::VersionMismatch { version: account.version }, place));
+            }
+            if !met {
+                let (available, version, currency) = (account.available(), account.version, account.currency);
+                return Err(at(Rejection::ConditionNotMet { available, version, currency }, place));
+            }
+        }
+        Ok(())
+    }
+
+    fn operation(&mut self, operation: &Operation) -> Result<Decision, Stop> {
+        match operation {
+            Operation::Open { shard, opening } => self.open(*shard, opening),
+            Operation::Deposit { account, amount, note } => {
+                let index = self.open_account(account, 0)?;
+                let amount = in_currency(*amount, self.accounts[index].currency, 0)?;
+                let mut draft = Draft::new(Kind::Deposit, note);
+                self.credit(&mut draft, index, amount, 0)?;
+                self.finish(draft)
+            }
+            Operation::Withdraw { account, amount, note } => {
+                let index = self.payer(account, 0)?;
+                let amount = self.sum(index, *amount, 0)?;
+                self.ensure_funds(index, amount, 0)?;
+                let mut draft = Draft::new(Kind::Withdrawal, note);
+                self.debit(&mut draft, index, amount, 0)?;
+                self.finish(draft)
+            }
+            Operation::Transfer { from, to, amount, note } => {
+                let payer = self.payer(from, 0)?;
+                let payee = self.open_account(to, 1)?;
+                if payer == payee {
+                    return Err(at(Rejection::AccountRepeated, 1));
+                }
+                self.same_currency(payer, payee, 1)?;
+                let amount = self.sum(payer, *amount, 0)?;
+                self.ensure_funds(payer, amount, 0)?;
+                let mut draft = Draft::new(Kind::Transfer, note);
+                self.debit(&mut draft, payer, amount, 0)?;
+                self.credit(&mut draft, payee, amount, 1)?;
+                self.finish(draft)
+            }
+            Operation::MultiTransfer { legs, note } => self.multi_transfer(legs, note),
+            Operation::Reverse { transfer, legs, amount, note } => self.reverse(*transfer, legs, *amount, note),
+            Operation::Hold { account, amount, to, expires_in_ms, note } => {
+                let index = self.payer(account, 0)?;
+                let to = match to {
+                    None => None,
+                    Some(to) => {
+                        let payee = self.open_account(to, 1)?;
+                        if payee == index {
+                            return Err(at(Rejection::AccountRepeated, 1));
+                        }
+                        self.same_currency(index, payee, 1)?;
+                        Some(self.accounts[payee].id)
+                    }
+                };
+                let amount = self.sum(index, *amount, 0)?;
+                self.ensure_funds(index, amount, 0)?;
+                self.hold(index, amount, to, *expires_in_ms, note)
+            }
+            Operation::Capture { hold, amount, note } => self.capture(*hold, *amount, note),
+            Operation::Void { hold, note } => {
+                let (index, _) = self.pending_hold(*hold)?;
+                let mut draft = Draft::new(Kind::Void { hold: *hold }, note);
+                self.release(&mut draft, index, *hold, HoldOutcome::Voided)?;
+                self.finish(draft)
+            }
+            Operation::Amend { account, amendment } => self.amend(account, amendment),
+            Operation::Close { account } => {
+                let index = self.open_account(account, 0)?;
+                let state = &self.accounts[index];
+                let currency = state.currency;
+                if !state.posted.is_zero() {
+                    return Err(Rejection::AccountNotEmpty { balance: state.posted, currency }.into());
+                }
+                if !state.held.is_zero() {
+                    return Err(Rejection::AccountHasHolds { held: state.held, currency }.into());
+                }
+                let mut draft = Draft::new(Kind::Closing, &Note::default());
+                self.effect(&mut draft, index, AccountChange::Closed, |account| account.closed = true);
+                self.finish(draft)
+            }
+            Operation::Link { account, to, kind } => self.link(account, to, *kind),
+            Operation::Unlink { account, to } => self.unlink(account, to),
+        }
+    }
+
+    fn open(&mut self, shard: ShardId, opening: &Opening) -> Result<Decision, Stop> {
+        if self.taken.contains(&opening.name) {
+            return Err(Rejection::AccountExists.into());
+        }
+        let currency = opening.currency;
+        let fits = |error: AmountError| amount_error(error, currency);
+        let overdraft_limit =
+            opening.overdraft_limit.map(|limit| limit.to_amount(currency)).transpose().map_err(fits)?;
+        let velocity = opening.velocity.in_currency(currency).map_err(fits)?;
+        let next = self.next_numbers.get_mut(&shard).expect("a number is asked for with a name");
+        let number = u32::try_from(*next).map_err(|_| Rejection::AccountsExhausted)?;
+        *next += 1;
+        let number = AccountNumber::new(number);
+        let opened = Opened {
+            name: opening.name.clone(),
+            overdraft_limit,
+            reference: opening.reference.clone(),
+            metadata: opening.metadata.clone(),
+            unique_reference: opening.unique_reference,
+            velocity,
+        };
+        let id = AccountId { opened: self.terms.now, shard, number };
+        self.accounts.push(AccountState {
+            id,
+            currency,
+            limit: overdraft_limit.unwrap_or_else(|| self.terms.overdraft.for_currency(currency)),
+            posted: Amount::ZERO,
+            held: Amount::ZERO,
+            version: 0,
+            closed: false,
+            frozen: false,
+            details: opened.details(),
+        });
+        let index = self.accounts.len() - 1;
+        self.numbers.insert((shard, number), index);
+        self.places.insert(Place { shard, account: AccountRef::Name(opening.name.clone()) }, Some(index));
+        self.taken.insert(opening.name.clone());
+        let mut draft = Draft::new(Kind::Opening, &Note::default());
+        self.effect(&mut draft, index, AccountChange::Opened(Box::new(opened)), |_| {});
+        self.finish(draft)
+    }
+
+    fn multi_transfer(&mut self, legs: &[(Place, Quantity)], note: &Note) -> Result<Decision, Stop> {
+        let mut amounts = Vec::with_capacity(legs.len());
+        let mut totals = BTreeMap::<Currency, Total>::new();
+        for (place, (account, quantity)) in legs.iter().enumerate() {
+            let pays = !quantity.is_positive();
+            let index = if pays { self.payer(account, place)? } else { self.open_account(account, place)? };
+            if amounts.iter().any(|&(known, _)| known == index) {
+                return Err(at(Rejection::AccountRepeated, place));
+            }
+            let currency = self.accounts[index].currency;
+            let amount = in_currency(*quantity, currency, place)?;
+            totals.entry(currency).or_default().add(amount);
+            amounts.push((index, amount));
+        }
+        if let Some((&currency, _)) = totals.iter().find(|(_, total)| !total.is_zero()) {
+            return Err(Rejection::LegsUnbalanced { currency }.into());
+        }
+        for (place, &(index, amount)) in amounts.iter().enumerate() {
+            if !amount.is_positive() {
+                self.ensure_funds(index, amount.negated(), place)?;
+            }
+        }
+        let mut draft = Draft::new(Kind::Transfer, note);
+        self.move_all(&mut draft, &amounts)?;
+        self.finish(draft)
+    }
+
+    fn reverse(
+        &mut self,
+        transfer: TransactionId,
+        legs: &[(Place, Amount)],
+        partly: Option<Quantity>,
+        note: &Note,
+    ) -> Result<Decision, Stop> {
+        if let Some(by) = self.reversals.get(&transfer).expect("it is asked for") {
+            return Err(Rejection::AlreadyReversed { by: *by }.into());
+        }
+        let mut amounts = Vec::with_capacity(legs.len());
+        for (place, (account, amount)) in legs.iter().enumerate() {
+            let index = self.open_account(account, place)?;
+            let mut back = amount.negated();
+            if let Some(quantity) = partly {
+                if legs.len() != 2 {
+                    return Err(Rejection::ReversalNotPartial.into());
+                }
+                let currency = self.accounts[index].currency;
+                let part = in_currency(quantity, currency, place)?;
+                if part > amount.magnitude() {
+                    return Err(Rejection::ReversalExceeded { transferred: amount.magnitude(), currency }.into());
+                }
+                back = if back.is_positive() { part } else { part.negated() };
+            }
+            amounts.push((index, back));
+        }
+        let mut draft = Draft::new(Kind::Reversal { of: transfer }, note);
+        self.move_all(&mut draft, &amounts)?;
+        part_of(&mut draft.decision.parts, transfer.shard).reverses = Some(transfer.sequence);
+        let by = self.next_id();
+        let decision = self.finish(draft)?;
+        self.reversals.insert(transfer, Some(by));
+        Ok(decision)
+    }
+
+    fn move_all(&mut self, draft: &mut Draft, amounts: &[(usize, Amount)]) -> Result<(), Stop> {
+        for (place, &(index, amount)) in amounts.iter().enumerate() {
+            if amount.is_positive() {
+                self.credit(draft, index, amount, place)?;
+            } else {
+                self.debit(draft, index, amount.negated(), place)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn hold(
+        &mut self,
+        index: usize,
+        amount: Amount,
+        to: Option<AccountId>,
+        expires_in_ms: u64,
+        note: &Note,
+    ) -> Result<Decision, Stop> {
+        self.check_debit(index, amount, 0)?;
+        let now = self.terms.now;
+        let account = &self.accounts[index];
+        let version = account.version + 1;
+        if version > HOLD_VERSION_MAX {
+            return Err(at(Rejection::HoldsExhausted, 0));
+        }
+        let held = account.held.checked_add(amount).ok_or(at(Rejection::BalanceOutOfRange, 0))?;
+        let expires = Timestamp::from_millis(now.millis().saturating_add(expires_in_ms));
+        let id = HoldKey { account: account.id.number, version: version as u32 }.id(account.id.shard, now);
+        self.undo_holds.push((id, None));
+        let hold = Hold { created: now, amount, to, expires, status: HoldStatus::Pending };
+        self.holds.insert(id, Some(hold));
+        let mut draft = Draft::new(Kind::Hold, note);
+        self.effect(&mut draft, index, AccountChange::Held { amount, to, expires }, |account| account.held = held);
+        self.finish(draft)
+    }
+
+    fn capture(&mut self, id: HoldId, amount: Option<Quantity>, note: &Note) -> Result<Decision, Stop> {
+        let (index, hold) = self.pending_hold(id)?;
+        let (currency, frozen) = (self.accounts[index].currency, self.accounts[index].frozen);
+        if frozen {
+            return Err(at(Rejection::AccountFrozen, 0));
+        }
+        let amount = match amount {
+            None => hold.amount,
+            Some(quantity) => in_currency(quantity, currency, 0)?,
+        };
+        if amount > hold.amount {
+            return Err(Rejection::HoldExceeded { held: hold.amount, required: amount, currency }.into());
+        }
+        let payee = match hold.to {
+            None => None,
+            Some(to) => Some(self.open_account(&place_of(to), 1)?),
+        };
+        let mut draft = Draft::new(Kind::Capture { hold: id }, note);
+        self.release(&mut draft, index, id, HoldOutcome::Captured(amount))?;
+        if let Some(payee) = payee {
+            self.credit(&mut draft, payee, amount, 1)?;
+        }
+        self.finish(draft)
+    }
+
+    fn amend(&mut self, account: &Place, amendment: &Amendment) -> Result<Decision, Stop> {
+        let index = self.open_account(account, 0)?;
+        let currency = self.accounts[index].currency;
+        let fits = |error: AmountError| amount_error(error, currency);
+        let overdraft_limit = match amendment.overdraft_limit {
+            None => None,
+            Some(limit) => Some(limit.map(|limit| limit.to_amount(currency)).transpose().map_err(fits)?),
+        };
+        let velocity = match &amendment.velocity {
+            None => None,
+            Some(terms) => Some(terms.unwrap_or_default().in_currency(currency).map_err(fits)?),
+        };
+        let metadata = match &amendment.metadata {
+            None => None,
+            Some(None) => Some(Metadata::default()),
+            Some(Some(changes)) => {
+                let before = self.accounts[index].details.as_ref().map(|details| &details.metadata);
+                Some(merged(before, changes).map_err(|_| Rejection::MetadataFull)?)
+            }
+        };
+        let amended = Amended { overdraft_limit, frozen: amendment.frozen, metadata, velocity };
+        let default_limit = self.terms.overdraft.for_currency(currency);
+        let mut draft = Draft::new(Kind::Amendment, &Note::default());
+        let applied = amended.clone();
+        self.effect(&mut draft, index, AccountChange::Amended(Box::new(amended)), |account| {
+            if let Some(limit) = applied.overdraft_limit {
+                account.limit = limit.unwrap_or(default_limit);
+            }
+            account.frozen = applied.frozen.unwrap_or(account.frozen);
+            applied.to_details(&mut account.details);
+        });
+        self.finish(draft)
+    }
+
+    fn link(&mut self, account: &Place, to: &Place, kind: LinkKind) -> Result<Decision, Stop> {
+        let index = self.open_account(account, 0)?;
+        let other = self.open_account(to, 1)?;
+        if index == other {
+            return Err(at(Rejection::AccountRepeated, 1));
+        }
+        let other_id = self.accounts[other].id;
+        let links = self.links(index);
+        let before = links.iter().find(|link| link.to == other_id).map(|link| link.kind);
+        if before.is_none() && links.len() >= LINKS_MAX {
+            return Err(at(Rejection::LinksExhausted, 0));
+        }
+        let mut draft = Draft::new(Kind::Linking, &Note::default());
+        if before == Some(kind) {
+            // It is there already: nothing changes, and nothing is written down.
+            return Ok(draft.decision);
+        }
+        if kind == LinkKind::OverdraftProtection {
+            self.same_currency(index, other, 1)?;
+            if self.protection(index).is_some() {
+                return Err(at(Rejection::LinksExhausted, 0));
+            }
+            if self.protects(other).len() >= LINKS_MAX {
+                return Err(at(Rejection::LinksExhausted, 1));
+            }
+            let below = self.chain_below(other, index)?;
+            let above = self.chain_above(index, PROTECTION_CHAIN_MAX)?;
+            if above + below > PROTECTION_CHAIN_MAX {
+                return Err(Rejection::LinkChainTooLong.into());
+            }
+        }
+        let link = Link { to: other_id, kind };
+        self.effect(&mut draft, index, AccountChange::Linked(link), |account| {
+            account.details.get_or_insert_default().link(link);
+        });
+        let was = before == Some(LinkKind::OverdraftProtection);
+        let is = kind == LinkKind::OverdraftProtection;
+        if was != is {
+            self.protect(&mut draft, other, self.accounts[index].id, is);
+        }
+        self.finish(draft)
+    }
+
+    fn unlink(&mut self, account: &Place, to: &Place) -> Result<Decision, Stop> {
+        let index = self.open_account(account, 0)?;
+        // The other end may be closed by now.
+        let other = self.find(to, 1)?;
+        let other_id = self.accounts[other].id;
+        let link = self.links(index).iter().find(|link| link.to == other_id).copied();
+        let link = link.ok_or(Stop::from(Rejection::LinkNotFound))?;
+        let mut draft = Draft::new(Kind::Unlinking, &Note::default());
+        self.effect(&mut draft, index, AccountChange::Unlinked { to: other_id }, |account| {
+            account.details.get_or_insert_default().unlink(other_id);
+        });
+        if link.kind == LinkKind::OverdraftProtection && !self.accounts[other].closed {
+            self.protect(&mut draft, other, self.accounts[index].id, false);
+        }
+        self.finish(draft)
+    }
+
+    fn protect(&mut self, draft: &mut Draft, index: usize, account: AccountId, on: bool) {
+        self.effect(draft, index, AccountChange::Protects { account, on }, |state| {
+            state.details.get_or_insert_default().protect(account, on);
+        });
+    }
+
+    fn links(&self, index: usize) -> &[Link] {
+        self.accounts[index].details.as_ref().map_or(&[], |details| &details.links)
+    }
+
+    fn protection(&self, index: usize) -> Option<AccountId> {
+        self.accounts[index].details.as_ref().and_then(|details| details.protection())
+    }
+
+    fn protects(&self, index: usize) -> &[AccountId] {
+        self.accounts[index].details.as_ref().map_or(&[], |details| &details.protects)
+    }
+
+    /// How many accounts the chain of protection has from this one on, itself counted, if `avoid` is not in it.
+    fn chain_below(&self, index: usize, avoid: usize) -> Result<usize, Stop> {
+        let mut count = 1;
+        let mut at = index;
+        while let Some(next) = self.protection(at) {
+            at = self.known(next)?;
+            if at == avoid {
+                return Err(Rejection::LinkCycle.into());
+            }
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// How many accounts the longest chain of protection has down to this one, itself counted.
+    fn chain_above(&self, index: usize, count_max: usize) -> Result<usize, Stop> {
+        if count_max == 0 {
+            return Ok(1);
+        }
+        let mut missing = Missing::default();
+        let mut longest = 0;
+        for id in self.protects(index) {
+            match self.known(*id).and_then(|above| self.chain_above(above, count_max - 1)) {
+                Ok(above) => longest = longest.max(above),
+                Err(Stop::Missing(more)) => missing.accounts.extend(more.accounts),
+                Err(stop) => return Err(stop),
+            }
+        }
+        if missing.accounts.is_empty() { Ok(longest + 1) } else { Err(Stop::Missing(missing)) }
+    }
+
+    /// The copy of an account that another one names.
+    fn known(&self, id: AccountId) -> Result<usize, Stop> {
+        self.numbers.get(&(id.shard, id.number)).copied().ok_or_else(|| Missing::account(id))
+    }
+
+    fn find(&self, place: &Place, number: usize) -> Result<usize, Stop> {
+        let found = match &place.account {
+            AccountRef::Number { number, opened } => match self.numbers.get(&(place.shard, *number)) {
+                Some(&index) => Some(index).filter(|&index| self.accounts[index].id.opened == *opened),
+                None if self.places.contains_key(place) => None,
+                None => {
+                    let id = AccountId { opened: *opened, shard: place.shard, number: *number };
+                    return Err(Missing::account(id));
+                }
+            },
+            AccountRef::Name(_) => {
+                let found = self.places.get(place).expect("every name is asked for");
+                found.filter(|&index| !self.accounts[index].closed)
+            }
+        };
+        found.ok_or_else(|| at(Rejection::AccountNotFound, number))
+    }
+
+    fn open_account(&self, place: &Place, number: usize) -> Result<usize, Stop> {
+        let index = self.find(place, number)?;
+        if self.accounts[index].closed {
+            return Err(at(Rejection::AccountClosed, number));
+        }
+        Ok(index)
+    }
+
+    fn payer(&self, place: &Place, number: usize) -> Result<usize, Stop> {
+        let index = self.open_account(place, number)?;
+        if self.accounts[index].frozen {
+            return Err(at(Rejection::AccountFrozen, number));
+        }
+        Ok(index)
+    }
+
+    fn same_currency(&self, first: usize, second: usize, number: usize) -> Result<(), Stop> {
+        let (expected, found) = (self.accounts[first].currency, self.accounts[second].currency);
+        if expected == found { Ok(()) } else { Err(at(Rejection::CurrencyMismatch { expected, found }, number)) }
+    }
+
+    fn sum(&self, index: usize, sum: Sum, number: usize) -> Result<Amount, Stop> {
+        let account = &self.accounts[index];
+        match sum {
+            Sum::Exactly(quantity) => in_currency(quantity, account.currency, number),
+            Sum::All => {
+                let (available, currency) = (account.available(), account.currency);
+                let refusal = || at(Rejection::NothingAvailable { available, currency }, number);
+                Some(available).filter(|available| available.is_positive()).ok_or_else(refusal)
+            }
+        }
+    }
+
+    /// Pulls what an account lacks from the account that protects it, which may pull from its own.
+    ///
+    /// Each pull is a decision of its own, before the one that needed it.
+    fn ensure_funds(&mut self, index: usize, required: Amount, number: usize) -> Result<(), Stop> {
+        let available = self.accounts[index].available();
+        if required <= available {
+            return Ok(());
+        }
+        let currency = self.accounts[index].currency;
+        let refusal = || at(Rejection::InsufficientFunds { available, required, currency }, number);
+        let pulled = match required.checked_sub(available) {
+            Some(shortfall) => self.pull(index, shortfall, 1),
+            None => Ok(false),
+        };
+        match pulled {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(Stop::Rejected(_)) => Err(refusal()),
+            Err(missing) => Err(missing),
+        }
+    }
+
+    /// Whether the chain of protection could give so much to an account.
+    fn pull(&mut self, index: usize, shortfall: Amount, links: usize) -> Result<bool, Stop> {
+        let Some(source) = self.protection(index).filter(|_| links < PROTECTION_CHAIN_MAX) else {
+            return Ok(false);
+        };
+        let source = self.known(source)?;
+        let state = &self.accounts[source];
+        if state.closed || state.frozen {
+            return Ok(false);
+        }
+        let available = state.available();
+        if shortfall > available {
+            let Some(lacking) = shortfall.checked_sub(available) else {
+                return Ok(false);
+            };
+            if !self.pull(source, lacking, links + 1)? {
+                return Ok(false);
+            }
+        }
+        let mut draft = Draft::new(Kind::Protection, &Note::default());
+        self.debit(&mut draft, source, shortfall, 0)?;
+        self.credit(&mut draft, index, shortfall, 0)?;
+        let decision = self.finish(draft)?;
+        self.push(decision, None);
+        Ok(true)
+    }
+
+    fn check_debit(&self, index: usize, amount: Amount, number: usize) -> Result<(), Stop> {
+        let account = &self.accounts[index];
+        let currency = account.currency;
+        if account.frozen {
+            return Err(at(Rejection::AccountFrozen, number));
+        }
+        if amount > account.available() {
+            let available = account.available();
+            return Err(at(Rejection::InsufficientFunds { available, required: amount, currency }, number));
+        }
+        if let Some(details) = &account.details {
+            let allowance = details.velocity.allowance(&details.spent, self.terms.now);
+            if !allowance.covers(amount) {
+                return Err(at(Rejection::VelocityLimit { allowance, required: amount, currency }, number));
+            }
+        }
+        Ok(())
+    }
+
+    fn debit(&mut self, draft: &mut Draft, index: usize, amount: Amount, number: usize) -> Result<(), Stop> {
+        self.check_debit(index, amount, number)?;
+        self.move_money(draft, index, amount.negated(), number)
+    }
+
+    fn credit(&mut self, draft: &mut Draft, index: usize, amount: Amount, number: usize) -> Result<(), Stop> {
+        self.move_money(draft, index, amount, number)
+    }
+
+    fn move_money(
+        &mut self,
+        draft: &mut Draft,
+        index: usize,
+        amount: Amount,
+        number: usize,
+    ) -> Result<(), Stop> {
+        let posted = self.accounts[index].posted.checked_add(amount);
+        let posted = posted.ok_or_else(|| at(Rejection::BalanceOutOfRange, number))?;
+        self.effect(draft, index, AccountChange::Posted { amount }, |account| account.posted = posted);
+        Ok(())
+    }
+
+    fn pending_hold(&self, id: HoldId) -> Result<(usize, Hold), Stop> {
+        let hold = self.holds.get(&id).expect("every hold is asked for").ok_or(Rejection::HoldNotFound)?;
+        let index = self.numbers[&(id.shard, id.account)];
+        let currency = self.accounts[index].currency;
+        match hold.status {
+            HoldStatus::Ended { outcome, .. } => Err(Rejection::HoldEnded { outcome, currency }.into()),
+            HoldStatus::Pending if hold.expires <= self.terms.now => {
+                Err(Rejection::HoldEnded { outcome: HoldOutcome::Expired, currency }.into())
+            }
+            HoldStatus::Pending => Ok((index, hold)),
+        }
+    }
+
+    fn release(
+        &mut self,
+        draft: &mut Draft,
+        index: usize,
+        id: HoldId,
+        outcome: HoldOutcome,
+    ) -> Result<(), Stop> {
+        let hold = self.holds[&id].expect("it is pending");
+        let change = AccountChange::Released { hold: id.key(), outcome };
+        let account = &self.accounts[index];
+        let held = account.held.checked_sub(hold.amount).expect("what is held is the sum of the holds");
+        let posted = account.posted.checked_add(change.posted());
+        let posted = posted.ok_or_else(|| at(Rejection::BalanceOutOfRange, 0))?;
+        self.effect(draft, index, change, |account| (account.held, account.posted) = (held, posted));
+        self.undo_holds.push((id, Some(hold)));
+        let status = HoldStatus::Ended { at: self.terms.now, outcome };
+        self.holds.insert(id, Some(Hold { status, ..hold }));
+        Ok(())
+    }
+
+    /// Changes a copy, and adds the effect to the draft.
+    fn effect(
+        &mut self,
+        draft: &mut Draft,
+        index: usize,
+        change: AccountChange,
+        apply: impl FnOnce(&mut AccountState),
+    ) {
+        let now = self.terms.now;
+        let account = &mut self.accounts[index];
+        self.undo.push((index, account.clone()));
+        if let (Some(amount), Some(details)) = (change.debit(), &mut account.details) {
+            details.count_debit(now, amount);
+        }
+        apply(account);
+        account.version += 1;
+        let (number, opened, currency) = (account.id.number, account.id.opened, account.currency);
+        let effect = Effect { account: number, opened, currency, change, after: account.after() };
+        part_of(&mut draft.decision.parts, account.id.shard).effects.push(effect);
+    }
+
+    fn finish(&mut self, draft: Draft) -> Result<Decision, Stop> {
+        let decision = draft.decision;
+        if let Some(reference) = decision.note.reference.as_ref().filter(|_| !self.references.is_empty()) {
+            for (shard, effect) in decision.effects() {
+                if let Some(by) = self.references.get(&(shard, effect.account, reference.clone())) {
+                    return Err(Rejection::ReferenceUsed { by: *by }.into());
+                }
+            }
+        }
+        Ok(decision)
+    }
+}
+
+/// A decision in the making.
+struct Draft {
+    decision: Decision,
+}
+
+impl Draft {
+    fn new(kind: Kind, note: &Note) -> Draft {
+        Draft { decision: Decision { kind, note: note.clone(), parts: Vec::with_capacity(2) } }
+    }
+}
+
+/// The part of a shard, which is made if there is none yet.
+fn part_of(parts: &mut Vec<Part>, shard: ShardId) -> &mut Part {
+    let place = parts.iter().position(|part| part.shard == shard).unwrap_or_else(|| {
+        parts.push(Part { shard, previous: Sequence::NONE, effects: Vec::new(), reverses: None, key: None });
+        parts.len() - 1
+    });
+    &mut parts[place]
+}
+
+fn place_of(id: AccountId) -> Place {
+    Place { shard: id.shard, account: AccountRef::Number { number: id.number, opened: id.opened } }
+}
+
+fn in_currency(quantity: Quantity, currency: Currency, place: usize) -> Result<Amount, Stop> {
+    quantity.to_amount(currency).map_err(|error| at(amount_error(error, currency), place))
+}
+
+fn amount_error(error: AmountError, currency: Currency) -> Rejection {
+    match error {
+        AmountError::TooManyDecimals { .. } => Rejection::TooManyDecimals { currency },
+        AmountError::NotANumber | AmountError::TooLong { .. } | AmountError::TooLarge => Rejection::BalanceOutOfRange,
+    }
+}
+
+fn merged(before: Option<&Metadata>, changes: &[MetadataChange]) -> Result<Metadata, NoteError> {
+    let mut entries: Vec<(Box<str>, Box<str>)> =
+        before.map_or_else(Vec::new, |metadata| metadata.entries().to_vec());
+    for (key, value) in changes {
+        entries.retain(|(known, _)| known != key);
+        if let Some(value) = value {
+            entries.push((key.clone(), value.clone()));
+        }
+    }
+    assert!(entries.len() <= 2 * METADATA_ENTRIES_MAX, "a patch has no more entries than metadata");
+    Metadata::new(entries)
+}
