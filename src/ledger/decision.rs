@@ -254,6 +254,18 @@ impl AccountChange {
 }
 
 impl Opened {
+    /// An account with nothing but a name and perhaps a limit.
+    pub fn plain(name: AccountName, overdraft_limit: Option<Amount>) -> Opened {
+        Opened {
+            name,
+            overdraft_limit,
+            reference: None,
+            metadata: Metadata::default(),
+            unique_reference: false,
+            velocity: VelocityLimits::default(),
+        }
+    }
+
     /// What the account has besides its money, if anything.
     pub fn details(&self) -> Option<Box<Details>> {
         let details = Details {

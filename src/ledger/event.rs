@@ -3,8 +3,8 @@
 use smallvec::SmallVec;
 
 use super::{
-    AccountName, AccountNumber, After, Amount, Currency, Decision, IdempotencyKey, Links, Rejection, ShardId,
-    Timestamp, TransactionId,
+    AccountChange, AccountName, AccountNumber, After, Amount, Currency, Decision, Effect, IdempotencyKey, Kind, Links,
+    Note, Opened, Part, Rejection, Sequence, ShardId, Timestamp, TransactionId,
 };
 
 /// One event of a shard's log. Its sequence is its place in the log, not part of it.
@@ -139,6 +139,11 @@ impl Entry {
     pub fn new(after: After, links: Links) -> Entry {
         Entry { version: after.version, balance: after.balance, held: after.held, links }
     }
+
+    /// How it leaves the account.
+    pub fn after(&self) -> After {
+        After { version: self.version, balance: self.balance, held: self.held }
+    }
 }
 
 impl Change {
@@ -164,5 +169,29 @@ impl Change {
             }
             _ => None,
         }
+    }
+
+    /// What a short event changed, in the form of all others: `opened` and `currency` are its account's.
+    pub fn to_decision(&self, shard: ShardId, opened: Timestamp, currency: Currency) -> Option<Decision> {
+        let (kind, account, change, after) = match self {
+            Change::Opened { account, name, overdraft_limit, .. } => {
+                let opened = Opened::plain(name.clone(), *overdraft_limit);
+                let after = After { version: 1, balance: Amount::ZERO, held: Amount::ZERO };
+                (Kind::Opening, *account, AccountChange::Opened(Box::new(opened)), after)
+            }
+            Change::Posted { account, direction, amount, entry } => {
+                let kind = match direction {
+                    Direction::Deposit => Kind::Deposit,
+                    Direction::Withdrawal => Kind::Withdrawal,
+                };
+                (kind, *account, AccountChange::Posted { amount: direction.signed(*amount) }, entry.after())
+            }
+            Change::Closed { account, entry } => (Kind::Closing, *account, AccountChange::Closed, entry.after()),
+            Change::Decided { decision, .. } | Change::Settled { decision, .. } => return Some((**decision).clone()),
+            Change::Refused { .. } | Change::Claimed => return None,
+        };
+        let effects = vec![Effect { account, opened, currency, change, after }];
+        let part = Part { shard, previous: Sequence::NONE, effects, reverses: None, key: None };
+        Some(Decision { kind, note: Note::default(), parts: vec![part] })
     }
 }

@@ -103,6 +103,9 @@ impl fmt::Display for Sequence {
 pub struct ShardId(u16);
 
 impl ShardId {
+    /// The one that every ledger has.
+    pub const FIRST: ShardId = ShardId(0);
+
     /// The shard with this number, if there can be one.
     pub const fn new(number: usize) -> Option<ShardId> {
         if number < SHARDS_MAX { Some(ShardId(number as u16)) } else { None }

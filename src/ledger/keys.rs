@@ -38,6 +38,11 @@ pub enum KeyStatus {
     Reused,
 }
 
+impl KeyStatus {
+    /// The key's request is being worked on: its outcome is not there to be told yet.
+    pub const IN_FLIGHT: KeyStatus = KeyStatus::Settled(Sequence::NONE);
+}
+
 /// What is remembered of a used key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyRecord {

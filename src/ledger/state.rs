@@ -463,8 +463,9 @@ impl Ledger {
             .iter()
             .map(|transfer| (*transfer, self.reversals.get(&transfer.sequence).copied()))
             .collect();
-        let keys: Vec<_> =
+        let mut keys: Vec<_> =
             needs.keys.iter().map(|key| (*key, self.keys.status(key, terms.now))).collect();
+        keys.extend(needs.busy_keys.iter().map(|key| (*key, KeyStatus::IN_FLIGHT)));
         let mut references = Vec::new();
         if !needs.references.is_empty() {
             for (_, account) in &accounts {

@@ -45,6 +45,8 @@ pub struct Needs {
     pub reversals: Vec<TransactionId>,
     /// Idempotency keys.
     pub keys: Vec<IdempotencyKey>,
+    /// Those that another request is being worked on with: they are not locked.
+    pub busy_keys: Vec<IdempotencyKey>,
     /// References that have to be unique in some of the accounts.
     pub references: Vec<Reference>,
 }
@@ -244,13 +246,13 @@ impl Workspace {
         if known.fingerprint != key.fingerprint {
             return Some(ItemOutcome::KeyReused);
         }
-        match status {
+        match *status {
             KeyStatus::New if self.keys_full.contains(home) => Some(ItemOutcome::KeysExhausted),
             KeyStatus::New | KeyStatus::Claimed => None,
             // Used further up in this very list.
-            KeyStatus::Settled(Sequence::NONE) => Some(ItemOutcome::KeyInFlight),
+            KeyStatus::IN_FLIGHT => Some(ItemOutcome::KeyInFlight),
             KeyStatus::Settled(sequence) => {
-                Some(ItemOutcome::Settled(Outcome { shard: *home, sequence: *sequence }))
+                Some(ItemOutcome::Settled(Outcome { shard: *home, sequence }))
             }
             KeyStatus::Reused => Some(ItemOutcome::KeyReused),
         }
@@ -316,7 +318,7 @@ impl Workspace {
                 part_of(&mut decision.parts, home).key = Some(key);
             }
             if let Some((_, status, _)) = self.keys.get_mut(&key.key.digest) {
-                *status = KeyStatus::Settled(Sequence::NONE);
+                *status = KeyStatus::IN_FLIGHT;
             }
         }
         if let Some(reference) = &decision.note.reference {

@@ -1,31 +1,83 @@
-//! The shard without threads, clocks or disks: requests in, records and sealed replies out.
+//! The shard without threads, clocks or disks: messages in; records, sealed replies and messages out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
+use hashbrown::HashMap;
+
+use super::locks::{Locks, Resource, Ticket};
+use super::work::{ATTEMPTS_MAX, ItemReply, Message, Work, WorkId, WorkReply, WorkRequest};
+use crate::ledger::operation::{Condition, HomedKey, Item, Operation, Place, Requirement, Sum};
+use crate::ledger::workspace::{Missing, Needs, Workspace};
 use crate::ledger::{
-    Account, AccountId, AccountName, AccountNumber, AccountRef, Amount, Change, Command, Currency, Event,
-    IdempotencyKey, KeyStatus, Ledger, Rejection, Sequence, ShardId, Terms, Timestamp, Total,
+    Account, AccountId, AccountName, AccountNumber, AccountRef, Allowance, Amount, Change, Command, Currency, Decision,
+    Details, Event, Hold, HoldId, HoldKey, HoldStatus, IdempotencyKey, ItemOutcome, KeyStatus, Ledger, Note,
+    OverdraftDefault, Rejection, Sequence, ShardId, Terms, Timestamp, Total, TransactionId,
 };
 use crate::storage::journal::record::Draft;
+
+/// How many requests and works wait for locked accounts at most.
+const WAITING_MAX: usize = 4096;
+
+/// How many accounts one request for a list looks at, so that a filter that finds little does not stop the shard.
+const ACCOUNTS_SCANNED_MAX: usize = 10_000;
+
+/// How many holds expire in one turn, unless someone asks about their accounts.
+const EXPIRIES_PER_TURN_MAX: usize = 256;
 
 /// What a shard is asked.
 #[derive(Clone, Debug)]
 pub enum Request {
-    /// Change something.
+    /// Change one account.
     Execute {
-        /// What.
+        /// How.
         command: Command,
         /// The client's idempotency key, if it sent one.
         key: Option<IdempotencyKey>,
         /// The request's id, recorded with a refusal that is kept for the key.
         request_id: Box<str>,
     },
+    /// Do something that concerns any number of accounts. The first of the shards that it needs is asked.
+    Work(Box<WorkRequest>),
     /// Read an account.
     Account(AccountRef),
-    /// Read the account of a transaction.
+    /// Read the account with a number, closed or not.
     AccountByNumber(AccountNumber),
+    /// Read a hold.
+    Hold(HoldId),
+    /// Read an account's holds that are pending, or ended a short while ago; the oldest first.
+    Holds {
+        /// The account.
+        account: AccountRef,
+        /// How many at most.
+        count: usize,
+    },
+    /// Read by what a transfer that was decided here was reversed.
+    Reversal(Sequence),
+    /// Read accounts in the order of their numbers.
+    Accounts {
+        /// From which number on.
+        from: AccountNumber,
+        /// How many at most.
+        count: usize,
+        /// Which of them.
+        filter: Arc<AccountFilter>,
+    },
     /// Add everything up.
     TrialBalance,
+}
+
+/// Which accounts a list has.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AccountFilter {
+    /// Those whose names begin so.
+    pub prefix: Option<Box<str>>,
+    /// Those with this currency.
+    pub currency: Option<Currency>,
+    /// Only closed ones, or only open ones.
+    pub closed: Option<bool>,
+    /// Those whose metadata has these values.
+    pub metadata: Vec<(Box<str>, Box<str>)>,
 }
 
 /// What a shard answers.
@@ -37,11 +89,11 @@ pub enum Reply {
         sequence: Sequence,
         /// The event.
         event: Event,
+        /// The currency of the account that it is about.
+        currency: Currency,
     },
     /// It was done, or refused, before, with the same idempotency key: the event is in the log.
     Settled(Sequence),
-    /// The key is reserved, now or before, for the same request.
-    Claimed,
     /// The ledger refuses.
     Refused(Rejection),
     /// The idempotency key was used for another request.
@@ -52,8 +104,25 @@ pub enum Reply {
     KeysExhausted,
     /// Nothing can be written now: the disk is full.
     DiskFull,
+    /// Too much waits for the account. Nothing was done.
+    Overloaded,
+    /// What became of a work.
+    Worked(WorkReply),
     /// The account, if there is one.
     Account(Option<AccountView>),
+    /// The hold, if it is known here. One that ended long ago is not; its account's history has it.
+    Hold(Option<HoldView>),
+    /// The account and its holds, if there is one.
+    Holds(Option<(AccountView, Vec<HoldView>)>),
+    /// By what a transfer was reversed.
+    Reversal(Option<TransactionId>),
+    /// A page of accounts.
+    Accounts {
+        /// They.
+        accounts: Vec<AccountView>,
+        /// The number that the next page starts at, if there may be more.
+        next: Option<AccountNumber>,
+    },
     /// The shard's totals.
     TrialBalance(TrialBalance),
 }
@@ -69,20 +138,41 @@ pub struct AccountView {
     pub currency: Currency,
     /// Its balance.
     pub posted: Amount,
+    /// What its pending holds reserve.
+    pub held: Amount,
     /// What a withdrawal may take.
     pub available: Amount,
     /// How far below zero it may go.
     pub overdraft_limit: Amount,
+    /// Whether it receives but does not pay.
+    pub frozen: bool,
     /// When it was opened.
     pub opened: Timestamp,
     /// When it last changed.
     pub updated: Timestamp,
     /// When it was closed.
     pub closed: Option<Timestamp>,
-    /// How many events it has had.
+    /// How many entries it has.
     pub version: u64,
     /// Its newest entry.
     pub newest: Sequence,
+    /// What else it has.
+    pub details: Option<Box<Details>>,
+    /// What may still leave it in the periods of its velocity limits.
+    pub allowance: Allowance,
+}
+
+/// A hold as a reader sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HoldView {
+    /// Its id.
+    pub id: HoldId,
+    /// Its account.
+    pub account: AccountId,
+    /// The account's currency.
+    pub currency: Currency,
+    /// The hold.
+    pub hold: Hold,
 }
 
 /// What a shard's accounts add up to, by currency.
@@ -103,6 +193,8 @@ pub struct TrialBalanceLine {
     pub debit: Total,
     /// `@world`.
     pub world: Total,
+    /// What is on its way between shards.
+    pub in_flight: Total,
 }
 
 impl TrialBalance {
@@ -114,13 +206,17 @@ impl TrialBalance {
             line.credit.add_total(theirs.credit);
             line.debit.add_total(theirs.debit);
             line.world.add_total(theirs.world);
+            line.in_flight.add_total(theirs.in_flight);
         }
     }
 
     fn of(ledger: &Ledger) -> TrialBalance {
         let mut balance = TrialBalance::default();
         for (currency, world) in ledger.world() {
-            balance.lines.entry(*currency).or_default().world.add(*world);
+            balance.lines.entry(*currency).or_default().world = *world;
+        }
+        for (currency, clearing) in ledger.clearing() {
+            balance.lines.entry(*currency).or_default().in_flight = *clearing;
         }
         for (currency, sums) in ledger.sums() {
             let line = balance.lines.entry(*currency).or_default();
@@ -134,6 +230,7 @@ impl TrialBalanceLine {
     /// Everything added up: zero, always (P3).
     pub fn sum(&self) -> Total {
         let mut sum = self.world;
+        sum.add_total(self.in_flight);
         sum.add_total(self.credit);
         sum.add_total(self.debit);
         sum
@@ -144,7 +241,7 @@ impl TrialBalanceLine {
 #[derive(Clone, Copy, Debug)]
 pub struct ShardRules {
     /// The overdraft limit of accounts without one of their own.
-    pub overdraft_limit: Amount,
+    pub overdraft: OverdraftDefault,
     /// For how long an idempotency key is kept, in milliseconds.
     pub key_retention_ms: u64,
     /// How many idempotency keys a shard keeps at most.
@@ -169,11 +266,13 @@ pub struct Batch<To> {
     pub drafts: Vec<Draft>,
     /// The replies that wait for them, or for those of batches before.
     pub replies: Vec<Sealed<To>>,
+    /// What has to be durable in other shards before any of this is appended, and before any reply leaves.
+    pub requires: BTreeMap<ShardId, Sequence>,
 }
 
 impl<To> Default for Batch<To> {
     fn default() -> Self {
-        Batch { drafts: Vec::new(), replies: Vec::new() }
+        Batch { drafts: Vec::new(), replies: Vec::new(), requires: BTreeMap::new() }
     }
 }
 
@@ -188,6 +287,41 @@ impl<To> Batch<To> {
             self.drafts.push(Draft::new(sequence, event));
         }
     }
+
+    /// Records events that are nothing without one another: in one record.
+    fn record_together(&mut self, first: Sequence, events: &[Event]) {
+        if let [event] = events {
+            return self.record(first, event);
+        }
+        if !self.drafts.last_mut().is_some_and(|draft| draft.push_all(events)) {
+            let draft = Draft::group(first, events);
+            self.drafts.push(draft.expect("a list of operations is cut to fit a record"));
+        }
+    }
+
+    fn require(&mut self, shard: ShardId, sequence: Sequence) {
+        if sequence > Sequence::NONE {
+            let required = self.requires.entry(shard).or_insert(sequence);
+            *required = sequence.max(*required);
+        }
+    }
+}
+
+/// What comes out of a shard's work.
+#[derive(Debug)]
+pub struct Output<To> {
+    /// What has to be committed.
+    pub batch: Batch<To>,
+    /// The replies that need not wait.
+    pub ready: Vec<(To, Reply)>,
+    /// What other shards are told, in order.
+    pub messages: Vec<(ShardId, Message<To>)>,
+}
+
+impl<To> Default for Output<To> {
+    fn default() -> Self {
+        Output { batch: Batch::default(), ready: Vec::new(), messages: Vec::new() }
+    }
 }
 
 /// What a shard knows of the world at the moment of a request.
@@ -201,18 +335,43 @@ pub struct Moment {
     pub disk_full: bool,
 }
 
+/// What waits for a lock.
+#[derive(Debug)]
+enum Waiting<To> {
+    Request(Request, To),
+    Work(Box<Work<To>>),
+}
+
 /// A shard's state and its rules.
 #[derive(Debug)]
-pub struct Shard {
+pub struct Shard<To> {
     id: ShardId,
     ledger: Ledger,
     rules: ShardRules,
+    locks: Locks<Waiting<To>>,
+    /// The locks of works that went on to other shards.
+    granted: HashMap<WorkId, Ticket>,
+    /// Who has got its locks and has not been served yet.
+    runnable: VecDeque<(Ticket, Waiting<To>)>,
+    works: u64,
 }
 
-impl Shard {
+impl<To> Shard<To> {
     /// A shard that goes on from this ledger.
-    pub fn new(id: ShardId, ledger: Ledger, rules: ShardRules) -> Shard {
-        Shard { id, ledger, rules }
+    ///
+    /// # Panics
+    /// If it is another shard's.
+    pub fn new(id: ShardId, ledger: Ledger, rules: ShardRules) -> Shard<To> {
+        assert_eq!(ledger.shard(), id, "a shard has its own ledger");
+        Shard {
+            id,
+            ledger,
+            rules,
+            locks: Locks::default(),
+            granted: HashMap::new(),
+            runnable: VecDeque::new(),
+            works: 0,
+        }
     }
 
     /// The state.
@@ -225,86 +384,576 @@ impl Shard {
         self.ledger
     }
 
-    /// Serves a request: records what it changes in `batch`, and returns the reply with the last event that it
-    /// depends on.
-    pub fn serve<To>(
-        &mut self,
-        request: Request,
-        moment: Moment,
-        batch: &mut Batch<To>,
-    ) -> (Reply, Sequence) {
+    /// Whether some work has locked something here.
+    pub fn is_locked(&self) -> bool {
+        !self.locks.is_empty()
+    }
+
+    /// When the next hold expires.
+    pub fn next_expiry(&self) -> Option<Timestamp> {
+        self.ledger.holds().next_expiry()
+    }
+
+    /// Serves a request.
+    pub fn serve(&mut self, request: Request, to: To, moment: Moment, output: &mut Output<To>) {
         match request {
-            Request::Execute { command, key, request_id } => {
-                self.execute(&command, key, request_id, moment, batch)
+            Request::Work(request) => {
+                let id = self.next_work();
+                self.set_out(Work { id, request: *request, grants: Vec::new(), attempts: 1, to }, moment, output);
             }
-            Request::Account(reference) => self.read(self.ledger.account(&reference)),
-            Request::AccountByNumber(number) => self.read(self.ledger.accounts().get(number.index())),
-            Request::TrialBalance => {
-                (Reply::TrialBalance(TrialBalance::of(&self.ledger)), self.ledger.last())
+            request => self.wait_or_answer(request, to, moment, output),
+        }
+        self.run(moment, output);
+    }
+
+    /// Hears what another shard has to say.
+    pub fn hear(&mut self, message: Message<To>, moment: Moment, output: &mut Output<To>) {
+        match message {
+            Message::Work(work) => self.admit(work, moment, output),
+            Message::Done { work, settlements, time } => {
+                for (by, decision) in settlements {
+                    let event = self.ledger.settled(by, &decision, moment.now.max(time));
+                    // None: a repetition. An error would be a mistake of ours, not of the world's.
+                    if let Some(event) = event.expect("settlements come in the order of their decisions") {
+                        output.batch.require(by.shard, by.sequence);
+                        self.apply(&event, output);
+                    }
+                }
+                if let Some(ticket) = self.granted.remove(&work) {
+                    self.locks.release(ticket, &mut self.runnable);
+                }
+            }
+        }
+        self.run(moment, output);
+    }
+
+    /// Ends the holds whose time is over.
+    pub fn expire(&mut self, moment: Moment, output: &mut Output<To>) {
+        if moment.disk_full || self.next_expiry().is_none_or(|expires| expires > moment.now) {
+            return;
+        }
+        let free = |key: &HoldKey| self.locks.is_free(&Resource::Account(key.account));
+        let due: Vec<_> =
+            self.ledger.holds().due(moment.now).filter(free).take(EXPIRIES_PER_TURN_MAX).collect();
+        due.into_iter().for_each(|key| self.expire_hold(key, moment, output));
+    }
+
+    fn expire_hold(&mut self, key: HoldKey, moment: Moment, output: &mut Output<To>) {
+        let event = self.ledger.expired(key, moment.now.max(self.ledger.time()));
+        self.apply(&event, output);
+    }
+
+    /// Ends the holds of accounts that someone is about to look at. Whoever calls this has them locked, or knows that
+    /// nobody has.
+    fn expire_of(&mut self, accounts: &[AccountNumber], moment: Moment, output: &mut Output<To>) {
+        if moment.disk_full || self.next_expiry().is_none_or(|expires| expires > moment.now) {
+            return;
+        }
+        for account in accounts {
+            let is_due =
+                |hold: &Hold| hold.status == HoldStatus::Pending && hold.expires <= moment.now;
+            let holds = self.ledger.holds().of_account(*account);
+            let due: Vec<_> = holds.filter(|(_, hold)| is_due(hold)).map(|(key, _)| *key).collect();
+            due.into_iter().for_each(|key| self.expire_hold(key, moment, output));
+        }
+    }
+
+    fn apply(&mut self, event: &Event, output: &mut Output<To>) -> Sequence {
+        let sequence = self.ledger.apply(event);
+        output.batch.record(sequence, event);
+        sequence
+    }
+
+    fn terms(&self, now: Timestamp) -> Terms {
+        Terms {
+            now: now.max(self.ledger.time()),
+            overdraft: self.rules.overdraft,
+            key_retention_ms: self.rules.key_retention_ms,
+            keys_max: self.rules.keys_max,
+        }
+    }
+
+    /// Serves those whose turn has come.
+    fn run(&mut self, moment: Moment, output: &mut Output<To>) {
+        while let Some((ticket, waiting)) = self.runnable.pop_front() {
+            match waiting {
+                Waiting::Request(request, to) => {
+                    // What it waited for may be called otherwise by now: a name may have got an account.
+                    let same = self.resources_of(&request) == self.locks.resources(ticket);
+                    if same {
+                        self.answer(request, to, moment, output);
+                        self.locks.release(ticket, &mut self.runnable);
+                    } else {
+                        self.locks.release(ticket, &mut self.runnable);
+                        self.wait_or_answer(request, to, moment, output);
+                    }
+                }
+                Waiting::Work(work) => {
+                    if self.needed(work.needs_here()) == self.locks.resources(ticket) {
+                        self.granted.insert(work.id, ticket);
+                        self.grant(work, moment, output);
+                    } else {
+                        self.locks.release(ticket, &mut self.runnable);
+                        self.admit(work, moment, output);
+                    }
+                }
             }
         }
     }
 
-    fn execute<To>(
+    /// Answers a request about accounts that nobody has locked; else it waits for its turn.
+    fn wait_or_answer(&mut self, request: Request, to: To, moment: Moment, output: &mut Output<To>) {
+        if self.locks.is_empty() {
+            return self.answer(request, to, moment, output);
+        }
+        let resources = self.resources_of(&request);
+        if resources.iter().all(|resource| self.locks.is_free(resource)) {
+            return self.answer(request, to, moment, output);
+        }
+        if self.locks.waiting() >= WAITING_MAX {
+            output.ready.push((to, Reply::Overloaded));
+            return;
+        }
+        let (ticket, granted) = self.locks.acquire(resources, Waiting::Request(request, to));
+        self.runnable.extend(granted.map(|waiting| (ticket, waiting)));
+    }
+
+    /// What a request looks at or changes.
+    fn resources_of(&self, request: &Request) -> Vec<Resource> {
+        match request {
+            Request::Execute { command, .. } => match command {
+                Command::Open { name, .. } => vec![Resource::Openings, self.name_resource(name)],
+                Command::Deposit { target, .. } | Command::Withdraw { target, .. } | Command::Close { target } => {
+                    vec![self.account_resource(&target.account)]
+                }
+            },
+            Request::Account(account) | Request::Holds { account, .. } => vec![self.account_resource(account)],
+            Request::AccountByNumber(number) => vec![Resource::Account(*number)],
+            Request::Hold(id) => vec![Resource::Account(id.account)],
+            Request::Reversal(transfer) => vec![Resource::Transfer(*transfer)],
+            Request::Accounts { from, count, filter } => {
+                let (page, _) = self.page(*from, *count, filter);
+                page.into_iter().map(|account| Resource::Account(account.number)).collect()
+            }
+            // The sums of a shard hold at every event (P3), whatever the others are at.
+            Request::TrialBalance | Request::Work(_) => Vec::new(),
+        }
+    }
+
+    fn name_resource(&self, name: &AccountName) -> Resource {
+        match self.ledger.account_ever_named(name) {
+            Some(account) => Resource::Account(account.number),
+            None => Resource::Name(name.clone()),
+        }
+    }
+
+    fn account_resource(&self, account: &AccountRef) -> Resource {
+        match account {
+            AccountRef::Name(name) => self.name_resource(name),
+            AccountRef::Number { number, .. } => Resource::Account(*number),
+        }
+    }
+
+    /// What a work needs of this shard, each once, in order.
+    fn needed(&self, needs: &Needs) -> Vec<Resource> {
+        let mut resources: Vec<_> =
+            needs.accounts.iter().map(|account| self.account_resource(account)).collect();
+        if !needs.openings.is_empty() {
+            resources.push(Resource::Openings);
+            resources.extend(needs.openings.iter().map(|name| self.name_resource(name)));
+        }
+        resources.extend(needs.holds.iter().map(|hold| Resource::Account(hold.account)));
+        resources.extend(needs.reversals.iter().map(|transfer| Resource::Transfer(transfer.sequence)));
+        resources.extend(needs.keys.iter().map(|key| Resource::Key(key.digest)));
+        resources.sort_unstable();
+        resources.dedup();
+        resources
+    }
+
+    fn next_work(&mut self) -> WorkId {
+        self.works += 1;
+        WorkId { shard: self.id, number: self.works }
+    }
+
+    /// Sends a work to the first of its shards.
+    fn set_out(&mut self, work: Work<To>, moment: Moment, output: &mut Output<To>) {
+        let work = Box::new(work);
+        let first = work.next_shard();
+        if first == self.id {
+            self.admit(work, moment, output);
+        } else {
+            output.messages.push((first, Message::Work(work)));
+        }
+    }
+
+    /// Locks what a work needs here, or lets it wait.
+    fn admit(&mut self, mut work: Box<Work<To>>, moment: Moment, output: &mut Output<To>) {
+        assert_eq!(work.next_shard(), self.id, "a work knows its way");
+        if self.locks.waiting() >= WAITING_MAX {
+            return self.give_up(work, WorkReply::Overloaded, moment, output);
+        }
+        // A key that another request is being worked on with is not waited for: the client is told at once.
+        let place = work.grants.len();
+        let needs = &mut work.request.needs[place].1;
+        let busy: Vec<_> = needs
+            .keys
+            .extract_if(.., |key| !self.locks.is_free(&Resource::Key(key.digest)))
+            .collect();
+        needs.busy_keys.extend(busy);
+        let resources = self.needed(needs);
+        let id = work.id;
+        let (ticket, granted) = self.locks.acquire(resources, Waiting::Work(work));
+        if let Some(Waiting::Work(work)) = granted {
+            self.granted.insert(id, ticket);
+            self.grant(work, moment, output);
+        }
+    }
+
+    /// Adds what the work asks to know of this shard, which is locked for it now, and lets it go on.
+    fn grant(&mut self, mut work: Box<Work<To>>, moment: Moment, output: &mut Output<To>) {
+        let resources = self.locks.resources(self.granted[&work.id]);
+        let accounts: Vec<_> = resources
+            .iter()
+            .filter_map(|resource| match resource {
+                Resource::Account(number) => Some(*number),
+                _ => None,
+            })
+            .collect();
+        self.expire_of(&accounts, moment, output);
+        let mut grant = self.ledger.grant(work.needs_here(), &self.terms(moment.now));
+        for (_, status) in &mut grant.keys {
+            if matches!(status, KeyStatus::Settled(sequence) if *sequence > moment.durable) {
+                *status = KeyStatus::IN_FLIGHT;
+            }
+        }
+        work.grants.push(grant);
+        if work.grants.len() < work.request.needs.len() {
+            output.messages.push((work.next_shard(), Message::Work(work)));
+        } else {
+            self.decide(work, moment, output);
+        }
+    }
+
+    /// Decides a work for which everything is locked.
+    fn decide(&mut self, mut work: Box<Work<To>>, moment: Moment, output: &mut Output<To>) {
+        let grants = std::mem::take(&mut work.grants);
+        let mut after = Sequence::NONE;
+        let mut requires = Vec::new();
+        let mut now = moment.now;
+        for grant in &grants {
+            now = now.max(grant.time);
+            if grant.shard == self.id {
+                after = grant.seen;
+            } else {
+                requires.push((grant.shard, grant.seen));
+            }
+        }
+        let terms = self.terms(now);
+        let first = self.ledger.last().next();
+        let mut workspace = Workspace::new(self.id, terms, first, grants);
+        let request = &work.request;
+        let key_outcome = request.key.and_then(|key| workspace.key_outcome(&key.key));
+        let reply = match key_outcome {
+            Some(ItemOutcome::Settled(outcome)) => Some(WorkReply::Settled(outcome)),
+            Some(ItemOutcome::KeyReused) => Some(WorkReply::KeyReused),
+            Some(ItemOutcome::KeyInFlight) => Some(WorkReply::KeyInFlight),
+            Some(ItemOutcome::KeysExhausted) => Some(WorkReply::KeysExhausted),
+            Some(_) | None if moment.disk_full && !request.dry_run => Some(WorkReply::DiskFull),
+            Some(_) | None => None,
+        };
+        if let Some(reply) = reply {
+            self.finish(*work, reply, Vec::new(), after, requires, moment, output);
+            return;
+        }
+        let results = match decide_items(&mut workspace, request, first) {
+            Ok(results) => results,
+            Err(missing) => return self.set_out_again(work, &missing, moment, output),
+        };
+        let decided = workspace.into_decided();
+        let id_at = |back: usize| TransactionId { time: terms.now, shard: self.id, sequence: first.plus(back as u64) };
+        if request.dry_run {
+            let replies = results.into_iter().map(|result| match result {
+                Decided::Done(place) => ItemReply::Done {
+                    id: id_at(place),
+                    decision: Arc::new(decided[place].decision.clone()),
+                },
+                Decided::Not(outcome) => ItemReply::Not(outcome),
+            });
+            let reply = WorkReply::Items(replies.collect());
+            self.finish(*work, reply, Vec::new(), after, requires, moment, output);
+            return;
+        }
+        let mut events = Vec::with_capacity(decided.len());
+        let mut decisions = Vec::with_capacity(decided.len());
+        for decided in decided {
+            if decided.decision.parts.is_empty() && decided.key.is_none() {
+                // Nothing changes: a link that was there already.
+                decisions.push(Arc::new(decided.decision));
+                continue;
+            }
+            let event = self.ledger.decided(decided, terms.now);
+            self.ledger.apply(&event);
+            decisions.push(Arc::new(event.change.decision().expect("it was decided").clone()));
+            events.push(event);
+        }
+        if !events.is_empty() {
+            after = self.ledger.last();
+            output.batch.record_together(first, &events);
+        }
+        let replies = results.into_iter().map(|result| match result {
+            Decided::Done(place) => ItemReply::Done { id: id_at(place), decision: Arc::clone(&decisions[place]) },
+            Decided::Not(outcome) => ItemReply::Not(outcome),
+        });
+        let reply = WorkReply::Items(replies.collect());
+        let decisions = decisions.into_iter().enumerate().map(|(place, decision)| (id_at(place), decision));
+        let decisions = decisions.collect();
+        self.finish(*work, reply, decisions, after, requires, moment, output);
+    }
+
+    /// Tells everyone what was decided: the client, and the other shards, which are free then.
+    #[expect(clippy::too_many_arguments, reason = "the end of one story, told in one place")]
+    fn finish(
+        &mut self,
+        work: Work<To>,
+        reply: WorkReply,
+        decisions: Vec<(TransactionId, Arc<Decision>)>,
+        after: Sequence,
+        requires: Vec<(ShardId, Sequence)>,
+        moment: Moment,
+        output: &mut Output<To>,
+    ) {
+        let time = self.ledger.time();
+        for (shard, _) in work.request.needs.iter().filter(|(shard, _)| *shard != self.id) {
+            let concerned = |decision: &Decision| decision.part(*shard).is_some();
+            let settlements = decisions.iter().filter(|(_, decision)| concerned(decision)).cloned().collect();
+            output.messages.push((*shard, Message::Done { work: work.id, settlements, time }));
+        }
+        let waits = requires.iter().any(|(_, sequence)| *sequence > Sequence::NONE) || after > moment.durable;
+        for (shard, sequence) in requires {
+            output.batch.require(shard, sequence);
+        }
+        if waits {
+            output.batch.replies.push(Sealed { to: work.to, reply: Reply::Worked(reply), after });
+        } else {
+            output.ready.push((work.to, Reply::Worked(reply)));
+        }
+        if let Some(ticket) = self.granted.remove(&work.id) {
+            self.locks.release(ticket, &mut self.runnable);
+        }
+    }
+
+    /// Lets all shards go that have granted something, and answers the client.
+    fn give_up(&mut self, work: Box<Work<To>>, reply: WorkReply, moment: Moment, output: &mut Output<To>) {
+        let mut work = *work;
+        work.request.needs.truncate(work.grants.len());
+        work.grants.clear();
+        // The refusal tells nothing of any account.
+        self.finish(work, reply, Vec::new(), Sequence::NONE, Vec::new(), moment, output);
+    }
+
+    fn set_out_again(
+        &mut self,
+        mut work: Box<Work<To>>,
+        missing: &Missing,
+        moment: Moment,
+        output: &mut Output<To>,
+    ) {
+        let time = self.ledger.time();
+        for (shard, _) in work.request.needs.iter().filter(|(shard, _)| *shard != self.id) {
+            output.messages.push((*shard, Message::Done { work: work.id, settlements: Vec::new(), time }));
+        }
+        let ticket = self.granted.remove(&work.id).expect("the work is here");
+        self.locks.release(ticket, &mut self.runnable);
+        let shards = work.request.needs.len();
+        if !work.request.need_accounts(&missing.accounts) || work.attempts >= ATTEMPTS_MAX {
+            // Everyone has been let go.
+            work.request.needs.clear();
+            let reply = WorkReply::Overloaded;
+            return self.finish(*work, reply, Vec::new(), Sequence::NONE, Vec::new(), moment, output);
+        }
+        assert!(work.request.needs.len() >= shards, "a work needs no less than before");
+        for (_, needs) in &mut work.request.needs {
+            let busy = std::mem::take(&mut needs.busy_keys);
+            needs.keys.extend(busy);
+        }
+        (work.id, work.attempts) = (self.next_work(), work.attempts + 1);
+        self.set_out(*work, moment, output);
+    }
+
+    /// Answers a request about accounts that are free, or locked for it.
+    fn answer(&mut self, request: Request, to: To, moment: Moment, output: &mut Output<To>) {
+        if self.next_expiry().is_some_and(|expires| expires <= moment.now) {
+            let accounts: Vec<_> = self
+                .resources_of(&request)
+                .into_iter()
+                .filter_map(|resource| match resource {
+                    Resource::Account(number) => Some(number),
+                    _ => None,
+                })
+                .collect();
+            self.expire_of(&accounts, moment, output);
+        }
+        let (reply, after) = match request {
+            Request::Execute { command, key, request_id } => {
+                match self.execute(&command, key, request_id, moment, output) {
+                    Executed::Reply(reply, after) => (reply, after),
+                    Executed::Work(request) => {
+                        let id = self.next_work();
+                        let work = Work { id, request: *request, grants: Vec::new(), attempts: 1, to };
+                        return self.set_out_later(work, output);
+                    }
+                }
+            }
+            Request::Work(_) => unreachable!("a work sets out"),
+            Request::Account(reference) => self.read(self.ledger.account(&reference), moment),
+            Request::AccountByNumber(number) => self.read(self.ledger.account_by_number(number), moment),
+            Request::Hold(id) => {
+                let hold = self.ledger.holds().get(&id).copied();
+                let account = self.ledger.account_by_number(id.account).filter(|_| hold.is_some());
+                let after = account.map_or(self.ledger.last(), |account| account.chain.newest());
+                let view = account.zip(hold).map(|(account, hold)| self.hold_view(account, id.key(), hold));
+                (Reply::Hold(view), after)
+            }
+            Request::Holds { account, count } => match self.ledger.account(&account) {
+                None => (Reply::Holds(None), self.ledger.last()),
+                Some(account) => {
+                    let holds = self.ledger.holds().of_account(account.number).take(count);
+                    let holds = holds.map(|(key, hold)| self.hold_view(account, *key, *hold)).collect();
+                    (Reply::Holds(Some((self.view(account, moment), holds))), account.chain.newest())
+                }
+            },
+            Request::Reversal(transfer) => {
+                let by = self.ledger.reversals().get(&transfer).copied();
+                // By whom may not be durable yet, or it may have a part in another shard that is not.
+                (Reply::Reversal(by), self.ledger.last())
+            }
+            Request::Accounts { from, count, filter } => {
+                let (page, next) = self.page(from, count, &filter);
+                let after = page.iter().map(|account| account.chain.newest()).max().unwrap_or(Sequence::NONE);
+                let accounts = page.into_iter().map(|account| self.view(account, moment)).collect();
+                (Reply::Accounts { accounts, next }, after)
+            }
+            Request::TrialBalance => {
+                (Reply::TrialBalance(TrialBalance::of(&self.ledger)), self.ledger.last())
+            }
+        };
+        if after <= moment.durable {
+            output.ready.push((to, reply));
+        } else {
+            output.batch.replies.push(Sealed { to, reply, after });
+        }
+    }
+
+    /// A request that has its account to itself has become a work: it queues up for it like any other.
+    fn set_out_later(&mut self, work: Work<To>, output: &mut Output<To>) {
+        let first = work.next_shard();
+        output.messages.push((first, Message::Work(Box::new(work))));
+    }
+
+    fn execute(
         &mut self,
         command: &Command,
         key: Option<IdempotencyKey>,
         request_id: Box<str>,
         moment: Moment,
-        batch: &mut Batch<To>,
-    ) -> (Reply, Sequence) {
-        let terms = Terms {
-            now: moment.now.max(self.ledger.time()),
-            overdraft_limit: self.rules.overdraft_limit,
-            key_retention_ms: self.rules.key_retention_ms,
-            keys_max: self.rules.keys_max,
-        };
+        output: &mut Output<To>,
+    ) -> Executed {
+        let terms = self.terms(moment.now);
         if let Some(key) = &key {
+            if !self.locks.is_empty() && !self.locks.is_free(&Resource::Key(key.digest)) {
+                return Executed::Reply(Reply::KeyInFlight, Sequence::NONE);
+            }
             match self.ledger.key_status(key, terms.now) {
                 KeyStatus::New if self.ledger.keys().is_full(terms.keys_max, terms.now) => {
-                    return (Reply::KeysExhausted, Sequence::NONE);
+                    return Executed::Reply(Reply::KeysExhausted, Sequence::NONE);
                 }
                 KeyStatus::Settled(sequence) if sequence > moment.durable => {
-                    return (Reply::KeyInFlight, Sequence::NONE);
+                    return Executed::Reply(Reply::KeyInFlight, Sequence::NONE);
                 }
-                KeyStatus::Settled(sequence) => return (Reply::Settled(sequence), sequence),
+                KeyStatus::Settled(sequence) => return Executed::Reply(Reply::Settled(sequence), sequence),
                 // The use that contradicts this one may not be durable: it is the newest event at the latest.
-                KeyStatus::Reused => return (Reply::KeyReused, self.ledger.last()),
-                // A claim that is made again is recorded again: it must last as long as the outcome to come.
+                KeyStatus::Reused => return Executed::Reply(Reply::KeyReused, self.ledger.last()),
                 KeyStatus::New | KeyStatus::Claimed => {}
             }
         }
         if moment.disk_full {
-            return (Reply::DiskFull, Sequence::NONE);
+            return Executed::Reply(Reply::DiskFull, Sequence::NONE);
         }
-        let key = key.map(|key| terms.key_use(key));
-        let (change, rejection) = match (self.ledger.decide(command, &terms), &key) {
+        let key_use = key.map(|key| terms.key_use(key));
+        let (change, rejection) = match (self.ledger.decide(command, &terms), &key_use) {
             (Ok(change), _) => (change, None),
-            (Err(rejection), None) => {
-                let seen = self.seen_by(command, &rejection);
-                return (Reply::Refused(rejection), seen);
-            }
-            (Err(rejection), Some(_)) => {
+            (Err(rejection), key_use) => {
+                if let Some(work) = self.with_protection(command, &rejection, key, &request_id) {
+                    return Executed::Work(Box::new(work));
+                }
+                if key_use.is_none() {
+                    let seen = self.seen_by(command, &rejection);
+                    return Executed::Reply(Reply::Refused(rejection), seen);
+                }
                 (Change::Refused { rejection: rejection.clone(), request_id }, Some(rejection))
             }
         };
-        let event = Event { time: terms.now, key, change };
-        let sequence = self.ledger.apply(&event);
-        batch.record(sequence, &event);
+        let event = Event { time: terms.now, key: key_use, change };
+        let sequence = self.apply(&event, output);
         let reply = match rejection {
             Some(rejection) => Reply::Refused(rejection),
-            None if *command == Command::Claim => Reply::Claimed,
-            None => Reply::Executed { sequence, event },
+            None => {
+                let account = match &event.change {
+                    Change::Opened { account, .. } | Change::Posted { account, .. } | Change::Closed { account, .. } => {
+                        self.ledger.account_by_number(*account)
+                    }
+                    _ => None,
+                };
+                let currency = account.expect("a command is about an account").currency;
+                Reply::Executed { sequence, event, currency }
+            }
         };
-        (reply, sequence)
+        Executed::Reply(reply, sequence)
+    }
+
+    /// The work that does what a command could not do alone, if another account protects this one's overdraft.
+    fn with_protection(
+        &self,
+        command: &Command,
+        rejection: &Rejection,
+        key: Option<IdempotencyKey>,
+        request_id: &str,
+    ) -> Option<WorkRequest> {
+        let (Command::Withdraw { target, amount }, Rejection::InsufficientFunds { .. }) = (command, rejection)
+        else {
+            return None;
+        };
+        let protection = self.ledger.account(&target.account)?.details.as_ref()?.protection()?;
+        let account = Place { shard: self.id, account: target.account.clone() };
+        let requirement = target.version.map(Requirement::Match);
+        let conditions = requirement.map(|requirement| Condition { account: account.clone(), requirement });
+        let operation = Operation::Withdraw { account, amount: Sum::Exactly(*amount), note: Note::default() };
+        let needs = Needs {
+            accounts: vec![target.account.clone()],
+            keys: key.into_iter().collect(),
+            ..Needs::default()
+        };
+        let mut request = WorkRequest {
+            items: vec![Item {
+                operation,
+                conditions: conditions.into_iter().collect(),
+                key: key.map(|key| HomedKey { home: self.id, key }),
+            }],
+            atomic: false,
+            dry_run: false,
+            key: None,
+            request_id: request_id.into(),
+            needs: vec![(self.id, needs)],
+        };
+        request.need_accounts(&[protection]);
+        Some(request)
     }
 
     /// The last event that a refusal of `command` depended on: the account's newest if the account alone decided,
-    /// else the shard's. A name that finds nothing may have been closed a moment ago, and a range may be
-    /// `@world`'s.
+    /// else the shard's. A name that finds nothing may have been closed a moment ago.
     fn seen_by(&self, command: &Command, rejection: &Rejection) -> Sequence {
         let account = match (command, rejection) {
-            (_, Rejection::BalanceOutOfRange) | (Command::Open { .. } | Command::Claim, _) => None,
+            (_, Rejection::BalanceOutOfRange) | (Command::Open { .. }, _) => None,
             (
                 Command::Deposit { target, .. }
                 | Command::Withdraw { target, .. }
@@ -315,25 +964,120 @@ impl Shard {
         account.map_or(self.ledger.last(), |account| account.chain.newest())
     }
 
-    fn read(&self, account: Option<&Account>) -> (Reply, Sequence) {
-        // Nothing to be seen may mean "closed a moment ago".
-        let after = account.map_or(self.ledger.last(), |account| account.chain.newest());
-        (Reply::Account(account.map(|account| self.view(account))), after)
+    /// The accounts of a page, and the number that the next one starts at.
+    fn page(
+        &self,
+        from: AccountNumber,
+        count: usize,
+        filter: &AccountFilter,
+    ) -> (Vec<&Account>, Option<AccountNumber>) {
+        let accounts = self.ledger.accounts();
+        let end = accounts.len().min(from.index().saturating_add(ACCOUNTS_SCANNED_MAX));
+        let mut page = Vec::new();
+        for account in accounts.get(from.index()..end).unwrap_or_default() {
+            if page.len() == count {
+                return (page, Some(account.number));
+            }
+            if filter.matches(account) {
+                page.push(account);
+            }
+        }
+        (page, (end < accounts.len()).then(|| AccountNumber::new(end as u32)))
     }
 
-    fn view(&self, account: &Account) -> AccountView {
+    fn read(&self, account: Option<&Account>, moment: Moment) -> (Reply, Sequence) {
+        // Nothing to be seen may mean "closed a moment ago".
+        let after = account.map_or(self.ledger.last(), |account| account.chain.newest());
+        (Reply::Account(account.map(|account| self.view(account, moment))), after)
+    }
+
+    fn hold_view(&self, account: &Account, key: HoldKey, hold: Hold) -> HoldView {
+        HoldView {
+            id: key.id(self.id, hold.created),
+            account: AccountId { opened: account.opened, shard: self.id, number: account.number },
+            currency: account.currency,
+            hold,
+        }
+    }
+
+    fn view(&self, account: &Account, moment: Moment) -> AccountView {
+        let now = moment.now.max(self.ledger.time());
+        let allowance = account.details.as_ref().map(|details| details.velocity.allowance(&details.spent, now));
         AccountView {
             id: AccountId { opened: account.opened, shard: self.id, number: account.number },
             name: account.name.clone(),
             currency: account.currency,
             posted: account.posted,
-            available: account.available(self.rules.overdraft_limit),
-            overdraft_limit: account.overdraft_limit.unwrap_or(self.rules.overdraft_limit),
+            held: account.held,
+            available: account.available(self.rules.overdraft),
+            overdraft_limit: account.limit(self.rules.overdraft),
+            frozen: account.frozen,
             opened: account.opened,
             updated: account.updated,
             closed: account.closed(),
             version: account.version,
             newest: account.chain.newest(),
+            details: account.details.clone(),
+            allowance: allowance.unwrap_or_default(),
         }
     }
+}
+
+impl AccountFilter {
+    fn matches(&self, account: &Account) -> bool {
+        self.prefix.as_ref().is_none_or(|prefix| account.name.starts_with(&**prefix))
+            && self.currency.is_none_or(|currency| account.currency == currency)
+            && self.closed.is_none_or(|closed| account.closed().is_some() == closed)
+            && self.metadata.iter().all(|(key, value)| {
+                let metadata = account.details.as_ref().map(|details| &details.metadata);
+                metadata.and_then(|metadata| metadata.get(key)) == Some(value)
+            })
+    }
+}
+
+/// What comes of a command.
+enum Executed {
+    Reply(Reply, Sequence),
+    /// It takes more than one account.
+    Work(Box<WorkRequest>),
+}
+
+/// What came of one item of a work.
+enum Decided {
+    /// It is decided: the place of the decision.
+    Done(usize),
+    Not(ItemOutcome),
+}
+
+/// Decides the items of a work, one after the other.
+fn decide_items(
+    workspace: &mut Workspace,
+    request: &WorkRequest,
+    first: Sequence,
+) -> Result<Vec<Decided>, Missing> {
+    let mut results = Vec::with_capacity(request.items.len());
+    for item in &request.items {
+        let result = match workspace.execute(item, &request.request_id)? {
+            ItemOutcome::Done { .. } => Decided::Done(workspace.decided() - 1),
+            outcome => Decided::Not(outcome),
+        };
+        let failed = matches!(result, Decided::Not(_));
+        results.push(result);
+        if failed && request.atomic {
+            let place = results.len() - 1;
+            results.resize_with(request.items.len(), || Decided::Not(ItemOutcome::NotAttempted));
+            results[..place].fill_with(|| Decided::Not(ItemOutcome::NotAttempted));
+            workspace.discard(first);
+            break;
+        }
+    }
+    if let Some(HomedKey { home, key }) = request.key.filter(|_| !request.dry_run) {
+        let last = workspace.decided();
+        let outcomes = results.iter().map(|result| match result {
+            Decided::Done(place) => ItemOutcome::Done { back: (last - place) as u32 },
+            Decided::Not(outcome) => outcome.clone(),
+        });
+        workspace.end_batch(outcomes.collect(), &request.request_id, home, key);
+    }
+    Ok(results)
 }

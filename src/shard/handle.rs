@@ -1,39 +1,82 @@
 //! The way to a shard: a bounded inbox and a reply to wait for.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use crossbeam_channel::{Sender, TrySendError};
+use crossbeam_channel::Sender;
+use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use super::batch::{Reply, Request};
+use super::work;
 use crate::ledger::Sequence;
+
+/// How many requests wait in an inbox at most. At 50,000 requests a second this is a tenth of a second of work:
+/// more would only make clients wait for what could be refused at once.
+const INBOX_REQUESTS_MAX: usize = 4096;
 
 /// Sends requests to one shard. Clones go to the same shard.
 #[derive(Clone, Debug)]
 pub struct ShardHandle {
-    pub(super) inbox: Sender<Message>,
+    pub(super) inbox: Sender<Mail>,
     pub(super) status: Arc<ShardStatus>,
 }
 
+/// Where a shard's reply goes.
+pub(super) type ReplyTo = oneshot::Sender<Reply>;
+
 /// What comes into a shard's inbox.
+///
+/// The inbox itself has no bound, so that shards never wait for one another; requests are counted, and what shards
+/// send one another is a few messages for each request that is under way.
 #[derive(Debug)]
-pub(super) enum Message {
+pub(super) enum Mail {
     /// A request and where its reply goes.
-    Request(Request, oneshot::Sender<Reply>),
+    Request(Request, ReplyTo),
+    /// What another shard has to say.
+    Message(work::Message<ReplyTo>),
     /// End the journal's current generation.
     Roll,
-    /// Finish what is in the inbox and end.
+    /// Finish what is in the inbox and what is under way, and end.
     Stop,
 }
 
 /// What a shard's threads let others see.
 #[derive(Debug, Default)]
 pub(super) struct ShardStatus {
+    /// How many requests are in the inbox.
+    pub(super) requests: AtomicUsize,
     pub(super) durable: AtomicU64,
     pub(super) disk_full: AtomicBool,
     /// When the commit under way began, in milliseconds of the committer's own clock plus one; 0 for none.
     pub(super) commit_began: AtomicU64,
+    /// Who waits for `durable` to move on.
+    pub(super) waiting: Mutex<()>,
+    pub(super) moved_on: Condvar,
+}
+
+impl ShardStatus {
+    pub(super) fn durable(&self) -> Sequence {
+        Sequence::new(self.durable.load(Ordering::Acquire)).unwrap_or(Sequence::NONE)
+    }
+
+    pub(super) fn set_durable(&self, last: Sequence) {
+        self.durable.store(last.get(), Ordering::Release);
+        // Taken, so that nobody who has just looked misses the call.
+        drop(self.waiting.lock());
+        self.moved_on.notify_all();
+    }
+
+    /// Waits until an event is durable.
+    pub(super) fn wait_durable(&self, sequence: Sequence) {
+        if self.durable() >= sequence {
+            return;
+        }
+        let mut waiting = self.waiting.lock();
+        while self.durable() < sequence {
+            self.moved_on.wait(&mut waiting);
+        }
+    }
 }
 
 /// Why a shard gives no reply.
@@ -54,16 +97,17 @@ impl ShardHandle {
     /// [`ShardError::Overloaded`] at once if the inbox is full; [`ShardError::Ended`] if the shard ends first.
     pub async fn ask(&self, request: Request) -> Result<Reply, ShardError> {
         let (reply_to, reply) = oneshot::channel();
-        self.inbox.try_send(Message::Request(request, reply_to)).map_err(|error| match error {
-            TrySendError::Full(_) => ShardError::Overloaded,
-            TrySendError::Disconnected(_) => ShardError::Ended,
-        })?;
+        if self.status.requests.fetch_add(1, Ordering::Relaxed) >= INBOX_REQUESTS_MAX {
+            self.status.requests.fetch_sub(1, Ordering::Relaxed);
+            return Err(ShardError::Overloaded);
+        }
+        self.inbox.send(Mail::Request(request, reply_to)).map_err(|_| ShardError::Ended)?;
         reply.await.map_err(|_| ShardError::Ended)
     }
 
     /// The last event that is known to be durable.
     pub fn durable(&self) -> Sequence {
-        Sequence::new(self.status.durable.load(Ordering::Acquire)).unwrap_or(Sequence::NONE)
+        self.status.durable()
     }
 
     /// Tells the shard whether the disk has no room; then it refuses whatever would be recorded. Returns what
@@ -72,10 +116,10 @@ impl ShardHandle {
         self.status.disk_full.swap(full, Ordering::Relaxed)
     }
 
-    /// Asks the shard to end its journal's current generation, so that it can be compacted. Waits for a place in the
-    /// inbox, not for the end; the keeper of the log is told of that.
+    /// Asks the shard to end its journal's current generation, so that it can be compacted. Does not wait for the end;
+    /// the keeper of the log is told of that.
     pub fn roll(&self) {
         // A shard that has ended has nothing to roll.
-        let _ = self.inbox.send(Message::Roll);
+        let _ = self.inbox.send(Mail::Roll);
     }
 }

@@ -14,9 +14,13 @@
 //! - inbox and hand-over are bounded: a full inbox refuses at once (P7);
 //! - an error of the log ends the process: its state is ahead of the disk by an unknown amount (P1, P6).
 //!
+//! What concerns accounts of several shards is a [`work`]: its essay tells how shards agree.
+//!
 //! [`batch`] is the shard without threads or disks, which the simulation drives; [`worker`] is the threads;
 //! [`handle`] is all that the rest of the service sees.
 
 pub mod batch;
 pub mod handle;
+mod locks;
+pub mod work;
 pub mod worker;

@@ -1,25 +1,20 @@
 //! The two threads of a shard.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
-use tokio::sync::oneshot;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
-use super::batch::{Batch, Moment, Reply, Shard};
-use super::handle::{Message, ShardHandle, ShardStatus};
+use super::batch::{Batch, Moment, Output, Shard};
+use super::handle::{Mail, ReplyTo, ShardHandle, ShardStatus};
 use crate::ledger::{Ledger, Sequence, ShardId, Timestamp};
 use crate::storage::StorageError;
 use crate::storage::journal::Journal;
 
-/// How many requests wait in an inbox at most. At 50,000 requests a second this is a tenth of a second of work:
-/// more would only make clients wait for what could be refused at once.
-const INBOX_REQUESTS_MAX: usize = 4096;
-
-/// How many requests one batch takes at most, so that no reply waits for a commit that keeps growing.
-const BATCH_REQUESTS_MAX: usize = 1024;
+/// How much of the inbox one batch takes at most, so that no reply waits for a commit that keeps growing.
+const BATCH_MAILS_MAX: usize = 1024;
 
 /// How many batches one sync covers at most, for the same reason.
 const BATCHES_PER_SYNC_MAX: usize = 4;
@@ -31,7 +26,11 @@ const BATCHES_WAITING_MAX: usize = 1;
 /// end is treated like one that failed.
 pub const COMMIT_TIME_MAX: Duration = Duration::from_secs(10);
 
-type ProductionBatch = Batch<oneshot::Sender<Reply>>;
+/// How soon a worker looks again at what it could not do: a hold that should have expired but whose account is
+/// locked, or the end of works that keep it from stopping.
+const SECOND_LOOK: Duration = Duration::from_millis(20);
+
+type ProductionBatch = Batch<ReplyTo>;
 
 enum Commit {
     Batch(ProductionBatch),
@@ -42,6 +41,34 @@ enum Commit {
 /// and the ledger in memory is ahead of it, so there is nothing to go on with.
 pub type OnLogFailure = Arc<dyn Fn(ShardId, &StorageError) + Send + Sync>;
 
+/// The inboxes of all shards: what exists before any of their threads, so that each finds the others.
+pub struct Network {
+    ends: Vec<Option<Receiver<Mail>>>,
+    peers: Peers,
+}
+
+/// The ways to all shards.
+#[derive(Clone)]
+struct Peers {
+    handles: Arc<[ShardHandle]>,
+    /// The messages on their way between shards, and the shards in which something is locked: while this is not zero,
+    /// some work is not done.
+    unfinished: Arc<AtomicUsize>,
+}
+
+impl Network {
+    /// The inboxes of so many shards.
+    pub fn new(shards: usize) -> Network {
+        let (handles, ends) = (0..shards)
+            .map(|_| {
+                let (inbox, end) = unbounded();
+                (ShardHandle { inbox, status: Arc::new(ShardStatus::default()) }, Some(end))
+            })
+            .unzip::<_, _, Vec<_>, _>();
+        Network { ends, peers: Peers { handles: handles.into(), unfinished: Arc::default() } }
+    }
+}
+
 /// A running shard.
 pub struct ShardThreads<J> {
     handle: ShardHandle,
@@ -51,28 +78,34 @@ pub struct ShardThreads<J> {
 }
 
 impl<J: Journal + 'static> ShardThreads<J> {
-    /// Starts the threads of a shard.
+    /// Starts the threads of a shard of the network.
     ///
     /// # Panics
-    /// If the journal does not stand where the ledger does, or the system gives no thread.
+    /// If the journal does not stand where the ledger does, the network has no such shard or has it running, or the
+    /// system gives no thread.
     pub fn start(
         id: ShardId,
-        shard: Shard,
+        ledger: Ledger,
+        rules: super::batch::ShardRules,
         journal: J,
         now: fn() -> Timestamp,
         on_log_failure: OnLogFailure,
+        network: &mut Network,
     ) -> ShardThreads<J> {
-        assert_eq!(journal.position().last, shard.ledger().last(), "the journal continues the ledger");
-        let status = Arc::new(ShardStatus::default());
-        status.durable.store(shard.ledger().last().get(), Ordering::Release);
-        let (inbox, requests) = bounded(INBOX_REQUESTS_MAX);
+        assert_eq!(journal.position().last, ledger.last(), "the journal continues the ledger");
+        let inbox = network.ends[id.index()].take().expect("a shard is started once");
+        let peers = network.peers.clone();
+        let handle = peers.handles[id.index()].clone();
+        let status = Arc::clone(&handle.status);
+        status.set_durable(ledger.last());
         let (commits_in, commits) = bounded(BATCHES_WAITING_MAX);
         let started = Instant::now();
-        let worker = Worker { shard, requests, commits: commits_in, status: Arc::clone(&status), now };
-        let committer = Committer { id, journal, commits, status: Arc::clone(&status), started };
+        let shard = Shard::new(id, ledger, rules);
+        let worker = Worker { shard, inbox, commits: commits_in, status: Arc::clone(&status), peers: peers.clone(), now };
+        let committer = Committer { id, journal, commits, next: None, status, peers, started };
         let spawn = "the system gives a thread";
         ShardThreads {
-            handle: ShardHandle { inbox, status },
+            handle,
             worker: thread::Builder::new()
                 .name(format!("shard-{id}"))
                 .spawn(move || worker.run())
@@ -95,7 +128,7 @@ impl<J: Journal + 'static> ShardThreads<J> {
         CommitWatch { status: Arc::clone(&self.handle.status), started: self.started }
     }
 
-    /// Serves what is in the inbox, then ends. Returns the state and the journal, both complete and durable.
+    /// Serves what is in the inbox and finishes what is under way between shards, then ends. Returns the state and the journal, both complete and durable.
     ///
     /// # Errors
     /// If the log failed.
@@ -104,7 +137,7 @@ impl<J: Journal + 'static> ShardThreads<J> {
     /// If one of the threads did.
     pub fn stop(self) -> Result<(Ledger, J), StorageError> {
         // An error means that the worker has ended already, which the joins below explain.
-        let _ = self.handle.inbox.send(Message::Stop);
+        let _ = self.handle.inbox.send(Mail::Stop);
         let ledger = self.worker.join().expect("the worker does not panic");
         let journal = self.committer.join().expect("the committer does not panic")?;
         Ok((ledger, journal))
@@ -128,66 +161,96 @@ impl CommitWatch {
 }
 
 struct Worker {
-    shard: Shard,
-    requests: Receiver<Message>,
+    shard: Shard<ReplyTo>,
+    inbox: Receiver<Mail>,
     commits: Sender<Commit>,
     status: Arc<ShardStatus>,
+    peers: Peers,
     now: fn() -> Timestamp,
 }
 
 impl Worker {
     fn run(mut self) -> Ledger {
-        while let Ok(first) = self.requests.recv() {
-            let mut batch = ProductionBatch::default();
-            let mut next = Some(first);
-            let mut served = 0;
+        let mut stopping = false;
+        loop {
+            let first = match self.receive(stopping) {
+                Ok(mail) => Some(mail),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            // Only what is there already: a batch requires nothing of other shards that is younger than itself.
+            let waiting = self.inbox.len().min(BATCH_MAILS_MAX - 1);
+            let mut output = Output::default();
             let mut roll = false;
-            let mut stop = false;
             let now = (self.now)();
-            while let Some(message) = next.take() {
-                match message {
-                    Message::Request(request, to) => self.serve(request, to, now, &mut batch),
-                    Message::Roll => roll = true,
-                    Message::Stop => stop = true,
+            self.shard.expire(self.moment(now), &mut output);
+            let rest = (0..waiting).map_while(|_| self.inbox.try_recv().ok());
+            for mail in first.into_iter().chain(rest.collect::<Vec<_>>()) {
+                let was_locked = self.shard.is_locked();
+                let is_message = matches!(mail, Mail::Message(_));
+                match mail {
+                    Mail::Request(request, to) => {
+                        self.status.requests.fetch_sub(1, Ordering::Relaxed);
+                        self.shard.serve(request, to, self.moment(now), &mut output);
+                    }
+                    Mail::Message(message) => self.shard.hear(message, self.moment(now), &mut output),
+                    Mail::Roll => roll = true,
+                    Mail::Stop => stopping = true,
                 }
-                served += 1;
-                if served < BATCH_REQUESTS_MAX && !stop {
-                    next = self.requests.try_recv().ok();
-                }
+                // The client may have gone; that is its affair.
+                output.ready.drain(..).for_each(|(to, reply)| drop(to.send(reply)));
+                self.send(&mut output, was_locked, is_message);
             }
-            if !batch.is_empty() && self.commits.send(Commit::Batch(batch)).is_err() {
+            if !output.batch.is_empty() && self.commits.send(Commit::Batch(output.batch)).is_err() {
                 break;
             }
             if roll && self.commits.send(Commit::Roll).is_err() {
                 break;
             }
-            if stop {
+            if stopping && self.peers.unfinished.load(Ordering::SeqCst) == 0 {
                 break;
             }
         }
         self.shard.into_ledger()
     }
 
-    fn serve(
-        &mut self,
-        request: super::batch::Request,
-        to: oneshot::Sender<Reply>,
-        now: Timestamp,
-        batch: &mut ProductionBatch,
-    ) {
-        // Looked up for each request: a client that has its reply and asks at once, in time for this very batch,
-        // must not hear that the first request is still in flight.
-        let moment = Moment {
+    /// What comes next, or a timeout when something else is due.
+    fn receive(&self, stopping: bool) -> Result<Mail, RecvTimeoutError> {
+        let wait = self.shard.next_expiry().map(|expires| {
+            let left = expires.millis().saturating_sub((self.now)().millis());
+            Duration::from_millis(left).max(SECOND_LOOK)
+        });
+        match if stopping { Some(SECOND_LOOK) } else { wait } {
+            None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(wait) => self.inbox.recv_timeout(wait),
+        }
+    }
+
+    /// Looked up for each request: a client that has its reply and asks at once, in time for this very batch, must
+    /// not hear that the first request is still in flight.
+    fn moment(&self, now: Timestamp) -> Moment {
+        Moment {
             now,
-            durable: Sequence::new(self.status.durable.load(Ordering::Acquire)).unwrap_or(Sequence::NONE),
+            durable: self.status.durable(),
             disk_full: self.status.disk_full.load(Ordering::Relaxed),
-        };
-        let (reply, after) = self.shard.serve(request, moment, batch);
-        if after <= moment.durable {
-            // The client may have gone; that is its affair.
-            let _ = to.send(reply);
-        } else {
-            batch.replies.push(super::batch::Sealed { to, reply, after });
+        }
+    }
+
+    /// Sends what the shard has to say to others, and keeps count of what is not finished. What begins is counted
+    /// before what ends is taken off, so the count is never zero too early.
+    fn send(&self, output: &mut Output<ReplyTo>, was_locked: bool, was_message: bool) {
+        let is_locked = self.shard.is_locked();
+        let begun = output.messages.len() + usize::from(is_locked && !was_locked);
+        let ended = usize::from(was_locked && !is_locked) + usize::from(was_message);
+        if begun > 0 {
+            self.peers.unfinished.fetch_add(begun, Ordering::SeqCst);
+        }
+        for (shard, message) in output.messages.drain(..) {
+            // A shard that has ended takes the process with it, or is past all works.
+            let _ = self.peers.handles[shard.index()].inbox.send(Mail::Message(message));
+        }
+        if ended > 0 {
+            self.peers.unfinished.fetch_sub(ended, Ordering::SeqCst);
         }
     }
 }
@@ -196,13 +259,23 @@ struct Committer<J> {
     id: ShardId,
     journal: J,
     commits: Receiver<Commit>,
+    /// One that was looked at already, and has to wait for other shards.
+    next: Option<Commit>,
     status: Arc<ShardStatus>,
+    peers: Peers,
     started: Instant,
 }
 
 impl<J: Journal> Committer<J> {
     fn run(mut self, on_log_failure: &OnLogFailure) -> Result<J, StorageError> {
-        while let Ok(first) = self.commits.recv() {
+        loop {
+            let first = match self.next.take() {
+                Some(commit) => commit,
+                None => match self.commits.recv() {
+                    Ok(commit) => commit,
+                    Err(_) => return Ok(self.journal),
+                },
+            };
             self.status.commit_began.store(self.started.elapsed().as_millis() as u64 + 1, Ordering::Release);
             let committed = self.commit(first);
             self.status.commit_began.store(0, Ordering::Release);
@@ -211,7 +284,6 @@ impl<J: Journal> Committer<J> {
                 return Err(error);
             }
         }
-        Ok(self.journal)
     }
 
     /// Appends a batch and those that wait behind it, syncs once, and lets the replies go.
@@ -224,7 +296,15 @@ impl<J: Journal> Committer<J> {
         while let Some(commit) = next.take() {
             match commit {
                 Commit::Roll => roll = true,
+                // Waiting for another shard with something appended and not synced could make a circle.
+                Commit::Batch(batch) if batches > 0 && !self.is_met(&batch) => {
+                    self.next = Some(Commit::Batch(batch));
+                    break;
+                }
                 Commit::Batch(batch) => {
+                    for (shard, sequence) in &batch.requires {
+                        self.peers.handles[shard.index()].status.wait_durable(*sequence);
+                    }
                     for draft in &batch.drafts {
                         let mut position = self.journal.position();
                         let record = draft.seal(self.id, &mut position);
@@ -241,7 +321,7 @@ impl<J: Journal> Committer<J> {
         let position = self.journal.position();
         if position != before {
             self.journal.sync()?;
-            self.status.durable.store(position.last.get(), Ordering::Release);
+            self.status.set_durable(position.last);
         }
         for sealed in replies {
             assert!(sealed.after <= position.last, "no reply leaves before what it depends on is durable");
@@ -251,5 +331,13 @@ impl<J: Journal> Committer<J> {
             self.journal.roll()?;
         }
         Ok(())
+    }
+
+    /// Whether what a batch requires of other shards is durable.
+    fn is_met(&self, batch: &ProductionBatch) -> bool {
+        let met = |(shard, sequence): (&ShardId, &Sequence)| {
+            self.peers.handles[shard.index()].status.durable() >= *sequence
+        };
+        batch.requires.iter().all(met)
     }
 }

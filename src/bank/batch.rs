@@ -1,0 +1,280 @@
+//! Batches: many operations in one request.
+//!
+//! A batch is cut into *chunks*, each a work of its own: decided in one go and written down in one record, so a chunk
+//! happens whole or not at all, and its operations one after the other with nothing of others in between. A batch that
+//! is all or nothing is one chunk. With an idempotency key, each chunk has a key derived from it, remembered with how
+//! each of its items ended: a retry finds the chunks that are done and goes on with the rest.
+
+use super::{Bank, Done, Executed, KeyHome, Origin, Refusal, item_refusal, refusal};
+use crate::ledger::operation::{Condition, HomedKey, Item, Operation};
+use crate::ledger::{
+    Change, IdempotencyKey, ItemOutcome, KeyDigest, Kind, Metadata, Note, Outcome, Rejection, Sequence,
+    TransactionId,
+};
+use crate::shard::batch::Reply;
+use crate::shard::work::{ItemReply, WorkReply};
+
+/// The most items of a batch.
+pub const BATCH_ITEMS_MAX: usize = 10_000;
+/// The most items of a batch that is all or nothing, and of a chunk.
+pub const BATCH_ATOMIC_ITEMS_MAX: usize = 1000;
+
+/// How many bytes the events of a chunk take at most, by the estimate below: what a record has room for, less the one
+/// event that says how all ended.
+const CHUNK_BYTES_MAX: usize = 896 * 1024;
+
+/// One item.
+#[derive(Clone, Debug)]
+pub struct BatchItem {
+    /// What is to be done.
+    pub operation: Operation,
+    /// What has to be true then.
+    pub conditions: Vec<Condition>,
+    /// The item's own idempotency key, and the shard that remembers it.
+    pub key: Option<(IdempotencyKey, KeyHome)>,
+}
+
+/// How a batch ended.
+#[derive(Debug)]
+pub struct BatchOutcome {
+    /// How each item did, in order.
+    pub results: Vec<BatchResult>,
+    /// Whether an earlier request with the same key did all of it.
+    pub replayed: bool,
+}
+
+/// How an item ended.
+#[derive(Debug)]
+pub enum BatchResult {
+    /// It was executed, now or by an earlier request with the same key.
+    Done(Done<Executed>),
+    /// It was not.
+    Refused(Refusal),
+    /// The batch is all or nothing, and another item was refused.
+    NotAttempted,
+}
+
+/// Why a batch as a whole is not executed.
+#[derive(Debug)]
+pub enum BatchRefusal {
+    /// It is all or nothing, and too large for one record.
+    TooLarge,
+    /// As any request.
+    Refused(Refusal),
+}
+
+impl From<Refusal> for BatchRefusal {
+    fn from(refusal: Refusal) -> BatchRefusal {
+        BatchRefusal::Refused(refusal)
+    }
+}
+
+impl Bank {
+    /// Executes a batch.
+    ///
+    /// # Errors
+    /// If nothing was executed; or, with an idempotency key, if not all was: the same request again goes on with it.
+    pub async fn batch(
+        &self,
+        items: Vec<BatchItem>,
+        atomic: bool,
+        origin: Origin,
+    ) -> Result<BatchOutcome, BatchRefusal> {
+        let chunks = chunks(items);
+        if atomic && chunks.len() > 1 {
+            return Err(BatchRefusal::TooLarge);
+        }
+        let mut outcome = BatchOutcome { results: Vec::new(), replayed: origin.key.is_some() };
+        let mut chunks = chunks.into_iter().enumerate();
+        while let Some((number, chunk)) = chunks.next() {
+            let count = chunk.len();
+            let key = origin.key.map(|key| self.homed(chunk_key(key, number), KeyHome::Key));
+            match self.chunk(chunk, key, atomic, origin.request_id.clone()).await {
+                Ok((results, replayed)) => {
+                    outcome.results.extend(results);
+                    outcome.replayed &= replayed;
+                }
+                Err(refusal) if number == 0 || key.is_some() => return Err(refusal.into()),
+                Err(refusal) => {
+                    // What was executed has to be told, so the rest is told one by one.
+                    let rest = count + chunks.map(|(_, chunk)| chunk.len()).sum::<usize>();
+                    let refused = std::iter::repeat_with(|| BatchResult::Refused(refusal.again())).take(rest);
+                    outcome.results.extend(refused);
+                    break;
+                }
+            }
+        }
+        Ok(outcome)
+    }
+
+    async fn chunk(
+        &self,
+        items: Vec<BatchItem>,
+        key: Option<HomedKey>,
+        atomic: bool,
+        request_id: Box<str>,
+    ) -> Result<(Vec<BatchResult>, bool), Refusal> {
+        let mut places = Vec::with_capacity(items.len());
+        let mut known = Vec::with_capacity(items.len());
+        let mut results = Vec::new();
+        for item in items {
+            let key = item.key.map(|(key, home)| self.homed(key, home));
+            let impossible = match &item.operation {
+                Operation::Capture { hold, .. } | Operation::Void { hold, .. } => {
+                    hold.shard.index() >= self.shards.len()
+                }
+                _ => false,
+            };
+            if impossible {
+                results.push(BatchResult::Refused(Rejection::HoldNotFound.into()));
+            } else {
+                places.push(results.len());
+                results.push(BatchResult::NotAttempted);
+                known.push(Item { operation: item.operation, conditions: item.conditions, key });
+            }
+        }
+        if known.is_empty() || (atomic && known.len() < results.len()) {
+            return Ok((results, false));
+        }
+        let request = self.work(known, key, atomic, false, request_id)?;
+        match self.ask_work(request).await? {
+            WorkReply::Items(items) => {
+                for (place, reply) in places.into_iter().zip(items) {
+                    results[place] = match reply {
+                        ItemReply::Done { id, decision } => {
+                            BatchResult::Done(Done { value: Executed { id, decision }, replayed: false })
+                        }
+                        ItemReply::Not(outcome) => self.not_done(outcome).await?,
+                    };
+                }
+                Ok((results, false))
+            }
+            WorkReply::Settled(outcome) => {
+                for (place, result) in places.into_iter().zip(self.settled_chunk(outcome).await?) {
+                    results[place] = result;
+                }
+                Ok((results, true))
+            }
+            reply => Err(refusal(Reply::Worked(reply))),
+        }
+    }
+
+    /// How the items of an earlier request ended.
+    async fn settled_chunk(&self, outcome: Outcome) -> Result<Vec<BatchResult>, Refusal> {
+        let Outcome { shard, sequence } = outcome;
+        let event = self.read_history(shard, move |history| history.event(sequence)).await?;
+        let event = event.expect("the outcome of a key is in the log as long as the key is remembered");
+        let end = match &event.change {
+            Change::Settled { by, .. } => *by,
+            _ => TransactionId { time: event.time, shard, sequence },
+        };
+        let Some(Kind::Batch { results, .. }) = event.change.decision().map(|decision| &decision.kind) else {
+            unreachable!("a key's fingerprint binds it to its kind of request");
+        };
+        let sequences: Vec<_> = results
+            .iter()
+            .filter_map(|result| match result {
+                ItemOutcome::Done { back } => Sequence::new(end.sequence.get() - u64::from(*back)),
+                _ => None,
+            })
+            .collect();
+        let read = self.read_history(end.shard, move |history| {
+            sequences.into_iter().map(|sequence| Ok((sequence, history.event(sequence)?))).collect::<Result<Vec<_>, _>>()
+        });
+        let mut events = read.await?.into_iter();
+        let mut replayed = Vec::with_capacity(results.len());
+        for result in results {
+            replayed.push(match result {
+                ItemOutcome::Done { .. } => {
+                    let (sequence, event) = events.next().expect("each was read");
+                    let event = event.expect("what a list ended with is behind its items");
+                    let id = TransactionId { time: event.time, shard: end.shard, sequence };
+                    let decision = event.change.decision().expect("an item was decided").clone();
+                    let value = Executed { id, decision: decision.into() };
+                    BatchResult::Done(Done { value, replayed: true })
+                }
+                outcome => self.not_done(outcome.clone()).await?,
+            });
+        }
+        Ok(replayed)
+    }
+
+    async fn not_done(&self, outcome: ItemOutcome) -> Result<BatchResult, Refusal> {
+        Ok(match outcome {
+            ItemOutcome::NotAttempted => BatchResult::NotAttempted,
+            ItemOutcome::Settled(outcome) => match self.settled(outcome).await {
+                Ok(done) => BatchResult::Done(done),
+                Err(refusal @ Refusal::Rejected { .. }) => BatchResult::Refused(refusal),
+                Err(refusal) => return Err(refusal),
+            },
+            outcome => BatchResult::Refused(item_refusal(outcome)),
+        })
+    }
+}
+
+/// Cuts a batch into chunks, always in the same way.
+fn chunks(items: Vec<BatchItem>) -> Vec<Vec<BatchItem>> {
+    let mut chunks = Vec::new();
+    let mut chunk = Vec::new();
+    let mut bytes = 0;
+    for item in items {
+        let more = recorded_bytes_max(&item);
+        if chunk.len() == BATCH_ATOMIC_ITEMS_MAX || (bytes + more > CHUNK_BYTES_MAX && !chunk.is_empty()) {
+            chunks.push(std::mem::take(&mut chunk));
+            bytes = 0;
+        }
+        bytes += more;
+        chunk.push(item);
+    }
+    if !chunk.is_empty() {
+        chunks.push(chunk);
+    }
+    chunks
+}
+
+/// More than the events of an item take in a record, whatever it meets.
+fn recorded_bytes_max(item: &BatchItem) -> usize {
+    /// An event without its accounts and texts: kind, times, a key with its home, or a refusal with its request's id.
+    const EVENT: usize = 320;
+    /// An account in an event.
+    const ACCOUNT: usize = 96;
+    /// The pulls of overdraft protection that one debit can cause: three transfers.
+    const PULLS: usize = 3 * (64 + 2 * ACCOUNT);
+    let (accounts, debits, note) = match &item.operation {
+        Operation::Open { opening, .. } => {
+            let texts = opening.name.len() + metadata_bytes(&opening.metadata);
+            return EVENT + ACCOUNT + texts + opening.reference.as_ref().map_or(0, |reference| reference.len());
+        }
+        Operation::Deposit { note, .. } | Operation::Void { note, .. } => (1, 0, note),
+        Operation::Withdraw { note, .. } => (1, 1, note),
+        Operation::Transfer { note, .. } | Operation::Hold { note, .. } => (2, 1, note),
+        Operation::Capture { note, .. } => (2, 0, note),
+        Operation::MultiTransfer { legs, note } => {
+            (legs.len(), legs.iter().filter(|(_, amount)| !amount.is_positive()).count(), note)
+        }
+        Operation::Reverse { legs, note, .. } => (legs.len(), 0, note),
+        Operation::Amend { .. } | Operation::Close { .. } | Operation::Link { .. } | Operation::Unlink { .. } => {
+            unreachable!("it is no operation of a batch")
+        }
+    };
+    EVENT + accounts * ACCOUNT + debits * PULLS + note_bytes(note)
+}
+
+fn note_bytes(note: &Note) -> usize {
+    note.reference.as_ref().map_or(0, |reference| reference.len()) + metadata_bytes(&note.metadata)
+}
+
+fn metadata_bytes(metadata: &Metadata) -> usize {
+    metadata.entries().iter().map(|(key, value)| key.len() + value.len() + 4).sum()
+}
+
+/// The key of a chunk.
+fn chunk_key(key: IdempotencyKey, number: usize) -> IdempotencyKey {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"teller chunk");
+    hasher.update(&key.digest.0);
+    hasher.update(&(number as u64).to_le_bytes());
+    let mut digest = [0; 16];
+    digest.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    IdempotencyKey { digest: KeyDigest(digest), fingerprint: key.fingerprint }
+}

@@ -1,0 +1,809 @@
+//! The bank: everything that a caller can ask, in the words of the domain.
+//!
+//! It finds the shard, asks it, reads history, and knows how a repeated request gets its first answer. HTTP is
+//! above it, shards and logs below; it has no state of its own.
+//!
+//! # Idempotency keys
+//! A key belongs to the place that it is sent to: to one account, or to a collection (of accounts, transfers, holds,
+//! batches). An account's keys are remembered by its shard, a collection's by the home shard that the key itself
+//! says. Either way the key is written down with the outcome, in one event or in the two halves of one decision, so
+//! the two cannot come apart.
+
+mod batch;
+mod plan;
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+pub use batch::{BATCH_ITEMS_MAX, BATCH_ATOMIC_ITEMS_MAX, BatchItem, BatchOutcome, BatchRefusal, BatchResult};
+
+use crate::ledger::operation::{Condition, HomedKey, Item, Opening, Operation, Place, Requirement, VelocityTerms};
+use crate::ledger::{
+    AccountChange, AccountId, AccountName, AccountNumber, AccountRef, Amount, Change, Command, Currency, Decision, Direction, Effect,
+    Event, HoldId, IdempotencyKey, ItemOutcome, Kind, Metadata, Note, Opened, Outcome, OverdraftDefault, Quantity, Rejected,
+    Rejection, Sequence, ShardId, Target, Timestamp, TransactionId,
+};
+use crate::router::Router;
+use crate::shard::batch::{AccountFilter, AccountView, HoldView, Reply, Request, TrialBalance};
+use crate::shard::handle::{ShardError, ShardHandle};
+use crate::shard::work::{ItemReply, WorkReply, WorkRequest};
+use crate::storage::StorageError;
+use crate::storage::history::{HistoryEntry, HistoryReader};
+use crate::storage::journal::JournalReader;
+
+/// How many readers of history work at one time. Each is a thread that may wait for the disk.
+const HISTORY_READERS_MAX: usize = 16;
+
+/// How many more wait for one of them to be done; beyond that a request is refused at once.
+const HISTORY_READERS_WAITING_MAX: usize = 256;
+
+/// How many entries a page of history has at most.
+pub const PAGE_ENTRIES_MAX: usize = 1000;
+
+/// A shard as the bank uses it.
+pub struct BankShard {
+    /// The way to its worker.
+    pub handle: ShardHandle,
+    /// Its log.
+    pub log: Arc<dyn JournalReader>,
+}
+
+/// The bank. Share it behind an [`Arc`].
+pub struct Bank {
+    router: Router,
+    shards: Vec<BankShard>,
+    /// The overdraft limit of accounts without one of their own, and the currency of those opened without one.
+    overdraft: OverdraftDefault,
+    history_places: Semaphore,
+    history_readers: Arc<Semaphore>,
+}
+
+/// Who asks for a change, and how it may be repeated.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// The idempotency key, if the client sent one; it is already bound to its scope and to the request.
+    pub key: Option<IdempotencyKey>,
+    /// The request's id.
+    pub request_id: Box<str>,
+}
+
+/// The account that a request names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccountSelector {
+    /// By name; open accounts only.
+    Name(AccountName),
+    /// By id; closed accounts too.
+    Id(AccountId),
+}
+
+/// A change that was made, now or by an earlier request with the same idempotency key.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Done<T> {
+    /// What was made.
+    pub value: T,
+    /// Whether an earlier request made it.
+    pub replayed: bool,
+}
+
+/// A newly opened account.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OpenedAccount {
+    /// Its id.
+    pub id: AccountId,
+    /// Its currency.
+    pub currency: Currency,
+    /// How far below zero it may go: its own limit, or the service's as it is set now.
+    pub overdraft_limit: Amount,
+    /// What it was opened with.
+    pub opened: Opened,
+}
+
+/// A deposit or withdrawal of one account.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Transaction {
+    /// Its id.
+    pub id: TransactionId,
+    /// The account's number in the shard that booked it.
+    pub account: AccountNumber,
+    /// The currency of its amounts.
+    pub currency: Currency,
+    /// Which way the money went.
+    pub direction: Direction,
+    /// How much; positive.
+    pub amount: Amount,
+    /// The account's balance after it.
+    pub balance: Amount,
+    /// The account's version after it.
+    pub version: u64,
+}
+
+/// An operation that was executed, and what it changed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Executed {
+    /// Its id; that of a transfer, for one.
+    pub id: TransactionId,
+    /// What changed.
+    pub decision: Arc<Decision>,
+}
+
+/// The shard that remembers the idempotency key of an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyHome {
+    /// That of this account's place.
+    Shard(ShardId),
+    /// The one that the key itself says.
+    Key,
+}
+
+/// In which order a list comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Newest first.
+    Descending,
+    /// Oldest first.
+    Ascending,
+}
+
+/// A part of an account's history.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Page {
+    /// The account, as it is now.
+    pub account: AccountView,
+    /// Its transactions.
+    pub transactions: Vec<Transaction>,
+    /// The version at which the next page starts, if there is more.
+    pub next: Option<u64>,
+}
+
+/// Why the bank does not do, or does not answer, what it is asked.
+#[derive(Debug)]
+pub enum Refusal {
+    /// The ledger refuses.
+    Rejected {
+        /// Why, and which of the operation's accounts met it.
+        rejected: Rejected,
+        /// For a repeated request, the id of the first one, which its reply showed.
+        first_request_id: Option<Box<str>>,
+    },
+    /// There is no such transaction.
+    TransactionNotFound,
+    /// The idempotency key was used for another request.
+    KeyReused,
+    /// The first request with the idempotency key is still being worked on.
+    KeyInFlight,
+    /// No further idempotency keys can be remembered now.
+    KeysExhausted,
+    /// The disk is full: nothing can be changed now.
+    DiskFull,
+    /// Too much is waiting already. Nothing was done.
+    Overloaded,
+    /// The service is ending. What was asked may or may not have been done: ask again with the same key.
+    Ended,
+    /// History could not be read.
+    Storage(StorageError),
+}
+
+impl Refusal {
+    /// The same refusal for another part of the same request.
+    fn again(&self) -> Refusal {
+        match self {
+            Refusal::DiskFull => Refusal::DiskFull,
+            Refusal::Ended => Refusal::Ended,
+            _ => Refusal::Overloaded,
+        }
+    }
+}
+
+impl From<ShardError> for Refusal {
+    fn from(error: ShardError) -> Refusal {
+        match error {
+            ShardError::Overloaded => Refusal::Overloaded,
+            ShardError::Ended => Refusal::Ended,
+        }
+    }
+}
+
+impl From<Rejection> for Refusal {
+    fn from(rejection: Rejection) -> Refusal {
+        Refusal::Rejected { rejected: rejection.into(), first_request_id: None }
+    }
+}
+
+impl Bank {
+    /// A bank over these shards, in their order, whose accounts may go below zero by the default unless they have a
+    /// limit of their own, and are in its currency unless they ask for another.
+    pub fn new(shards: Vec<BankShard>, overdraft: OverdraftDefault) -> Bank {
+        Bank {
+            router: Router::new(shards.len()),
+            shards,
+            overdraft,
+            history_places: Semaphore::new(HISTORY_READERS_MAX + HISTORY_READERS_WAITING_MAX),
+            history_readers: Arc::new(Semaphore::new(HISTORY_READERS_MAX)),
+        }
+    }
+
+    /// The shards, in their order.
+    pub fn shards(&self) -> &[BankShard] {
+        &self.shards
+    }
+
+    /// The currency of accounts that are opened without one.
+    pub fn currency(&self) -> Currency {
+        self.overdraft.currency
+    }
+
+    /// Where an account is, for an operation. One that no shard here can have is looked for in vain like any other.
+    pub fn place(&self, account: AccountSelector) -> Place {
+        match self.locate(account) {
+            Ok((shard, account)) => Place { shard, account },
+            Err(opened) => Place {
+                shard: ShardId::FIRST,
+                account: AccountRef::Number { number: AccountNumber::new(u32::MAX), opened },
+            },
+        }
+    }
+
+    /// Opens an account.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub async fn open(&self, opening: Opening, origin: Origin) -> Result<Done<OpenedAccount>, Refusal> {
+        let shard = self.router.of_name(&opening.name);
+        let key_is_here = origin.key.is_none_or(|key| self.router.of_key(&key.digest) == shard);
+        let is_plain = opening.reference.is_none()
+            && opening.metadata.is_empty()
+            && !opening.unique_reference
+            && opening.velocity == VelocityTerms::default();
+        let executed = if is_plain && key_is_here {
+            let Opening { name, currency, overdraft_limit, .. } = opening;
+            let command = Command::Open { name, currency, overdraft_limit };
+            let done = self.execute(shard, command, origin).await?;
+            match done.value {
+                Short::Event { sequence, event, currency } => Done {
+                    value: self.executed_short(shard, sequence, &event, event.time, currency),
+                    replayed: done.replayed,
+                },
+                Short::Executed(value) => Done { value, replayed: done.replayed },
+            }
+        } else {
+            let operation = Operation::Open { shard, opening: Box::new(opening) };
+            self.operate(operation, Vec::new(), KeyHome::Key, false, origin).await?
+        };
+        let (shard, effect) = executed.value.decision.effects().next().expect("an opening has an account");
+        let AccountChange::Opened(opened) = &effect.change else {
+            unreachable!("a key's fingerprint binds it to its kind of request");
+        };
+        let default_limit = self.overdraft.for_currency(effect.currency);
+        let value = OpenedAccount {
+            id: effect.account_id(shard),
+            currency: effect.currency,
+            overdraft_limit: opened.overdraft_limit.unwrap_or(default_limit),
+            opened: (**opened).clone(),
+        };
+        Ok(Done { value, replayed: executed.replayed })
+    }
+
+    /// Pays into or out of an account, provided that it is at `version`, if one is given.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    ///
+    /// # Panics
+    /// If the amount is not positive.
+    pub async fn post(
+        &self,
+        account: AccountSelector,
+        version: Option<u64>,
+        direction: Direction,
+        amount: Quantity,
+        origin: Origin,
+    ) -> Result<Done<Transaction>, Refusal> {
+        assert!(amount.is_positive(), "amounts are checked where they are read");
+        let (shard, account) = self.located(account)?;
+        let target = Target { account, version };
+        let command = match direction {
+            Direction::Deposit => Command::Deposit { target, amount },
+            Direction::Withdrawal => Command::Withdraw { target, amount },
+        };
+        let done = self.execute(shard, command, origin).await?;
+        let transaction = match done.value {
+            Short::Event { sequence, event, currency } => transaction(shard, sequence, &event, currency),
+            Short::Executed(executed) => transaction_of(&executed),
+        };
+        Ok(Done {
+            value: transaction.expect("a key's fingerprint binds it to its kind of request"),
+            replayed: done.replayed,
+        })
+    }
+
+    /// Executes an operation, under conditions; in a dry run, only says what would happen.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub async fn operate(
+        &self,
+        operation: Operation,
+        conditions: Vec<Condition>,
+        home: KeyHome,
+        dry_run: bool,
+        origin: Origin,
+    ) -> Result<Done<Executed>, Refusal> {
+        // A dry run leaves nothing to remember.
+        let key = origin.key.filter(|_| !dry_run).map(|key| self.homed(key, home));
+        let items = vec![Item { operation, conditions, key }];
+        let request = self.work(items, None, false, dry_run, origin.request_id)?;
+        let mut items = match self.ask_work(request).await? {
+            WorkReply::Items(items) => items,
+            reply => return Err(refusal(Reply::Worked(reply))),
+        };
+        match items.pop().expect("an item has a reply") {
+            ItemReply::Done { id, decision } => Ok(Done { value: Executed { id, decision }, replayed: false }),
+            ItemReply::Not(ItemOutcome::Settled(outcome)) => self.settled(outcome).await,
+            ItemReply::Not(outcome) => Err(item_refusal(outcome)),
+        }
+    }
+
+    /// Pays a transfer back, or a part of it. See [`Operation::Reverse`].
+    ///
+    /// # Errors
+    /// See [`Refusal`]; [`Refusal::TransactionNotFound`] if there is no such transfer.
+    pub async fn reverse(
+        &self,
+        transfer: TransactionId,
+        amount: Option<Quantity>,
+        note: Note,
+        dry_run: bool,
+        origin: Origin,
+    ) -> Result<Done<Executed>, Refusal> {
+        let decision = self.executed(transfer).await?.decision;
+        if decision.kind != Kind::Transfer {
+            return Err(Refusal::TransactionNotFound);
+        }
+        let legs = decision.effects().map(|(shard, effect)| {
+            let account = AccountRef::Number { number: effect.account, opened: effect.opened };
+            (Place { shard, account }, effect.change.posted())
+        });
+        let operation = Operation::Reverse { transfer, legs: legs.collect(), amount, note };
+        self.operate(operation, Vec::new(), KeyHome::Key, dry_run, origin).await
+    }
+
+    /// By which transaction a transfer was reversed, if it was.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub async fn reversal_of(&self, transfer: TransactionId) -> Result<Option<TransactionId>, Refusal> {
+        let shard = self.shards.get(transfer.shard.index()).ok_or(Refusal::TransactionNotFound)?;
+        match shard.handle.ask(Request::Reversal(transfer.sequence)).await? {
+            Reply::Reversal(by) => Ok(by),
+            reply => Err(refusal(reply)),
+        }
+    }
+
+    /// Closes an account, provided that it is at `version`, if one is given.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub async fn close(
+        &self,
+        account: AccountSelector,
+        version: Option<u64>,
+        origin: Origin,
+    ) -> Result<Done<()>, Refusal> {
+        let (shard, account) = self.located(account)?;
+        let command = Command::Close { target: Target { account, version } };
+        let done = self.execute(shard, command, origin).await?;
+        Ok(Done { value: (), replayed: done.replayed })
+    }
+
+    /// Reads an account.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub async fn account(&self, account: AccountSelector) -> Result<AccountView, Refusal> {
+        let (shard, account) = self.located(account)?;
+        self.view(shard, Request::Account(account)).await
+    }
+
+    /// Reads a page of all accounts, in the order of their shards and numbers, from `from` on; with where the next
+    /// one starts, if there may be more. A page may have fewer accounts than asked for, even none.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub async fn accounts(
+        &self,
+        filter: Arc<AccountFilter>,
+        from: (ShardId, AccountNumber),
+        count: usize,
+    ) -> Result<(Vec<AccountView>, Option<(ShardId, AccountNumber)>), Refusal> {
+        let count = count.clamp(1, PAGE_ENTRIES_MAX);
+        let mut page = Vec::new();
+        let (mut shard, mut from) = from;
+        while let Some(here) = self.shards.get(shard.index()) {
+            let request =
+                Request::Accounts { from, count: count - page.len(), filter: Arc::clone(&filter) };
+            let (accounts, next) = match here.handle.ask(request).await? {
+                Reply::Accounts { accounts, next } => (accounts, next),
+                reply => return Err(refusal(reply)),
+            };
+            page.extend(accounts);
+            if let Some(next) = next {
+                return Ok((page, Some((shard, next))));
+            }
+            let Some(after) = ShardId::new(shard.index() + 1).filter(|id| id.index() < self.shards.len()) else {
+                return Ok((page, None));
+            };
+            (shard, from) = (after, AccountNumber::new(0));
+            if page.len() == count {
+                return Ok((page, Some((shard, from))));
+            }
+        }
+        Ok((page, None))
+    }
+
+    /// Reads a hold that is pending, or ended a short while ago.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub async fn hold(&self, id: HoldId) -> Result<HoldView, Refusal> {
+        let shard = self.shards.get(id.shard.index()).ok_or(Refusal::from(Rejection::HoldNotFound))?;
+        match shard.handle.ask(Request::Hold(id)).await? {
+            Reply::Hold(hold) => hold.ok_or(Refusal::from(Rejection::HoldNotFound)),
+            reply => Err(refusal(reply)),
+        }
+    }
+
+    /// Reads an account's holds that are pending, or ended a short while ago.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub async fn holds(&self, account: AccountSelector) -> Result<(AccountView, Vec<HoldView>), Refusal> {
+        let (shard, account) = self.located(account)?;
+        let request = Request::Holds { account, count: PAGE_ENTRIES_MAX };
+        match self.shard(shard).handle.ask(request).await? {
+            Reply::Holds(holds) => holds.ok_or(Refusal::from(Rejection::AccountNotFound)),
+            reply => Err(refusal(reply)),
+        }
+    }
+
+    /// Reads a deposit or withdrawal of one account, and the account.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub async fn transaction(&self, id: TransactionId) -> Result<(Transaction, AccountView), Refusal> {
+        let executed = self.executed(id).await?;
+        let transaction = transaction_of(&executed).ok_or(Refusal::TransactionNotFound)?;
+        let shard = executed.decision.effects().next().map_or(id.shard, |(shard, _)| shard);
+        Ok((transaction.clone(), self.view(shard, Request::AccountByNumber(transaction.account)).await?))
+    }
+
+    /// Reads what was decided as a transaction: any operation on accounts, by its id.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub async fn executed(&self, id: TransactionId) -> Result<Executed, Refusal> {
+        let shard = self.shards.get(id.shard.index()).ok_or(Refusal::TransactionNotFound)?;
+        // What is not durable has not been acknowledged: to its reader it is not there yet (P1).
+        if id.sequence > shard.handle.durable() {
+            return Err(Refusal::TransactionNotFound);
+        }
+        let event = self.read_history(id.shard, move |history| history.event(id.sequence)).await?;
+        let event = event.filter(|event| event.time == id.time).ok_or(Refusal::TransactionNotFound)?;
+        match &event.change {
+            Change::Opened { account, .. } | Change::Posted { account, .. } | Change::Closed { account, .. } => {
+                let account = self.view(id.shard, Request::AccountByNumber(*account)).await?;
+                let (opened, currency) = (account.id.opened, account.currency);
+                Ok(self.executed_short(id.shard, id.sequence, &event, opened, currency))
+            }
+            Change::Decided { decision, .. } => match decision.kind {
+                Kind::Refusal { .. } | Kind::Batch { .. } => Err(Refusal::TransactionNotFound),
+                _ => Ok(Executed { id, decision: Arc::new((**decision).clone()) }),
+            },
+            // A settlement is the other half of a decision, which has the id.
+            Change::Settled { .. } | Change::Refused { .. } | Change::Claimed => {
+                Err(Refusal::TransactionNotFound)
+            }
+        }
+    }
+
+    /// Reads a page of an account's transactions, of at most `count`, from the version `from` on; without
+    /// `from`, from the account's newest or oldest.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub async fn history(
+        &self,
+        account: AccountSelector,
+        order: Order,
+        from: Option<u64>,
+        count: usize,
+    ) -> Result<Page, Refusal> {
+        let count = count.clamp(1, PAGE_ENTRIES_MAX);
+        let (shard, account) = self.located(account)?;
+        let account = self.view(shard, Request::Account(account)).await?;
+        let Range { first, last } = transaction_versions(&account);
+        // The page in versions, both ends included; one version more than asked tells where the next starts.
+        let (low, high, next) = match order {
+            Order::Descending => {
+                let high = from.unwrap_or(last).min(last);
+                let low = high.saturating_sub(count as u64 - 1).max(first);
+                (low, high, (low > first).then(|| low - 1))
+            }
+            Order::Ascending => {
+                let low = from.unwrap_or(first).max(first);
+                let high = low.saturating_add(count as u64 - 1).min(last);
+                (low, high, (high < last).then(|| high + 1))
+            }
+        };
+        if low > high {
+            return Ok(Page { account, transactions: Vec::new(), next: None });
+        }
+        let (number, newest, version) = (account.id.number, account.newest, account.version);
+        let entries = self
+            .read_history(shard, move |history| {
+                history.entries(number, newest, version, high, (high - low + 1) as usize)
+            })
+            .await?;
+        let currency = account.currency;
+        let in_page = |entry: HistoryEntry| transaction(shard, entry.sequence, &entry.event, currency);
+        let mut transactions: Vec<Transaction> = entries.into_iter().filter_map(in_page).collect();
+        if order == Order::Ascending {
+            transactions.reverse();
+        }
+        Ok(Page { account, transactions, next })
+    }
+
+    /// Adds up all accounts and `@world`, by currency.
+    ///
+    /// Each shard adds up at a moment of its own, its clearing part included, so the sum is zero all the same: what one
+    /// has seen and the other has not is in flight.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub async fn trial_balance(&self) -> Result<TrialBalance, Refusal> {
+        let mut total = TrialBalance::default();
+        for shard in &self.shards {
+            match shard.handle.ask(Request::TrialBalance).await? {
+                Reply::TrialBalance(balance) => total.add(&balance),
+                other => unreachable!("a trial balance was asked for, not {other:?}"),
+            }
+        }
+        Ok(total)
+    }
+
+    /// Has a shard execute a command, or finds the event with which it did so before.
+    async fn execute(
+        &self,
+        shard: ShardId,
+        command: Command,
+        origin: Origin,
+    ) -> Result<Done<Short>, Refusal> {
+        let request = Request::Execute { command, key: origin.key, request_id: origin.request_id };
+        match self.shard(shard).handle.ask(request).await? {
+            Reply::Executed { sequence, event, currency } => {
+                Ok(Done { value: Short::Event { sequence, event, currency }, replayed: false })
+            }
+            Reply::Settled(sequence) => self.settled_short(Outcome { shard, sequence }).await,
+            // It took another account's help.
+            Reply::Worked(WorkReply::Items(items)) => match items.into_iter().next() {
+                Some(ItemReply::Done { id, decision }) => {
+                    Ok(Done { value: Short::Executed(Executed { id, decision }), replayed: false })
+                }
+                Some(ItemReply::Not(ItemOutcome::Settled(outcome))) => self.settled_short(outcome).await,
+                Some(ItemReply::Not(outcome)) => Err(item_refusal(outcome)),
+                None => unreachable!("an item has a reply"),
+            },
+            reply => Err(refusal(reply)),
+        }
+    }
+
+    async fn ask_work(&self, request: WorkRequest) -> Result<WorkReply, Refusal> {
+        let (first, _) = request.needs.first().expect("an operation needs something of some shard");
+        match self.shard(*first).handle.ask(Request::Work(Box::new(request))).await? {
+            Reply::Worked(reply) => Ok(reply),
+            reply => Err(refusal(reply)),
+        }
+    }
+
+    /// What an earlier request with the same key did.
+    async fn settled(&self, outcome: Outcome) -> Result<Done<Executed>, Refusal> {
+        let done = self.settled_short(outcome).await?;
+        let value = match done.value {
+            Short::Executed(executed) => executed,
+            Short::Event { sequence, event, currency } => {
+                let opened = match &event.change {
+                    Change::Posted { account, .. } | Change::Closed { account, .. } => {
+                        self.view(outcome.shard, Request::AccountByNumber(*account)).await?.id.opened
+                    }
+                    _ => event.time,
+                };
+                self.executed_short(outcome.shard, sequence, &event, opened, currency)
+            }
+        };
+        Ok(Done { value, replayed: done.replayed })
+    }
+
+    async fn settled_short(&self, outcome: Outcome) -> Result<Done<Short>, Refusal> {
+        let Outcome { shard, sequence } = outcome;
+        let event = self.read_history(shard, move |history| history.event(sequence)).await?;
+        let event = event.expect("the outcome of a key is in the log as long as the key is remembered");
+        let value = match &event.change {
+            Change::Refused { rejection, request_id } => {
+                return Err(Refusal::Rejected {
+                    rejected: rejection.clone().into(),
+                    first_request_id: Some(request_id.clone()),
+                });
+            }
+            Change::Decided { decision, .. } | Change::Settled { decision, .. } => {
+                let id = match &event.change {
+                    Change::Settled { by, .. } => *by,
+                    _ => TransactionId { time: event.time, shard, sequence },
+                };
+                if let Kind::Refusal { rejected, request_id } = &decision.kind {
+                    return Err(Refusal::Rejected {
+                        rejected: rejected.clone(),
+                        first_request_id: Some(request_id.clone()),
+                    });
+                }
+                Short::Executed(Executed { id, decision: Arc::new((**decision).clone()) })
+            }
+            Change::Opened { account, .. } | Change::Posted { account, .. } | Change::Closed { account, .. } => {
+                let currency = self.view(shard, Request::AccountByNumber(*account)).await?.currency;
+                Short::Event { sequence, event, currency }
+            }
+            Change::Claimed => unreachable!("a claim is no outcome"),
+        };
+        Ok(Done { value, replayed: true })
+    }
+
+    /// A short event in the form of all others.
+    fn executed_short(
+        &self,
+        shard: ShardId,
+        sequence: Sequence,
+        event: &Event,
+        opened: Timestamp,
+        currency: Currency,
+    ) -> Executed {
+        let id = TransactionId { time: event.time, shard, sequence };
+        let decision = event.change.to_decision(shard, opened, currency);
+        Executed { id, decision: Arc::new(decision.expect("it is about an account")) }
+    }
+
+    async fn view(&self, shard: ShardId, request: Request) -> Result<AccountView, Refusal> {
+        match self.shard(shard).handle.ask(request).await? {
+            Reply::Account(account) => account.ok_or(Refusal::from(Rejection::AccountNotFound)),
+            other => unreachable!("an account was asked for, not {other:?}"),
+        }
+    }
+
+    /// Reads a shard's log on a thread that may block.
+    async fn read_history<T: Send + 'static>(
+        &self,
+        shard: ShardId,
+        read: impl FnOnce(&mut HistoryReader<'_>) -> Result<T, StorageError> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let _place = self.history_places.try_acquire().map_err(|_| Refusal::Overloaded)?;
+        let reader = Arc::clone(&self.history_readers).acquire_owned().await.map_err(|_| Refusal::Ended)?;
+        let log = Arc::clone(&self.shard(shard).log);
+        tokio::task::spawn_blocking(move || {
+            // Held by the thread: a client that goes away does not free the place of a thread that works on.
+            let _reader = reader;
+            read(&mut HistoryReader::new(shard, &*log))
+        })
+        .await
+        .map_err(|_| Refusal::Ended)?
+        .map_err(Refusal::Storage)
+    }
+
+    /// The shard of an account and which of its accounts it is; the time in its id if no shard here can have it.
+    fn locate(&self, account: AccountSelector) -> Result<(ShardId, AccountRef), Timestamp> {
+        match account {
+            AccountSelector::Name(name) => Ok((self.router.of_name(&name), AccountRef::Name(name))),
+            AccountSelector::Id(AccountId { opened, shard, number }) => {
+                if shard.index() >= self.shards.len() {
+                    return Err(opened);
+                }
+                Ok((shard, AccountRef::Number { number, opened }))
+            }
+        }
+    }
+
+    fn located(&self, account: AccountSelector) -> Result<(ShardId, AccountRef), Refusal> {
+        self.locate(account).map_err(|_| Rejection::AccountNotFound.into())
+    }
+
+    fn shard(&self, shard: ShardId) -> &BankShard {
+        &self.shards[shard.index()]
+    }
+}
+
+/// The versions of an account at which it can have transactions: behind its opening, before its closing.
+fn transaction_versions(account: &AccountView) -> Range {
+    let last = if account.closed.is_some() { account.version - 1 } else { account.version };
+    Range { first: 2, last }
+}
+
+struct Range {
+    first: u64,
+    last: u64,
+}
+
+/// What a command did.
+enum Short {
+    Event { sequence: Sequence, event: Event, currency: Currency },
+    Executed(Executed),
+}
+
+fn transaction(shard: ShardId, sequence: Sequence, event: &Event, currency: Currency) -> Option<Transaction> {
+    match &event.change {
+        Change::Posted { account, direction, amount, entry } => Some(Transaction {
+            id: TransactionId { time: event.time, shard, sequence },
+            account: *account,
+            currency,
+            direction: *direction,
+            amount: *amount,
+            balance: entry.balance,
+            version: entry.version,
+        }),
+        Change::Decided { decision, .. } => transaction_of(&Executed {
+            id: TransactionId { time: event.time, shard, sequence },
+            decision: Arc::new((**decision).clone()),
+        }),
+        Change::Settled { by, decision, .. } => {
+            transaction_of(&Executed { id: *by, decision: Arc::new((**decision).clone()) })
+        }
+        _ => None,
+    }
+}
+
+/// A deposit or withdrawal.
+fn transaction_of(executed: &Executed) -> Option<Transaction> {
+    let direction = match executed.decision.kind {
+        Kind::Deposit => Direction::Deposit,
+        Kind::Withdrawal => Direction::Withdrawal,
+        _ => return None,
+    };
+    let (_, effect) = executed.decision.effects().next()?;
+    Some(Transaction {
+        id: executed.id,
+        account: effect.account,
+        currency: effect.currency,
+        direction,
+        amount: effect.change.posted().magnitude(),
+        balance: effect.after.balance,
+        version: effect.after.version,
+    })
+}
+
+/// The refusal of an item that was not executed, and not before either.
+fn item_refusal(outcome: ItemOutcome) -> Refusal {
+    match outcome {
+        ItemOutcome::Refused(rejected) => Refusal::Rejected { rejected, first_request_id: None },
+        ItemOutcome::KeyReused => Refusal::KeyReused,
+        ItemOutcome::KeyInFlight => Refusal::KeyInFlight,
+        ItemOutcome::KeysExhausted => Refusal::KeysExhausted,
+        ItemOutcome::Done { .. } | ItemOutcome::Settled(_) | ItemOutcome::NotAttempted => {
+            unreachable!("{outcome:?} is not the refusal of a single operation")
+        }
+    }
+}
+
+fn refusal(reply: Reply) -> Refusal {
+    match reply {
+        Reply::Refused(rejection) => rejection.into(),
+        Reply::KeyReused | Reply::Worked(WorkReply::KeyReused) => Refusal::KeyReused,
+        Reply::KeyInFlight | Reply::Worked(WorkReply::KeyInFlight) => Refusal::KeyInFlight,
+        Reply::KeysExhausted | Reply::Worked(WorkReply::KeysExhausted) => Refusal::KeysExhausted,
+        Reply::DiskFull | Reply::Worked(WorkReply::DiskFull) => Refusal::DiskFull,
+        Reply::Overloaded | Reply::Worked(WorkReply::Overloaded) => Refusal::Overloaded,
+        reply => unreachable!("{reply:?} answers another request"),
+    }
+}
+
+impl Transaction {
+    /// When it was booked.
+    pub fn created(&self) -> Timestamp {
+        self.id.time
+    }
+}

@@ -1,0 +1,154 @@
+//! Who may look at what, while several shards decide about it together.
+//!
+//! Each resource has a queue of tickets; the one at its head has it. A ticket joins all its queues at once, in the
+//! order of arrival, so two tickets wait for one another never within a shard, and nobody is overtaken for ever.
+//! Between shards, works visit them in ascending order, which keeps circles out too.
+//!
+//! Left out: shared locks. What only reads waits like what writes; it has the resource for an instant.
+
+use std::collections::VecDeque;
+
+use hashbrown::HashMap;
+
+use crate::ledger::{AccountName, AccountNumber, KeyDigest, Sequence};
+
+/// What can be locked.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Resource {
+    /// The next number of an account. It is locked with every name that is to be opened.
+    Openings,
+    /// An account.
+    Account(AccountNumber),
+    /// A name that no account has.
+    Name(AccountName),
+    /// An idempotency key.
+    Key(KeyDigest),
+    /// A transfer that was decided here, and whether it has been reversed.
+    Transfer(Sequence),
+}
+
+/// A place in some queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Ticket(u64);
+
+/// The queues, and what waits in them.
+#[derive(Debug)]
+pub(super) struct Locks<T> {
+    queues: HashMap<Resource, VecDeque<Ticket>>,
+    tickets: HashMap<Ticket, Place<T>>,
+    waiting: usize,
+    last: u64,
+}
+
+#[derive(Debug)]
+struct Place<T> {
+    resources: Vec<Resource>,
+    /// In how many of its queues others are before it.
+    blocked: usize,
+    /// What waits, until it has everything.
+    item: Option<T>,
+}
+
+impl<T> Default for Locks<T> {
+    fn default() -> Self {
+        Locks { queues: HashMap::new(), tickets: HashMap::new(), waiting: 0, last: 0 }
+    }
+}
+
+impl<T> Locks<T> {
+    /// Whether nothing is locked.
+    pub(super) fn is_empty(&self) -> bool {
+        self.tickets.is_empty()
+    }
+
+    /// Whether nobody has a resource.
+    pub(super) fn is_free(&self, resource: &Resource) -> bool {
+        !self.queues.contains_key(resource)
+    }
+
+    /// How many tickets wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// Asks for resources, each once. What asks comes back if it has them at once; else it waits, and comes from
+    /// [`Locks::release`].
+    pub(super) fn acquire(&mut self, resources: Vec<Resource>, item: T) -> (Ticket, Option<T>) {
+        self.last += 1;
+        let ticket = Ticket(self.last);
+        let mut blocked = 0;
+        for resource in &resources {
+            let queue = self.queues.entry_ref(resource).or_default();
+            assert!(!queue.contains(&ticket), "a ticket asks for a resource once");
+            blocked += usize::from(!queue.is_empty());
+            queue.push_back(ticket);
+        }
+        let (item, granted) = if blocked > 0 { (Some(item), None) } else { (None, Some(item)) };
+        self.waiting += usize::from(blocked > 0);
+        self.tickets.insert(ticket, Place { resources, blocked, item });
+        (ticket, granted)
+    }
+
+    /// The resources that a ticket has.
+    pub(super) fn resources(&self, ticket: Ticket) -> &[Resource] {
+        &self.tickets[&ticket].resources
+    }
+
+    /// Gives everything back, and adds to `granted` who has everything now.
+    pub(super) fn release(&mut self, ticket: Ticket, granted: &mut VecDeque<(Ticket, T)>) {
+        let place = self.tickets.remove(&ticket).expect("a ticket is released once");
+        assert!(place.item.is_none(), "only what was granted is released");
+        for resource in place.resources {
+            let queue = self.queues.get_mut(&resource).expect("a ticket stands in its queues");
+            let head = queue.pop_front();
+            assert_eq!(head, Some(ticket), "who has a resource is at the head of its queue");
+            match queue.front() {
+                None => {
+                    self.queues.remove(&resource);
+                }
+                Some(next) => {
+                    let place = self.tickets.get_mut(next).expect("who waits is known");
+                    place.blocked -= 1;
+                    if place.blocked == 0 {
+                        self.waiting -= 1;
+                        granted.push_back((*next, place.item.take().expect("it waited")));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accounts(numbers: &[u32]) -> Vec<Resource> {
+        numbers.iter().map(|&number| Resource::Account(AccountNumber::new(number))).collect()
+    }
+
+    fn release(locks: &mut Locks<u32>, ticket: Ticket) -> Vec<(Ticket, u32)> {
+        let mut granted = VecDeque::new();
+        locks.release(ticket, &mut granted);
+        granted.into()
+    }
+
+    #[test]
+    fn everyone_comes_in_the_order_of_arrival_and_nobody_is_overtaken() {
+        let mut locks = Locks::default();
+        let (first, got) = locks.acquire(accounts(&[1, 2]), 1);
+        assert_eq!(got, Some(1));
+        let (second, got) = locks.acquire(accounts(&[2, 3]), 2);
+        assert_eq!(got, None);
+        let (third, got) = locks.acquire(accounts(&[3]), 3);
+        assert_eq!(got, None, "it would overtake the second");
+        let (fourth, got) = locks.acquire(accounts(&[4]), 4);
+        assert_eq!((got, locks.waiting()), (Some(4), 2));
+        assert_eq!(release(&mut locks, first), [(second, 2)]);
+        assert!(locks.is_free(&Resource::Account(AccountNumber::new(1))));
+        assert_eq!(release(&mut locks, second), [(third, 3)]);
+        assert!(release(&mut locks, third).is_empty() && release(&mut locks, fourth).is_empty());
+        assert!(locks.is_empty());
+        assert_eq!(locks.waiting(), 0);
+    }
+}

@@ -1,0 +1,172 @@
+//! Works: operations on accounts of several shards, decided by one of them.
+//!
+//! # The way of a work
+//! 1. It visits the shards that it needs something of, in ascending order. Each locks what is its own, waiting for
+//!    its turn, and adds a *grant*: copies of the accounts. Ascending order, so no two works wait for one another.
+//! 2. The last of them, the *executor*, decides all operations on the copies, applies and records its own parts, hands
+//!    the replies over to be let go when that is durable, and tells each other shard what was decided.
+//! 3. Each other shard applies and records its part, a *settlement*, and unlocks. Whoever asks for a locked account is
+//!    answered after that: the settle barrier (P2).
+//!
+//! If deciding finds that it needs an account that nobody knew of (overdraft protection, the payee of a hold), it
+//! lets all shards go, and the work sets out again with that too, at most [`ATTEMPTS_MAX`] times.
+//!
+//! # What is durable when (P1, P3)
+//! Memory runs ahead of the logs, and settlements do not wait for decisions to be durable. The logs must not
+//! contradict one another after a crash, so a batch *requires* others: one with a decision requires what its grants
+//! showed, one with a settlement requires the decision. It is not appended before those are durable. A batch takes only
+//! what had arrived when it was begun, so a requirement always leads to a batch that was begun earlier: there is no
+//! circle. This is sound because all shards share one process, which loses all memory at once or none; shards on
+//! several machines would have to wait for the decision to be durable before they settle.
+//!
+//! # Exactly once (P5)
+//! A decision's part for a shard names the decision before it for that shard. A shard remembers the last one that it
+//! has settled from each other, the high-water mark: what is not beyond it is a repetition, and what does not
+//! continue it is a mistake. Both numbers are in the logs and snapshots of the two shards, so after a crash the
+//! difference is exactly what has to be settled still ([`crate::storage::in_flight`]); that happens before any account
+//! answers.
+//!
+//! # After a crash
+//!
+//! | durable at the crash | what a start finds | the outcome |
+//! |---|---|---|
+//! | nothing, or grants in memory only | nothing | it did not happen; nobody was told anything |
+//! | what the grants showed, no decision | nothing | the same |
+//! | the decision, no settlement | the executor's last decision for the shard is beyond what the shard has settled | the start settles it; the reply may have left |
+//! | the decision, the settlements of some shards | the same, for the others | the start settles those |
+//! | the decision, all settlements | nothing to do | it happened |
+//! | a settlement, but not its decision | cannot be: the settlement's batch requires the decision | the start refuses (P6) |
+//! | the decision, but not what its grants showed | cannot be: the decision's batch requires that | the start refuses (P6) |
+
+use std::sync::Arc;
+
+use crate::ledger::operation::Item;
+use crate::ledger::operation::HomedKey;
+use crate::ledger::workspace::{Grant, Needs};
+use crate::ledger::{Decision, ItemOutcome, Outcome, ShardId, Timestamp, TransactionId};
+
+/// How often a work sets out at most. A chain of protection and a payee need four times; more means that the links
+/// change faster than they can be followed.
+pub(super) const ATTEMPTS_MAX: u8 = 8;
+
+/// What a client asks for, before it sets out.
+#[derive(Clone, Debug)]
+pub struct WorkRequest {
+    /// What is to be done, in order.
+    pub items: Vec<Item>,
+    /// All of it or nothing.
+    pub atomic: bool,
+    /// Only say what would happen.
+    pub dry_run: bool,
+    /// The idempotency key of the whole.
+    pub key: Option<HomedKey>,
+    /// The request's id, recorded with a refusal that is kept for a key.
+    pub request_id: Box<str>,
+    /// What it needs, by shard, in ascending order.
+    pub needs: Vec<(ShardId, Needs)>,
+}
+
+/// What became of a work.
+#[derive(Clone, Debug, PartialEq)]
+pub enum WorkReply {
+    /// Its items were decided, each as it says.
+    Items(Vec<ItemReply>),
+    /// It was decided before, with the same idempotency key: that event is in the log.
+    Settled(Outcome),
+    /// The idempotency key was used for another request.
+    KeyReused,
+    /// The first request with this idempotency key is not durable yet.
+    KeyInFlight,
+    /// No further idempotency key can be remembered now.
+    KeysExhausted,
+    /// Nothing can be written now: the disk is full.
+    DiskFull,
+    /// Too much waits for the same accounts, or they change too fast. Nothing was done.
+    Overloaded,
+}
+
+/// What became of one item.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ItemReply {
+    /// It was executed, or in a dry run would be.
+    Done {
+        /// The event; in a dry run, the one that it would be.
+        id: TransactionId,
+        /// What changed.
+        decision: Arc<Decision>,
+    },
+    /// It was not, and why.
+    Not(ItemOutcome),
+}
+
+/// A work, unique among those under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WorkId {
+    /// The shard where it set out.
+    pub(super) shard: ShardId,
+    /// The how-manieth there.
+    pub(super) number: u64,
+}
+
+/// A work on its way.
+#[derive(Debug)]
+pub struct Work<To> {
+    pub(super) id: WorkId,
+    pub(super) request: WorkRequest,
+    pub(super) grants: Vec<Grant>,
+    pub(super) attempts: u8,
+    pub(super) to: To,
+}
+
+/// What shards tell one another.
+#[derive(Debug)]
+pub enum Message<To> {
+    /// A work comes for its grant, or to be decided.
+    Work(Box<Work<To>>),
+    /// A work has been decided, or given up.
+    Done {
+        /// Which.
+        work: WorkId,
+        /// What was decided with a part for the receiver, in order.
+        settlements: Vec<(TransactionId, Arc<Decision>)>,
+        /// The time at which it was decided.
+        time: Timestamp,
+    },
+}
+
+impl<To> Work<To> {
+    /// The shard that it has to visit next.
+    pub(super) fn next_shard(&self) -> ShardId {
+        self.request.needs[self.grants.len()].0
+    }
+
+    /// What it needs of the shard that it is at.
+    pub(super) fn needs_here(&self) -> &Needs {
+        &self.request.needs[self.grants.len()].1
+    }
+}
+
+impl WorkRequest {
+    /// Adds accounts to what is needed. Returns whether any was not needed before.
+    pub(super) fn need_accounts(&mut self, accounts: &[crate::ledger::AccountId]) -> bool {
+        let mut added = false;
+        for id in accounts {
+            let reference = crate::ledger::AccountRef::Number { number: id.number, opened: id.opened };
+            let place = match self.needs.binary_search_by_key(&id.shard, |(shard, _)| *shard) {
+                Ok(place) => place,
+                Err(place) => {
+                    let references = self.items.iter().filter_map(|item| item.operation.reference().cloned());
+                    let needs = Needs { references: references.collect(), ..Needs::default() };
+                    self.needs.insert(place, (id.shard, needs));
+                    place
+                }
+            };
+            let needs = &mut self.needs[place].1.accounts;
+            if !needs.contains(&reference) {
+                needs.push(reference);
+                added = true;
+            }
+        }
+        added
+    }
+}
