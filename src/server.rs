@@ -253,20 +253,23 @@ impl Running {
             sealed: Some(keeper_wake.clone()),
         };
         let rules = ShardRules {
-            overdraft_limit: settings.max_overdraft,
+            overdraft: settings.overdraft_default(),
             key_retention_ms: settings.idempotency_retention.as_millis() as u64,
             keys_max: (settings.idempotency_keys_max as usize).div_ceil(directory.shards()),
         };
         let recovered = recover_all(&directory, &options)?;
+        let mut network = Network::new(recovered.len());
         let shards: Vec<RunningShard> = recovered
             .into_iter()
             .map(|(id, Recovered { ledger, journal, log })| RunningShard {
                 threads: ShardThreads::start(
                     id,
-                    Shard::new(id, ledger, rules),
+                    ledger,
+                    rules,
                     journal,
                     clock::now,
                     Arc::new(on_log_failure),
+                    &mut network,
                 ),
                 log,
             })
@@ -302,12 +305,12 @@ impl Running {
         Ok(Running { shards, snapshot, keeper, housekeeper, watchdog, directory })
     }
 
-    fn bank(&self, overdraft_limit: Amount) -> Bank {
+    fn bank(&self, overdraft: OverdraftDefault) -> Bank {
         let shard = |shard: &RunningShard| BankShard {
             handle: shard.threads.handle().clone(),
             log: Arc::clone(&shard.log) as _,
         };
-        Bank::new(self.shards.iter().map(shard).collect(), overdraft_limit)
+        Bank::new(self.shards.iter().map(shard).collect(), overdraft)
     }
 
     /// Has the keeper take a snapshot of every shard. One that is asked for already stands for this one.
@@ -318,6 +321,7 @@ impl Running {
 
     fn stop(self) -> Result<(), ServerError> {
         let mut stopped = Vec::new();
+        self.shards.iter().for_each(|shard| shard.threads.ask_to_stop());
         for shard in self.shards {
             let (ledger, journal) = shard.threads.stop()?;
             stopped.push((ledger, journal, shard.log));

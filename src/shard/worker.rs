@@ -54,6 +54,8 @@ struct Peers {
     /// The messages on their way between shards, and the shards in which something is locked: while this is not zero,
     /// some work is not done.
     unfinished: Arc<AtomicUsize>,
+    /// How many shards have been asked to stop.
+    stopping: Arc<AtomicUsize>,
 }
 
 impl Network {
@@ -65,7 +67,15 @@ impl Network {
                 (ShardHandle { inbox, status: Arc::new(ShardStatus::default()) }, Some(end))
             })
             .unzip::<_, _, Vec<_>, _>();
-        Network { ends, peers: Peers { handles: handles.into(), unfinished: Arc::default() } }
+        let peers = Peers { handles: handles.into(), unfinished: Arc::default(), stopping: Arc::default() };
+        Network { ends, peers }
+    }
+}
+
+impl Peers {
+    /// Whether nothing is under way between shards, and nothing will be.
+    fn are_done(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst) == self.handles.len() && self.unfinished.load(Ordering::SeqCst) == 0
     }
 }
 
@@ -128,6 +138,13 @@ impl<J: Journal + 'static> ShardThreads<J> {
         CommitWatch { status: Arc::clone(&self.handle.status), started: self.started }
     }
 
+    /// Asks the shard to stop. No shard of a network ends before all have been asked and what is under way between
+    /// them is done, so ask all before [`ShardThreads::stop`] waits for one.
+    pub fn ask_to_stop(&self) {
+        // An error means that the worker has ended already, which joining it explains.
+        let _ = self.handle.inbox.send(Mail::Stop);
+    }
+
     /// Serves what is in the inbox and finishes what is under way between shards, then ends. Returns the state and the journal, both complete and durable.
     ///
     /// # Errors
@@ -136,8 +153,7 @@ impl<J: Journal + 'static> ShardThreads<J> {
     /// # Panics
     /// If one of the threads did.
     pub fn stop(self) -> Result<(Ledger, J), StorageError> {
-        // An error means that the worker has ended already, which the joins below explain.
-        let _ = self.handle.inbox.send(Mail::Stop);
+        self.ask_to_stop();
         let ledger = self.worker.join().expect("the worker does not panic");
         let journal = self.committer.join().expect("the committer does not panic")?;
         Ok((ledger, journal))
@@ -189,13 +205,19 @@ impl Worker {
                 let was_locked = self.shard.is_locked();
                 let is_message = matches!(mail, Mail::Message(_));
                 match mail {
+                    // Dropped: the client hears that the shard has ended.
+                    Mail::Request(..) if stopping => {}
                     Mail::Request(request, to) => {
                         self.status.requests.fetch_sub(1, Ordering::Relaxed);
                         self.shard.serve(request, to, self.moment(now), &mut output);
                     }
                     Mail::Message(message) => self.shard.hear(message, self.moment(now), &mut output),
                     Mail::Roll => roll = true,
-                    Mail::Stop => stopping = true,
+                    Mail::Stop if stopping => {}
+                    Mail::Stop => {
+                        stopping = true;
+                        self.peers.stopping.fetch_add(1, Ordering::SeqCst);
+                    }
                 }
                 // The client may have gone; that is its affair.
                 output.ready.drain(..).for_each(|(to, reply)| drop(to.send(reply)));
@@ -207,7 +229,7 @@ impl Worker {
             if roll && self.commits.send(Commit::Roll).is_err() {
                 break;
             }
-            if stopping && self.peers.unfinished.load(Ordering::SeqCst) == 0 {
+            if stopping && self.peers.are_done() {
                 break;
             }
         }
