@@ -168,8 +168,11 @@ impl Model {
                     let unique = last.after.iter().filter(|(id, ..)| self.accounts[id].unique_reference);
                     used.extend(unique.map(|(id, ..)| (*id, reference.clone())));
                 }
-                if let Some(by) = used.iter().find_map(|used| self.references.get(used)).copied() {
+                let by: Vec<_> = used.iter().filter_map(|used| self.references.get(used)).copied().collect();
+                if !by.is_empty() {
                     *self = before;
+                    // Of several, which one is told is not the model's concern.
+                    let by = if by.len() == 1 { by[0] } else { None };
                     return Err(Rejection::ReferenceUsed { by: by.unwrap_or(UNKNOWN) });
                 }
                 self.references.extend(used.into_iter().map(|used| (used, None)));

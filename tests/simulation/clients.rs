@@ -20,7 +20,7 @@ use super::{Mail, Simulation, Waiter};
 
 const CLIENTS: usize = 8;
 const NAMES: u64 = 8;
-const REFERENCES: u64 = 6;
+const REFERENCES: u64 = 4;
 
 /// What a client is at. With a key, or if it only reads, it repeats one request until it has a reply.
 #[derive(Default)]
@@ -82,7 +82,7 @@ pub(crate) struct Knowledge {
 
 impl Knowledge {
     pub(crate) fn new(random: &mut Random) -> Knowledge {
-        let mut mix = [12, 20, 14, 24, 10, 10, 12, 8, 4, 10, 4, 10];
+        let mut mix = [6, 24, 14, 24, 18, 10, 12, 10, 4, 10, 2, 20];
         let favourite = random.below(mix.len() as u64) as usize;
         mix[favourite] += 25;
         Knowledge {
@@ -286,9 +286,13 @@ fn hash(text: &str) -> [u8; 16] {
 
 impl Mind<'_> {
     fn think(&mut self) -> (ShardId, Request) {
+        if self.known.accounts.len() < 5 && self.random.percent(60) {
+            let work = plan(vec![Item { operation: self.open(), conditions: Vec::new(), key: None }], false, false, None);
+            return (work.needs[0].0, Request::Work(Box::new(work)));
+        }
         match self.random.below(100) {
-            0..22 => self.command(),
-            22..45 => self.read(),
+            0..18 => self.command(),
+            18..40 => self.read(),
             _ => {
                 let work = self.work();
                 (work.needs[0].0, Request::Work(Box::new(work)))
@@ -310,7 +314,7 @@ impl Mind<'_> {
     }
 
     fn quantity(&mut self) -> Quantity {
-        let most = if self.random.percent(85) { 40 } else { 200 };
+        let most = if self.random.percent(80) { 40 } else { 250 };
         let whole = 1 + self.random.below(most);
         let text = match self.random.below(100) {
             0..20 => format!("{whole}.{:02}", self.random.below(100)),
@@ -325,7 +329,7 @@ impl Mind<'_> {
     }
 
     fn currency(&mut self) -> Currency {
-        let code = if self.random.percent(80) { b"USD" } else { b"JPY" };
+        let code = if self.random.percent(85) { b"USD" } else { b"JPY" };
         Currency::from_code(code).expect("a currency")
     }
 
@@ -456,7 +460,7 @@ impl Mind<'_> {
             10 => Operation::Close { account },
             _ => {
                 let to = self.account();
-                if self.random.percent(15) {
+                if self.random.percent(20) {
                     return Operation::Unlink { account, to };
                 }
                 let kind =
@@ -491,7 +495,7 @@ impl Mind<'_> {
     }
 
     fn multi_transfer(&mut self, note: Note) -> Operation {
-        let payees = 1 + self.random.below(3);
+        let payees = 1 + self.random.below(4);
         let each = 1 + self.random.below(15) as i64;
         let quantity = |units: i64| Quantity::parse(&units.to_string(), ExcessDecimals::Refuse).expect("a quantity");
         let mut legs: Vec<_> = (0..payees).map(|_| (self.account(), quantity(each))).collect();

@@ -48,7 +48,7 @@ use teller::storage::journal::{Journal, MemoryJournal};
 use uuid::Uuid;
 
 const SEEDS_DEFAULT: u64 = 400;
-const STEPS: usize = 900;
+const STEPS: usize = 1200;
 const SERVICE_LIMIT: i128 = 3000;
 const RETENTION_MS: u64 = 1_000_000_000;
 /// In some runs the shards remember no more keys than this, and refuse new ones.
@@ -203,15 +203,18 @@ impl Simulation {
             self.now += self.random.below(3);
             let shard = self.random.below(self.shards.len() as u64) as usize;
             match self.random.below(1000) {
-                0..300 => self.ask(),
-                300..550 => self.work(shard),
-                550..750 => self.carry(),
-                750..850 => drop(self.append(shard)),
-                850..940 => drop(self.sync(shard)),
+                0..250 => self.ask(),
+                250..480 => self.work(shard),
+                480..700 => self.carry(),
+                700..830 => drop(self.append(shard)),
+                830..940 => drop(self.sync(shard)),
                 940..950 => self.snapshot(shard),
                 950..963 => self.lose_patience(),
-                963..970 => self.disk_full = self.random.percent(30),
-                970..978 => self.now += self.random.below(40_000),
+                963..970 => self.disk_full = self.random.percent(10),
+                970..978 => {
+                    self.now += self.random.below(40_000);
+                    self.disk_full = false;
+                }
                 978..990 => self.come_to_rest(),
                 _ => self.crash(),
             }
@@ -233,8 +236,16 @@ impl Simulation {
         Moment { now: Timestamp::from_millis(self.now), durable, disk_full: self.disk_full }
     }
 
-    /// A shard begins a batch, or goes on with it by one mail, or ends it.
+    /// A shard works: mostly to the end of its batch, sometimes only by one step, so that others come in between.
     fn work(&mut self, index: usize) {
+        self.work_on(index);
+        while self.shards[index].batch.is_some() && self.random.percent(80) {
+            self.work_on(index);
+        }
+    }
+
+    /// A shard begins a batch, or goes on with it by one mail, or ends it.
+    fn work_on(&mut self, index: usize) {
         self.step += 1;
         let moment = self.moment(index);
         let shard = &mut self.shards[index];
