@@ -37,12 +37,12 @@ use check::{Observation, Timeline};
 use clients::{Client, Knowledge};
 use random::{Random, setting};
 use teller::ledger::{
-    Amount, Change, Currency, Decision, Event, Ledger, LedgerParts, OverdraftDefault, Sequence, ShardId, Timestamp,
+    Amount, Change, Currency, Decision, Event, Kind, Ledger, LedgerParts, OverdraftDefault, Sequence, ShardId, Timestamp,
     Total, TransactionId,
 };
 use teller::router::Router;
 use teller::shard::batch::{Batch, Moment, Output, Reply, Request, Sealed, Shard, ShardRules};
-use teller::shard::work::{Message, WorkReply};
+use teller::shard::work::{ItemReply, Message, WorkReply};
 use teller::storage::journal::record::{Draft, LogPosition, Record};
 use teller::storage::journal::{Journal, MemoryJournal};
 use uuid::Uuid;
@@ -149,6 +149,8 @@ struct Simulation {
     observations: Vec<Observation>,
     keys_max: usize,
     disk_full: bool,
+    /// What was decided for one request, since the last crash: the shard, and the first and the last event.
+    together: Vec<(usize, Sequence, Sequence)>,
     /// The ends of the logs after the last crash.
     recovered: Vec<Sequence>,
     run: Run,
@@ -193,6 +195,7 @@ impl Simulation {
             observations: Vec::new(),
             keys_max,
             disk_full: false,
+            together: Vec::new(),
             recovered: vec![Sequence::NONE; count],
             run: Run { rows: [0; CRASH_ROWS.len()], tally: BTreeMap::new() },
         }
@@ -287,6 +290,13 @@ impl Simulation {
         }
         for sealed in &output.batch.replies[replies..] {
             self.made_at.insert(sealed.to, (step, now));
+            let extent = extent(&sealed.reply);
+            // A dry run tells of events that are not there.
+            if let Some((first, last)) = extent.filter(|(_, last)| *last <= shard.shard.ledger().last()) {
+                // The end of a list with a key is behind its items.
+                let is_alone = output.batch.replies.len() == replies + 1;
+                self.together.push((index, first, if is_alone { shard.shard.ledger().last() } else { last }));
+            }
         }
         for (to, message) in output.messages.drain(..) {
             self.ways.entry((index, to.index())).or_default().push_back(message);
@@ -358,6 +368,11 @@ impl Simulation {
                 moved = true;
             }
             for index in 0..self.shards.len() {
+                // A worker looks at the clock before all else.
+                if self.is_due(index) {
+                    self.work(index);
+                    moved = true;
+                }
                 while self.shards[index].batch.is_some()
                     || (!self.shards[index].inbox.is_empty()
                         && self.shards[index].commits.len() < BATCHES_WAITING_MAX)
@@ -377,12 +392,24 @@ impl Simulation {
         }
         let mut in_flight = BTreeMap::<Currency, Total>::new();
         for shard in &self.shards {
+            let due = shard.shard.next_expiry().filter(|expires| expires.millis() <= self.now);
+            assert!(due.is_none() || self.disk_full, "what is held comes free when its time is over");
             assert!(!shard.shard.is_locked(), "nothing is locked when nothing is under way");
             for (currency, part) in shard.shard.ledger().clearing() {
                 in_flight.entry(*currency).or_default().add_total(*part);
             }
         }
         assert!(in_flight.values().all(|total| total.is_zero()), "nothing is in flight (P3)");
+    }
+
+    /// Whether a shard has a hold to end, and nothing keeps it from that.
+    fn is_due(&self, index: usize) -> bool {
+        let shard = &self.shards[index];
+        shard.batch.is_none()
+            && shard.commits.len() < BATCHES_WAITING_MAX
+            && !self.disk_full
+            && !shard.shard.is_locked()
+            && shard.shard.next_expiry().is_some_and(|expires| expires.millis() <= self.now)
     }
 
     /// What the keeper does: a state made of durable records only.
@@ -415,6 +442,12 @@ impl Simulation {
             self.run.rows[1] += u64::from(sent.into_iter().any(|sequence| sequence > last));
             // What is written from here on is another event.
             self.decided_at.retain(|(id, sequence), _| *id != shard.id || *sequence <= last);
+            let end = shard.durable_events().pop().and_then(|(_, event)| event.change.decision().cloned());
+            assert!(end.is_none_or(|end| end.kind != Kind::Protection), "what protects is there with what it was for");
+        }
+        for (shard, first, last) in self.together.drain(..) {
+            let durable = self.shards[shard].journal.durable().last;
+            assert!(durable < first || durable >= last, "what was decided together is there as a whole or not at all");
         }
         self.count_crash_rows();
         while !self.recover() {}
@@ -558,6 +591,18 @@ fn unsettled(from: &Ledger, events: &HashMap<Sequence, Event>, to: &Ledger) -> V
     assert_eq!(at, received, "what was settled last is one of those that were sent");
     found.reverse();
     found
+}
+
+/// The first and the last event of what was, or in a dry run would be, executed.
+fn extent(reply: &Reply) -> Option<(Sequence, Sequence)> {
+    let Reply::Worked(WorkReply::Items(items)) = reply else {
+        return None;
+    };
+    let done = items.iter().filter_map(|item| match item {
+        ItemReply::Done { id, decision } if !decision.parts.is_empty() => Some(id.sequence),
+        _ => None,
+    });
+    Some((done.clone().min()?, done.max()?))
 }
 
 /// P3 within a shard, at every step.
