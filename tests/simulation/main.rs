@@ -442,8 +442,9 @@ impl Simulation {
             self.run.rows[1] += u64::from(sent.into_iter().any(|sequence| sequence > last));
             // What is written from here on is another event.
             self.decided_at.retain(|(id, sequence), _| *id != shard.id || *sequence <= last);
-            let end = shard.durable_events().pop().and_then(|(_, event)| event.change.decision().cloned());
-            assert!(end.is_none_or(|end| end.kind != Kind::Protection), "what protects is there with what it was for");
+            if let Some((_, Event { change: Change::Decided { decision, .. }, .. })) = shard.durable_events().pop() {
+                assert!(decision.kind != Kind::Protection, "what protects is there with what it was for");
+            }
         }
         for (shard, first, last) in self.together.drain(..) {
             let durable = self.shards[shard].journal.durable().last;
