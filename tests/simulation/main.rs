@@ -37,7 +37,7 @@ use check::{Observation, Timeline};
 use clients::{Client, Knowledge};
 use random::{Random, setting};
 use teller::ledger::{
-    Amount, Change, Currency, Decision, Event, Kind, Ledger, LedgerParts, OverdraftDefault, Sequence, ShardId, Timestamp,
+    Amount, Change, Currency, Decision, Event, Hold, HoldStatus, Kind, Ledger, LedgerParts, OverdraftDefault, Sequence, ShardId, Timestamp,
     Total, TransactionId,
 };
 use teller::router::Router;
@@ -392,7 +392,8 @@ impl Simulation {
         }
         let mut in_flight = BTreeMap::<Currency, Total>::new();
         for shard in &self.shards {
-            let due = shard.shard.next_expiry().filter(|expires| expires.millis() <= self.now);
+            let is_due = |hold: &Hold| hold.status == HoldStatus::Pending && hold.expires.millis() <= self.now;
+            let due = shard.shard.ledger().holds().iter().find(|(_, hold)| is_due(hold));
             assert!(due.is_none() || self.disk_full, "what is held comes free when its time is over");
             assert!(!shard.shard.is_locked(), "nothing is locked when nothing is under way");
             for (currency, part) in shard.shard.ledger().clearing() {
@@ -614,7 +615,7 @@ fn sums_hold(ledger: &Ledger) {
     for account in ledger.accounts() {
         let mut held = Total::default();
         let holds = ledger.holds().of_account(account.number);
-        let pending = holds.filter(|(_, hold)| hold.status == teller::ledger::HoldStatus::Pending);
+        let pending = holds.filter(|(_, hold)| hold.status == HoldStatus::Pending);
         pending.for_each(|(_, hold)| held.add(hold.amount));
         held.add(account.held.negated());
         assert!(held.is_zero(), "what is held is the sum of the holds");
