@@ -269,11 +269,15 @@ impl Model {
                 if let Some((&currency, _)) = totals.iter().find(|(_, total)| **total != 0) {
                     return Err(Rejection::LegsUnbalanced { currency });
                 }
+                let before = self.clone();
                 for &(id, sum) in order.iter().filter(|(_, sum)| *sum < 0) {
-                    self.ensure_funds(id, -sum, now, events)?;
+                    self.ensure_funds(id, -sum, now, events).map_err(|refusal| before.first_short(refusal, id, sum))?;
                 }
                 let mut event = Expected::new("transfer");
-                self.move_all(&mut event, &order, now)?;
+                for &(id, sum) in &order {
+                    self.move_all(&mut event, &[(id, sum)], now)
+                        .map_err(|refusal| before.first_short(refusal, id, sum))?;
+                }
                 Ok(event)
             }
             Operation::Reverse { transfer, legs, amount: partly, .. } => {
@@ -510,6 +514,11 @@ impl Model {
     fn lacking(&self, id: AccountId, required: i128) -> Rejection {
         let (available, currency) = (amount(self.available(id)), self.accounts[&id].currency);
         Rejection::InsufficientFunds { available, required: amount(required), currency }
+    }
+
+    /// A refusal for lack of funds, as it reads before anything was pulled.
+    fn first_short(&self, refusal: Rejection, id: AccountId, sum: i128) -> Rejection {
+        if matches!(refusal, Rejection::InsufficientFunds { .. }) { self.lacking(id, -sum) } else { refusal }
     }
 
     fn pull(&mut self, id: AccountId, lacks: i128, number: usize, now: Timestamp, events: &mut Vec<Expected>) -> bool {
