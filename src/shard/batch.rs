@@ -1080,7 +1080,13 @@ fn decide_items(
             break;
         }
     }
-    if let Some(HomedKey { home, key }) = request.key.filter(|_| !request.dry_run) {
+    // A list that is all or nothing, and was not executed only because of another request's key or of too many of them,
+    // may be when it is tried again: that is not what its key is to stand for.
+    let passes = |result: &Decided| {
+        matches!(result, Decided::Not(ItemOutcome::KeyInFlight | ItemOutcome::KeysExhausted))
+    };
+    let is_kept = !(request.dry_run || (request.atomic && results.iter().any(passes)));
+    if let Some(HomedKey { home, key }) = request.key.filter(|_| is_kept) {
         let last = workspace.decided();
         let outcomes = results.iter().map(|result| match result {
             Decided::Done(place) => ItemOutcome::Done { back: (last - place) as u32 },

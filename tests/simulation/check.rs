@@ -280,7 +280,10 @@ impl Observation {
             written.clear();
             model = before.clone();
         }
-        if ends {
+        let passes = |reply: &ItemReply| {
+            matches!(reply, ItemReply::Not(ItemOutcome::KeyInFlight | ItemOutcome::KeysExhausted))
+        };
+        if ends && !(atomic && replies.iter().any(passes)) {
             written.push(Expected::new("batch"));
         }
         if !is_real {

@@ -166,6 +166,10 @@ impl Knowledge {
                         Err(_) => {}
                     }
                 }
+                let passes = |result: &Result<_, ItemOutcome>| {
+                    matches!(result, Err(ItemOutcome::KeyInFlight | ItemOutcome::KeysExhausted))
+                };
+                let key = key.filter(|_| !(is_atomic && list.iter().any(passes)));
                 if let (Some(key), Request::Work(_)) = (key, request) {
                     self.remember(key, Ended::List(list));
                 }
