@@ -113,7 +113,7 @@ fn print(out: &mut Vec<u8>, value: impl Display) {
 ///
 /// Written here because printing UTC is ten lines of integer arithmetic, while a date library brings time
 /// zones, parsing and locales. Past the year 9999, which only a broken clock reaches, the year has five digits.
-pub(super) struct Rfc3339(pub(super) Timestamp);
+pub(crate) struct Rfc3339(pub(crate) Timestamp);
 
 impl Display for Rfc3339 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -40,6 +40,7 @@ mod routes;
 mod wire;
 
 pub use api::Api;
+pub(crate) use json::Rfc3339;
 pub use listener::{Drained, Limits, serve};
 pub use problem::{Code, Retry};
 
