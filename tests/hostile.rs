@@ -152,7 +152,7 @@ fn wrong_addresses(ids: &Ids) -> Vec<Case> {
     let history = |query: &str| format!("GET /v2/accounts/{account}/transactions?{query}");
     let of_account = format!("GET /v2/accounts/{account}");
     vec![
-        bare("GET /", 404, "not-found", &[]),
+        bare("GET //", 404, "not-found", &[]),
         bare("GET /nothing", 404, "not-found", &[]),
         bare("GET /accounts/", 404, "not-found", &[]),
         bare("GET //accounts/alice", 404, "not-found", &[]),

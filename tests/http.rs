@@ -154,7 +154,8 @@ async fn history_is_read_page_by_page_in_both_orders() {
 async fn the_books_balance() {
     let service = Service::start().await;
     let empty = service.get("/v2/trial-balance").await.json();
-    assert_eq!(empty, json!({"balanced": true, "currencies": []}));
+    let links = json!({"self": {"href": "/v2/trial-balance"}});
+    assert_eq!(empty, json!({"balanced": true, "currencies": [], "_links": links}));
     service.open_with("a", "10").await;
     service.open_with("b", "5").await;
     service.post("/accounts/b/withdraw", r#"{"amount": 7.5}"#).await;
@@ -163,7 +164,7 @@ async fn the_books_balance() {
         balance,
         json!({"balanced": true, "currencies": [{
             "currency": "USD", "accounts": 2, "credit": "10.00", "debit": "-2.50", "world": "-7.50", "sum": "0.00"
-        }]})
+        }], "_links": links})
     );
     service.stop().await;
 }

@@ -10,15 +10,17 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
+use serde_json::json;
 
-use super::json::{self, Object};
 use super::wire::Version;
+use super::wire::schema::{Describe, Schemas};
+use super::wire::write::{self, MoneyNumber, MoneyText, Object, Write};
 use crate::bank::Refusal;
 use crate::ledger::{Amount, Currency, Rejection};
 
 /// How many wrong fields one reply lists. A body of 64 KiB can have thousands of unknown fields; nobody reads
 /// more than these.
-const FIELD_ERRORS_MAX: usize = 16;
+pub(super) const FIELD_ERRORS_MAX: usize = 16;
 
 /// What a client should do about a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -237,9 +239,8 @@ impl Problem {
         Problem::new(code, code.title())
     }
 
-    /// A refusal of some parts of the request; the first 16 are told.
-    pub(super) fn with_errors(code: Code, mut errors: Vec<FieldError>) -> Problem {
-        let found = errors.len();
+    /// A refusal of `found` parts of the request, of which the first 16 are told.
+    pub(super) fn with_errors(code: Code, mut errors: Vec<FieldError>, found: usize) -> Problem {
         errors.truncate(FIELD_ERRORS_MAX);
         let detail = match found {
             1 => Cow::from(match &errors[0].place {
@@ -256,7 +257,7 @@ impl Problem {
     /// A refusal of one part of the request.
     pub(super) fn at(code: Code, place: Place, detail: impl Into<Cow<'static, str>>) -> Problem {
         let detail = detail.into();
-        Problem::with_errors(code, vec![FieldError { place, detail }])
+        Problem::with_errors(code, vec![FieldError { place, detail }], 1)
     }
 
     fn fact(mut self, fact: Fact) -> Problem {
@@ -294,16 +295,16 @@ impl Problem {
             match (*fact, version) {
                 // The ledger has one currency so far, and a rejection does not repeat it.
                 (Fact::Amount(name, amount), Version::One) => {
-                    object.amount_number(name, amount, Currency::USD);
+                    MoneyNumber(amount, Currency::USD).write(object.key(name));
                 }
                 (Fact::Amount(name, amount), Version::Two) => {
-                    object.amount_text(name, amount, Currency::USD);
+                    MoneyText(amount, Currency::USD).write(object.key(name));
                 }
                 (Fact::Version(version), _) => object.plain("version", version),
             }
         }
         if !self.errors.is_empty() {
-            json::array(object.key("errors"), &self.errors, |out, error| {
+            write::array(object.key("errors"), &self.errors, |out, error| {
                 let mut item = Object::begin(out);
                 match &error.place {
                     Place::Pointer(pointer) => item.text("pointer", pointer),
@@ -371,17 +372,57 @@ impl Code {
     pub fn from_slug(slug: &str) -> Option<Code> {
         Code::ALL.iter().copied().find(|code| code.slug() == slug)
     }
+}
 
-    /// Writes what `/problems/{code}` says.
-    pub(super) fn write(self, out: &mut Vec<u8>) {
-        let mut object = Object::begin(out);
-        object.quoted("type", format_args!("/problems/{}", self.slug()));
-        object.quoted("code", self.slug());
-        object.plain("status", self.status().as_u16());
-        object.quoted("title", self.title());
-        object.text("meaning", self.meaning());
-        object.plain("retryable", self.retry() != Retry::Never);
-        object.end();
+impl Describe for Problem {
+    fn describe(schemas: &mut Schemas) -> serde_json::Value {
+        schemas.named::<Self>("Problem", |schemas| {
+            let text = |meaning: &str| json!({ "type": "string", "description": meaning });
+            let amount = |meaning: &str| {
+                json!({ "type": ["string", "number"], "description": meaning })
+            };
+            let fact = "An amount: a text in version 2, a number in version 1.";
+            json!({
+                "type": "object",
+                "description": "Why a request was refused (RFC 9457). Only `code` is for programs to decide by.",
+                "properties": {
+                    "type": {
+                        "type": "string",
+                        "format": "uri-reference",
+                        "description": "The page that says what the problem means.",
+                    },
+                    "title": text("A summary that is the same for every occurrence."),
+                    "status": { "type": "integer", "description": "The HTTP status." },
+                    "detail": text("What is wrong this time."),
+                    "code": Code::describe(schemas),
+                    "request_id": text("The id of the request; of the first one, if this repeats its refusal."),
+                    "retryable": {
+                        "type": "boolean",
+                        "description": "Whether the same request with the same key may succeed later.",
+                    },
+                    "available": amount(fact),
+                    "required": amount(fact),
+                    "balance": amount(fact),
+                    "version": { "type": "integer", "description": "The version that the account is at." },
+                    "errors": {
+                        "type": "array",
+                        "maxItems": FIELD_ERRORS_MAX,
+                        "description": "What is wrong with which part of the request.",
+                        "items": {
+                            "type": "object",
+                            "properties": {
+                                "pointer": text("In the body: a JSON pointer (RFC 6901)."),
+                                "parameter": text("In the query: the parameter's name."),
+                                "header": text("In the head: the header's name."),
+                                "detail": text("What is wrong with it."),
+                            },
+                            "required": ["detail"],
+                        },
+                    },
+                },
+                "required": ["type", "title", "status", "detail", "code", "request_id", "retryable"],
+            })
+        })
     }
 }
 
@@ -485,7 +526,7 @@ mod tests {
     fn a_reply_lists_a_bounded_number_of_errors() {
         let errors =
             vec![FieldError { place: Place::Pointer("/x".into()), detail: "is unknown".into() }; 5000];
-        let problem = Problem::with_errors(Code::InvalidRequest, errors);
+        let problem = Problem::with_errors(Code::InvalidRequest, errors, 5000);
         assert_eq!(problem.errors.len(), FIELD_ERRORS_MAX);
         assert_eq!(problem.detail, "5000 things are wrong; see errors");
     }

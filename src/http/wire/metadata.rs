@@ -1,0 +1,70 @@
+//! Metadata: what a client notes on a resource, for itself.
+
+use std::borrow::Cow;
+
+use serde_json::{Value, json};
+
+use super::nested::{Entries, EntryName, Patch};
+use super::read::{Parsed, ReadScalar, parse_text};
+use super::schema::{Describe, Schemas};
+
+/// The longest key of metadata, in bytes: some words.
+const METADATA_KEY_BYTES_MAX: usize = 64;
+
+/// The longest value of metadata, in bytes: a URL, or a line of text.
+const METADATA_VALUE_BYTES_MAX: usize = 256;
+
+/// How many entries metadata has. With the bounds of both it is at most 5 KiB an account.
+const METADATA_ENTRIES_MAX: usize = 16;
+
+/// What a client notes on a resource: texts by names of its choice.
+pub(in crate::http) type Metadata = Entries<MetadataKey, MetadataValue, METADATA_ENTRIES_MAX>;
+
+/// A change of metadata: texts to set, and null for those to take away.
+pub(in crate::http) type MetadataPatch = Entries<MetadataKey, Patch<MetadataValue>, METADATA_ENTRIES_MAX>;
+
+/// The name of an entry of metadata: 1 to 64 bytes without control characters.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::http) struct MetadataKey(pub(in crate::http) Box<str>);
+
+impl Describe for MetadataKey {
+    fn describe(_: &mut Schemas) -> Value {
+        json!({ "type": "string", "pattern": "^[ -~]{1,64}$", "examples": ["invoice"] })
+    }
+}
+
+impl EntryName for MetadataKey {
+    fn parse(name: &str) -> Parsed<MetadataKey> {
+        let detail = bounded_text(name, 1, METADATA_KEY_BYTES_MAX);
+        detail.map_or_else(|| Ok(MetadataKey(name.into())), Err)
+    }
+}
+
+/// The value of an entry of metadata: at most 256 bytes without control characters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::http) struct MetadataValue(pub(in crate::http) Box<str>);
+
+impl Describe for MetadataValue {
+    fn describe(_: &mut Schemas) -> Value {
+        json!({ "type": "string", "pattern": "^[ -~]{0,256}$", "examples": ["2026-117"] })
+    }
+}
+
+impl ReadScalar for MetadataValue {
+    fn parse(raw: &str) -> Parsed<MetadataValue> {
+        let text = parse_text(raw)?;
+        let detail = bounded_text(&text, 0, METADATA_VALUE_BYTES_MAX);
+        detail.map_or_else(|| Ok(MetadataValue(text.as_ref().into())), Err)
+    }
+}
+
+/// What is wrong with a text that is kept, if anything is.
+fn bounded_text(text: &str, bytes_min: usize, bytes_max: usize) -> Option<Cow<'static, str>> {
+    if text.len() < bytes_min {
+        return Some("must not be empty".into());
+    }
+    if text.len() > bytes_max {
+        return Some(format!("has {} bytes of UTF-8; at most {bytes_max} are allowed", text.len()).into());
+    }
+    text.chars().any(char::is_control).then(|| "must not contain control characters".into())
+}
