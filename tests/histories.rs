@@ -50,13 +50,10 @@ fn what_concurrent_clients_see_over_crashes_is_strictly_serializable() {
         if seed > first && (seed - first).is_multiple_of(HISTORIES_PER_LEDGER) {
             std::mem::replace(&mut recorder, Recorder::new()).end();
         }
+        let _seed = Seed(seed);
         let recorded = recorder.record(seed);
         if let Err(text) = model::check(&recorded.history) {
-            panic!(
-                "the history of seed {seed} is wrong.\n{text}To repeat its requests, though not the timing of its \
-                 threads:\nTELLER_HISTORIES=1 TELLER_HISTORIES_SEED={seed} cargo test --release --test histories \
-                 what_concurrent -- --nocapture"
-            );
+            panic!("the history of seed {seed} is wrong.\n{text}");
         }
         tally += recorded.tally;
     }
@@ -64,6 +61,21 @@ fn what_concurrent_clients_see_over_crashes_is_strictly_serializable() {
     eprintln!("{tally:#?} in {:?}", began.elapsed());
     assert!(tally.concurrent_pairs > tally.operations / 4, "clients hardly met: {tally:?}");
     assert!(tally.refused > 0, "nothing was refused: {tally:?}");
+}
+
+/// Says how to repeat whatever failed in its time.
+struct Seed(u64);
+
+impl Drop for Seed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!(
+                "To repeat the requests of this history, though not the timing of its threads:\nTELLER_HISTORIES=1 \
+                 TELLER_HISTORIES_SEED={} cargo test --release --test histories what_concurrent -- --nocapture",
+                self.0
+            );
+        }
+    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "seeds that differ from run to run")]

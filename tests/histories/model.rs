@@ -478,3 +478,124 @@ impl Display for Bank {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: AccountNumber = AccountNumber(0);
+    const B: AccountNumber = AccountNumber(1);
+    const HOLD: HoldNumber = HoldNumber(1);
+
+    /// Two accounts with a limit of 1.00; the first has 5.00.
+    fn bank() -> Bank {
+        let mut bank = Bank::default();
+        for account in [A, B] {
+            bank.execute(&Op::Open { account, overdraft_limit: 100 });
+        }
+        bank.execute(&Op::Deposit { account: A, cents: 500 });
+        bank
+    }
+
+    fn transfer(cents: i64, conditions: Vec<Condition>) -> Op {
+        Op::Transfer { legs: vec![Leg { account: A, cents: -cents }, Leg { account: B, cents }], conditions }
+    }
+
+    fn shows(account: AccountNumber, posted: i64, held: i64, version: u64) -> Seen {
+        Seen { account, posted, held: Some(held), version: Some(version) }
+    }
+
+    #[track_caller]
+    fn is_refused(bank: &Bank, op: &Op, refusal: Refusal) {
+        let mut after = bank.clone();
+        assert_eq!(after.execute(op), Answer::Refused(vec![refusal]));
+        assert_eq!(after, *bank, "a refused operation changes nothing");
+    }
+
+    #[test]
+    fn a_reply_has_to_be_right_in_all_that_it_tells() {
+        let answer = bank().execute(&transfer(200, vec![]));
+        let (a, b) = (shows(A, 300, 0, 3), shows(B, 200, 0, 2));
+        assert!(answer.admits(&Output::Done(vec![a, b])));
+        assert!(answer.admits(&Output::Done(vec![b, Seen { held: None, version: None, ..a }])));
+        for wrong in [
+            Output::Done(vec![a]),
+            Output::Done(vec![a, a, b]),
+            Output::Done(vec![Seen { posted: 301, ..a }, b]),
+            Output::Done(vec![Seen { held: Some(1), ..a }, b]),
+            Output::Done(vec![a, Seen { version: Some(3), ..b }]),
+            Output::Done(vec![a, Seen { account: A, ..b }]),
+            Output::Items(vec![Output::Done(vec![a, b])]),
+            Output::Refused(Refusal::AccountNotFound),
+        ] {
+            assert!(!answer.admits(&wrong), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_has_to_be_one_that_applies() {
+        let op = transfer(601, vec![Condition { account: A, available_gte: 601 }]);
+        let answer = bank().execute(&op);
+        assert!(answer.admits(&Output::Refused(Refusal::ConditionFailed)));
+        assert!(answer.admits(&Output::Refused(Refusal::InsufficientFunds { available: None })));
+        assert!(answer.admits(&Output::Refused(Refusal::InsufficientFunds { available: Some(600) })));
+        assert!(!answer.admits(&Output::Refused(Refusal::InsufficientFunds { available: Some(500) })));
+        assert!(!answer.admits(&Output::Refused(Refusal::AccountNotFound)));
+        assert!(!answer.admits(&Output::Done(vec![shows(A, -101, 0, 3), shows(B, 601, 0, 2)])));
+    }
+
+    #[test]
+    fn refused_operations_change_nothing() {
+        let bank = bank();
+        let missing = AccountNumber(9);
+        let available = Some(600);
+        is_refused(&bank, &Op::Open { account: A, overdraft_limit: 0 }, Refusal::AccountExists);
+        is_refused(&bank, &Op::Deposit { account: missing, cents: 1 }, Refusal::AccountNotFound);
+        is_refused(&bank, &Op::Read { account: missing }, Refusal::AccountNotFound);
+        let withdraw = Op::Withdraw { account: A, cents: 601 };
+        is_refused(&bank, &withdraw, Refusal::InsufficientFunds { available });
+        let conditions = vec![Condition { account: B, available_gte: 101 }];
+        is_refused(&bank, &transfer(1, conditions), Refusal::ConditionFailed);
+        let hold = |cents, to| Op::Hold { hold: HOLD, account: A, cents, to };
+        is_refused(&bank, &hold(601, None), Refusal::InsufficientFunds { available });
+        is_refused(&bank, &hold(1, Some(missing)), Refusal::AccountNotFound);
+        is_refused(&bank, &Op::Void { hold: HOLD }, Refusal::HoldNotFound);
+        let items = vec![transfer(100, vec![]), withdraw];
+        let available = Some(500);
+        is_refused(&bank, &Op::Batch { atomic: true, items }, Refusal::InsufficientFunds { available });
+    }
+
+    #[test]
+    fn a_hold_is_paid_or_released_once() {
+        let mut bank = bank();
+        let made = bank.execute(&Op::Hold { hold: HOLD, account: A, cents: 400, to: Some(B) });
+        assert!(made.admits(&Output::Done(vec![shows(A, 500, 400, 3)])));
+        let withdraw = Op::Withdraw { account: A, cents: 201 };
+        is_refused(&bank, &withdraw, Refusal::InsufficientFunds { available: Some(200) });
+        let capture = |cents| Op::Capture { hold: HOLD, cents: Some(cents) };
+        is_refused(&bank, &capture(401), Refusal::CaptureTooLarge);
+        let mut voided = bank.clone();
+        let answer = voided.execute(&Op::Void { hold: HOLD });
+        assert!(answer.admits(&Output::Done(vec![shows(A, 500, 0, 4)])));
+        let answer = bank.execute(&capture(300));
+        assert!(answer.admits(&Output::Done(vec![shows(A, 200, 0, 4), shows(B, 300, 0, 2)])));
+        for bank in [bank, voided] {
+            is_refused(&bank, &capture(1), Refusal::HoldSettled);
+            is_refused(&bank, &Op::Void { hold: HOLD }, Refusal::HoldSettled);
+        }
+    }
+
+    #[test]
+    fn the_items_of_a_batch_come_one_after_the_other() {
+        let mut bank = bank();
+        let withdraw = |cents| Op::Withdraw { account: B, cents };
+        let items = vec![withdraw(200), transfer(100, vec![]), withdraw(200)];
+        let answer = bank.execute(&Op::Batch { atomic: false, items });
+        let right = Output::Items(vec![
+            Output::Refused(Refusal::InsufficientFunds { available: Some(100) }),
+            Output::Done(vec![shows(A, 400, 0, 3), shows(B, 100, 0, 2)]),
+            Output::Done(vec![shows(B, -100, 0, 3)]),
+        ]);
+        assert!(answer.admits(&right), "{answer}");
+    }
+}

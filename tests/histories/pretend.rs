@@ -41,6 +41,8 @@ enum Mistake {
     ForgottenLimit,
     /// A transfer between accounts is refused for what another has not got.
     WrongRefusal,
+    /// A transfer's first account is left with a cent less than the reply says.
+    LostCent,
     /// The account that a hold pays to gets no version.
     MissingVersion,
 }
@@ -195,6 +197,9 @@ impl Pretence {
                     }
                 }
             }
+            (Mistake::LostCent, Answer::Done(accounts), Op::Transfer { .. }) => {
+                after.accounts.get_mut(&accounts[0].0).expect("it was changed").posted -= 1;
+            }
             (Mistake::MissingVersion, Answer::Done(accounts), Op::Capture { .. }) if accounts.len() == 2 => {
                 after.accounts.get_mut(&accounts[1].0).expect("it was changed").version -= 1;
             }
@@ -326,6 +331,7 @@ fn every_mistake_is_found() {
         Mistake::ForgottenCondition,
         Mistake::ForgottenLimit,
         Mistake::WrongRefusal,
+        Mistake::LostCent,
         Mistake::MissingVersion,
     ] {
         let found = found(mistake);

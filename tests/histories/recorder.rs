@@ -15,14 +15,14 @@ use std::collections::BTreeMap;
 use std::ops::AddAssign;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use teller::client::{Client, ClientError, Response};
 
 use crate::checker::{Moment, Outcome};
 use crate::model::{AccountNumber, BankOperation, Op, Output, answered, unanswered};
-use crate::process::{DataDir, Server};
+use crate::process::{DataDir, Server, TIME_MAX};
 use crate::random::Random;
 use crate::wire::{self, Book, Request};
 use crate::workload::{ENABLED, Holds, Workload};
@@ -130,7 +130,10 @@ impl Recorder {
             };
             let threads: Vec<_> = (0..clients as usize).map(spawn).collect();
             for (number, (request, delay)) in (1..).zip(&kills) {
-                while stage.begun.load(Ordering::Acquire) < *request {
+                // A client that has ended has either seen the last request, or has failed.
+                while stage.begun.load(Ordering::Acquire) < *request
+                    && !threads.iter().any(ScopedJoinHandle::is_finished)
+                {
                     thread::sleep(Duration::from_micros(100));
                 }
                 thread::sleep(*delay);
@@ -216,8 +219,13 @@ impl Stage {
             serving.number > number || serving.killed,
             "no reply, and nobody killed the server: {error:?}"
         );
-        let next = self.next_serves.wait_while(serving, |serving| serving.number == number);
-        next.expect("no client panics with it").clone()
+        // Not for ever: the thread that starts servers waits for the clients once it has failed.
+        let (next, waited) = self
+            .next_serves
+            .wait_timeout_while(serving, TIME_MAX, |serving| serving.number == number)
+            .expect("no client panics with it");
+        assert!(!waited.timed_out(), "nobody has started the next server");
+        next.clone()
     }
 }
 
@@ -368,7 +376,7 @@ impl<'s> Customer<'s> {
 
 /// A client with connections of its own.
 fn own(serving: &Serving) -> Client {
-    Client::new(serving.client.base().clone(), 1, crate::process::TIME_MAX)
+    Client::new(serving.client.base().clone(), 1, TIME_MAX)
 }
 
 fn tally(notes: &[Note]) -> Tally {
