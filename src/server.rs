@@ -28,11 +28,11 @@ use crate::bank::{Bank, BankShard};
 use crate::clock;
 use crate::config::{ListenAddress, ServeSettings};
 use crate::http::{self, Api};
-use crate::ledger::{Amount, SHARDS_MAX, ShardId};
+use crate::ledger::{OverdraftDefault, SHARDS_MAX, ShardId};
 use crate::progress::Progress;
-use crate::shard::batch::{Shard, ShardRules};
+use crate::shard::batch::ShardRules;
 use crate::shard::handle::ShardHandle;
-use crate::shard::worker::{COMMIT_TIME_MAX, CommitWatch, ShardThreads};
+use crate::shard::worker::{COMMIT_TIME_MAX, CommitWatch, Network, ShardThreads};
 use crate::storage::StorageError;
 use crate::storage::journal::JournalOptions;
 use crate::storage::log::{Recovered, ShardFiles, ShardJournal, ShardLog, recover};
@@ -152,7 +152,7 @@ async fn serve(settings: &ServeSettings) -> Result<(), ServerError> {
         // Recovery has changed nothing that the next one does not do again.
         () = wishes.end() => process::exit(0),
     };
-    api.ready(Arc::new(running.bank(settings.max_overdraft)));
+    api.ready(Arc::new(running.bank(settings.overdraft_default())));
     println!("teller listens on http://{address}");
 
     while wishes.next().await == Wish::Snapshot {

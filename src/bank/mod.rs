@@ -18,10 +18,10 @@ use tokio::sync::Semaphore;
 
 pub use batch::{BATCH_ITEMS_MAX, BATCH_ATOMIC_ITEMS_MAX, BatchItem, BatchOutcome, BatchRefusal, BatchResult};
 
-use crate::ledger::operation::{Condition, HomedKey, Item, Opening, Operation, Place, Requirement, VelocityTerms};
+use crate::ledger::operation::{Condition, Item, Opening, Operation, Place, VelocityTerms};
 use crate::ledger::{
-    AccountChange, AccountId, AccountName, AccountNumber, AccountRef, Amount, Change, Command, Currency, Decision, Direction, Effect,
-    Event, HoldId, IdempotencyKey, ItemOutcome, Kind, Metadata, Note, Opened, Outcome, OverdraftDefault, Quantity, Rejected,
+    AccountChange, AccountId, AccountName, AccountNumber, AccountRef, Amount, Change, Command, Currency, Decision, Direction,
+    Event, HoldId, IdempotencyKey, ItemOutcome, Kind, Note, Opened, Outcome, OverdraftDefault, Quantity, Rejected,
     Rejection, Sequence, ShardId, Target, Timestamp, TransactionId,
 };
 use crate::router::Router;

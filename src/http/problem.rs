@@ -11,12 +11,14 @@ use http_body_util::Full;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use serde_json::json;
+use uuid::Uuid;
 
 use super::wire::Version;
 use super::wire::schema::{Describe, Schemas};
-use super::wire::write::{self, MoneyNumber, MoneyText, Object, Write};
+use super::wire::AllowanceLeft;
+use super::wire::write::{self, Id, MoneyNumber, MoneyText, Object, Write};
 use crate::bank::Refusal;
-use crate::ledger::{Amount, Currency, Rejection};
+use crate::ledger::{Allowance, Amount, Currency, HoldOutcome, Rejected, Rejection};
 
 /// How many wrong fields one reply lists. A body of 64 KiB can have thousands of unknown fields; nobody reads
 /// more than these.
@@ -95,6 +97,78 @@ codes! {
     InsufficientFunds "insufficient-funds" UNPROCESSABLE_ENTITY Never,
         "The account does not have the funds",
         "The withdrawal would pass the account's overdraft limit: `required` was asked for, `available` can be withdrawn.";
+    AccountFrozen "account-frozen" UNPROCESSABLE_ENTITY Never,
+        "The account is frozen",
+        "A frozen account receives money but does not pay. Unfreeze it with PATCH `{\"frozen\": false}`, or use another account.";
+    AccountHasHolds "account-has-holds" CONFLICT Never,
+        "The account still has money held",
+        "Only an account without pending holds can be closed; `held` says how much they reserve. Capture or void them first.";
+    NothingAvailable "nothing-available" UNPROCESSABLE_ENTITY Never,
+        "Nothing is available",
+        "All that is available was asked for, and `available` is not more than zero.";
+    VelocityLimit "velocity-limit" UNPROCESSABLE_ENTITY Never,
+        "A velocity limit would be passed",
+        "The account may not pay so much, or so often, in one day, month or window: `allowance` says what may still leave it in each. Days and months are those of UTC.";
+    TooManyDecimals "too-many-decimals" UNPROCESSABLE_ENTITY Never,
+        "The amount has more decimals than the currency",
+        "Amounts are never rounded. Send one with as many decimals as the account's currency has: two for USD, none for JPY, three for KWD.";
+    CurrencyMismatch "currency-mismatch" UNPROCESSABLE_ENTITY Never,
+        "The accounts have different currencies",
+        "Money of two currencies is never mixed. Use accounts of one currency, or a transfer of several legs that sums to zero in each.";
+    LegsUnbalanced "legs-unbalanced" UNPROCESSABLE_ENTITY Never,
+        "The legs do not sum to zero",
+        "What some accounts get the others have to pay: the amounts of the legs sum to zero in each currency.";
+    AccountRepeated "account-repeated" UNPROCESSABLE_ENTITY Never,
+        "One account is named more than once",
+        "Each account can take part in an operation once, whether it is referred to by id or by name.";
+    MetadataFull "metadata-full" UNPROCESSABLE_ENTITY Never,
+        "The account can have no more metadata",
+        "An account has at most 16 entries of metadata, with those that the request adds. Remove some by setting them to null.";
+    ConditionNotMet "condition-not-met" UNPROCESSABLE_ENTITY Never,
+        "A condition is not met",
+        "A condition of the request was not true of its account when it was to be executed: `available` and `version` say how that stands. Nothing was done.";
+    HoldNotFound "hold-not-found" NOT_FOUND Never,
+        "There is no such hold",
+        "No hold has this id.";
+    HoldEnded "hold-ended" CONFLICT Never,
+        "The hold has ended",
+        "A hold is captured, voided or expires once: `hold_status` says which came first, `captured` how much was paid then.";
+    HoldExceeded "hold-exceeded" UNPROCESSABLE_ENTITY Never,
+        "The hold is smaller",
+        "At most what the hold reserves can be captured: `held` says how much that is.";
+    HoldsExhausted "holds-exhausted" UNPROCESSABLE_ENTITY Never,
+        "The account can have no more holds",
+        "An account can place holds in its first thousand million changes. Open another account.";
+    AlreadyReversed "already-reversed" CONFLICT Never,
+        "The transfer has been reversed",
+        "A transfer is reversed at most once, whole or in part; `reversed_by` is the transfer that did it.";
+    ReversalNotPartial "reversal-not-partial" UNPROCESSABLE_ENTITY Never,
+        "The transfer can only be reversed whole",
+        "A part of a transfer can be paid back if it has two legs. Leave `amount` away.";
+    ReversalExceeded "reversal-exceeded" UNPROCESSABLE_ENTITY Never,
+        "The transfer was smaller",
+        "At most what was transferred can be paid back: `transferred` says how much that was.";
+    ReferenceUsed "reference-used" CONFLICT Never,
+        "The reference is used",
+        "The account has `unique_reference`, and a transaction with this reference: `used_by`.";
+    LinkNotFound "link-not-found" NOT_FOUND Never,
+        "There is no such link",
+        "The account is not linked to that other account.";
+    LinkCycle "link-cycle" UNPROCESSABLE_ENTITY Never,
+        "The accounts would protect each other",
+        "The other account's overdraft is protected, directly or through others, by this one.";
+    LinkChainTooLong "link-chain-too-long" UNPROCESSABLE_ENTITY Never,
+        "The chain of protection would be too long",
+        "A chain of overdraft protection has at most 4 accounts, from the one that pays to the last that helps out.";
+    LinksExhausted "links-exhausted" UNPROCESSABLE_ENTITY Never,
+        "The account can have no further link of this kind",
+        "An account has at most one overdraft protection, protects at most 16 accounts, and has at most 16 links. Remove one first.";
+    BatchTooLarge "batch-too-large" PAYLOAD_TOO_LARGE Never,
+        "The batch is too large to be all or nothing",
+        "A batch with `atomic` has at most 1,000 items, and its references, metadata and legs have to fit in one record of 1 MiB. Send it in parts, or without `atomic`.";
+    NotAttempted "not-attempted" FAILED_DEPENDENCY Never,
+        "The item was not attempted",
+        "The batch is all or nothing, and another of its items was refused. Nothing was done.";
     BalanceOutOfRange "balance-out-of-range" UNPROCESSABLE_ENTITY Never,
         "A balance would go out of range",
         "The account's balance, or the total of all, would pass 10^25 minor units. Use a smaller amount.";
@@ -205,8 +279,11 @@ pub(super) enum Place {
 /// A fact about the refusal, for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fact {
-    Amount(&'static str, Amount),
+    Amount(&'static str, Amount, Currency),
     Version(u64),
+    Text(&'static str, &'static str),
+    Id(&'static str, Uuid),
+    Allowance(Allowance, Currency),
 }
 
 /// A refusal on its way to the client.
@@ -218,6 +295,8 @@ pub(super) struct Problem {
     facts: Vec<Fact>,
     /// The request that was refused first, if this is a repetition of it.
     first_request_id: Option<Box<str>>,
+    /// Which of the accounts that the request names met it, if it names several.
+    pub(super) party: Option<u16>,
     /// What the log should know and the client should not.
     pub(super) inside: Option<String>,
 }
@@ -230,6 +309,7 @@ impl Problem {
             errors: Vec::new(),
             facts: Vec::new(),
             first_request_id: None,
+            party: None,
             inside: None,
         }
     }
@@ -293,14 +373,18 @@ impl Problem {
         object.plain("retryable", self.code.retry() != Retry::Never);
         for fact in &self.facts {
             match (*fact, version) {
-                // The ledger has one currency so far, and a rejection does not repeat it.
-                (Fact::Amount(name, amount), Version::One) => {
-                    MoneyNumber(amount, Currency::USD).write(object.key(name));
+                (Fact::Amount(name, amount, currency), Version::One) => {
+                    MoneyNumber(amount, currency).write(object.key(name));
                 }
-                (Fact::Amount(name, amount), Version::Two) => {
-                    MoneyText(amount, Currency::USD).write(object.key(name));
+                (Fact::Amount(name, amount, currency), Version::Two) => {
+                    MoneyText(amount, currency).write(object.key(name));
                 }
                 (Fact::Version(version), _) => object.plain("version", version),
+                (Fact::Text(name, text), _) => object.quoted(name, text),
+                (Fact::Id(name, id), _) => Id(id).write(object.key(name)),
+                (Fact::Allowance(allowance, currency), _) => {
+                    AllowanceLeft::of(allowance, currency).write(object.key("allowance"));
+                }
             }
         }
         if !self.errors.is_empty() {
@@ -323,8 +407,8 @@ impl Problem {
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Problem {
         match refusal {
-            Refusal::Rejected { rejection, first_request_id } => {
-                Problem { first_request_id, ..Problem::from(rejection) }
+            Refusal::Rejected { rejected, first_request_id } => {
+                Problem { first_request_id, ..Problem::from(rejected) }
             }
             Refusal::TransactionNotFound => Problem::plain(Code::TransactionNotFound),
             Refusal::KeyReused => Problem::plain(Code::IdempotencyKeyReused),
@@ -340,29 +424,107 @@ impl From<Refusal> for Problem {
     }
 }
 
+impl From<Rejected> for Problem {
+    fn from(rejected: Rejected) -> Problem {
+        let party = rejected.at;
+        Problem { party, ..Problem::from(rejected.rejection) }
+    }
+}
+
 impl From<Rejection> for Problem {
     fn from(rejection: Rejection) -> Problem {
-        let money = |amount: Amount| amount.to_decimal(Currency::USD);
         match rejection {
             Rejection::AccountExists => Problem::plain(Code::AccountExists),
             Rejection::AccountNotFound => Problem::plain(Code::AccountNotFound),
             Rejection::AccountClosed => Problem::plain(Code::AccountClosed),
-            Rejection::AccountNotEmpty { balance } => {
-                Problem::new(Code::AccountNotEmpty, format!("the balance is {}, not zero", money(balance)))
-                    .fact(Fact::Amount("balance", balance))
+            Rejection::AccountFrozen => Problem::plain(Code::AccountFrozen),
+            Rejection::AccountNotEmpty { balance, currency } => Problem::new(
+                Code::AccountNotEmpty,
+                format!("the balance is {}, not zero", balance.text(currency)),
+            )
+            .fact(Fact::Amount("balance", balance, currency)),
+            Rejection::AccountHasHolds { held, currency } => {
+                Problem::new(Code::AccountHasHolds, format!("{} is held", held.text(currency)))
+                    .fact(Fact::Amount("held", held, currency))
             }
             Rejection::VersionMismatch { version } => {
                 Problem::new(Code::VersionMismatch, format!("the account is at version {version}"))
                     .fact(Fact::Version(version))
             }
-            Rejection::InsufficientFunds { available, required } => Problem::new(
+            Rejection::InsufficientFunds { available, required, currency } => Problem::new(
                 Code::InsufficientFunds,
-                format!("{} is required, {} is available", money(required), money(available)),
+                format!("{} is required, {} is available", required.text(currency), available.text(currency)),
             )
-            .fact(Fact::Amount("available", available))
-            .fact(Fact::Amount("required", required)),
+            .fact(Fact::Amount("available", available, currency))
+            .fact(Fact::Amount("required", required, currency)),
+            Rejection::NothingAvailable { available, currency } => {
+                Problem::new(Code::NothingAvailable, format!("{} is available", available.text(currency)))
+                    .fact(Fact::Amount("available", available, currency))
+            }
+            Rejection::VelocityLimit { allowance, required, currency } => Problem::new(
+                Code::VelocityLimit,
+                format!("{} is more than may leave the account now", required.text(currency)),
+            )
+            .fact(Fact::Amount("required", required, currency))
+            .fact(Fact::Allowance(allowance, currency)),
             Rejection::BalanceOutOfRange => Problem::plain(Code::BalanceOutOfRange),
             Rejection::AccountsExhausted => Problem::plain(Code::AccountsExhausted),
+            Rejection::HoldsExhausted => Problem::plain(Code::HoldsExhausted),
+            Rejection::TooManyDecimals { currency } => Problem::new(
+                Code::TooManyDecimals,
+                format!("an amount of {currency} has at most {} decimals", currency.scale()),
+            ),
+            Rejection::CurrencyMismatch { expected, found } => {
+                Problem::new(Code::CurrencyMismatch, format!("the account is in {found}, not in {expected}"))
+            }
+            Rejection::LegsUnbalanced { currency } => Problem::new(
+                Code::LegsUnbalanced,
+                format!("the amounts of the legs in {currency} do not sum to zero"),
+            ),
+            Rejection::AccountRepeated => Problem::plain(Code::AccountRepeated),
+            Rejection::MetadataFull => Problem::plain(Code::MetadataFull),
+            Rejection::ConditionNotMet { available, version, currency } => Problem::new(
+                Code::ConditionNotMet,
+                format!("{} is available, at version {version}", available.text(currency)),
+            )
+            .fact(Fact::Amount("available", available, currency))
+            .fact(Fact::Version(version)),
+            Rejection::HoldNotFound => Problem::plain(Code::HoldNotFound),
+            Rejection::HoldEnded { outcome, currency } => {
+                let (detail, captured) = match outcome {
+                    HoldOutcome::Captured(amount) => ("captured", Some(amount)),
+                    HoldOutcome::Voided => ("voided", None),
+                    HoldOutcome::Expired => ("expired", None),
+                };
+                let mut problem = Problem::new(Code::HoldEnded, format!("the hold is {detail}"))
+                    .fact(Fact::Text("hold_status", detail));
+                if let Some(amount) = captured {
+                    problem = problem.fact(Fact::Amount("captured", amount, currency));
+                }
+                problem
+            }
+            Rejection::HoldExceeded { held, required, currency } => Problem::new(
+                Code::HoldExceeded,
+                format!("{} is held, {} was to be captured", held.text(currency), required.text(currency)),
+            )
+            .fact(Fact::Amount("held", held, currency))
+            .fact(Fact::Amount("required", required, currency)),
+            Rejection::AlreadyReversed { by } => {
+                Problem::plain(Code::AlreadyReversed).fact(Fact::Id("reversed_by", by.to_uuid()))
+            }
+            Rejection::ReversalNotPartial => Problem::plain(Code::ReversalNotPartial),
+            Rejection::ReversalExceeded { transferred, currency } => Problem::new(
+                Code::ReversalExceeded,
+                format!("{} was transferred", transferred.text(currency)),
+            )
+            .fact(Fact::Amount("transferred", transferred, currency)),
+            Rejection::ReferenceUsed { by } => {
+                Problem::plain(Code::ReferenceUsed).fact(Fact::Id("used_by", by.to_uuid()))
+            }
+            Rejection::LinkNotFound => Problem::plain(Code::LinkNotFound),
+            Rejection::LinkCycle => Problem::plain(Code::LinkCycle),
+            Rejection::LinkChainTooLong => Problem::plain(Code::LinkChainTooLong),
+            Rejection::LinksExhausted => Problem::plain(Code::LinksExhausted),
         }
     }
 }

@@ -179,6 +179,12 @@ impl Total {
         self.0 += other.0;
     }
 
+    /// The same sum with the other sign.
+    #[must_use]
+    pub fn negated(self) -> Total {
+        Total(-self.0)
+    }
+
     /// Whether the sum is nothing.
     pub fn is_zero(self) -> bool {
         self.0 == 0

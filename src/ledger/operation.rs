@@ -238,6 +238,21 @@ pub struct Amendment {
 /// An entry of the metadata, and its new value or none.
 pub type MetadataChange = (Box<str>, Option<Box<str>>);
 
+impl Opening {
+    /// An account with nothing but a name, a currency and perhaps a limit.
+    pub fn plain(name: AccountName, currency: Currency, overdraft_limit: Option<Quantity>) -> Opening {
+        Opening {
+            name,
+            currency,
+            overdraft_limit,
+            reference: None,
+            metadata: Metadata::default(),
+            unique_reference: false,
+            velocity: VelocityTerms::default(),
+        }
+    }
+}
+
 impl VelocityTerms {
     /// The limits in an account's currency.
     ///

@@ -18,6 +18,7 @@ use crate::http::wire::read::read_body;
 use crate::http::wire::schema::Describe;
 use crate::http::wire::{Account, AccountV1, OpenAccount, OpenAccountV1};
 use crate::ledger::AccountName;
+use crate::ledger::operation::Opening;
 
 pub(in crate::http) static OPEN_V1: Operation = Operation {
     endpoint: Endpoint::OpenAccountV1,
@@ -122,8 +123,8 @@ impl Call<'_> {
         let body = self.read_json().await?;
         let origin = self.origin(Scope::Accounts, &body)?;
         let open: OpenAccountV1 = read_body(&body)?;
-        let opened = bank.open(open.name, None, origin).await?;
-        let location = reply::location(format_args!("/accounts/{}", encode(&opened.value.name)));
+        let opened = bank.open(Opening::plain(open.name, bank.currency(), None), origin).await?;
+        let location = reply::location(format_args!("/accounts/{}", encode(&opened.value.opened.name)));
         let mut reply = reply::json(StatusCode::CREATED, &AccountV1::opened(&opened.value));
         reply.headers_mut().insert(LOCATION, location);
         reply.headers_mut().insert(ETAG, headers::etag_of_version(1));
@@ -135,7 +136,8 @@ impl Call<'_> {
         let body = self.read_json().await?;
         let origin = self.origin(Scope::Accounts, &body)?;
         let open: OpenAccount = read_body(&body)?;
-        let opened = bank.open(open.name, open.overdraft_limit.map(|limit| limit.0), origin).await?;
+        let limit = open.overdraft_limit.map(|limit| limit.0);
+        let opened = bank.open(Opening::plain(open.name, bank.currency(), limit), origin).await?;
         let location = reply::location(format_args!("/v2/accounts/{}", opened.value.id.to_uuid()));
         let mut reply = reply::json(StatusCode::CREATED, &Account::opened(&opened.value));
         reply.headers_mut().insert(LOCATION, location);

@@ -23,7 +23,7 @@ use crate::http::wire::read::read_body;
 use crate::http::wire::schema::{Describe, Schemas};
 use crate::http::wire::write::Text;
 use crate::http::wire::{Posting, PostingV1, Transaction, TransactionPage, TransactionV1};
-use crate::ledger::{Currency, Direction};
+use crate::ledger::Direction;
 
 /// How many transactions a page has if the client does not say.
 const PAGE_ENTRIES_DEFAULT: usize = 100;
@@ -168,7 +168,7 @@ impl Call<'_> {
         let posting: PostingV1 = read_body(&body)?;
         let account = AccountSelector::Name(name.clone());
         let posted = bank.post(account, version, direction, posting.amount.0, origin).await?;
-        let transaction = TransactionV1::of(&posted.value, &name, Currency::USD);
+        let transaction = TransactionV1::of(&posted.value, &name, posted.value.currency);
         let mut reply = reply::json(StatusCode::CREATED, &transaction);
         let location = reply::location(format_args!("/transactions/{}", posted.value.id.to_uuid()));
         reply.headers_mut().insert(LOCATION, location);

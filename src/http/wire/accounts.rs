@@ -7,7 +7,7 @@ use super::read::body;
 use super::values::LimitText;
 use super::write::{Id, MoneyNumber, MoneyText, Seconds, Time, resource};
 use crate::bank::OpenedAccount;
-use crate::ledger::{AccountName, Amount, Currency};
+use crate::ledger::{AccountName, Allowance, Amount, Currency};
 use crate::shard::batch::AccountView;
 
 body! {
@@ -66,8 +66,8 @@ impl<'a> AccountV1<'a> {
     pub(in crate::http) fn opened(account: &'a OpenedAccount) -> AccountV1<'a> {
         AccountV1 {
             id: Id(account.id.to_uuid()),
-            name: &account.name,
-            balance: MoneyNumber(Amount::ZERO, Currency::USD),
+            name: &account.opened.name,
+            balance: MoneyNumber(Amount::ZERO, account.currency),
             created: Seconds(account.id.opened),
             updated: Seconds(account.id.opened),
             is_deleted: false,
@@ -128,12 +128,12 @@ impl<'a> Account<'a> {
 
     /// The account as its opening made it. What an account at zero has available is its overdraft limit.
     pub(in crate::http) fn opened(account: &'a OpenedAccount) -> Account<'a> {
-        let money = |amount| MoneyText(amount, Currency::USD);
+        let money = |amount| MoneyText(amount, account.currency);
         let id = account.id.to_uuid();
         Account {
             id: Id(id),
-            name: &account.name,
-            currency: Currency::USD,
+            name: &account.opened.name,
+            currency: account.currency,
             posted: money(Amount::ZERO),
             available: money(account.overdraft_limit),
             overdraft_limit: money(account.overdraft_limit),
@@ -142,6 +142,28 @@ impl<'a> Account<'a> {
             updated: Time(account.id.opened),
             closed: None,
             links: Links(AccountLinks { id, open: true, empty: true }),
+        }
+    }
+}
+
+resource! {
+    /// What may still leave an account in the periods of its velocity limits; null where there is no limit.
+    pub(in crate::http) struct AllowanceLeft {
+        /// How much today, UTC.
+        per_day: Option<MoneyText>,
+        /// How much this month, UTC.
+        per_month: Option<MoneyText>,
+        /// How many debits in this window.
+        debits: Option<u64>,
+    }
+}
+
+impl AllowanceLeft {
+    pub(in crate::http) fn of(allowance: Allowance, currency: Currency) -> AllowanceLeft {
+        AllowanceLeft {
+            per_day: allowance.in_day.map(|amount| MoneyText(amount, currency)),
+            per_month: allowance.in_month.map(|amount| MoneyText(amount, currency)),
+            debits: allowance.debits.map(u64::from),
         }
     }
 }

@@ -17,7 +17,7 @@ mod transactions;
 pub(super) mod values;
 pub(super) mod write;
 
-pub(super) use accounts::{Account, AccountV1, OpenAccount, OpenAccountV1};
+pub(super) use accounts::{Account, AccountV1, AllowanceLeft, OpenAccount, OpenAccountV1};
 pub(super) use service::{Catalog, ProblemList, ProblemPage, Service, Status, TrialBalance};
 pub(super) use transactions::{Posting, PostingV1, Transaction, TransactionPage, TransactionV1};
 

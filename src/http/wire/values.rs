@@ -11,7 +11,7 @@ use super::schema::{Describe, Schemas, with_meaning};
 use super::write::{self, UUID_PATTERN};
 use crate::bank::AccountSelector;
 use crate::ledger::{
-    AccountId, AccountName, Amount, AmountError, Currency, ExcessDecimals, IdError, NameError,
+    AccountId, AccountName, AmountError, Currency, ExcessDecimals, IdError, NameError, Quantity,
 };
 
 /// What leads an account reference that is a name and not an id.
@@ -103,7 +103,7 @@ impl ReadScalar for AccountSelector {
 
 /// An amount of version 1: a number, or its digits as a text; positive once its extra decimals are cut off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::http) struct AmountNumber(pub(in crate::http) Amount);
+pub(in crate::http) struct AmountNumber(pub(in crate::http) Quantity);
 
 impl Describe for AmountNumber {
     fn describe(schemas: &mut Schemas) -> Value {
@@ -133,8 +133,9 @@ impl ReadScalar for AmountNumber {
             Some(b'-' | b'0'..=b'9') => Cow::Borrowed(raw),
             _ => return Err(format!("must be a number, not {}", kind(raw)).into()),
         };
-        let amount = Amount::parse(&digits, Currency::USD, ExcessDecimals::Truncate)
-            .map_err(|error| error.to_string())?;
+        let amount = Quantity::parse(&digits, ExcessDecimals::Truncate)
+            .map_err(|error| error.to_string())?
+            .truncated(DECIMALS_V1);
         if !amount.is_positive() {
             return Err("must be more than zero once it is cut to two decimals".into());
         }
@@ -144,7 +145,7 @@ impl ReadScalar for AmountNumber {
 
 /// An amount of version 2: text, exact, more than zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::http) struct AmountText(pub(in crate::http) Amount);
+pub(in crate::http) struct AmountText(pub(in crate::http) Quantity);
 
 impl Describe for AmountText {
     fn describe(schemas: &mut Schemas) -> Value {
@@ -152,7 +153,7 @@ impl Describe for AmountText {
             with_meaning(
                 json!({
                     "type": "string",
-                    "pattern": r"^([1-9][0-9]{0,22}(\.[0-9]{1,2})?|0\.(0[1-9]|[1-9][0-9]?))$",
+                    "pattern": r"^([1-9][0-9]{0,20}(\.[0-9]{1,4})?|0\.(0{0,3}[1-9]|0{0,2}[1-9][0-9]|0?[1-9][0-9]{2}|[1-9][0-9]{3}))$",
                     "examples": ["12.34"],
                 }),
                 "An amount of money, more than zero, with no more decimals than the currency has.",
@@ -173,7 +174,7 @@ impl ReadScalar for AmountText {
 
 /// An overdraft limit: text, exact, zero or more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::http) struct LimitText(pub(in crate::http) Amount);
+pub(in crate::http) struct LimitText(pub(in crate::http) Quantity);
 
 impl Describe for LimitText {
     fn describe(schemas: &mut Schemas) -> Value {
@@ -181,7 +182,7 @@ impl Describe for LimitText {
             with_meaning(
                 json!({
                     "type": "string",
-                    "pattern": r"^(0|[1-9][0-9]{0,22})(\.[0-9]{1,2})?$",
+                    "pattern": r"^(0|[1-9][0-9]{0,20})(\.[0-9]{1,4})?$",
                     "examples": ["50.00"],
                 }),
                 "An amount of money, zero or more, with no more decimals than the currency has.",
@@ -193,25 +194,27 @@ impl Describe for LimitText {
 impl ReadScalar for LimitText {
     fn parse(raw: &str) -> Parsed<LimitText> {
         let limit = parse_exact(raw)?;
-        if limit < Amount::ZERO {
+        if limit < Quantity::ZERO {
             return Err("must not be negative".into());
         }
         Ok(LimitText(limit))
     }
 }
 
-/// Version 2 has one spelling of an amount: no exponent, no leading zeros. Zeros at the end are spelling too,
-/// but may only stand where the currency has decimals.
-fn parse_exact(raw: &str) -> Parsed<Amount> {
+/// How many decimals an amount of version 1 has.
+const DECIMALS_V1: u8 = 2;
+
+/// Version 2 has one spelling of an amount: no exponent, no leading zeros. Zeros at the end are spelling too. How many
+/// decimals it may have is the currency's affair, which only the ledger knows.
+pub(super) fn parse_exact(raw: &str) -> Parsed<Quantity> {
     let text = parse_text(raw)?;
     let (whole, fraction) = text.split_once('.').unwrap_or((&text, ""));
     let whole = whole.strip_prefix('-').unwrap_or(whole);
     if text.contains(['e', 'E']) || (whole.len() > 1 && whole.starts_with('0')) {
         return Err(AmountError::NotANumber.to_string().into());
     }
-    let scale = Currency::USD.scale();
-    let amount =
-        Amount::parse(&text, Currency::USD, ExcessDecimals::Refuse).map_err(|error| error.to_string())?;
+    let amount = Quantity::parse(&text, ExcessDecimals::Refuse).map_err(|error| error.to_string())?;
+    let scale = Currency::SCALE_MAX;
     if fraction.len() > usize::from(scale) {
         return Err(AmountError::TooManyDecimals { scale }.to_string().into());
     }

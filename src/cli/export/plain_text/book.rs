@@ -51,7 +51,7 @@ impl Book {
         });
         self.shards.push(accounts.collect());
         for (currency, world) in ledger.world() {
-            self.world_negated.entry(*currency).or_default().add(world.negated());
+            self.world_negated.entry(*currency).or_default().add_total(world.negated());
         }
         self.end = self.end.max(ledger.time());
     }
