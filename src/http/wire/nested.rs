@@ -21,6 +21,17 @@ pub(in crate::http) enum Patch<T> {
     Set(T),
 }
 
+impl<T> Patch<T> {
+    /// The change: the outer `None` leaves what is, the inner one takes it away.
+    pub(in crate::http) fn change<U>(&self, value: impl FnOnce(&T) -> U) -> Option<Option<U>> {
+        match self {
+            Patch::Keep => None,
+            Patch::Remove => Some(None),
+            Patch::Set(set) => Some(Some(value(set))),
+        }
+    }
+}
+
 impl<T: Describe> Describe for Patch<T> {
     fn describe(schemas: &mut Schemas) -> serde_json::Value {
         or_null(&T::describe(schemas))
@@ -75,7 +86,7 @@ impl<T: Read, const MIN: usize, const MAX: usize> Read for List<T, MIN, MAX> {
             .iter()
             .enumerate()
             .map(|(index, raw)| {
-                T::read(Value { raw: raw.get(), at: Pointer::Item(&value.at, index) }, errors)
+                T::read(Value::new(raw.get(), Pointer::Item(&value.at, index)), errors)
             })
             .collect();
         let items: Option<Vec<T>> = items.into_iter().collect();
@@ -150,7 +161,7 @@ impl<K: EntryName, V: Read, const MAX: usize> Read for Entries<K, V, MAX> {
             let at = if shown.is_empty() { value.at } else { inner };
             let key =
                 K::parse(name).map_err(|detail| errors.push(at, format!("has a name that {detail}"))).ok();
-            let entry = V::read(Value { raw: raw.get(), at }, errors);
+            let entry = V::read(Value::new(raw.get(), at), errors);
             if let (Some(key), Some(entry)) = (key, entry)
                 && entries.insert(key, entry).is_some()
             {
