@@ -274,18 +274,26 @@ impl Bank {
         } else {
             self.operate(self.opening(opening), Vec::new(), KeyHome::Key, false, origin).await?
         };
-        let (shard, effect) = executed.value.decision.effects().next().expect("an opening has an account");
+        let value = self.opened(&executed.value);
+        Ok(Done { value, replayed: executed.replayed })
+    }
+
+    /// The account that an opening has opened.
+    ///
+    /// # Panics
+    /// If it is no opening.
+    pub fn opened(&self, opening: &Executed) -> OpenedAccount {
+        let (shard, effect) = opening.decision.effects().next().expect("an opening has an account");
         let AccountChange::Opened(opened) = &effect.change else {
             unreachable!("a key's fingerprint binds it to its kind of request");
         };
         let default_limit = self.overdraft.for_currency(effect.currency);
-        let value = OpenedAccount {
+        OpenedAccount {
             id: effect.account_id(shard),
             currency: effect.currency,
             overdraft_limit: opened.overdraft_limit.unwrap_or(default_limit),
             opened: (**opened).clone(),
-        };
-        Ok(Done { value, replayed: executed.replayed })
+        }
     }
 
     /// Pays into or out of an account, provided that it is at `version`, if one is given.

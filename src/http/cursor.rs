@@ -15,7 +15,7 @@ use data_encoding::BASE64URL_NOPAD;
 use uuid::Uuid;
 
 use crate::bank::Order;
-use crate::ledger::AccountId;
+use crate::ledger::{AccountId, AccountNumber, ShardId};
 
 const FORMAT: u8 = 1;
 const CURSOR_BYTES: usize = 30;
@@ -54,6 +54,41 @@ pub(super) fn decode(text: &str, account: AccountId, order: Order) -> Result<u64
     Ok(checked[18..].iter().fold(0, |version, &byte| version << 8 | u64::from(byte)))
 }
 
+/// The cursor of the page of all accounts that starts at a number of a shard:
+///
+/// ```text
+/// byte 0      2, the format
+///      1..3   the shard, big endian
+///      3..7   the number, big endian
+///      7..11  CRC32C of the bytes before
+/// ```
+pub(super) fn encode_list(shard: ShardId, number: AccountNumber) -> String {
+    let mut bytes = [0; LIST_CURSOR_BYTES];
+    bytes[0] = LIST_FORMAT;
+    bytes[1..3].copy_from_slice(&(shard.index() as u16).to_be_bytes());
+    bytes[3..LIST_CHECKED_BYTES].copy_from_slice(&number.get().to_be_bytes());
+    let checksum = crc32c::crc32c(&bytes[..LIST_CHECKED_BYTES]);
+    bytes[LIST_CHECKED_BYTES..].copy_from_slice(&checksum.to_be_bytes());
+    BASE64URL_NOPAD.encode(&bytes)
+}
+
+/// Where a cursor of all accounts leads, if it is one.
+pub(super) fn decode_list(text: &str) -> Option<(ShardId, AccountNumber)> {
+    let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).ok()?;
+    let bytes: [u8; LIST_CURSOR_BYTES] = bytes.try_into().ok()?;
+    let (checked, checksum) = bytes.split_at(LIST_CHECKED_BYTES);
+    if crc32c::crc32c(checked).to_be_bytes() != checksum || checked[0] != LIST_FORMAT {
+        return None;
+    }
+    let shard = ShardId::new(usize::from(u16::from_be_bytes([checked[1], checked[2]])))?;
+    let number = u32::from_be_bytes([checked[3], checked[4], checked[5], checked[6]]);
+    Some((shard, AccountNumber::new(number)))
+}
+
+const LIST_FORMAT: u8 = 2;
+const LIST_CURSOR_BYTES: usize = 11;
+const LIST_CHECKED_BYTES: usize = 7;
+
 fn order_byte(order: Order) -> u8 {
     match order {
         Order::Descending => 0,
@@ -64,7 +99,7 @@ fn order_byte(order: Order) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::{AccountNumber, ShardId, Timestamp};
+    use crate::ledger::Timestamp;
 
     #[test]
     fn a_cursor_continues_its_own_list_only() {

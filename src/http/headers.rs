@@ -80,7 +80,7 @@ pub(super) fn check_host(headers: &HeaderMap) -> Result<(), Problem> {
 
 /// Refuses a body that is not written as JSON, as far as the headers tell. Version 1 never looked at
 /// Content-Type, and `curl -d` sends a form's, so only version 2 does (`strict`).
-pub(super) fn check_media_type(headers: &HeaderMap, strict: bool) -> Result<(), Problem> {
+pub(super) fn check_media_type(headers: &HeaderMap, strict: bool, others: &[&str]) -> Result<(), Problem> {
     if let Some(encoding) = headers.get(CONTENT_ENCODING)
         && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
     {
@@ -97,10 +97,11 @@ pub(super) fn check_media_type(headers: &HeaderMap, strict: bool) -> Result<(), 
     let essence = media_type.to_str().ok().and_then(|text| text.split(';').next());
     match essence.map(|essence| essence.trim().to_ascii_lowercase()) {
         Some(essence) if essence == "application/json" || essence.ends_with("+json") => Ok(()),
+        Some(essence) if others.contains(&&*essence) => Ok(()),
         _ => Err(Problem::at(
             Code::UnsupportedMediaType,
             Place::Header("Content-Type"),
-            "must be application/json",
+            format!("must be {}", [&["application/json"], others].concat().join(" or ")),
         )),
     }
 }
@@ -124,6 +125,12 @@ pub(super) enum Scope<'a> {
     Accounts,
     /// The account with this name.
     Account(&'a str),
+    /// A collection: requests that make something in it.
+    Collection(&'static str),
+    /// The hold with this id.
+    Hold(&'a str),
+    /// The transfer with this id.
+    Transfer(&'a str),
 }
 
 impl Scope<'_> {
@@ -131,6 +138,9 @@ impl Scope<'_> {
         match self {
             Scope::Accounts => (0, "accounts"),
             Scope::Account(name) => (1, name),
+            Scope::Collection(name) => (2, name),
+            Scope::Hold(id) => (3, id),
+            Scope::Transfer(id) => (4, id),
         }
     }
 }
@@ -161,6 +171,27 @@ pub(super) fn idempotency_key(
         }
     };
     Ok(Some(IdempotencyKey { digest: KeyDigest(digest), fingerprint }))
+}
+
+/// Whether the body is of this media type.
+pub(super) fn is_media_type(headers: &HeaderMap, media_type: &str) -> bool {
+    let essence = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()?.split(';').next());
+    essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case(media_type))
+}
+
+/// Whether there is an idempotency key.
+pub(super) fn has_idempotency_key(headers: &HeaderMap) -> bool {
+    headers.contains_key(&IDEMPOTENCY_KEY)
+}
+
+/// The key of an item in a batch, bound to the collection of batches and to the item.
+pub(super) fn item_key(key: &str, item: &str) -> IdempotencyKey {
+    let scope = Scope::Collection("batch-items");
+    let (tag, name) = scope.tag_and_text();
+    IdempotencyKey {
+        digest: KeyDigest(hash(KEY_DIGEST_DOMAIN, &[&[tag], name.as_bytes(), key.as_bytes()])),
+        fingerprint: hash(FINGERPRINT_DOMAIN, &[&[tag], name.as_bytes(), item.as_bytes()]),
+    }
 }
 
 /// Checks the header without the request's body, which may not have arrived yet.
@@ -405,9 +436,9 @@ mod tests {
             ("", false),
         ] {
             let headers = map(&[(&CONTENT_TYPE, value)]);
-            assert_eq!(check_media_type(&headers, true).is_ok(), allowed, "{value}");
-            assert!(check_media_type(&headers, false).is_ok());
+            assert_eq!(check_media_type(&headers, true, &[]).is_ok(), allowed, "{value}");
+            assert!(check_media_type(&headers, false, &[]).is_ok());
         }
-        assert!(check_media_type(&map(&[(&CONTENT_ENCODING, "gzip")]), false).is_err());
+        assert!(check_media_type(&map(&[(&CONTENT_ENCODING, "gzip")]), false, &[]).is_err());
     }
 }

@@ -83,6 +83,16 @@ impl RequestBody {
             check: |body| super::wire::read::read_body::<T>(body).map(drop),
         }
     }
+
+    /// The same body under another media type.
+    pub(super) const fn of_type(self, media_type: &'static str) -> RequestBody {
+        RequestBody { media_type, ..self }
+    }
+
+    /// The same body with another bound, in bytes.
+    pub(super) const fn up_to(self, bytes_max: usize) -> RequestBody {
+        RequestBody { bytes_max, ..self }
+    }
 }
 
 /// What comes of an operation.
@@ -165,6 +175,23 @@ pub(super) const IF_MATCH: &[Code] = &[Code::InvalidIfMatch, Code::VersionMismat
 pub(super) const NAMED: &[Code] = &[Code::InvalidAccountName, Code::AccountNotFound];
 /// What can be wrong with an account reference in a path.
 pub(super) const REFERRED: &[Code] = &[Code::InvalidId, Code::InvalidAccountName, Code::AccountNotFound];
+/// What the ledger can refuse when money moves between accounts.
+pub(super) const MOVING: &[Code] = &[
+    Code::AccountNotFound,
+    Code::AccountClosed,
+    Code::AccountFrozen,
+    Code::AccountRepeated,
+    Code::BalanceOutOfRange,
+    Code::ConditionNotMet,
+    Code::CurrencyMismatch,
+    Code::InsufficientFunds,
+    Code::NothingAvailable,
+    Code::ReferenceUsed,
+    Code::TooManyDecimals,
+    Code::VelocityLimit,
+];
+/// What can be wrong with a hold's id in a path.
+pub(super) const HOLD: &[Code] = &[Code::InvalidId, Code::HoldNotFound];
 /// What can be wrong with a transaction's id in a path.
 pub(super) const TRANSACTION: &[Code] = &[Code::InvalidId, Code::TransactionNotFound];
 /// The problems of requests that have not found an operation.

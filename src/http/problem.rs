@@ -18,6 +18,7 @@ use super::wire::schema::{Describe, Schemas};
 use super::wire::AllowanceLeft;
 use super::wire::write::{self, Id, MoneyNumber, MoneyText, Object, Write};
 use crate::bank::Refusal;
+use crate::ledger::workspace::CONDITION_PLACES_FROM;
 use crate::ledger::{Allowance, Amount, Currency, HoldOutcome, Rejected, Rejection};
 
 /// How many wrong fields one reply lists. A body of 64 KiB can have thousands of unknown fields; nobody reads
@@ -338,6 +339,19 @@ impl Problem {
     pub(super) fn at(code: Code, place: Place, detail: impl Into<Cow<'static, str>>) -> Problem {
         let detail = detail.into();
         Problem::with_errors(code, vec![FieldError { place, detail }], 1)
+    }
+
+    /// Points to the account of the body that met it, if it is one of several.
+    pub(super) fn pointing(mut self, pointer: impl Fn(u16) -> Cow<'static, str>) -> Problem {
+        if let Some(party) = self.party.take() {
+            let pointer = match party.checked_sub(CONDITION_PLACES_FROM) {
+                Some(condition) => format!("/conditions/{condition}").into(),
+                None => pointer(party),
+            };
+            let detail = self.detail.clone();
+            self.errors.push(FieldError { place: Place::Pointer(pointer), detail });
+        }
+        self
     }
 
     fn fact(mut self, fact: Fact) -> Problem {

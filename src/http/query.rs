@@ -4,27 +4,38 @@ use std::borrow::Cow;
 
 use serde_json::{Value, json};
 
-use super::path::decode;
+use super::path::{decode, encode};
 use super::problem::{Code, FieldError, Place, Problem};
 use super::wire::schema::{Describe, Schemas, with_meaning};
+use crate::ledger::Metadata;
 
 /// The parameters that a resource has.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct QueryShape {
     /// Their names.
     pub(super) names: &'static [&'static str],
+    /// Those of them that have a key in brackets.
+    pub(super) keyed: &'static [&'static str],
     /// Describes them, as OpenAPI does.
     pub(super) describe: fn(&mut Schemas) -> Vec<Value>,
 }
 
 impl QueryShape {
     /// None at all.
-    pub(super) const NONE: QueryShape = QueryShape { names: &[], describe: |_| Vec::new() };
+    pub(super) const NONE: QueryShape = QueryShape { names: &[], keyed: &[], describe: |_| Vec::new() };
 }
 
 /// A query whose parameters are all known.
 #[derive(Debug)]
-pub(super) struct Query<'q>(Vec<(&'static str, &'q str)>);
+pub(super) struct Query<'q>(Vec<Pair<'q>>);
+
+#[derive(Debug)]
+struct Pair<'q> {
+    name: &'static str,
+    /// What stands in brackets behind the name: `metadata[key]=value`.
+    key: Option<String>,
+    value: &'q str,
+}
 
 /// A type that a parameter is read into.
 pub(super) trait Parameter: Describe + Sized {
@@ -49,8 +60,13 @@ impl<'q> Query<'q> {
         for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let name = decode(name).unwrap_or(Cow::Borrowed(name));
-            match shape.names.iter().find(|known| **known == name) {
-                Some(name) => known.push((*name, value)),
+            let (base, key) = match name.strip_suffix(']').and_then(|name| name.split_once('[')) {
+                Some((base, key)) => (base, Some(key)),
+                None => (&*name, None),
+            };
+            let has_keys = shape.keyed.contains(&base);
+            match shape.names.iter().find(|known| **known == base && has_keys == key.is_some()) {
+                Some(name) => known.push(Pair { name, key: key.map(str::to_owned), value }),
                 None => unknown.push(FieldError {
                     place: Place::Parameter(name.into_owned().into()),
                     detail: if shape.names.is_empty() {
@@ -70,7 +86,7 @@ impl<'q> Query<'q> {
 
     /// Reads one parameter; what is wrong with it goes to `errors`.
     pub(super) fn read<P: Parameter>(&self, name: &'static str, errors: &mut Vec<FieldError>) -> Option<P> {
-        let mut values = self.0.iter().filter(|(known, _)| *known == name).map(|(_, value)| *value);
+        let mut values = self.0.iter().filter(|pair| pair.name == name).map(|pair| pair.value);
         let parsed = match (values.next(), values.next()) {
             (None, _) => Ok(P::absent()),
             (Some(_), Some(_)) => Err("stands there more than once".into()),
@@ -79,6 +95,67 @@ impl<'q> Query<'q> {
         let place = Place::Parameter(name.into());
         parsed.map_err(|detail| errors.push(FieldError { place, detail })).ok()
     }
+}
+
+impl Query<'_> {
+    /// The address of a resource with the same parameters but for one.
+    pub(super) fn address_with(&self, path: &str, name: &str, value: &str) -> String {
+        let mut address = format!("{path}?{name}={value}");
+        for pair in self.0.iter().filter(|pair| pair.name != name) {
+            let name = match &pair.key {
+                Some(key) => format!("{}%5B{}%5D", pair.name, encode(key)),
+                None => pair.name.to_owned(),
+            };
+            // The value stays as it was encoded.
+            address = format!("{address}&{name}={}", pair.value);
+        }
+        address
+    }
+
+    /// Reads the metadata that is asked for; what is wrong with it goes to `errors`.
+    pub(super) fn metadata(&self, errors: &mut Vec<FieldError>) -> Vec<(Box<str>, Box<str>)> {
+        let mut asked: Vec<(Box<str>, Box<str>)> = Vec::new();
+        for pair in self.0.iter().filter(|pair| pair.name == METADATA) {
+            let key = pair.key.as_deref().unwrap_or_default();
+            let place = Place::Parameter(format!("{METADATA}[{key}]").into());
+            let value = decode(pair.value).map_err(Cow::Borrowed).and_then(|value| {
+                Metadata::check_key(key).map_err(|error| format!("has a key that {error}"))?;
+                Metadata::check_value(&value).map_err(|error| error.to_string())?;
+                Ok(value)
+            });
+            match value {
+                Ok(_) if asked.iter().any(|(known, _)| **known == *key) => {
+                    errors.push(FieldError { place, detail: "stands there more than once".into() });
+                }
+                Ok(value) => asked.push((key.into(), value.into())),
+                Err(detail) => errors.push(FieldError { place, detail }),
+            }
+        }
+        asked
+    }
+}
+
+/// The name of the parameter that has a key: `metadata[key]=value`.
+pub(super) const METADATA: &str = "metadata";
+
+/// The shape of a resource that has the parameter `metadata[key]` besides others.
+pub(super) const KEYED_METADATA: &[&str] = &[METADATA];
+
+/// Describes `metadata[key]=value`, as OpenAPI does: an object in the style that has its keys in brackets.
+pub(super) fn describe_metadata() -> Value {
+    json!({
+        "name": METADATA,
+        "in": "query",
+        "style": "deepObject",
+        "explode": true,
+        "schema": {
+            "type": "object",
+            "propertyNames": { "pattern": "^[a-z]{1,8}$" },
+            "additionalProperties": { "type": "string", "pattern": "^[ -~]{0,64}$" },
+            "maxProperties": 4,
+        },
+        "description": "Those whose metadata has this value: `metadata[key]=value`, for one key or several.",
+    })
 }
 
 /// Describes one parameter, as OpenAPI does.
@@ -103,6 +180,7 @@ macro_rules! parameters {
             /// Their names and descriptions.
             $visibility const SHAPE: $crate::http::query::QueryShape = $crate::http::query::QueryShape {
                 names: &[$(stringify!($field)),*],
+                keyed: &[],
                 describe: |schemas| vec![$({
                     let schema = <$Field as $crate::http::wire::schema::Describe>::describe(schemas);
                     $crate::http::query::describe(stringify!($field), schema, concat!($($meaning),*))

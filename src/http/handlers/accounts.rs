@@ -1,10 +1,15 @@
 //! Accounts: opened, read, closed.
 
-use hyper::StatusCode;
-use hyper::header::{ETAG, LOCATION};
+use std::borrow::Cow;
 
-use crate::bank::AccountSelector;
+use hyper::StatusCode;
+use hyper::header::{ETAG, HeaderValue, LINK, LOCATION};
+use serde_json::{Value, json};
+
+use super::transactions::PageLimit;
+use crate::bank::{AccountSelector, KeyHome};
 use crate::http::call::Call;
+use crate::http::cursor;
 use crate::http::headers::{self, Scope};
 use crate::http::operation::{
     BANK, CHANGE, EVERY, IF_MATCH, IF_NONE_MATCH, JSON_BODY, KEYED, KEYED_IF_MATCH, NAMED, Operation,
@@ -12,13 +17,19 @@ use crate::http::operation::{
 };
 use crate::http::path::encode;
 use crate::http::problem::{Code, Problem};
-use crate::http::reply::{self, Caching, JSON, Reply};
+use crate::http::query::{KEYED_METADATA, METADATA, Parameter, Query, QueryShape, describe_metadata, parameters};
+use crate::http::reply::{self, Caching, Content, JSON, Reply};
 use crate::http::routes::Endpoint;
+use crate::http::wire::detail::TransactionDetail;
+use crate::http::wire::links::PageLinks;
 use crate::http::wire::read::read_body;
-use crate::http::wire::schema::Describe;
-use crate::http::wire::{Account, AccountV1, OpenAccount, OpenAccountV1};
-use crate::ledger::AccountName;
-use crate::ledger::operation::Opening;
+use crate::http::wire::schema::{Describe, Schemas};
+use crate::http::wire::values::Flag;
+use crate::http::wire::write::Text;
+use crate::http::wire::{Account, AccountPage, AccountPatch, AccountV1, OpenAccount, OpenAccountV1};
+use crate::ledger::operation::{Condition, Opening, Operation as LedgerOperation, Requirement};
+use crate::ledger::{AccountName, AccountNumber, Currency, ShardId};
+use crate::shard::batch::AccountFilter;
 
 pub(in crate::http) static OPEN_V1: Operation = Operation {
     endpoint: Endpoint::OpenAccountV1,
@@ -105,6 +116,129 @@ pub(in crate::http) static CLOSE: Operation = Operation {
     ..Operation::PLAIN
 };
 
+pub(in crate::http) static UPDATE: Operation = Operation {
+    endpoint: Endpoint::UpdateAccount,
+    id: "updateAccount",
+    summary: "Change an account's terms",
+    details: "A merge patch (RFC 7396): what is null is removed, what is not there stays as it is. Lowering the \
+        overdraft limit under what is in use is allowed: the account cannot pay then until it is covered again.",
+    headers: KEYED_IF_MATCH,
+    request: Some(RequestBody::json::<AccountPatch>().of_type("application/merge-patch+json")),
+    success: Success {
+        status: 200,
+        meaning: "What was changed, and how the account stands after it.",
+        body: Some((JSON, TransactionDetail::describe)),
+        headers: &[ReplyHeader::ETag],
+        ..Success::EMPTY
+    },
+    problems: &[
+        EVERY,
+        BANK,
+        CHANGE,
+        JSON_BODY,
+        IF_MATCH,
+        REFERRED,
+        &[Code::AccountClosed, Code::TooManyDecimals, Code::MetadataFull, Code::BalanceOutOfRange],
+    ],
+    ..Operation::PLAIN
+};
+
+pub(in crate::http) static LIST: Operation = Operation {
+    endpoint: Endpoint::Accounts,
+    id: "listAccounts",
+    summary: "Read the accounts",
+    details: "Page by page: `next`, and the Link header, lead on. `metadata[key]=value` asks for those that have this \
+        entry. A page looks at a bounded number of accounts, so it may have few, even none, and still a next one.",
+    query: ACCOUNTS_SHAPE,
+    headers: IF_NONE_MATCH,
+    success: Success {
+        status: 200,
+        meaning: "A page of the accounts.",
+        body: Some((JSON, AccountPage::describe)),
+        headers: &[ReplyHeader::ETag, ReplyHeader::CacheControl],
+        headers_at_times: &[ReplyHeader::Link],
+    },
+    problems: &[EVERY, BANK, &[Code::InvalidParameter, Code::InvalidCursor]],
+    ..Operation::PLAIN
+};
+
+parameters! {
+    /// Which accounts.
+    struct AccountsQuery {
+        /// Those whose names begin so.
+        prefix: Option<Prefix>,
+        /// Those in this currency.
+        currency: Option<Currency>,
+        /// Only closed ones, or only open ones.
+        closed: Option<Flag>,
+        /// How many accounts the page has at most.
+        limit: PageLimit,
+        /// Where to go on: `next` of the page before, as it came, with the same filters.
+        cursor: Option<ListCursor>,
+    }
+}
+
+/// The parameters of the list, with `metadata[key]`.
+const ACCOUNTS_SHAPE: QueryShape = QueryShape {
+    names: &["prefix", "currency", "closed", "limit", "cursor", METADATA],
+    keyed: KEYED_METADATA,
+    describe: |schemas| {
+        let mut described = (AccountsQuery::SHAPE.describe)(schemas);
+        described.push(describe_metadata());
+        described
+    },
+};
+
+/// The beginning of a name.
+struct Prefix(Box<str>);
+
+impl Describe for Prefix {
+    fn describe(_: &mut Schemas) -> Value {
+        json!({ "type": "string", "pattern": "^[ -~]{1,255}$", "examples": ["savings-"] })
+    }
+}
+
+impl Parameter for Prefix {
+    fn parse(text: &str) -> Result<Prefix, Cow<'static, str>> {
+        // What begins a name is itself one.
+        AccountName::parse(text).map(|name| Prefix((*name).into())).map_err(|error| error.to_string().into())
+    }
+
+    fn absent() -> Prefix {
+        unreachable!("it is optional")
+    }
+}
+
+impl Parameter for Currency {
+    fn parse(text: &str) -> Result<Currency, Cow<'static, str>> {
+        Currency::from_code(text.as_bytes()).ok_or_else(|| "is not a currency code of ISO 4217 such as USD".into())
+    }
+
+    fn absent() -> Currency {
+        unreachable!("it is optional")
+    }
+}
+
+/// A place in the list of accounts: shard and number.
+struct ListCursor(ShardId, AccountNumber);
+
+impl Describe for ListCursor {
+    fn describe(_: &mut Schemas) -> Value {
+        json!({ "type": "string", "pattern": "^[A-Za-z0-9_-]{10,64}$" })
+    }
+}
+
+impl Parameter for ListCursor {
+    fn parse(text: &str) -> Result<ListCursor, Cow<'static, str>> {
+        let (shard, number) = cursor::decode_list(text).ok_or("is not a cursor of this list")?;
+        Ok(ListCursor(shard, number))
+    }
+
+    fn absent() -> ListCursor {
+        unreachable!("it is optional")
+    }
+}
+
 const ACCOUNT_NOW: Success = Success {
     status: 200,
     meaning: "The account as it is now.",
@@ -114,8 +248,10 @@ const ACCOUNT_NOW: Success = Success {
 };
 const CLOSING_DETAILS: &str = "The account has to stand at zero. Closing is for ever: the name stays taken, and \
     the account can still be read by its id.";
-const OPENING: &[Code] = &[Code::AccountExists, Code::AccountsExhausted];
-const CLOSING: &[Code] = &[Code::AccountClosed, Code::AccountNotEmpty, Code::UnexpectedBody];
+const OPENING: &[Code] =
+    &[Code::AccountExists, Code::AccountsExhausted, Code::BalanceOutOfRange, Code::TooManyDecimals];
+const CLOSING: &[Code] =
+    &[Code::AccountClosed, Code::AccountHasHolds, Code::AccountNotEmpty, Code::UnexpectedBody];
 
 impl Call<'_> {
     pub(super) async fn open_account_v1(&mut self) -> Result<Reply, Problem> {
@@ -136,13 +272,67 @@ impl Call<'_> {
         let body = self.read_json().await?;
         let origin = self.origin(Scope::Accounts, &body)?;
         let open: OpenAccount = read_body(&body)?;
-        let limit = open.overdraft_limit.map(|limit| limit.0);
-        let opened = bank.open(Opening::plain(open.name, bank.currency(), limit), origin).await?;
+        let opened = bank.open(open.to_opening(bank.currency()), origin).await?;
         let location = reply::location(format_args!("/v2/accounts/{}", opened.value.id.to_uuid()));
         let mut reply = reply::json(StatusCode::CREATED, &Account::opened(&opened.value));
         reply.headers_mut().insert(LOCATION, location);
         reply.headers_mut().insert(ETAG, headers::etag_of_version(1));
         Ok(reply::marked(reply, &opened))
+    }
+
+    pub(super) async fn list_accounts(&self, query: &Query<'_>) -> Result<Reply, Problem> {
+        let bank = self.bank()?;
+        let AccountsQuery { prefix, currency, closed, limit: PageLimit(limit), cursor } =
+            AccountsQuery::read(query)?;
+        let mut errors = Vec::new();
+        let metadata = query.metadata(&mut errors);
+        if !errors.is_empty() {
+            let count = errors.len();
+            return Err(Problem::with_errors(Code::InvalidParameter, errors, count));
+        }
+        let prefix = prefix.map(|prefix| prefix.0);
+        let filter = AccountFilter { prefix, currency, closed: closed.map(|flag| flag.0), metadata };
+        let from = cursor.map_or((ShardId::FIRST, AccountNumber::new(0)), |ListCursor(shard, from)| (shard, from));
+        let (accounts, next) = bank.accounts(filter.into(), from, limit).await?;
+        let next = next.map(|(shard, number)| cursor::encode_list(shard, number));
+        let this = self.parts.uri.path_and_query().map_or("/v2/accounts", |address| address.as_str()).to_owned();
+        let next_address = next.as_deref().map(|next| query.address_with("/v2/accounts", "cursor", next));
+        let link = next_address.as_ref().map(|next| {
+            HeaderValue::try_from(format!("<{next}>; rel=\"next\"")).expect("an encoded query fits in a header")
+        });
+        let content = Content::json(&AccountPage {
+            count: accounts.len() as u64,
+            items: accounts.iter().map(Account::of).collect(),
+            next: next.as_deref().map(Text),
+            links: PageLinks { this, next: next_address },
+        });
+        let mut reply = content.reply(self.headers(), Caching::Ask);
+        if let Some(link) = link {
+            reply.headers_mut().insert(LINK, link);
+        }
+        Ok(reply)
+    }
+
+    pub(super) async fn update_account(&mut self) -> Result<Reply, Problem> {
+        let bank = self.bank()?;
+        let account = self.account()?;
+        let version = headers::if_match(self.headers())?;
+        let body = self.read_json().await?;
+        let origin = self.account_origin(&account, &body).await?;
+        let patch: AccountPatch = read_body(&body)?;
+        let place = bank.place(account);
+        let conditions = version.map(|version| Condition {
+            account: place.clone(),
+            requirement: Requirement::Match(version),
+        });
+        let home = KeyHome::Shard(place.shard);
+        let operation = LedgerOperation::Amend { account: place, amendment: Box::new(patch.to_amendment()) };
+        let done = bank.operate(operation, conditions.into_iter().collect(), home, false, origin).await?;
+        let mut reply = reply::json(StatusCode::OK, &TransactionDetail::of(&done.value, None));
+        if let Some((_, effect)) = done.value.decision.effects().next() {
+            reply.headers_mut().insert(ETAG, headers::etag_of_version(effect.after.version));
+        }
+        Ok(reply::marked(reply, &done))
     }
 
     pub(super) async fn account_v1(&self) -> Result<Reply, Problem> {
@@ -173,8 +363,7 @@ impl Call<'_> {
         let bank = self.bank()?;
         let version = headers::if_match(self.headers())?;
         self.read_nothing().await?;
-        let name = self.name_of(&account).await?;
-        let origin = self.origin(Scope::Account(&name), &[])?;
+        let origin = self.account_origin(&account, &[]).await?;
         let closed = bank.close(account, version, origin).await?;
         Ok(reply::marked(reply::empty(StatusCode::NO_CONTENT), &closed))
     }

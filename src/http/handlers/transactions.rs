@@ -180,14 +180,10 @@ impl Call<'_> {
         let account = self.account()?;
         let version = headers::if_match(self.headers())?;
         let body = self.read_json().await?;
-        let name = self.name_of(&account).await?;
-        let origin = self.origin(Scope::Account(&name), &body)?;
+        let origin = self.account_origin(&account, &body).await?;
         let posting: Posting = read_body(&body)?;
         let posted = bank.post(account, version, direction, posting.amount.0, origin).await?;
-        // Asked for through the transaction, because the account may have been closed since: then its name does
-        // not find it any more.
-        let (_, account) = bank.transaction(posted.value.id).await?;
-        let transaction = Transaction::of(&posted.value, account.id, account.currency);
+        let transaction = Transaction::of(&posted.value, posted.value.account, posted.value.currency);
         let mut reply = reply::json(StatusCode::CREATED, &transaction);
         let location = reply::location(format_args!("/v2/transactions/{}", posted.value.id.to_uuid()));
         reply.headers_mut().insert(LOCATION, location);
@@ -256,7 +252,7 @@ fn etag_of(transaction: &crate::bank::Transaction) -> HeaderValue {
 }
 
 /// How many items a page has at most.
-struct PageLimit(usize);
+pub(super) struct PageLimit(pub(super) usize);
 
 impl Describe for PageLimit {
     fn describe(_: &mut Schemas) -> Value {

@@ -89,7 +89,8 @@ fn path_parameter(name: &str, schemas: &mut Schemas) -> Value {
     let (schema, meaning) = match name {
         "account" => (AccountSelector::describe(schemas), "An account reference."),
         "name" => (AccountName::describe(schemas), "The name of an open account."),
-        "id" => (Id::describe(schemas), "The resource's id."),
+        "other" => (AccountSelector::describe(schemas), "The reference of the other account."),
+        "id" | "hold" => (Id::describe(schemas), "The resource's id."),
         "code" => (Code::describe(schemas), "The problem's code."),
         other => unreachable!("the variable {other} of a route is described here"),
     };

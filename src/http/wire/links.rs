@@ -76,6 +76,9 @@ impl<S: Linked> Write for Links<S> {
 #[cfg(test)]
 pub(in crate::http) static RELATED_PATHS: &[fn() -> Vec<&'static str>] = &[
     paths_of::<super::accounts::AccountLinks>,
+    paths_of::<super::account_links::AccountLinkLinks>,
+    paths_of::<super::detail::DetailLinks>,
+    paths_of::<super::holds::HoldLinks>,
     paths_of::<super::transactions::TransactionLinks>,
     paths_of::<super::service::TrialBalanceLinks>,
 ];
