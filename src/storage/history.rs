@@ -2,7 +2,7 @@
 //!
 //! An account knows its newest entry; each entry names the one before and one further back (see
 //! [`crate::ledger::Chain`]). A page reads its own records and O(log n) on the way to its start, and nothing
-//! of it stays in memory.
+//! of it stays in memory. The entry of any moment is found in O(log n) reads too.
 
 use std::cmp::Ordering;
 use std::ops::RangeInclusive;
