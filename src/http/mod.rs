@@ -50,6 +50,7 @@ mod routes;
 mod wire;
 
 pub use api::Api;
+pub(crate) use wire::detail::kind_name;
 pub(crate) use wire::write::Rfc3339;
 pub use listener::{Drained, Limits, serve};
 pub use problem::{Code, Retry};

@@ -148,6 +148,7 @@ impl Call<'_> {
         let mut places = Vec::with_capacity(items.len());
         let mut read = Vec::with_capacity(items.len());
         let request_id = self.request_id.as_str();
+        let mut wrong = Vec::new();
         for RawItem(raw) in &items {
             match read_item(raw) {
                 Ok((item, key)) => {
@@ -157,12 +158,14 @@ impl Call<'_> {
                     read.push(bank::BatchItem { operation, conditions, key });
                     results.push(None);
                 }
-                Err(problem) => results.push(Some(refused(results.len(), &problem, request_id))),
+                Err(problem) => {
+                    wrong.push((results.len(), problem));
+                    results.push(None);
+                }
             }
         }
-        let wrong = read.len() < results.len();
-        let mut replayed = false;
-        if atomic && wrong {
+        let mut first_request_id = None;
+        if atomic && !wrong.is_empty() {
             // One of them cannot be executed, so none is.
             let problem = Problem::plain(Code::NotAttempted);
             for place in places {
@@ -173,7 +176,9 @@ impl Call<'_> {
                 BatchRefusal::TooLarge => Problem::plain(Code::BatchTooLarge),
                 BatchRefusal::Refused(refusal) => refusal.into(),
             })?;
-            replayed = outcome.replayed;
+            first_request_id = outcome.first_request_id;
+            // A repeated reply is the first one, to the letter.
+            let request_id = first_request_id.as_deref().unwrap_or(request_id);
             for (place, result) in places.into_iter().zip(outcome.results) {
                 results[place] = Some(match result {
                     BatchResult::Done(done) => executed(place, &done, bank, wanted == Results::All),
@@ -183,6 +188,10 @@ impl Call<'_> {
                     }
                 });
             }
+        }
+        for (place, problem) in wrong {
+            let request_id = first_request_id.as_deref().unwrap_or(request_id);
+            results[place] = Some(refused(place, &problem, request_id));
         }
         let results: Vec<ItemResult> = results.into_iter().flatten().collect();
         let refused = results.iter().filter(|result| result.status >= 400).count();
@@ -201,7 +210,7 @@ impl Call<'_> {
                 results: results.into_iter().filter(shown).collect(),
             },
         );
-        Ok(reply::marked(reply, &Done { value: (), replayed }))
+        Ok(reply::marked(reply, &Done { value: (), replayed: first_request_id.is_some() }))
     }
 }
 

@@ -141,7 +141,7 @@ pub(in crate::http) const KINDS: [&str; 14] = [
 ];
 
 /// The name of a kind.
-pub(in crate::http) fn kind_name(kind: &Kind) -> &'static str {
+pub(crate) fn kind_name(kind: &Kind) -> &'static str {
     match kind {
         Kind::Opening => "opening",
         Kind::Deposit => "deposit",
