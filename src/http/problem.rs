@@ -86,6 +86,15 @@ codes! {
     TransactionNotFound "transaction-not-found" NOT_FOUND Never,
         "There is no such transaction",
         "No transaction has this id.";
+    AccountNotThereYet "account-not-there-yet" NOT_FOUND Never,
+        "The account was not there yet",
+        "The account was opened after the moment that `at` names, or has not reached that version.";
+    StatementTooLong "statement-too-long" UNPROCESSABLE_ENTITY Never,
+        "The statement would be too long",
+        "A statement covers at most 10,000 entries of the account, holds and the like included. Ask for a shorter time, or read the list of transactions page by page.";
+    NotAcceptable "not-acceptable" NOT_ACCEPTABLE Never,
+        "There is no such representation",
+        "The Accept header allows none of application/json, text/csv and text/plain. Send one of those, or say `format=json`, `format=csv` or `format=text`, which wins.";
     AccountClosed "account-closed" CONFLICT Never,
         "The account is closed",
         "The account was closed and only its history is left. Nothing can change it any more.";
@@ -208,7 +217,7 @@ codes! {
         "`errors` says which parameter, and what it may be.";
     InvalidCursor "invalid-cursor" BAD_REQUEST Never,
         "The cursor is not valid here",
-        "A cursor continues the list that gave it: the same account and the same order. Use `next` as it came, or start without a cursor.";
+        "A cursor continues the list that gave it: the same account, order and filters. Use `next` as it came, or start without a cursor.";
     InvalidId "invalid-id" BAD_REQUEST Never,
         "The id is not a UUID",
         "An id has 32 hexadecimal digits in groups of 8-4-4-4-12.";
@@ -425,6 +434,8 @@ impl From<Refusal> for Problem {
                 Problem { first_request_id, ..Problem::from(rejected) }
             }
             Refusal::TransactionNotFound => Problem::plain(Code::TransactionNotFound),
+            Refusal::NotThere => Problem::plain(Code::AccountNotThereYet),
+            Refusal::StatementTooLong => Problem::plain(Code::StatementTooLong),
             Refusal::KeyReused => Problem::plain(Code::IdempotencyKeyReused),
             Refusal::KeyInFlight => Problem::plain(Code::IdempotencyKeyInFlight),
             Refusal::KeysExhausted => Problem::plain(Code::IdempotencyKeysExhausted),

@@ -9,6 +9,8 @@
 
 mod text;
 
+use std::cmp::Ordering;
+
 use rust_decimal::Decimal;
 
 use super::Currency;
@@ -150,6 +152,11 @@ impl Quantity {
     pub fn truncated(self, decimals: u8) -> Quantity {
         let unit = units_in_one(QUANTITY_DECIMALS.saturating_sub(decimals));
         Quantity(self.0 - self.0 % unit)
+    }
+
+    /// Compares the quantity with an amount of `currency`, whatever decimals it has.
+    pub fn cmp_amount(self, amount: Amount, currency: Currency) -> Ordering {
+        self.0.cmp(&(amount.0 * units_in_one(QUANTITY_DECIMALS - currency.scale())))
     }
 
     /// The quantity without its sign.
