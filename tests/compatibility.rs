@@ -10,7 +10,7 @@ use teller::ledger::{Change, Ledger, Sequence, ShardId, Timestamp};
 use teller::progress::Progress;
 use teller::storage::history::HistoryReader;
 use teller::storage::in_flight::{self, Side};
-use teller::storage::journal::{Journal, JournalOptions};
+use teller::storage::journal::JournalOptions;
 use teller::storage::log::{Recovered, ShardFiles, recover};
 use teller::storage::manifest::DataDirectory;
 use teller::storage::verify::verify_ledger;
