@@ -28,11 +28,12 @@ use crate::bank::{Bank, BankShard};
 use crate::clock;
 use crate::config::{ListenAddress, ServeSettings};
 use crate::http::{self, Api};
-use crate::ledger::{Amount, SHARDS_MAX, ShardId};
+use crate::ledger::{OverdraftDefault, SHARDS_MAX, ShardId};
 use crate::progress::Progress;
-use crate::shard::batch::{Shard, ShardRules};
+use crate::shard::batch::ShardRules;
 use crate::shard::handle::ShardHandle;
-use crate::shard::worker::{COMMIT_TIME_MAX, CommitWatch, ShardThreads};
+use crate::shard::worker::{COMMIT_TIME_MAX, CommitWatch, Network, ShardThreads};
+use crate::storage::in_flight;
 use crate::storage::StorageError;
 use crate::storage::journal::JournalOptions;
 use crate::storage::log::{Recovered, ShardFiles, ShardJournal, ShardLog, recover};
@@ -152,7 +153,7 @@ async fn serve(settings: &ServeSettings) -> Result<(), ServerError> {
         // Recovery has changed nothing that the next one does not do again.
         () = wishes.end() => process::exit(0),
     };
-    api.ready(Arc::new(running.bank(settings.max_overdraft)));
+    api.ready(Arc::new(running.bank(settings.overdraft_default())));
     println!("teller listens on http://{address}");
 
     while wishes.next().await == Wish::Snapshot {
@@ -396,6 +397,10 @@ fn recover_all(
         }
     }
     progress.finish();
+    let settled = settle_in_flight(&mut recovered)?;
+    if settled > 0 {
+        tracing::info!(settled, "applied what one shard had decided and another had not yet applied");
+    }
     let newest = recovered.iter().map(|(_, shard)| shard.ledger.time().millis()).max().unwrap_or_default();
     let ahead_ms = newest.saturating_sub(clock::now().millis());
     if ahead_ms > CLOCK_BEHIND_MS_MAX {
@@ -408,6 +413,21 @@ fn recover_all(
     let elapsed_ms = progress.elapsed().as_millis() as u64;
     tracing::info!(accounts, replayed = progress.done(), elapsed_ms, "recovered");
     Ok(recovered)
+}
+
+/// Finishes what was in flight between shards when the last process ended: before any account answers.
+fn settle_in_flight(recovered: &mut [(ShardId, Recovered)]) -> Result<usize, StorageError> {
+    let logs: Vec<Arc<ShardLog>> = recovered.iter().map(|(_, shard)| Arc::clone(&shard.log)).collect();
+    let mut sides: Vec<in_flight::Side<'_>> = recovered
+        .iter_mut()
+        .zip(&logs)
+        .map(|((_, shard), log)| in_flight::Side {
+            ledger: &mut shard.ledger,
+            log: &**log,
+            journal: &mut shard.journal,
+        })
+        .collect();
+    in_flight::settle(&mut sides, clock::now())
 }
 
 type Kept = (ShardHandle, Arc<ShardLog>);

@@ -52,6 +52,8 @@ fn wrong_usage_exits_2_and_names_the_flag_or_the_variable() {
         (&["import", "x.csv", "--url=https://bank"], &[], "https is not spoken here"),
         (&["import", "x.csv", "--connections=0"], &[], "from 1 to 1024"),
         (&["export", "--what=accounts", "--account=alice"], &[], "--account"),
+        (&["export", "--what=accounts", "--format=hledger"], &[], "--what accounts"),
+        (&["export", "--what=accounts", "--format=beancount"], &[], "--what accounts"),
         (&["export", "--account="], &[], "must not be empty"),
     ] {
         let ran = teller(arguments, variables);

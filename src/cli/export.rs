@@ -1,21 +1,26 @@
-//! `teller export`.
+//! `teller export`: a ledger's files as text on stdout.
+//!
+//! `rows` prints tables, CSV or JSON lines; `plain_text` prints the books of the bank for programs of plain-text
+//! accounting. Memory grows with the number of accounts, never with the length of history.
+
+mod plain_text;
+mod rows;
 
 use std::error::Error;
-use std::io::{self, BufWriter, StdoutLock, Write};
+use std::io::{self, BufWriter};
+use std::ops::ControlFlow;
 
 use clap::ValueEnum;
-use serde::Serialize;
-use uuid::Uuid;
 
 use crate::config::{LedgerLocation, LocationArgs, LogArgs};
-use crate::ledger::{
-    AccountId, AccountName, Amount, Change, Currency, Direction, Event, ShardId, Timestamp, TransactionId,
-};
+use crate::ledger::{AccountName, Event, Sequence, ShardId};
 use crate::progress::Progress;
 use crate::router::Router;
+use crate::storage::StorageError;
 use crate::storage::codec::Malformed;
-use crate::storage::log::{ShardFiles, StoredLog, replay};
+use crate::storage::log::{ShardFiles, StoredLog};
 use crate::storage::manifest::DataDirectory;
+use rows::Rows;
 
 const LONG_ABOUT: &str = "\
 Prints a ledger from its files to stdout: all transactions, one account's, or the accounts with their balances. \
@@ -26,6 +31,14 @@ balances and histories to another server or to another number of shards: import 
 covers the lowest balance that any account ever had. It does not have accounts without a transaction, closings, and \
 overdraft limits of accounts' own.
 
+The formats hledger and beancount are journals for these two programs of plain-text accounting, with the transactions \
+in order of time and the final balances as assertions, so that `hledger check` and `bean-check` prove them. They are \
+the bank's books: an account's money is owed to its customer, a liability, and what came in from outside, from \
+@world, is an asset, Assets:World. Credits are negative there, so every amount has the opposite sign of teller's: an \
+account that holds 10.00 stands at -10.00, and one that stands above zero is overdrawn. `hledger balance --invert` \
+turns the signs round. Names are spelled so that each program takes them, no two names alike; the true one stands \
+beside it (a tag or metadata called name, next to the account's id).
+
 Needs the ledger's directory, and that no server uses it: end the server first.";
 
 const AFTER_HELP: &str = "\
@@ -33,6 +46,8 @@ Examples:
   teller export > transactions.csv
   teller export --account alice --format ndjson
   teller export --what accounts --data-dir /srv/backup
+  teller export --format hledger > bank.journal && hledger -f bank.journal check --strict
+  teller export --format beancount > bank.beancount && bean-check bank.beancount
 
 Exit codes: 0 everything is printed; 1 something is wrong with the ledger, or it is in use or not there, or it \
 has no such account (told on stderr); 2 wrong usage.";
@@ -45,7 +60,8 @@ pub(super) struct Args {
     #[arg(long, value_enum, default_value_t)]
     pub(super) what: What,
 
-    /// Print only this account's transactions, oldest first. A closed account has its history too.
+    /// Print only this account's transactions, oldest first. A closed account has its history too. In the plain-text
+    /// formats the other sides of its transactions appear as well.
     #[arg(long, value_name = "NAME", value_parser = parse_account)]
     pub(super) account: Option<AccountName>,
 
@@ -77,14 +93,21 @@ pub(super) enum Format {
     Csv,
     /// One JSON object a line
     Ndjson,
+    /// A journal for hledger: transactions and final balances
+    Hledger,
+    /// A journal for Beancount: transactions and final balances
+    Beancount,
 }
 
 impl Args {
     /// Refuses what contradicts itself.
     pub(super) fn check(&self) -> Result<(), &'static str> {
-        match (self.what, &self.account) {
-            (What::Accounts, Some(_)) => {
+        match (self.what, &self.account, self.format) {
+            (What::Accounts, Some(_), _) => {
                 Err("--account NAME chooses transactions: it does not go with --what accounts")
+            }
+            (What::Accounts, None, Format::Hledger | Format::Beancount) => {
+                Err("--format hledger and beancount print transactions: they do not go with --what accounts")
             }
             _ => Ok(()),
         }
@@ -102,169 +125,60 @@ pub(super) fn run(args: &Args, location: &LedgerLocation) -> Result<(), Box<dyn 
         .filter_map(ShardId::new)
         .map(|shard| ShardFiles::new(&directory, shard))
         .collect();
-    let progress = Progress::new("exporting", "events", None);
-    let mut rows = Rows::new(args.format);
-    let result = match (args.what, &args.account) {
-        (What::Accounts, _) => {
-            shards.iter().try_for_each(|files| print_accounts(files, &progress, &mut rows))
-        }
-        (What::Transactions, None) => shards
-            .iter()
-            .try_for_each(|files| print_transactions(files, None, &progress, &mut rows).map(drop)),
-        (What::Transactions, Some(name)) => {
-            let files = &shards[Router::new(shards.len()).of_name(name).index()];
-            print_transactions(files, Some(name), &progress, &mut rows).and_then(|found| {
-                found
-                    .then_some(())
-                    .ok_or_else(|| format!("there is no account {name:?} in this ledger").into())
-            })
-        }
+    let source = Source { shards, progress: Progress::new("exporting", "events", None) };
+    let stdout = BufWriter::new(io::stdout().lock());
+    let account = args.account.as_ref();
+    let result = match args.format {
+        Format::Csv => rows::export(&source, args.what, account, Rows::csv(stdout)),
+        Format::Ndjson => rows::export(&source, args.what, account, Rows::ndjson(stdout)),
+        Format::Hledger => plain_text::export(&source, account, &plain_text::Hledger, stdout),
+        Format::Beancount => plain_text::export(&source, account, &plain_text::Beancount, stdout),
     };
-    progress.finish();
-    match result.and_then(|()| rows.finish()) {
+    source.progress.finish();
+    match result {
         // Whoever read the other end has seen enough, as `head` does.
         Err(error) if is_broken_pipe(&*error) => Ok(()),
         result => result,
     }
 }
 
-/// Prints a shard's transactions, of one account or of all; says whether it has the account.
-fn print_transactions(
-    files: &ShardFiles,
-    only: Option<&AccountName>,
-    progress: &Progress,
-    rows: &mut Rows,
-) -> Result<bool, Box<dyn Error>> {
-    // By number. Without this a transaction would not know its account's name.
-    let mut names: Vec<AccountName> = Vec::new();
-    let mut failed = None;
-    let mut print = |sequence, event: &Event| match &event.change {
-        Change::Opened { name, .. } => {
-            names.push(name.clone());
+/// What is exported, and how far that is.
+struct Source {
+    shards: Vec<ShardFiles>,
+    progress: Progress,
+}
+
+impl Source {
+    /// The files of the shard that an account of this name belongs to.
+    fn shard_of(&self, name: &AccountName) -> &ShardFiles {
+        &self.shards[Router::new(self.shards.len()).of_name(name).index()]
+    }
+
+    /// Reads a shard's events from the first to the last, or until `visit` breaks off.
+    fn walk(
+        &self,
+        files: &ShardFiles,
+        visit: &mut dyn FnMut(Sequence, &Event) -> ControlFlow<()>,
+    ) -> Result<(), StorageError> {
+        let mut broken_off = false;
+        let walked = StoredLog::open(files)?.walk(files.genesis(), &mut |record, after| {
+            self.progress.add(after.last.get() - record.first().get() + 1);
+            for event in record.events() {
+                let (sequence, event) = event?;
+                if visit(sequence, &event).is_break() {
+                    broken_off = true;
+                    return Err(Malformed { offset: 0, what: "the export ended before the log".into() });
+                }
+            }
             Ok(())
-        }
-        Change::Posted { account, direction, amount, entry } => {
-            let name = &names[account.index()];
-            if only.is_some_and(|only| only != name) {
-                return Ok(());
-            }
-            rows.print(&TransactionRow {
-                id: TransactionId { time: event.time, shard: files.shard, sequence }.to_uuid(),
-                account: name,
-                kind: match direction {
-                    Direction::Deposit => "deposit",
-                    Direction::Withdrawal => "withdrawal",
-                },
-                amount: amount.to_decimal(Currency::USD).to_string(),
-                balance: entry.balance.to_decimal(Currency::USD).to_string(),
-                created: event.time.seconds(),
-            })
-        }
-        Change::Closed { .. } | Change::Refused { .. } | Change::Claimed => Ok(()),
-    };
-    let walked = StoredLog::open(files)?.walk(files.genesis(), &mut |record, after| {
-        progress.add(after.last.get() - record.first().get() + 1);
-        for event in record.events() {
-            let (sequence, event) = event?;
-            if let Err(error) = print(sequence, &event) {
-                failed = Some(error);
-                return Err(Malformed { offset: 0, what: "the output failed".into() });
-            }
-        }
-        Ok(())
-    });
-    if let Some(error) = failed {
-        return Err(error);
+        });
+        if broken_off { Ok(()) } else { walked.map(drop) }
     }
-    walked?;
-    Ok(only.is_none_or(|only| names.contains(only)))
 }
 
-/// Prints a shard's accounts as they are at the end of its log.
-fn print_accounts(files: &ShardFiles, progress: &Progress, rows: &mut Rows) -> Result<(), Box<dyn Error>> {
-    let (mut ledger, start) = files.newest_snapshot()?;
-    StoredLog::open(files)?.walk(start, &mut |record, after| {
-        progress.add(after.last.get() - record.first().get() + 1);
-        replay(&mut ledger, record)
-    })?;
-    for account in ledger.accounts() {
-        let text = |amount: Amount| amount.to_decimal(account.currency).to_string();
-        let id = AccountId { opened: account.opened, shard: files.shard, number: account.number };
-        rows.print(&AccountRow {
-            id: id.to_uuid(),
-            name: &account.name,
-            currency: account.currency.code(),
-            balance: text(account.posted),
-            overdraft_limit: account.overdraft_limit.map(text),
-            version: account.version,
-            created: account.opened.seconds(),
-            updated: account.updated.seconds(),
-            closed: account.closed().map(Timestamp::seconds),
-        })?;
-    }
-    Ok(())
-}
-
-/// A transaction. The first columns are those that `teller import` reads; the amount is positive; `created` is
-/// in Unix seconds.
-#[derive(Serialize)]
-struct TransactionRow<'a> {
-    id: Uuid,
-    account: &'a str,
-    #[serde(rename = "type")]
-    kind: &'static str,
-    amount: String,
-    balance: String,
-    created: u64,
-}
-
-/// An account. Times are in Unix seconds; an account without a limit of its own has none here.
-#[derive(Serialize)]
-struct AccountRow<'a> {
-    id: Uuid,
-    name: &'a str,
-    currency: &'a str,
-    balance: String,
-    overdraft_limit: Option<String>,
-    version: u64,
-    created: u64,
-    updated: u64,
-    closed: Option<u64>,
-}
-
-/// Prints rows to stdout, buffered.
-enum Rows {
-    Csv(Box<csv::Writer<StdoutLock<'static>>>),
-    Ndjson(BufWriter<StdoutLock<'static>>),
-}
-
-impl Rows {
-    fn new(format: Format) -> Rows {
-        let stdout = std::io::stdout().lock();
-        match format {
-            Format::Csv => Rows::Csv(Box::new(csv::Writer::from_writer(stdout))),
-            Format::Ndjson => Rows::Ndjson(BufWriter::new(stdout)),
-        }
-    }
-
-    fn print(&mut self, row: &impl Serialize) -> Result<(), Box<dyn Error>> {
-        match self {
-            Rows::Csv(writer) => writer.serialize(row)?,
-            Rows::Ndjson(writer) => {
-                serde_json::to_writer(&mut *writer, row)?;
-                writer.write_all(b"\n")?;
-            }
-        }
-        Ok(())
-    }
-
-    fn finish(&mut self) -> Result<(), Box<dyn Error>> {
-        match self {
-            Rows::Csv(writer) => writer.flush()?,
-            Rows::Ndjson(writer) => writer.flush()?,
-        }
-        Ok(())
-    }
+/// The error of an account that is not there.
+fn no_account(name: &AccountName) -> Box<dyn Error> {
+    format!("there is no account {name:?} in this ledger").into()
 }
 
 fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {

@@ -12,11 +12,14 @@ use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::URI_BYTES_MAX;
-use super::handlers::{Call, Reply};
+use super::call::Call;
 use super::headers::{self, RequestId, X_REQUEST_ID};
 use super::listener::Limits;
 use super::metrics::Metrics;
+use super::operation::WITHOUT_OPERATION;
 use super::problem::{Code, Problem};
+use super::query::{Query, QueryShape};
+use super::reply::{self, Reply};
 use super::routes::{self, Found};
 use super::wire::Version;
 use crate::bank::Bank;
@@ -108,6 +111,18 @@ impl Api {
                 if let Some(inside) = &problem.inside {
                     tracing::error!(request_id = request_id.as_str(), "{inside}");
                 }
+                // Not in release builds: a client is better served by a reply that the document leaves out than
+                // by none.
+                debug_assert!(
+                    match found.and_then(|found| found.route.operation(&parts.method)) {
+                        Some(operation) => operation.may_answer(problem.code),
+                        None => WITHOUT_OPERATION.contains(&problem.code),
+                    },
+                    "{} {} is not documented to answer {:?}",
+                    parts.method,
+                    parts.uri.path(),
+                    problem.code
+                );
                 let mut reply = problem.respond(version, request_id.as_str());
                 if problem.code == Code::MethodNotAllowed
                     && let Some(found) = found
@@ -167,25 +182,13 @@ impl Api {
         }
         let found = found.ok_or_else(|| Problem::plain(Code::NotFound))?;
         if parts.method == Method::OPTIONS {
-            let [] = routes::parameters(parts.uri.query(), &[])?;
-            let mut reply = Response::new(Full::default());
-            *reply.status_mut() = StatusCode::NO_CONTENT;
+            Query::split(parts.uri.query(), QueryShape::NONE)?;
+            let mut reply = reply::empty(StatusCode::NO_CONTENT);
             reply.headers_mut().insert(ALLOW, found.route.allow());
             return Ok(reply);
         }
-        let endpoint =
-            found.route.endpoint(&parts.method).ok_or_else(|| Problem::plain(Code::MethodNotAllowed))?;
-        Call {
-            api: self,
-            limits,
-            route: found.route,
-            endpoint,
-            segment: found.segment,
-            parts,
-            body,
-            request_id,
-        }
-        .answer()
-        .await
+        let operation =
+            found.route.operation(&parts.method).ok_or_else(|| Problem::plain(Code::MethodNotAllowed))?;
+        Call { api: self, limits, found, operation, parts, body, request_id }.answer().await
     }
 }

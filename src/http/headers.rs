@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use hyper::HeaderMap;
-use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
+use hyper::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use uuid::Uuid;
 
 use super::problem::{Code, Place, Problem};
@@ -80,7 +80,7 @@ pub(super) fn check_host(headers: &HeaderMap) -> Result<(), Problem> {
 
 /// Refuses a body that is not written as JSON, as far as the headers tell. Version 1 never looked at
 /// Content-Type, and `curl -d` sends a form's, so only version 2 does (`strict`).
-pub(super) fn check_media_type(headers: &HeaderMap, strict: bool) -> Result<(), Problem> {
+pub(super) fn check_media_type(headers: &HeaderMap, strict: bool, others: &[&str]) -> Result<(), Problem> {
     if let Some(encoding) = headers.get(CONTENT_ENCODING)
         && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
     {
@@ -97,10 +97,11 @@ pub(super) fn check_media_type(headers: &HeaderMap, strict: bool) -> Result<(), 
     let essence = media_type.to_str().ok().and_then(|text| text.split(';').next());
     match essence.map(|essence| essence.trim().to_ascii_lowercase()) {
         Some(essence) if essence == "application/json" || essence.ends_with("+json") => Ok(()),
+        Some(essence) if others.contains(&&*essence) => Ok(()),
         _ => Err(Problem::at(
             Code::UnsupportedMediaType,
             Place::Header("Content-Type"),
-            "must be application/json",
+            format!("must be {}", [&["application/json"], others].concat().join(" or ")),
         )),
     }
 }
@@ -124,6 +125,12 @@ pub(super) enum Scope<'a> {
     Accounts,
     /// The account with this name.
     Account(&'a str),
+    /// A collection: requests that make something in it.
+    Collection(&'static str),
+    /// The hold with this id.
+    Hold(&'a str),
+    /// The transfer with this id.
+    Transfer(&'a str),
 }
 
 impl Scope<'_> {
@@ -131,6 +138,9 @@ impl Scope<'_> {
         match self {
             Scope::Accounts => (0, "accounts"),
             Scope::Account(name) => (1, name),
+            Scope::Collection(name) => (2, name),
+            Scope::Hold(id) => (3, id),
+            Scope::Transfer(id) => (4, id),
         }
     }
 }
@@ -161,6 +171,27 @@ pub(super) fn idempotency_key(
         }
     };
     Ok(Some(IdempotencyKey { digest: KeyDigest(digest), fingerprint }))
+}
+
+/// Whether the body is of this media type.
+pub(super) fn is_media_type(headers: &HeaderMap, media_type: &str) -> bool {
+    let essence = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()?.split(';').next());
+    essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case(media_type))
+}
+
+/// Whether there is an idempotency key.
+pub(super) fn has_idempotency_key(headers: &HeaderMap) -> bool {
+    headers.contains_key(&IDEMPOTENCY_KEY)
+}
+
+/// The key of an item in a batch, bound to the collection of batches and to the item.
+pub(super) fn item_key(key: &str, item: &str) -> IdempotencyKey {
+    let scope = Scope::Collection("batch-items");
+    let (tag, name) = scope.tag_and_text();
+    IdempotencyKey {
+        digest: KeyDigest(hash(KEY_DIGEST_DOMAIN, &[&[tag], name.as_bytes(), key.as_bytes()])),
+        fingerprint: hash(FINGERPRINT_DOMAIN, &[&[tag], name.as_bytes(), item.as_bytes()]),
+    }
 }
 
 /// Checks the header without the request's body, which may not have arrived yet.
@@ -279,6 +310,55 @@ pub(super) fn if_none_match(headers: &HeaderMap, etag: &str) -> bool {
     })
 }
 
+/// Which of several media types the client likes best: the place of one in `offered`, where the first is best if the
+/// client does not care. `None` if it wants none of them.
+pub(super) fn preferred(headers: &HeaderMap, offered: &[&str]) -> Option<usize> {
+    let mut ranges = Vec::new();
+    for value in headers.get_all(ACCEPT) {
+        let text = value.to_str().unwrap_or_default();
+        ranges.extend(text.split(',').filter_map(media_range));
+        if text.split(',').any(|range| !range.trim().is_empty() && media_range(range).is_none()) {
+            // What cannot be read is wanted by nobody; but then the client did say something.
+            ranges.push((String::new(), 0));
+        }
+    }
+    if ranges.is_empty() {
+        return Some(0);
+    }
+    let quality_of = |media_type: &str| {
+        let (major, _) = media_type.split_once('/').unwrap_or((media_type, ""));
+        // The most precise range counts.
+        let any_minor = format!("{major}/*");
+        [media_type, &any_minor, "*/*"].iter().find_map(|wanted| {
+            let qualities = ranges.iter().filter(|(range, _)| range == wanted).map(|(_, quality)| *quality);
+            qualities.max()
+        })
+    };
+    let rated = offered.iter().enumerate().map(|(place, offered)| (place, quality_of(offered).unwrap_or(0)));
+    let best = rated.rev().max_by_key(|(_, quality)| *quality)?;
+    (best.1 > 0).then_some(best.0)
+}
+
+/// A media range without its parameters, and its quality in thousandths.
+fn media_range(text: &str) -> Option<(String, u16)> {
+    let mut parts = text.split(';').map(str::trim);
+    let range = parts.next().filter(|range| range.split('/').count() == 2)?.to_ascii_lowercase();
+    let mut quality = 1000;
+    for parameter in parts {
+        if let Some(weight) = parameter.strip_prefix("q=").or_else(|| parameter.strip_prefix("Q=")) {
+            let (whole, fraction) = weight.split_once('.').unwrap_or((weight, ""));
+            let is_digits = fraction.len() <= 3 && fraction.bytes().all(|byte| byte.is_ascii_digit());
+            let thousandths = format!("{fraction:0<3}").parse::<u16>().ok().filter(|_| is_digits)?;
+            quality = match whole {
+                "0" => thousandths,
+                "1" if thousandths == 0 => 1000,
+                _ => return None,
+            };
+        }
+    }
+    Some((range, quality))
+}
+
 /// The tag of an account at a version.
 pub(super) fn etag_of_version(version: u64) -> HeaderValue {
     /// Most accounts that are read have few events; their tags are not built anew.
@@ -370,6 +450,33 @@ mod tests {
     }
 
     #[test]
+    fn the_media_type_that_the_client_likes_best_is_chosen() {
+        let offered = ["application/json", "text/csv", "text/plain"];
+        for (accept, expected) in [
+            ("", Some(0)),
+            ("*/*", Some(0)),
+            ("text/csv", Some(1)),
+            ("TEXT/CSV; header=present", Some(1)),
+            ("text/*", Some(1)),
+            ("text/plain, text/csv", Some(1)),
+            ("text/plain, text/csv;q=0.9", Some(2)),
+            ("text/*;q=0.5, text/csv;q=0, */*;q=0.1", Some(2)),
+            ("text/html, application/xhtml+xml, */*;q=0.8", Some(0)),
+            ("application/json;q=0.1, text/csv;q=0.101", Some(1)),
+            ("application/json;q=0", None),
+            ("*/*;q=0", None),
+            ("image/png", None),
+            ("nonsense", None),
+            ("text/csv;q=2", None),
+            ("text/csv;q=0.1234", None),
+            ("text/csv;q=x, text/plain", Some(2)),
+        ] {
+            assert_eq!(preferred(&map(&[(&ACCEPT, accept)]), &offered), expected, "{accept}");
+        }
+        assert_eq!(preferred(&HeaderMap::new(), &offered), Some(0));
+    }
+
+    #[test]
     fn if_match_names_one_version() {
         let parse = |value: &str| if_match(&map(&[(&IF_MATCH, value)]));
         assert_eq!(parse("\"7\"").unwrap(), Some(7));
@@ -405,9 +512,9 @@ mod tests {
             ("", false),
         ] {
             let headers = map(&[(&CONTENT_TYPE, value)]);
-            assert_eq!(check_media_type(&headers, true).is_ok(), allowed, "{value}");
-            assert!(check_media_type(&headers, false).is_ok());
+            assert_eq!(check_media_type(&headers, true, &[]).is_ok(), allowed, "{value}");
+            assert!(check_media_type(&headers, false, &[]).is_ok());
         }
-        assert!(check_media_type(&map(&[(&CONTENT_ENCODING, "gzip")]), false).is_err());
+        assert!(check_media_type(&map(&[(&CONTENT_ENCODING, "gzip")]), false, &[]).is_err());
     }
 }

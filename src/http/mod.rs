@@ -2,8 +2,13 @@
 //!
 //! [`Api`] is the service as HTTP sees it; [`serve`] puts it on a socket. A request goes through
 //! `listener` (connections and their bounds), `api` (what all requests have in common), `routes` (the table),
-//! `handlers` (what each route does), with `headers` and `wire` to read and write, and `problem` for every
-//! refusal.
+//! `handlers` (what each operation does), with `call`, `path`, `query`, `headers` and `wire` to read it, `wire` and
+//! `reply` to answer it, and `problem` for every refusal. `openapi` tells all of this to clients: it is made from
+//! the same declarations (`operation`) that the code runs by.
+//!
+//! To add a resource: its bodies and resources in a file of `wire` (`body!`, `resource!`), its operations and what
+//! they do in a file of `handlers` (an `Operation` each), an `Endpoint` each, and a line a path in `routes`. The
+//! document, the page and the links of `GET /` follow.
 //!
 //! What always holds:
 //!
@@ -29,17 +34,24 @@
 //! small replies behind one.
 
 mod api;
+mod call;
 mod cursor;
 mod handlers;
 mod headers;
-mod json;
 mod listener;
 mod metrics;
+mod openapi;
+mod operation;
+mod path;
 mod problem;
+mod query;
+mod reply;
 mod routes;
 mod wire;
 
 pub use api::Api;
+pub(crate) use wire::detail::kind_name;
+pub(crate) use wire::write::Rfc3339;
 pub use listener::{Drained, Limits, serve};
 pub use problem::{Code, Retry};
 

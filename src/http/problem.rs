@@ -10,15 +10,20 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
+use serde_json::json;
+use uuid::Uuid;
 
-use super::json::{self, Object};
 use super::wire::Version;
+use super::wire::schema::{Describe, Schemas};
+use super::wire::AllowanceLeft;
+use super::wire::write::{self, Id, MoneyNumber, MoneyText, Object, Write};
 use crate::bank::Refusal;
-use crate::ledger::{Amount, Currency, Rejection};
+use crate::ledger::workspace::CONDITION_PLACES_FROM;
+use crate::ledger::{Allowance, Amount, Currency, HoldOutcome, Rejected, Rejection};
 
 /// How many wrong fields one reply lists. A body of 64 KiB can have thousands of unknown fields; nobody reads
 /// more than these.
-const FIELD_ERRORS_MAX: usize = 16;
+pub(super) const FIELD_ERRORS_MAX: usize = 16;
 
 /// What a client should do about a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +86,15 @@ codes! {
     TransactionNotFound "transaction-not-found" NOT_FOUND Never,
         "There is no such transaction",
         "No transaction has this id.";
+    AccountNotThereYet "account-not-there-yet" NOT_FOUND Never,
+        "The account was not there yet",
+        "The account was opened after the moment that `at` names, or has not reached that version.";
+    StatementTooLong "statement-too-long" UNPROCESSABLE_ENTITY Never,
+        "The statement would be too long",
+        "A statement covers at most 10,000 entries of the account, holds and the like included. Ask for a shorter time, or read the list of transactions page by page.";
+    NotAcceptable "not-acceptable" NOT_ACCEPTABLE Never,
+        "There is no such representation",
+        "The Accept header allows none of application/json, text/csv and text/plain. Send one of those, or say `format=json`, `format=csv` or `format=text`, which wins.";
     AccountClosed "account-closed" CONFLICT Never,
         "The account is closed",
         "The account was closed and only its history is left. Nothing can change it any more.";
@@ -93,6 +107,78 @@ codes! {
     InsufficientFunds "insufficient-funds" UNPROCESSABLE_ENTITY Never,
         "The account does not have the funds",
         "The withdrawal would pass the account's overdraft limit: `required` was asked for, `available` can be withdrawn.";
+    AccountFrozen "account-frozen" UNPROCESSABLE_ENTITY Never,
+        "The account is frozen",
+        "A frozen account receives money but does not pay. Unfreeze it with PATCH `{\"frozen\": false}`, or use another account.";
+    AccountHasHolds "account-has-holds" CONFLICT Never,
+        "The account still has money held",
+        "Only an account without pending holds can be closed; `held` says how much they reserve. Capture or void them first.";
+    NothingAvailable "nothing-available" UNPROCESSABLE_ENTITY Never,
+        "Nothing is available",
+        "All that is available was asked for, and `available` is not more than zero.";
+    VelocityLimit "velocity-limit" UNPROCESSABLE_ENTITY Never,
+        "A velocity limit would be passed",
+        "The account may not pay so much, or so often, in one day, month or window: `allowance` says what may still leave it in each. Days and months are those of UTC.";
+    TooManyDecimals "too-many-decimals" UNPROCESSABLE_ENTITY Never,
+        "The amount has more decimals than the currency",
+        "Amounts are never rounded. Send one with as many decimals as the account's currency has: two for USD, none for JPY, three for KWD.";
+    CurrencyMismatch "currency-mismatch" UNPROCESSABLE_ENTITY Never,
+        "The accounts have different currencies",
+        "Money of two currencies is never mixed. Use accounts of one currency, or a transfer of several legs that sums to zero in each.";
+    LegsUnbalanced "legs-unbalanced" UNPROCESSABLE_ENTITY Never,
+        "The legs do not sum to zero",
+        "What some accounts get the others have to pay: the amounts of the legs sum to zero in each currency.";
+    AccountRepeated "account-repeated" UNPROCESSABLE_ENTITY Never,
+        "One account is named more than once",
+        "Each account can take part in an operation once, whether it is referred to by id or by name.";
+    MetadataFull "metadata-full" UNPROCESSABLE_ENTITY Never,
+        "The account can have no more metadata",
+        "An account has at most 16 entries of metadata, with those that the request adds. Remove some by setting them to null.";
+    ConditionNotMet "condition-not-met" UNPROCESSABLE_ENTITY Never,
+        "A condition is not met",
+        "A condition of the request was not true of its account when it was to be executed: `available` and `version` say how that stands. Nothing was done.";
+    HoldNotFound "hold-not-found" NOT_FOUND Never,
+        "There is no such hold",
+        "No hold has this id.";
+    HoldEnded "hold-ended" CONFLICT Never,
+        "The hold has ended",
+        "A hold is captured, voided or expires once: `hold_status` says which came first, `captured` how much was paid then.";
+    HoldExceeded "hold-exceeded" UNPROCESSABLE_ENTITY Never,
+        "The hold is smaller",
+        "At most what the hold reserves can be captured: `held` says how much that is.";
+    HoldsExhausted "holds-exhausted" UNPROCESSABLE_ENTITY Never,
+        "The account can have no more holds",
+        "An account can place holds in its first thousand million changes. Open another account.";
+    AlreadyReversed "already-reversed" CONFLICT Never,
+        "The transfer has been reversed",
+        "A transfer is reversed at most once, whole or in part; `reversed_by` is the transfer that did it.";
+    ReversalNotPartial "reversal-not-partial" UNPROCESSABLE_ENTITY Never,
+        "The transfer can only be reversed whole",
+        "A part of a transfer can be paid back if it has two legs. Leave `amount` away.";
+    ReversalExceeded "reversal-exceeded" UNPROCESSABLE_ENTITY Never,
+        "The transfer was smaller",
+        "At most what was transferred can be paid back: `transferred` says how much that was.";
+    ReferenceUsed "reference-used" CONFLICT Never,
+        "The reference is used",
+        "The account has `unique_reference`, and a transaction with this reference: `used_by`.";
+    LinkNotFound "link-not-found" NOT_FOUND Never,
+        "There is no such link",
+        "The account is not linked to that other account.";
+    LinkCycle "link-cycle" UNPROCESSABLE_ENTITY Never,
+        "The accounts would protect each other",
+        "The other account's overdraft is protected, directly or through others, by this one.";
+    LinkChainTooLong "link-chain-too-long" UNPROCESSABLE_ENTITY Never,
+        "The chain of protection would be too long",
+        "A chain of overdraft protection has at most 4 accounts, from the one that pays to the last that helps out.";
+    LinksExhausted "links-exhausted" UNPROCESSABLE_ENTITY Never,
+        "The account can have no further link of this kind",
+        "An account has at most one overdraft protection, protects at most 16 accounts, and has at most 16 links. Remove one first.";
+    BatchTooLarge "batch-too-large" PAYLOAD_TOO_LARGE Never,
+        "The batch is too large to be all or nothing",
+        "A batch with `atomic` has at most 1,000 items, and its references, metadata and legs have to fit in one record of 1 MiB. Send it in parts, or without `atomic`.";
+    NotAttempted "not-attempted" FAILED_DEPENDENCY Never,
+        "The item was not attempted",
+        "The batch is all or nothing, and another of its items was refused. Nothing was done.";
     BalanceOutOfRange "balance-out-of-range" UNPROCESSABLE_ENTITY Never,
         "A balance would go out of range",
         "The account's balance, or the total of all, would pass 10^25 minor units. Use a smaller amount.";
@@ -131,7 +217,7 @@ codes! {
         "`errors` says which parameter, and what it may be.";
     InvalidCursor "invalid-cursor" BAD_REQUEST Never,
         "The cursor is not valid here",
-        "A cursor continues the list that gave it: the same account and the same order. Use `next` as it came, or start without a cursor.";
+        "A cursor continues the list that gave it: the same account, order and filters. Use `next` as it came, or start without a cursor.";
     InvalidId "invalid-id" BAD_REQUEST Never,
         "The id is not a UUID",
         "An id has 32 hexadecimal digits in groups of 8-4-4-4-12.";
@@ -203,8 +289,11 @@ pub(super) enum Place {
 /// A fact about the refusal, for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fact {
-    Amount(&'static str, Amount),
+    Amount(&'static str, Amount, Currency),
     Version(u64),
+    Text(&'static str, &'static str),
+    Id(&'static str, Uuid),
+    Allowance(Allowance, Currency),
 }
 
 /// A refusal on its way to the client.
@@ -216,6 +305,8 @@ pub(super) struct Problem {
     facts: Vec<Fact>,
     /// The request that was refused first, if this is a repetition of it.
     first_request_id: Option<Box<str>>,
+    /// Which of the accounts that the request names met it, if it names several.
+    pub(super) party: Option<u16>,
     /// What the log should know and the client should not.
     pub(super) inside: Option<String>,
 }
@@ -228,6 +319,7 @@ impl Problem {
             errors: Vec::new(),
             facts: Vec::new(),
             first_request_id: None,
+            party: None,
             inside: None,
         }
     }
@@ -237,9 +329,8 @@ impl Problem {
         Problem::new(code, code.title())
     }
 
-    /// A refusal of some parts of the request; the first 16 are told.
-    pub(super) fn with_errors(code: Code, mut errors: Vec<FieldError>) -> Problem {
-        let found = errors.len();
+    /// A refusal of `found` parts of the request, of which the first 16 are told.
+    pub(super) fn with_errors(code: Code, mut errors: Vec<FieldError>, found: usize) -> Problem {
         errors.truncate(FIELD_ERRORS_MAX);
         let detail = match found {
             1 => Cow::from(match &errors[0].place {
@@ -256,7 +347,20 @@ impl Problem {
     /// A refusal of one part of the request.
     pub(super) fn at(code: Code, place: Place, detail: impl Into<Cow<'static, str>>) -> Problem {
         let detail = detail.into();
-        Problem::with_errors(code, vec![FieldError { place, detail }])
+        Problem::with_errors(code, vec![FieldError { place, detail }], 1)
+    }
+
+    /// Points to the account of the body that met it, if it is one of several.
+    pub(super) fn pointing(mut self, pointer: impl Fn(u16) -> Cow<'static, str>) -> Problem {
+        if let Some(party) = self.party.take() {
+            let pointer = match party.checked_sub(CONDITION_PLACES_FROM) {
+                Some(condition) => format!("/conditions/{condition}").into(),
+                None => pointer(party),
+            };
+            let detail = self.detail.clone();
+            self.errors.push(FieldError { place: Place::Pointer(pointer), detail });
+        }
+        self
     }
 
     fn fact(mut self, fact: Fact) -> Problem {
@@ -292,18 +396,22 @@ impl Problem {
         object.plain("retryable", self.code.retry() != Retry::Never);
         for fact in &self.facts {
             match (*fact, version) {
-                // The ledger has one currency so far, and a rejection does not repeat it.
-                (Fact::Amount(name, amount), Version::One) => {
-                    object.amount_number(name, amount, Currency::USD);
+                (Fact::Amount(name, amount, currency), Version::One) => {
+                    MoneyNumber(amount, currency).write(object.key(name));
                 }
-                (Fact::Amount(name, amount), Version::Two) => {
-                    object.amount_text(name, amount, Currency::USD);
+                (Fact::Amount(name, amount, currency), Version::Two) => {
+                    MoneyText(amount, currency).write(object.key(name));
                 }
                 (Fact::Version(version), _) => object.plain("version", version),
+                (Fact::Text(name, text), _) => object.quoted(name, text),
+                (Fact::Id(name, id), _) => Id(id).write(object.key(name)),
+                (Fact::Allowance(allowance, currency), _) => {
+                    AllowanceLeft::of(allowance, currency).write(object.key("allowance"));
+                }
             }
         }
         if !self.errors.is_empty() {
-            json::array(object.key("errors"), &self.errors, |out, error| {
+            write::array(object.key("errors"), &self.errors, |out, error| {
                 let mut item = Object::begin(out);
                 match &error.place {
                     Place::Pointer(pointer) => item.text("pointer", pointer),
@@ -322,10 +430,12 @@ impl Problem {
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Problem {
         match refusal {
-            Refusal::Rejected { rejection, first_request_id } => {
-                Problem { first_request_id, ..Problem::from(rejection) }
+            Refusal::Rejected { rejected, first_request_id } => {
+                Problem { first_request_id, ..Problem::from(rejected) }
             }
             Refusal::TransactionNotFound => Problem::plain(Code::TransactionNotFound),
+            Refusal::NotThere => Problem::plain(Code::AccountNotThereYet),
+            Refusal::StatementTooLong => Problem::plain(Code::StatementTooLong),
             Refusal::KeyReused => Problem::plain(Code::IdempotencyKeyReused),
             Refusal::KeyInFlight => Problem::plain(Code::IdempotencyKeyInFlight),
             Refusal::KeysExhausted => Problem::plain(Code::IdempotencyKeysExhausted),
@@ -339,29 +449,107 @@ impl From<Refusal> for Problem {
     }
 }
 
+impl From<Rejected> for Problem {
+    fn from(rejected: Rejected) -> Problem {
+        let party = rejected.at;
+        Problem { party, ..Problem::from(rejected.rejection) }
+    }
+}
+
 impl From<Rejection> for Problem {
     fn from(rejection: Rejection) -> Problem {
-        let money = |amount: Amount| amount.to_decimal(Currency::USD);
         match rejection {
             Rejection::AccountExists => Problem::plain(Code::AccountExists),
             Rejection::AccountNotFound => Problem::plain(Code::AccountNotFound),
             Rejection::AccountClosed => Problem::plain(Code::AccountClosed),
-            Rejection::AccountNotEmpty { balance } => {
-                Problem::new(Code::AccountNotEmpty, format!("the balance is {}, not zero", money(balance)))
-                    .fact(Fact::Amount("balance", balance))
+            Rejection::AccountFrozen => Problem::plain(Code::AccountFrozen),
+            Rejection::AccountNotEmpty { balance, currency } => Problem::new(
+                Code::AccountNotEmpty,
+                format!("the balance is {}, not zero", balance.text(currency)),
+            )
+            .fact(Fact::Amount("balance", balance, currency)),
+            Rejection::AccountHasHolds { held, currency } => {
+                Problem::new(Code::AccountHasHolds, format!("{} is held", held.text(currency)))
+                    .fact(Fact::Amount("held", held, currency))
             }
             Rejection::VersionMismatch { version } => {
                 Problem::new(Code::VersionMismatch, format!("the account is at version {version}"))
                     .fact(Fact::Version(version))
             }
-            Rejection::InsufficientFunds { available, required } => Problem::new(
+            Rejection::InsufficientFunds { available, required, currency } => Problem::new(
                 Code::InsufficientFunds,
-                format!("{} is required, {} is available", money(required), money(available)),
+                format!("{} is required, {} is available", required.text(currency), available.text(currency)),
             )
-            .fact(Fact::Amount("available", available))
-            .fact(Fact::Amount("required", required)),
+            .fact(Fact::Amount("available", available, currency))
+            .fact(Fact::Amount("required", required, currency)),
+            Rejection::NothingAvailable { available, currency } => {
+                Problem::new(Code::NothingAvailable, format!("{} is available", available.text(currency)))
+                    .fact(Fact::Amount("available", available, currency))
+            }
+            Rejection::VelocityLimit { allowance, required, currency } => Problem::new(
+                Code::VelocityLimit,
+                format!("{} is more than may leave the account now", required.text(currency)),
+            )
+            .fact(Fact::Amount("required", required, currency))
+            .fact(Fact::Allowance(allowance, currency)),
             Rejection::BalanceOutOfRange => Problem::plain(Code::BalanceOutOfRange),
             Rejection::AccountsExhausted => Problem::plain(Code::AccountsExhausted),
+            Rejection::HoldsExhausted => Problem::plain(Code::HoldsExhausted),
+            Rejection::TooManyDecimals { currency } => Problem::new(
+                Code::TooManyDecimals,
+                format!("an amount of {currency} has at most {} decimals", currency.scale()),
+            ),
+            Rejection::CurrencyMismatch { expected, found } => {
+                Problem::new(Code::CurrencyMismatch, format!("the account is in {found}, not in {expected}"))
+            }
+            Rejection::LegsUnbalanced { currency } => Problem::new(
+                Code::LegsUnbalanced,
+                format!("the amounts of the legs in {currency} do not sum to zero"),
+            ),
+            Rejection::AccountRepeated => Problem::plain(Code::AccountRepeated),
+            Rejection::MetadataFull => Problem::plain(Code::MetadataFull),
+            Rejection::ConditionNotMet { available, version, currency } => Problem::new(
+                Code::ConditionNotMet,
+                format!("{} is available, at version {version}", available.text(currency)),
+            )
+            .fact(Fact::Amount("available", available, currency))
+            .fact(Fact::Version(version)),
+            Rejection::HoldNotFound => Problem::plain(Code::HoldNotFound),
+            Rejection::HoldEnded { outcome, currency } => {
+                let (detail, captured) = match outcome {
+                    HoldOutcome::Captured(amount) => ("captured", Some(amount)),
+                    HoldOutcome::Voided => ("voided", None),
+                    HoldOutcome::Expired => ("expired", None),
+                };
+                let mut problem = Problem::new(Code::HoldEnded, format!("the hold is {detail}"))
+                    .fact(Fact::Text("hold_status", detail));
+                if let Some(amount) = captured {
+                    problem = problem.fact(Fact::Amount("captured", amount, currency));
+                }
+                problem
+            }
+            Rejection::HoldExceeded { held, required, currency } => Problem::new(
+                Code::HoldExceeded,
+                format!("{} is held, {} was to be captured", held.text(currency), required.text(currency)),
+            )
+            .fact(Fact::Amount("held", held, currency))
+            .fact(Fact::Amount("required", required, currency)),
+            Rejection::AlreadyReversed { by } => {
+                Problem::plain(Code::AlreadyReversed).fact(Fact::Id("reversed_by", by.to_uuid()))
+            }
+            Rejection::ReversalNotPartial => Problem::plain(Code::ReversalNotPartial),
+            Rejection::ReversalExceeded { transferred, currency } => Problem::new(
+                Code::ReversalExceeded,
+                format!("{} was transferred", transferred.text(currency)),
+            )
+            .fact(Fact::Amount("transferred", transferred, currency)),
+            Rejection::ReferenceUsed { by } => {
+                Problem::plain(Code::ReferenceUsed).fact(Fact::Id("used_by", by.to_uuid()))
+            }
+            Rejection::LinkNotFound => Problem::plain(Code::LinkNotFound),
+            Rejection::LinkCycle => Problem::plain(Code::LinkCycle),
+            Rejection::LinkChainTooLong => Problem::plain(Code::LinkChainTooLong),
+            Rejection::LinksExhausted => Problem::plain(Code::LinksExhausted),
         }
     }
 }
@@ -371,17 +559,57 @@ impl Code {
     pub fn from_slug(slug: &str) -> Option<Code> {
         Code::ALL.iter().copied().find(|code| code.slug() == slug)
     }
+}
 
-    /// Writes what `/problems/{code}` says.
-    pub(super) fn write(self, out: &mut Vec<u8>) {
-        let mut object = Object::begin(out);
-        object.quoted("type", format_args!("/problems/{}", self.slug()));
-        object.quoted("code", self.slug());
-        object.plain("status", self.status().as_u16());
-        object.quoted("title", self.title());
-        object.text("meaning", self.meaning());
-        object.plain("retryable", self.retry() != Retry::Never);
-        object.end();
+impl Describe for Problem {
+    fn describe(schemas: &mut Schemas) -> serde_json::Value {
+        schemas.named::<Self>("Problem", |schemas| {
+            let text = |meaning: &str| json!({ "type": "string", "description": meaning });
+            let amount = |meaning: &str| {
+                json!({ "type": ["string", "number"], "description": meaning })
+            };
+            let fact = "An amount: a text in version 2, a number in version 1.";
+            json!({
+                "type": "object",
+                "description": "Why a request was refused (RFC 9457). Only `code` is for programs to decide by.",
+                "properties": {
+                    "type": {
+                        "type": "string",
+                        "format": "uri-reference",
+                        "description": "The page that says what the problem means.",
+                    },
+                    "title": text("A summary that is the same for every occurrence."),
+                    "status": { "type": "integer", "description": "The HTTP status." },
+                    "detail": text("What is wrong this time."),
+                    "code": Code::describe(schemas),
+                    "request_id": text("The id of the request; of the first one, if this repeats its refusal."),
+                    "retryable": {
+                        "type": "boolean",
+                        "description": "Whether the same request with the same key may succeed later.",
+                    },
+                    "available": amount(fact),
+                    "required": amount(fact),
+                    "balance": amount(fact),
+                    "version": { "type": "integer", "description": "The version that the account is at." },
+                    "errors": {
+                        "type": "array",
+                        "maxItems": FIELD_ERRORS_MAX,
+                        "description": "What is wrong with which part of the request.",
+                        "items": {
+                            "type": "object",
+                            "properties": {
+                                "pointer": text("In the body: a JSON pointer (RFC 6901)."),
+                                "parameter": text("In the query: the parameter's name."),
+                                "header": text("In the head: the header's name."),
+                                "detail": text("What is wrong with it."),
+                            },
+                            "required": ["detail"],
+                        },
+                    },
+                },
+                "required": ["type", "title", "status", "detail", "code", "request_id", "retryable"],
+            })
+        })
     }
 }
 
@@ -417,8 +645,11 @@ mod tests {
     #[test]
     fn amounts_are_numbers_in_version_one_and_text_in_version_two() {
         let amount = |cents| Amount::from_minor_units(cents).unwrap();
-        let problem =
-            Problem::from(Rejection::InsufficientFunds { available: amount(5000), required: amount(5001) });
+        let problem = Problem::from(Rejection::InsufficientFunds {
+            available: amount(5000),
+            required: amount(5001),
+            currency: Currency::USD,
+        });
         assert_eq!(
             body(&problem, Version::One),
             r#"{"type":"/problems/insufficient-funds","title":"The account does not have the funds","status":422,"detail":"50.01 is required, 50.00 is available","code":"insufficient-funds","request_id":"r-1","retryable":false,"available":50.00,"required":50.01}"#
@@ -429,7 +660,11 @@ mod tests {
     #[test]
     fn a_repeated_refusal_shows_the_first_request() {
         let problem = Problem::from(Refusal::Rejected {
-            rejection: Rejection::AccountNotEmpty { balance: Amount::from_minor_units(-1).unwrap() },
+            rejected: Rejection::AccountNotEmpty {
+                balance: Amount::from_minor_units(-1).unwrap(),
+                currency: Currency::USD,
+            }
+            .into(),
             first_request_id: Some("r-0".into()),
         });
         let text = body(&problem, Version::One);
@@ -440,16 +675,16 @@ mod tests {
 
     #[test]
     fn every_refusal_of_the_bank_has_its_status() {
-        let zero = Amount::ZERO;
+        let (zero, currency) = (Amount::ZERO, Currency::USD);
         let storage = crate::storage::StorageError::Locked { path: "x".into() };
         for (problem, status, code, retry_after) in [
             (Rejection::AccountExists.into(), 409, "account-exists", ""),
             (Rejection::AccountNotFound.into(), 404, "account-not-found", ""),
             (Rejection::AccountClosed.into(), 409, "account-closed", ""),
-            (Rejection::AccountNotEmpty { balance: zero }.into(), 409, "account-not-empty", ""),
+            (Rejection::AccountNotEmpty { balance: zero, currency }.into(), 409, "account-not-empty", ""),
             (Rejection::VersionMismatch { version: 1 }.into(), 412, "version-mismatch", ""),
             (
-                Rejection::InsufficientFunds { available: zero, required: zero }.into(),
+                Rejection::InsufficientFunds { available: zero, required: zero, currency }.into(),
                 422,
                 "insufficient-funds",
                 "",
@@ -485,7 +720,7 @@ mod tests {
     fn a_reply_lists_a_bounded_number_of_errors() {
         let errors =
             vec![FieldError { place: Place::Pointer("/x".into()), detail: "is unknown".into() }; 5000];
-        let problem = Problem::with_errors(Code::InvalidRequest, errors);
+        let problem = Problem::with_errors(Code::InvalidRequest, errors, 5000);
         assert_eq!(problem.errors.len(), FIELD_ERRORS_MAX);
         assert_eq!(problem.detail, "5000 things are wrong; see errors");
     }

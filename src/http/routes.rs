@@ -1,36 +1,63 @@
-//! All that the service answers to: one table.
+//! All that the service answers to: one table. The document at `/openapi.json` is made from it, and so are the
+//! links of `GET /`.
 //!
-//! Paths are matched as they came, still percent-encoded; only then is the one variable segment decoded, once.
+//! Paths are matched as they came, still percent-encoded; only then is each variable segment decoded, once.
 //! So an encoded slash belongs to the segment, and `%2541` is `%41` and not `A`.
 
-use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use hyper::Method;
 use hyper::header::HeaderValue;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use super::problem::{Code, FieldError, Place, Problem};
+use super::handlers::{account_links, accounts, batches, holds, service, statements, transactions, transfers};
+use super::operation::Operation;
+use super::query::QueryShape;
 use super::wire::Version;
+
+/// How many variable segments a path has at most.
+const SEGMENTS_MAX: usize = 2;
 
 /// What is done at a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Endpoint {
+    OpenAccountV1,
+    AccountV1,
+    CloseV1,
+    DepositV1,
+    WithdrawV1,
+    TransactionV1,
     OpenAccount,
-    AccountByName,
-    CloseByName,
+    Accounts,
+    UpdateAccount,
+    Transfer,
+    ReadTransfer,
+    Reverse,
+    Hold,
+    ReadHold,
+    Holds,
+    Capture,
+    Void,
+    PutLink,
+    ReadLink,
+    Links,
+    DeleteLink,
+    Batch,
+    Account,
+    Close,
     Deposit,
     Withdraw,
     Transaction,
-    AccountById,
-    CloseById,
     History,
+    Statement,
     TrialBalance,
+    Service,
+    OpenApi,
+    Docs,
+    Problems,
+    Problem,
     Health,
     Readiness,
     Metrics,
-    Problems,
-    ProblemByCode,
 }
 
 /// A path and what can be done there.
@@ -38,38 +65,75 @@ pub(super) enum Endpoint {
 pub(super) struct Route {
     /// The path; a name in braces stands for any one segment.
     pub(super) pattern: &'static str,
+    /// Under which name `GET /` links to it; the original service's paths are not linked.
+    pub(super) relation: Option<&'static str>,
     /// The wire that is spoken there.
     pub(super) version: Version,
-    endpoints: &'static [(Method, Endpoint)],
+    /// By method.
+    pub(super) operations: &'static [(Method, &'static Operation)],
 }
 
-const fn route(pattern: &'static str, version: Version, endpoints: &'static [(Method, Endpoint)]) -> Route {
-    Route { pattern, version, endpoints }
+const fn v1(pattern: &'static str, operations: &'static [(Method, &'static Operation)]) -> Route {
+    Route { pattern, relation: None, version: Version::One, operations }
+}
+
+const fn v2(
+    pattern: &'static str,
+    relation: &'static str,
+    operations: &'static [(Method, &'static Operation)],
+) -> Route {
+    Route { pattern, relation: Some(relation), version: Version::Two, operations }
 }
 
 /// All routes. `HEAD` and `OPTIONS` come by themselves.
 pub(super) static ROUTES: &[Route] = {
-    use Endpoint::*;
-    use Version::{One, Two};
     const GET: Method = Method::GET;
     const POST: Method = Method::POST;
+    const PUT: Method = Method::PUT;
+    const PATCH: Method = Method::PATCH;
     const DELETE: Method = Method::DELETE;
     &[
-        route("/accounts", One, &[(POST, OpenAccount)]),
-        route("/accounts/{name}", One, &[(GET, AccountByName), (DELETE, CloseByName)]),
-        route("/accounts/{name}/deposit", One, &[(POST, Deposit)]),
-        route("/accounts/{name}/withdraw", One, &[(POST, Withdraw)]),
-        route("/transaction/{id}", One, &[(GET, Transaction)]),
-        route("/transactions/{id}", One, &[(GET, Transaction)]),
-        route("/v2/accounts", Two, &[(POST, OpenAccount)]),
-        route("/v2/accounts/{id}", Two, &[(GET, AccountById), (DELETE, CloseById)]),
-        route("/v2/accounts/{id}/transactions", Two, &[(GET, History)]),
-        route("/v2/trial-balance", Two, &[(GET, TrialBalance)]),
-        route("/healthz", One, &[(GET, Health)]),
-        route("/readyz", One, &[(GET, Readiness)]),
-        route("/metrics", One, &[(GET, Metrics)]),
-        route("/problems", One, &[(GET, Problems)]),
-        route("/problems/{code}", One, &[(GET, ProblemByCode)]),
+        v1("/accounts", &[(POST, &accounts::OPEN_V1)]),
+        v1("/accounts/{name}", &[(GET, &accounts::READ_V1), (DELETE, &accounts::CLOSE_V1)]),
+        v1("/accounts/{name}/deposit", &[(POST, &transactions::DEPOSIT_V1)]),
+        v1("/accounts/{name}/withdraw", &[(POST, &transactions::WITHDRAW_V1)]),
+        v1("/transaction/{id}", &[(GET, &transactions::READ_V1_SINGULAR)]),
+        v1("/transactions/{id}", &[(GET, &transactions::READ_V1)]),
+        v2("/v2/accounts", "accounts", &[(GET, &accounts::LIST), (POST, &accounts::OPEN)]),
+        v2(
+            "/v2/accounts/{account}",
+            "account",
+            &[(GET, &accounts::READ), (PATCH, &accounts::UPDATE), (DELETE, &accounts::CLOSE)],
+        ),
+        v2("/v2/accounts/{account}/holds", "account-holds", &[(GET, &holds::LIST)]),
+        v2("/v2/accounts/{account}/links", "account-links", &[(GET, &account_links::LIST)]),
+        v2(
+            "/v2/accounts/{account}/links/{other}",
+            "account-link",
+            &[(GET, &account_links::GET), (PUT, &account_links::PUT), (DELETE, &account_links::DELETE)],
+        ),
+        v2("/v2/transfers", "transfers", &[(POST, &transfers::TRANSFER)]),
+        v2("/v2/transfers/{id}", "transfer", &[(GET, &transfers::READ)]),
+        v2("/v2/transfers/{id}/reverse", "reverse-transfer", &[(POST, &transfers::REVERSE)]),
+        v2("/v2/holds", "holds", &[(POST, &holds::PLACE)]),
+        v2("/v2/holds/{hold}", "hold", &[(GET, &holds::READ)]),
+        v2("/v2/holds/{hold}/capture", "capture-hold", &[(POST, &holds::CAPTURE)]),
+        v2("/v2/holds/{hold}/void", "void-hold", &[(POST, &holds::VOID)]),
+        v2("/v2/batches", "batches", &[(POST, &batches::EXECUTE)]),
+        v2("/v2/accounts/{account}/deposits", "deposits", &[(POST, &transactions::DEPOSIT)]),
+        v2("/v2/accounts/{account}/withdrawals", "withdrawals", &[(POST, &transactions::WITHDRAW)]),
+        v2("/v2/accounts/{account}/transactions", "transactions", &[(GET, &transactions::LIST)]),
+        v2("/v2/accounts/{account}/statement", "statement", &[(GET, &statements::STATEMENT)]),
+        v2("/v2/transactions/{id}", "transaction", &[(GET, &transactions::READ)]),
+        v2("/v2/trial-balance", "trial-balance", &[(GET, &service::TRIAL_BALANCE)]),
+        v2("/", "self", &[(GET, &service::SERVICE)]),
+        v2("/openapi.json", "openapi", &[(GET, &service::OPENAPI)]),
+        v2("/docs", "docs", &[(GET, &service::DOCS)]),
+        v2("/problems", "problems", &[(GET, &service::PROBLEMS)]),
+        v2("/problems/{code}", "problem", &[(GET, &service::PROBLEM)]),
+        v2("/healthz", "health", &[(GET, &service::HEALTH)]),
+        v2("/readyz", "readiness", &[(GET, &service::READINESS)]),
+        v2("/metrics", "metrics", &[(GET, &service::METRICS)]),
     ]
 };
 
@@ -80,8 +144,8 @@ pub(super) struct Found<'p> {
     pub(super) index: usize,
     /// The route.
     pub(super) route: &'static Route,
-    /// What stands in the path for its variable segment, still encoded; empty if it has none.
-    pub(super) segment: &'p str,
+    /// What stands in the path for its variable segments, in order and still encoded; empty where it has none.
+    pub(super) segments: [&'p str; SEGMENTS_MAX],
 }
 
 /// Finds the route of a path.
@@ -95,22 +159,25 @@ pub(super) fn find(path: &str) -> Option<Found<'_>> {
     });
     let found = TREE.at(path).ok()?;
     let index = *found.value;
-    let segment = found.params.iter().next().map_or("", |(_, segment)| segment);
-    Some(Found { index, route: &ROUTES[index], segment })
+    let mut segments = [""; SEGMENTS_MAX];
+    for (place, (_, segment)) in segments.iter_mut().zip(found.params.iter()) {
+        *place = segment;
+    }
+    Some(Found { index, route: &ROUTES[index], segments })
 }
 
 impl Route {
     /// What a method does here.
-    pub(super) fn endpoint(&self, method: &Method) -> Option<Endpoint> {
+    pub(super) fn operation(&self, method: &Method) -> Option<&'static Operation> {
         let method = if *method == Method::HEAD { &Method::GET } else { method };
-        let (_, endpoint) = self.endpoints.iter().find(|(known, _)| known == method)?;
-        Some(*endpoint)
+        let (_, operation) = self.operations.iter().find(|(known, _)| known == method)?;
+        Some(operation)
     }
 
     /// The methods that are allowed here, for the header of that name.
     pub(super) fn allow(&self) -> HeaderValue {
         let mut methods: Vec<&str> = Vec::new();
-        for (method, _) in self.endpoints {
+        for (method, _) in self.operations {
             methods.push(method.as_str());
             if method == Method::GET {
                 methods.push("HEAD");
@@ -119,77 +186,23 @@ impl Route {
         methods.push("OPTIONS");
         HeaderValue::from_str(&methods.join(", ")).expect("methods fit in a header")
     }
-}
 
-/// Decodes a segment of a path, or a part of a query.
-///
-/// # Errors
-/// If a percent sign is not followed by two hexadecimal digits, or the bytes are not UTF-8.
-pub(super) fn decode(encoded: &str) -> Result<Cow<'_, str>, &'static str> {
-    let mut rest = encoded.as_bytes();
-    while let Some(percent) = rest.iter().position(|&byte| byte == b'%') {
-        let digits = rest.get(percent + 1..percent + 3);
-        if !digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)) {
-            return Err("has a % without two hexadecimal digits after it");
+    /// Its address as an RFC 6570 template, with the parameters of reading.
+    pub(super) fn template(&self) -> String {
+        let query = self.operation(&Method::GET).map_or(QueryShape::NONE, |operation| operation.query);
+        // A template cannot say that a name has a key.
+        let named = query.names.iter().zip(query.keyed).filter(|(_, keyed)| !**keyed);
+        let names: Vec<&str> = named.map(|(name, _)| *name).collect();
+        if names.is_empty() {
+            return self.pattern.to_owned();
         }
-        rest = &rest[percent + 3..];
+        format!("{}{{?{}}}", self.pattern, names.join(","))
     }
-    percent_decode_str(encoded).decode_utf8().map_err(|_| "is not UTF-8 once it is decoded")
-}
 
-/// Encodes a text as a segment of a path. Only what RFC 3986 calls unreserved stays as it is.
-///
-/// But for `.` and `..`, which clients would resolve away: there the dots are encoded too.
-pub(super) fn encode(text: &str) -> impl std::fmt::Display + '_ {
-    const DOTS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
-    const RESERVED: &AsciiSet = &DOTS.remove(b'.');
-    utf8_percent_encode(text, if matches!(text, "." | "..") { DOTS } else { RESERVED })
-}
-
-/// Reads a query's parameters, each at most once, none but the known.
-pub(super) fn parameters<'q, const N: usize>(
-    query: Option<&'q str>,
-    known: &'static [&'static str; N],
-) -> Result<[Option<Cow<'q, str>>; N], Problem> {
-    let mut values = [const { None }; N];
-    let Some(query) = query else {
-        return Ok(values);
-    };
-    let mut unknown = Vec::new();
-    let mut invalid = Vec::new();
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let name = decode(name).unwrap_or(Cow::Borrowed(name));
-        match known.iter().position(|known| *known == name) {
-            None => unknown.push(FieldError {
-                place: Place::Parameter(name.into_owned().into()),
-                detail: if N == 0 {
-                    "is unknown; there are none here".into()
-                } else {
-                    format!("is unknown; known are: {}", known.join(", ")).into()
-                },
-            }),
-            Some(index) => {
-                let detail = match decode(value) {
-                    Ok(_) if values[index].is_some() => "stands there more than once",
-                    Err(detail) => detail,
-                    Ok(value) => {
-                        values[index] = Some(value);
-                        continue;
-                    }
-                };
-                invalid
-                    .push(FieldError { place: Place::Parameter(known[index].into()), detail: detail.into() });
-            }
-        }
+    /// The names in braces.
+    pub(super) fn variables(&self) -> impl Iterator<Item = &'static str> {
+        self.pattern.split('{').skip(1).filter_map(|rest| Some(rest.split_once('}')?.0))
     }
-    if !unknown.is_empty() {
-        return Err(Problem::with_errors(Code::UnknownParameter, unknown));
-    }
-    if !invalid.is_empty() {
-        return Err(Problem::with_errors(Code::InvalidParameter, invalid));
-    }
-    Ok(values)
 }
 
 #[cfg(test)]
@@ -201,12 +214,15 @@ mod tests {
         for (index, route) in ROUTES.iter().enumerate() {
             let found = find(route.pattern).expect("found");
             assert_eq!(found.index, index);
-            assert_eq!(found.segment.is_empty(), !route.pattern.contains('{'));
-            for (method, endpoint) in route.endpoints {
-                assert_eq!(route.endpoint(method), Some(*endpoint));
+            let variables = route.variables().count();
+            assert!(variables <= SEGMENTS_MAX);
+            assert_eq!(found.segments.iter().filter(|segment| !segment.is_empty()).count(), variables);
+            for (method, operation) in route.operations {
+                assert_eq!(route.operation(method).map(|found| found.id), Some(operation.id));
             }
-            assert_eq!(route.endpoint(&Method::HEAD), route.endpoint(&Method::GET));
-            assert_eq!(route.endpoint(&Method::PATCH), None);
+            let id = |method| route.operation(method).map(|operation| operation.id);
+            assert_eq!(id(&Method::HEAD), id(&Method::GET));
+            assert_eq!(id(&Method::TRACE), None);
         }
     }
 
@@ -221,12 +237,12 @@ mod tests {
             ("/accounts/Kateřina", "Kateřina"),
             ("/accounts/{name}", "{name}"),
             ("/accounts/..", ".."),
+            ("/v2/accounts/name:a%2Fb/deposits", "name:a%2Fb"),
         ] {
-            assert_eq!(find(path).expect(path).segment, segment);
+            assert_eq!(find(path).expect(path).segments, [segment, ""]);
         }
         for path in [
             "",
-            "/",
             "*",
             "/accounts/",
             "/accounts//",
@@ -241,6 +257,7 @@ mod tests {
             "/v2/accounts/",
             "/v2/trial-balance/",
             "/healthz/",
+            "//",
         ] {
             assert!(find(path).is_none(), "{path}");
         }
@@ -251,37 +268,5 @@ mod tests {
         let allow = |path| find(path).expect("found").route.allow();
         assert_eq!(allow("/accounts"), "POST, OPTIONS");
         assert_eq!(allow("/accounts/a"), "GET, HEAD, DELETE, OPTIONS");
-    }
-
-    #[test]
-    fn decoding_happens_once_and_strictly() {
-        assert_eq!(decode("a%2Fb%20c").unwrap(), "a/b c");
-        assert_eq!(decode("%2541").unwrap(), "%41");
-        assert_eq!(decode("a+b").unwrap(), "a+b");
-        assert_eq!(decode("Kate%C5%99ina").unwrap(), "Kateřina");
-        for bad in ["%", "%4", "%zz", "a%", "%%41", "%4g", "%ff", "%c5", "%ed%a0%80"] {
-            assert!(decode(bad).is_err(), "{bad}");
-        }
-        for name in ["a/b c", "%41", "Kateřina", "..", "a+b?#"] {
-            assert_eq!(decode(&encode(name).to_string()).unwrap(), name);
-        }
-    }
-
-    #[test]
-    fn parameters_are_known_and_single() {
-        let parse = |query| parameters(Some(query), &["limit", "order"]);
-        assert_eq!(parse("limit=1&order=a%20b").unwrap(), [Some("1".into()), Some("a b".into())]);
-        assert_eq!(parse("").unwrap(), [None, None]);
-        assert_eq!(parse("order").unwrap(), [None, Some("".into())]);
-        for (query, code) in [
-            ("x=1", Code::UnknownParameter),
-            ("Limit=1", Code::UnknownParameter),
-            ("limit=1&limit=1", Code::InvalidParameter),
-            ("limit=%zz", Code::InvalidParameter),
-            ("limit=%zz&x", Code::UnknownParameter),
-        ] {
-            assert_eq!(parse(query).expect_err(query).code, code);
-        }
-        assert!(parameters(Some("x"), &[]).is_err());
     }
 }

@@ -9,6 +9,8 @@
 
 mod text;
 
+use std::cmp::Ordering;
+
 use rust_decimal::Decimal;
 
 use super::Currency;
@@ -132,6 +134,11 @@ impl Quantity {
         read_units(text, QUANTITY_DECIMALS, excess, QUANTITY_UNITS_MAX).map(Quantity)
     }
 
+    /// The quantity that is this amount of `currency`.
+    pub const fn of(amount: Amount, currency: Currency) -> Quantity {
+        Quantity(amount.0 * units_in_one(QUANTITY_DECIMALS - currency.scale()))
+    }
+
     /// The quantity as an amount of `currency`. Never rounds.
     ///
     /// # Errors
@@ -152,6 +159,11 @@ impl Quantity {
         Quantity(self.0 - self.0 % unit)
     }
 
+    /// Compares the quantity with an amount of `currency`, whatever decimals it has.
+    pub fn cmp_amount(self, amount: Amount, currency: Currency) -> Ordering {
+        self.0.cmp(&(amount.0 * units_in_one(QUANTITY_DECIMALS - currency.scale())))
+    }
+
     /// The quantity without its sign.
     pub const fn magnitude(self) -> Quantity {
         Quantity(self.0.abs())
@@ -163,11 +175,29 @@ impl Quantity {
     }
 }
 
+/// The largest total in minor units, either sign: four thousand million accounts at the end of their range in each of
+/// a thousand shards. Sums of a few totals are still far from the end of `i128`.
+const TOTAL_UNITS_MAX: i128 = MINOR_UNITS_MAX << (32 + 10);
+
 /// A sum of amounts, in minor units. Wider than an [`Amount`]: the parts of a sum that is zero need not be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Total(i128);
 
 impl Total {
+    /// The total of so many minor units, if amounts can add up to it.
+    pub const fn from_minor_units(minor_units: i128) -> Option<Total> {
+        if minor_units >= -TOTAL_UNITS_MAX && minor_units <= TOTAL_UNITS_MAX {
+            Some(Total(minor_units))
+        } else {
+            None
+        }
+    }
+
+    /// The count of minor units.
+    pub const fn minor_units(self) -> i128 {
+        self.0
+    }
+
     /// Adds an amount. Four thousand million accounts at the end of the range are far from the end of `i128`,
     /// and a thousand shards of them still are.
     pub fn add(&mut self, amount: Amount) {
@@ -177,6 +207,12 @@ impl Total {
     /// Adds another sum.
     pub fn add_total(&mut self, other: Total) {
         self.0 += other.0;
+    }
+
+    /// The same sum with the other sign.
+    #[must_use]
+    pub fn negated(self) -> Total {
+        Total(-self.0)
     }
 
     /// Whether the sum is nothing.

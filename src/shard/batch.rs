@@ -12,7 +12,7 @@ use crate::ledger::workspace::{Missing, Needs, Workspace};
 use crate::ledger::{
     Account, AccountId, AccountName, AccountNumber, AccountRef, Allowance, Amount, Change, Command, Currency, Decision,
     Details, Event, Hold, HoldId, HoldKey, HoldStatus, IdempotencyKey, ItemOutcome, KeyStatus, Ledger, Note,
-    OverdraftDefault, Rejection, Sequence, ShardId, Terms, Timestamp, Total, TransactionId,
+    OverdraftDefault, Reference, Rejection, Sequence, ShardId, Terms, Timestamp, Total, TransactionId,
 };
 use crate::storage::journal::record::Draft;
 
@@ -54,6 +54,13 @@ pub enum Request {
     },
     /// Read by what a transfer that was decided here was reversed.
     Reversal(Sequence),
+    /// Read by what a reference was used in an account where each is used once.
+    Reference {
+        /// The account.
+        account: AccountNumber,
+        /// The reference.
+        reference: Reference,
+    },
     /// Read accounts in the order of their numbers.
     Accounts {
         /// From which number on.
@@ -89,7 +96,9 @@ pub enum Reply {
         sequence: Sequence,
         /// The event.
         event: Event,
-        /// The currency of the account that it is about.
+        /// When the account that it is about was opened.
+        opened: Timestamp,
+        /// The currency of that account.
         currency: Currency,
     },
     /// It was done, or refused, before, with the same idempotency key: the event is in the log.
@@ -116,6 +125,8 @@ pub enum Reply {
     Holds(Option<(AccountView, Vec<HoldView>)>),
     /// By what a transfer was reversed.
     Reversal(Option<TransactionId>),
+    /// By what a reference was used.
+    Reference(Option<TransactionId>),
     /// A page of accounts.
     Accounts {
         /// They.
@@ -528,7 +539,9 @@ impl<To> Shard<To> {
                 }
             },
             Request::Account(account) | Request::Holds { account, .. } => vec![self.account_resource(account)],
-            Request::AccountByNumber(number) => vec![self.number_resource(*number)],
+            Request::AccountByNumber(number) | Request::Reference { account: number, .. } => {
+                vec![self.number_resource(*number)]
+            }
             Request::Hold(id) => vec![self.number_resource(id.account)],
             Request::Reversal(transfer) => vec![Resource::Transfer(*transfer)],
             Request::Accounts { from, count, filter } => {
@@ -839,6 +852,12 @@ impl<To> Shard<To> {
                 // By whom may not be durable yet, or it may have a part in another shard that is not.
                 (Reply::Reversal(by), self.ledger.last())
             }
+            Request::Reference { account, reference } => {
+                let used = self.ledger.references().get(&account);
+                let by = used.and_then(|used| used.get(&reference)).copied();
+                let account = self.ledger.account_by_number(account);
+                (Reply::Reference(by), account.map_or(self.ledger.last(), |account| account.chain.newest()))
+            }
             Request::Accounts { from, count, filter } => {
                 let (page, end) = self.page(from, count, &filter);
                 let looked_at = self.ledger.accounts().get(from.index()..end).unwrap_or_default();
@@ -918,8 +937,9 @@ impl<To> Shard<To> {
                     }
                     _ => None,
                 };
-                let currency = account.expect("a command is about an account").currency;
-                Reply::Executed { sequence, event, currency }
+                let account = account.expect("a command is about an account");
+                let (opened, currency) = (account.opened, account.currency);
+                Reply::Executed { sequence, event, opened, currency }
             }
         };
         Executed::Reply(reply, sequence)

@@ -3,8 +3,10 @@
 pub mod archive;
 pub mod codec;
 mod error;
+mod fields;
 pub mod files;
 pub mod history;
+pub mod in_flight;
 pub mod journal;
 pub mod log;
 pub mod manifest;

@@ -1,0 +1,200 @@
+//! Tables: CSV and JSON lines.
+
+use std::error::Error;
+use std::io::{BufWriter, StdoutLock, Write};
+use std::ops::ControlFlow;
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::{Source, What, no_account};
+use crate::http::kind_name;
+use crate::ledger::{
+    AccountChange, AccountId, AccountName, Amount, Change, Currency, Event, Timestamp, TransactionId,
+};
+use crate::storage::log::{ShardFiles, StoredLog, replay};
+
+/// Prints accounts, or the transactions of one account or of all.
+pub(super) fn export(
+    source: &Source,
+    what: What,
+    account: Option<&AccountName>,
+    mut rows: Rows,
+) -> Result<(), Box<dyn Error>> {
+    match (what, account) {
+        (What::Accounts, _) => {
+            source.shards.iter().try_for_each(|files| print_accounts(source, files, &mut rows))?;
+        }
+        (What::Transactions, None) => {
+            for files in &source.shards {
+                print_transactions(source, files, None, &mut rows)?;
+            }
+        }
+        (What::Transactions, Some(name)) => {
+            if !print_transactions(source, source.shard_of(name), Some(name), &mut rows)? {
+                return Err(no_account(name));
+            }
+        }
+    }
+    rows.finish()
+}
+
+/// Prints a shard's transactions, of one account or of all; says whether it has the account.
+fn print_transactions(
+    source: &Source,
+    files: &ShardFiles,
+    only: Option<&AccountName>,
+    rows: &mut Rows,
+) -> Result<bool, Box<dyn Error>> {
+    // By number. Without this a transaction would not know its account's name.
+    let mut accounts: Vec<(AccountName, Timestamp, Currency)> = Vec::new();
+    let mut failed = None;
+    let mut print = |sequence, event: &Event| {
+        if let Change::Opened { name, currency, .. } = &event.change {
+            accounts.push((name.clone(), event.time, *currency));
+        }
+        let (opened, currency) = match &event.change {
+            Change::Posted { account, .. } | Change::Closed { account, .. } => {
+                let (_, opened, currency) = accounts[account.index()];
+                (opened, currency)
+            }
+            _ => (event.time, Currency::USD),
+        };
+        let Some(decision) = event.change.to_decision(files.shard, opened, currency) else {
+            return Ok(());
+        };
+        let id = match &event.change {
+            Change::Settled { by, .. } => *by,
+            _ => TransactionId { time: event.time, shard: files.shard, sequence },
+        };
+        for effect in decision.part(files.shard).map_or(&[][..], |part| &part.effects) {
+            if let AccountChange::Opened(account) = &effect.change
+                && accounts.len() == effect.account.index()
+            {
+                accounts.push((account.name.clone(), id.time, effect.currency));
+            }
+            let (name, ..) = &accounts[effect.account.index()];
+            let amount = effect.change.posted();
+            if amount.is_zero() || only.is_some_and(|only| only != name) {
+                continue;
+            }
+            rows.print(&TransactionRow {
+                id: id.to_uuid(),
+                account: name,
+                direction: if amount.is_positive() { "deposit" } else { "withdrawal" },
+                amount: amount.magnitude().text(effect.currency).to_string(),
+                balance: effect.after.balance.text(effect.currency).to_string(),
+                created: id.time.seconds(),
+                kind: kind_name(&decision.kind),
+                currency: effect.currency.code(),
+                reference: decision.note.reference.as_deref(),
+            })?;
+        }
+        Ok(())
+    };
+    source.walk(files, &mut |sequence, event| match print(sequence, event) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => {
+            failed = Some(error);
+            ControlFlow::Break(())
+        }
+    })?;
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    Ok(only.is_none_or(|only| accounts.iter().any(|(name, ..)| name == only)))
+}
+
+/// Prints a shard's accounts as they are at the end of its log.
+fn print_accounts(source: &Source, files: &ShardFiles, rows: &mut Rows) -> Result<(), Box<dyn Error>> {
+    let (mut ledger, start) = files.newest_snapshot()?;
+    StoredLog::open(files)?.walk(start, &mut |record, after| {
+        source.progress.add(after.last.get() - record.first().get() + 1);
+        replay(&mut ledger, record)
+    })?;
+    for account in ledger.accounts() {
+        let text = |amount: Amount| amount.text(account.currency).to_string();
+        let id = AccountId { opened: account.opened, shard: files.shard, number: account.number };
+        rows.print(&AccountRow {
+            id: id.to_uuid(),
+            name: &account.name,
+            currency: account.currency.code(),
+            balance: text(account.posted),
+            overdraft_limit: account.overdraft_limit.map(text),
+            version: account.version,
+            created: account.opened.seconds(),
+            updated: account.updated.seconds(),
+            closed: account.closed().map(Timestamp::seconds),
+        })?;
+    }
+    Ok(())
+}
+
+/// One account's side of a transaction. The first columns are those that `teller import` reads: `type` says which way
+/// the money went, and the amount is positive. `created` is in Unix seconds; `kind` says what it was; the sides of a
+/// transfer have one id.
+#[derive(Serialize)]
+struct TransactionRow<'a> {
+    id: Uuid,
+    account: &'a str,
+    #[serde(rename = "type")]
+    direction: &'static str,
+    amount: String,
+    balance: String,
+    created: u64,
+    kind: &'static str,
+    currency: &'a str,
+    reference: Option<&'a str>,
+}
+
+/// An account. Times are in Unix seconds; an account without a limit of its own has none here.
+#[derive(Serialize)]
+struct AccountRow<'a> {
+    id: Uuid,
+    name: &'a str,
+    currency: &'a str,
+    balance: String,
+    overdraft_limit: Option<String>,
+    version: u64,
+    created: u64,
+    updated: u64,
+    closed: Option<u64>,
+}
+
+/// Where rows go, buffered.
+type Stdout = BufWriter<StdoutLock<'static>>;
+
+/// Prints rows.
+pub(super) enum Rows {
+    Csv(Box<csv::Writer<Stdout>>),
+    Ndjson(Stdout),
+}
+
+impl Rows {
+    pub(super) fn csv(stdout: Stdout) -> Rows {
+        Rows::Csv(Box::new(csv::Writer::from_writer(stdout)))
+    }
+
+    pub(super) fn ndjson(stdout: Stdout) -> Rows {
+        Rows::Ndjson(stdout)
+    }
+
+    fn print(&mut self, row: &impl Serialize) -> Result<(), Box<dyn Error>> {
+        match self {
+            Rows::Csv(writer) => writer.serialize(row)?,
+            Rows::Ndjson(writer) => {
+                serde_json::to_writer(&mut *writer, row)?;
+                writer.write_all(b"\n")?;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), Box<dyn Error>> {
+        match self {
+            Rows::Csv(writer) => writer.flush()?,
+            Rows::Ndjson(writer) => writer.flush()?,
+        }
+        Ok(())
+    }
+}

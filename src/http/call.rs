@@ -1,0 +1,169 @@
+//! A request that has found its operation: what all handlers ask of it.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::HeaderMap;
+use hyper::body::{Body, Incoming};
+use hyper::header::TRANSFER_ENCODING;
+use hyper::http::request::Parts;
+
+use super::api::Api;
+use super::headers::{self, KeyBinding, RequestId, Scope};
+use super::listener::Limits;
+use super::operation::Operation;
+use super::path::decode;
+use super::problem::{Code, Problem};
+use super::query::Query;
+use super::routes::Found;
+use super::wire::Version;
+use super::wire::values::{NAME_PREFIX, ReferenceError, parse_reference};
+use crate::bank::{AccountSelector, Bank, Origin};
+use crate::ledger::{AccountName, HoldId, IdError, TransactionId};
+
+/// A request, and what is to be done about it.
+pub(super) struct Call<'a> {
+    pub(super) api: &'a Api,
+    pub(super) limits: &'a Limits,
+    pub(super) found: Found<'a>,
+    pub(super) operation: &'static Operation,
+    pub(super) parts: &'a Parts,
+    pub(super) body: &'a mut Incoming,
+    pub(super) request_id: &'a RequestId,
+}
+
+impl<'a> Call<'a> {
+    pub(super) fn headers(&self) -> &'a HeaderMap {
+        &self.parts.headers
+    }
+
+    /// The query, which has no parameter that the operation does not know.
+    pub(super) fn query(&self) -> Result<Query<'a>, Problem> {
+        Query::split(self.parts.uri.query(), self.operation.query)
+    }
+
+    /// The bank, once it is there. It outlives the call, so what is asked of it does not borrow the call.
+    pub(super) fn bank(&self) -> Result<&'a Bank, Problem> {
+        self.api.bank()
+    }
+
+    /// The first variable segment of the path, still encoded.
+    pub(super) fn segment(&self) -> &'a str {
+        self.found.segments[0]
+    }
+
+    /// The account name in the path.
+    pub(super) fn name(&self) -> Result<AccountName, Problem> {
+        let name = decode(self.segment()).map_err(invalid_name)?;
+        AccountName::parse(&name).map_err(invalid_name)
+    }
+
+    /// The account reference in the path. What is a UUID but no account's finds no account.
+    pub(super) fn account(&self) -> Result<AccountSelector, Problem> {
+        account_in(self.segment())
+    }
+
+    /// The second account reference in the path.
+    pub(super) fn other_account(&self) -> Result<AccountSelector, Problem> {
+        account_in(self.found.segments[1])
+    }
+
+    /// The hold id in the path. What is a UUID but no hold's finds no hold.
+    pub(super) fn hold_id(&self) -> Result<HoldId, Problem> {
+        let text = decode(self.segment()).unwrap_or(Cow::Borrowed(""));
+        HoldId::parse(&text).map_err(|error| match error {
+            IdError::NotAUuid => invalid_id(error),
+            IdError::Foreign => Problem::plain(Code::HoldNotFound),
+        })
+    }
+
+    /// The transaction id in the path. What is a UUID but no transaction's finds no transaction.
+    pub(super) fn transaction_id(&self) -> Result<TransactionId, Problem> {
+        let text = decode(self.segment()).unwrap_or(Cow::Borrowed(""));
+        TransactionId::parse(&text).map_err(|error| match error {
+            IdError::NotAUuid => invalid_id(error),
+            IdError::Foreign => Problem::plain(Code::TransactionNotFound),
+        })
+    }
+
+    /// Checks what the headers say of a JSON body, then reads it.
+    pub(super) async fn read_json(&mut self) -> Result<Bytes, Problem> {
+        headers::check_idempotency_key(self.headers())?;
+        headers::check_media_type(self.headers(), self.found.route.version == Version::Two, &[])?;
+        self.read_body().await
+    }
+
+    /// Checks what the headers say of a body of JSON or of another media type, then reads it.
+    pub(super) async fn read_either(&mut self, other: &str) -> Result<Bytes, Problem> {
+        headers::check_idempotency_key(self.headers())?;
+        headers::check_media_type(self.headers(), true, &[other])?;
+        self.read_body().await
+    }
+
+    /// Makes sure that there is no body.
+    pub(super) async fn read_nothing(&mut self) -> Result<(), Problem> {
+        headers::check_idempotency_key(self.headers())?;
+        if self.read_body().await?.is_empty() {
+            return Ok(());
+        }
+        Err(Problem::plain(Code::UnexpectedBody))
+    }
+
+    /// Reads the body, within its bounds of size and time.
+    async fn read_body(&mut self) -> Result<Bytes, Problem> {
+        if self.body.is_end_stream() {
+            return Ok(Bytes::new());
+        }
+        // Any other coding would have to be undone first: its bytes are not the body.
+        if self.headers().get_all(TRANSFER_ENCODING).iter().any(|coding| coding != "chunked") {
+            return Err(Problem::new(
+                Code::InvalidBody,
+                "the only transfer coding that is understood is chunked",
+            ));
+        }
+        let bytes_max = self.operation.request.map_or(super::BODY_BYTES_MAX, |request| request.bytes_max);
+        // The declared length is looked at before the client is asked to go on (Expect: 100-continue).
+        if self.body.size_hint().lower() > bytes_max as u64 {
+            return Err(Problem::plain(Code::PayloadTooLarge));
+        }
+        let whole = Limited::new(&mut *self.body, bytes_max).collect();
+        match tokio::time::timeout(self.limits.body_read_time_max, whole).await {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::plain(Code::PayloadTooLarge)),
+            Ok(Err(_)) => Err(Problem::plain(Code::InvalidBody)),
+            Err(_) => Err(Problem::plain(Code::RequestTimeout)),
+        }
+    }
+
+    /// Who asks: the request's id, and its idempotency key.
+    pub(super) fn origin(&self, scope: Scope<'_>, body: &[u8]) -> Result<Origin, Problem> {
+        let binding =
+            KeyBinding { scope, method: self.parts.method.as_str(), route: self.found.route.pattern, body };
+        Ok(Origin {
+            key: headers::idempotency_key(self.headers(), &binding)?,
+            request_id: self.request_id.as_str().into(),
+        })
+    }
+}
+
+fn invalid_name(detail: impl std::fmt::Display) -> Problem {
+    Problem::new(Code::InvalidAccountName, format!("the name in the path {detail}"))
+}
+
+/// The account reference in a segment of the path.
+fn account_in(segment: &str) -> Result<AccountSelector, Problem> {
+    let not_text = |detail| match segment.starts_with(NAME_PREFIX) {
+        true => invalid_name(detail),
+        false => invalid_id(ReferenceError::Id(IdError::NotAUuid)),
+    };
+    parse_reference(&decode(segment).map_err(not_text)?).map_err(|error| match error {
+        ReferenceError::Name(error) => invalid_name(error),
+        ReferenceError::Id(IdError::NotAUuid) => invalid_id(error),
+        ReferenceError::Id(IdError::Foreign) => Problem::plain(Code::AccountNotFound),
+    })
+}
+
+fn invalid_id(detail: impl std::fmt::Display) -> Problem {
+    Problem::new(Code::InvalidId, format!("the id in the path {detail}"))
+}

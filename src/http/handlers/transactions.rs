@@ -1,0 +1,400 @@
+//! Transactions: deposits and withdrawals, one by one and as an account's history.
+
+use std::borrow::Cow;
+
+use hyper::StatusCode;
+use hyper::header::{HeaderValue, LINK, LOCATION};
+use serde_json::{Value, json};
+
+use super::statements::between;
+use crate::bank::{AccountSelector, EntryFilter, EntryType, Order, PAGE_ENTRIES_MAX};
+use crate::http::call::Call;
+use crate::http::cursor::{self, CURSOR_PATTERN, ListDigest};
+use crate::http::headers::{self, Scope};
+use crate::http::operation::{
+    BANK, CHANGE, EVERY, IF_MATCH, IF_NONE_MATCH, JSON_BODY, KEYED_IF_MATCH, NAMED, Operation, REFERRED,
+    ReplyHeader, RequestBody, Success, TRANSACTION,
+};
+use crate::http::problem::{Code, Problem};
+use crate::http::query::{Parameter, Query, parameters};
+use crate::http::reply::{self, Caching, Content, JSON, Reply};
+use crate::http::routes::Endpoint;
+use crate::http::wire::detail::TransactionDetail;
+use crate::http::wire::links::PageLinks;
+use crate::http::wire::metadata::MetadataFilter;
+use crate::http::wire::moments::Moment;
+use crate::http::wire::read::read_body;
+use crate::http::wire::schema::{Describe, Schemas};
+use crate::http::wire::transfers::note;
+use crate::http::wire::values::LimitText;
+use crate::http::wire::write::Text;
+use crate::http::wire::{Posting, PostingV1, Transaction, TransactionPage, TransactionV1};
+use crate::ledger::{Direction, Kind, Reference};
+
+/// How many transactions a page has if the client does not say.
+const PAGE_ENTRIES_DEFAULT: usize = 100;
+
+pub(in crate::http) static DEPOSIT_V1: Operation = Operation {
+    endpoint: Endpoint::DepositV1,
+    id: "depositV1",
+    summary: "Pay into an account (version 1)",
+    ..POST_V1
+};
+
+pub(in crate::http) static WITHDRAW_V1: Operation = Operation {
+    endpoint: Endpoint::WithdrawV1,
+    id: "withdrawV1",
+    summary: "Pay out of an account (version 1)",
+    problems: &[EVERY, BANK, CHANGE, JSON_BODY, IF_MATCH, NAMED, POSTING, &[Code::InsufficientFunds]],
+    ..POST_V1
+};
+
+const POST_V1: Operation = Operation {
+    headers: KEYED_IF_MATCH,
+    request: Some(RequestBody::json::<PostingV1>()),
+    success: Success {
+        status: 201,
+        meaning: "The transaction.",
+        body: Some((JSON, TransactionV1::describe)),
+        headers: &[ReplyHeader::Location],
+        ..Success::EMPTY
+    },
+    problems: &[EVERY, BANK, CHANGE, JSON_BODY, IF_MATCH, NAMED, POSTING],
+    leads_to: &[("readTransactionV1", "id", "$response.body#/id")],
+    ..Operation::PLAIN
+};
+
+pub(in crate::http) static READ_V1: Operation = TRANSACTION_V1;
+
+pub(in crate::http) static READ_V1_SINGULAR: Operation = Operation {
+    id: "readTransactionV1Singular",
+    details: "The original service's path; the other one reads the same.",
+    ..TRANSACTION_V1
+};
+
+const TRANSACTION_V1: Operation = Operation {
+    endpoint: Endpoint::TransactionV1,
+    id: "readTransactionV1",
+    summary: "Read a transaction (version 1)",
+    headers: IF_NONE_MATCH,
+    success: Success { body: Some((JSON, TransactionV1::describe)), ..TRANSACTION_FOUND },
+    problems: &[EVERY, BANK, TRANSACTION],
+    ..Operation::PLAIN
+};
+
+pub(in crate::http) static DEPOSIT: Operation =
+    Operation { endpoint: Endpoint::Deposit, id: "deposit", summary: "Pay into an account", ..POST };
+
+pub(in crate::http) static WITHDRAW: Operation = Operation {
+    endpoint: Endpoint::Withdraw,
+    id: "withdraw",
+    summary: "Pay out of an account",
+    problems: &[
+        EVERY,
+        BANK,
+        CHANGE,
+        JSON_BODY,
+        IF_MATCH,
+        REFERRED,
+        POSTING,
+        &[Code::AccountClosed, Code::InsufficientFunds],
+    ],
+    ..POST
+};
+
+const POST: Operation = Operation {
+    request: Some(RequestBody::json::<Posting>()),
+    success: Success { body: Some((JSON, Transaction::describe)), ..POST_V1.success },
+    problems: &[EVERY, BANK, CHANGE, JSON_BODY, IF_MATCH, REFERRED, POSTING, &[Code::AccountClosed]],
+    leads_to: &[
+        ("readTransaction", "id", "$response.body#/id"),
+        ("readAccount", "account", "$response.body#/account_id"),
+    ],
+    ..POST_V1
+};
+
+pub(in crate::http) static READ: Operation = Operation {
+    endpoint: Endpoint::Transaction,
+    id: "readTransaction",
+    summary: "Read a transaction",
+    details: "Of any type, with all its sides. A transfer can still be reversed; all others, and one that was, never \
+        change.",
+    headers: IF_NONE_MATCH,
+    success: Success {
+        meaning: "The transaction.",
+        body: Some((JSON, TransactionDetail::describe)),
+        ..TRANSACTION_FOUND
+    },
+    problems: &[EVERY, BANK, TRANSACTION],
+    ..Operation::PLAIN
+};
+
+const TRANSACTION_FOUND: Success = Success {
+    status: 200,
+    meaning: "The transaction, which never changes.",
+    headers: &[ReplyHeader::ETag, ReplyHeader::CacheControl],
+    headers_at_times: &[],
+    ..Success::EMPTY
+};
+
+pub(in crate::http) static LIST: Operation = Operation {
+    endpoint: Endpoint::History,
+    id: "listTransactions",
+    summary: "Read an account's history",
+    details: "Page by page: `next`, and the Link header, lead on. Later transactions do not move a page that was \
+        begun. All filters that are given have to be true of a transaction. One page looks at no more than 10,000 \
+        transactions: it may have less than `limit` of them, even none, and yet a next one.",
+    query: HistoryQuery::SHAPE,
+    headers: IF_NONE_MATCH,
+    success: Success {
+        status: 200,
+        meaning: "A page of the history.",
+        body: Some((JSON, TransactionPage::describe)),
+        headers: &[ReplyHeader::ETag, ReplyHeader::CacheControl],
+        headers_at_times: &[ReplyHeader::Link],
+        ..Success::EMPTY
+    },
+    problems: &[EVERY, BANK, REFERRED, &[Code::InvalidParameter, Code::InvalidCursor]],
+    ..Operation::PLAIN
+};
+
+const POSTING: &[Code] = &[Code::BalanceOutOfRange];
+
+parameters! {
+    /// Which part of a history.
+    struct HistoryQuery {
+        /// How many transactions the page has at most.
+        limit: PageLimit,
+        /// Newest first, or oldest first.
+        order: Order,
+        /// Where to go on: `next` of the page before, as it came. Limit may change on the way; nothing else may.
+        cursor: Option<Cursor>,
+        /// Of these types, with commas between. Without it, of all that are about money: all but opening, amendment,
+        /// closing, linking and unlinking.
+        types: Option<Types>,
+        /// From this moment on.
+        from: Option<Moment>,
+        /// Before this moment.
+        to: Option<Moment>,
+        /// Those that move at least so much, in or out; or hold or release so much, if they move nothing.
+        amount_min: Option<LimitText>,
+        /// The same: at most so much.
+        amount_max: Option<LimitText>,
+        /// With exactly this reference.
+        reference: Option<Reference>,
+        /// With these values in their metadata: `metadata[invoice]=7`.
+        metadata: Option<MetadataFilter>,
+    }
+}
+
+impl Call<'_> {
+    pub(super) async fn post_v1(&mut self, direction: Direction) -> Result<Reply, Problem> {
+        let bank = self.bank()?;
+        let name = self.name()?;
+        let version = headers::if_match(self.headers())?;
+        let body = self.read_json().await?;
+        let origin = self.origin(Scope::Account(&name), &body)?;
+        let posting: PostingV1 = read_body(&body)?;
+        let account = AccountSelector::Name(name.clone());
+        let posted = bank.post(account, version, direction, posting.amount.0, origin).await?;
+        let transaction = TransactionV1::of(&posted.value, &name, posted.value.currency);
+        let mut reply = reply::json(StatusCode::CREATED, &transaction);
+        let location = reply::location(format_args!("/transactions/{}", posted.value.id.to_uuid()));
+        reply.headers_mut().insert(LOCATION, location);
+        Ok(reply::marked(reply, &posted))
+    }
+
+    pub(super) async fn post(&mut self, direction: Direction) -> Result<Reply, Problem> {
+        let bank = self.bank()?;
+        let account = self.account()?;
+        let version = headers::if_match(self.headers())?;
+        let body = self.read_json().await?;
+        let origin = self.account_origin(&account, &body).await?;
+        let posting: Posting = read_body(&body)?;
+        let note = note(&posting.reference, &posting.metadata);
+        let posted = bank.post_noted(account, version, direction, posting.amount.0, note, origin).await?;
+        let mut reply = reply::json(StatusCode::CREATED, &Transaction::of(&posted.value));
+        let location = reply::location(format_args!("/v2/transactions/{}", posted.value.executed.id.to_uuid()));
+        reply.headers_mut().insert(LOCATION, location);
+        Ok(reply::marked(reply, &posted))
+    }
+
+    pub(super) async fn transaction_v1(&self) -> Result<Reply, Problem> {
+        let (transaction, account) = self.bank()?.transaction(self.transaction_id()?).await?;
+        let resource = TransactionV1::of(&transaction, &account.name, account.currency);
+        Ok(reply::tagged(self.headers(), etag_of(&transaction), Caching::Forever, &resource))
+    }
+
+    pub(super) async fn transaction(&self) -> Result<Reply, Problem> {
+        let bank = self.bank()?;
+        let executed = bank.executed(self.transaction_id()?).await?;
+        let reversed_by = match executed.decision.kind {
+            Kind::Transfer => bank.reversal_of(executed.id).await?,
+            _ => None,
+        };
+        let caching = match executed.decision.kind {
+            Kind::Transfer if reversed_by.is_none() => Caching::Ask,
+            _ => Caching::Forever,
+        };
+        Ok(Content::json(&TransactionDetail::of(&executed, reversed_by)).reply(self.headers(), caching))
+    }
+
+    pub(super) async fn history(&self, query: &Query<'_>) -> Result<Reply, Problem> {
+        let bank = self.bank()?;
+        let account = self.account()?;
+        let read = HistoryQuery::read(query)?;
+        let (from, to) = between(read.from, read.to)?;
+        let filter = EntryFilter {
+            types: read.types.map(|types| types.0),
+            from,
+            to,
+            amount_min: read.amount_min.map(|amount| amount.0),
+            amount_max: read.amount_max.map(|amount| amount.0),
+            reference: read.reference,
+            metadata: read.metadata.map(|metadata| metadata.0).unwrap_or_default(),
+        };
+        let (PageLimit(limit), order) = (read.limit, read.order);
+        // A cursor belongs to an id; a name has one only as long as the account is open.
+        let id = match &account {
+            AccountSelector::Id(id) => *id,
+            AccountSelector::Name(_) => bank.account(account).await?.id,
+        };
+        let path = format!("/v2/accounts/{}/transactions", id.to_uuid());
+        let filters = query.canonical(&["limit", "order", "cursor"]);
+        let parts = [path.as_str(), order_text(order)].into_iter().chain(filters.iter().map(String::as_str));
+        let list = ListDigest::of(parts);
+        let start = read.cursor.as_ref().map(|Cursor(text)| cursor::decode(text, list)).transpose()?;
+        let page = bank.history(AccountSelector::Id(id), filter, order, start, limit).await?;
+        let next = page.next.map(|version| cursor::encode(list, version));
+        let address = |cursor: Option<&str>| {
+            let mut address = format!("{path}?limit={limit}&order={}", order_text(order));
+            let cursor = cursor.map(|cursor| format!("cursor={cursor}"));
+            for parameter in filters.iter().chain(&cursor) {
+                address.push('&');
+                address.push_str(parameter);
+            }
+            address
+        };
+        let links = PageLinks {
+            this: address(read.cursor.as_ref().map(|cursor| cursor.0.as_str())),
+            next: next.as_deref().map(|next| address(Some(next))),
+        };
+        let link = links.next.as_ref().map(|next| {
+            HeaderValue::try_from(format!("<{next}>; rel=\"next\"")).expect("what is encoded fits in a header")
+        });
+        let content = Content::json(&TransactionPage {
+            count: page.entries.len() as u64,
+            items: page.entries.iter().map(Transaction::of).collect(),
+            next: next.as_deref().map(Text),
+            links,
+        });
+        let mut reply = content.reply(self.headers(), Caching::Ask);
+        if let Some(link) = link {
+            reply.headers_mut().insert(LINK, link);
+        }
+        Ok(reply)
+    }
+}
+
+/// A transaction never changes: its id is tag enough.
+fn etag_of(transaction: &crate::bank::Transaction) -> HeaderValue {
+    HeaderValue::from_str(&format!("\"{}\"", transaction.id.to_uuid())).expect("an id fits in a header")
+}
+
+/// How many items a page has at most.
+pub(super) struct PageLimit(pub(super) usize);
+
+impl Describe for PageLimit {
+    fn describe(_: &mut Schemas) -> Value {
+        json!({
+            "type": "integer",
+            "minimum": 1,
+            "maximum": PAGE_ENTRIES_MAX,
+            "default": PAGE_ENTRIES_DEFAULT,
+        })
+    }
+}
+
+impl Parameter for PageLimit {
+    fn parse(text: &str) -> Result<PageLimit, Cow<'static, str>> {
+        Some(text)
+            .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
+            .and_then(|text| text.parse().ok())
+            .filter(|limit| (1..=PAGE_ENTRIES_MAX).contains(limit))
+            .map(PageLimit)
+            .ok_or_else(|| format!("must be a number from 1 to {PAGE_ENTRIES_MAX}").into())
+    }
+
+    fn absent() -> Option<PageLimit> {
+        Some(PageLimit(PAGE_ENTRIES_DEFAULT))
+    }
+}
+
+impl Describe for Order {
+    fn describe(_: &mut Schemas) -> Value {
+        json!({ "type": "string", "enum": ["asc", "desc"], "default": "desc" })
+    }
+}
+
+impl Parameter for Order {
+    fn parse(text: &str) -> Result<Order, Cow<'static, str>> {
+        match text {
+            "asc" => Ok(Order::Ascending),
+            "desc" => Ok(Order::Descending),
+            _ => Err("must be asc or desc".into()),
+        }
+    }
+
+    fn absent() -> Option<Order> {
+        Some(Order::Descending)
+    }
+}
+
+fn order_text(order: Order) -> &'static str {
+    match order {
+        Order::Ascending => "asc",
+        Order::Descending => "desc",
+    }
+}
+
+/// A cursor, still text: what it says depends on the list.
+pub(super) struct Cursor(pub(super) String);
+
+impl Describe for Cursor {
+    fn describe(_: &mut Schemas) -> Value {
+        json!({ "type": "string", "pattern": CURSOR_PATTERN })
+    }
+}
+
+impl Parameter for Cursor {
+    fn parse(text: &str) -> Result<Cursor, Cow<'static, str>> {
+        Ok(Cursor(text.to_owned()))
+    }
+}
+
+/// Some types of transactions.
+struct Types(Vec<EntryType>);
+
+impl Describe for Types {
+    fn describe(_: &mut Schemas) -> Value {
+        let names = EntryType::ALL.map(EntryType::name).join("|");
+        let pattern = format!("^({names})(,({names}))*$");
+        json!({ "type": "string", "pattern": pattern, "examples": ["deposit,transfer"] })
+    }
+}
+
+impl Parameter for Types {
+    fn parse(text: &str) -> Result<Types, Cow<'static, str>> {
+        let find = |name: &str| EntryType::ALL.into_iter().find(|known| known.name() == name);
+        let types: Option<Vec<EntryType>> = text.split(',').map(find).collect();
+        types.map(Types).ok_or_else(|| {
+            format!("must be types with commas between: {}", EntryType::ALL.map(EntryType::name).join(", ")).into()
+        })
+    }
+}
+
+impl Parameter for Reference {
+    fn parse(text: &str) -> Result<Reference, Cow<'static, str>> {
+        Reference::parse(text).map_err(|error| error.to_string().into())
+    }
+}

@@ -1,0 +1,146 @@
+//! Replies, and how long a client may keep them.
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use data_encoding::BASE64URL_NOPAD;
+use http_body_util::Full;
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue};
+use hyper::{HeaderMap, Response, StatusCode};
+
+use super::headers;
+use super::wire::write::Write;
+use crate::bank::Done;
+
+/// Room for the usual reply, so that writing it takes one allocation.
+const REPLY_BYTES_TYPICAL: usize = 640;
+
+/// How many bytes of a hash tell two contents apart.
+const CONTENT_TAG_BYTES: usize = 16;
+
+pub(super) const JSON: &str = "application/json";
+
+pub(super) type Reply = Response<Full<Bytes>>;
+
+/// For how long a client may use a reply without asking again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Caching {
+    /// Not at all: it was true once.
+    Never,
+    /// Each time only after asking whether it still holds.
+    Ask,
+    /// For an hour: it changes with the program.
+    Hour,
+    /// For ever, by this client only.
+    Forever,
+}
+
+impl Caching {
+    fn header(self) -> HeaderValue {
+        HeaderValue::from_static(match self {
+            Caching::Never => "no-store",
+            Caching::Ask => "no-cache",
+            Caching::Hour => "public, max-age=3600",
+            Caching::Forever => "private, max-age=31536000, immutable",
+        })
+    }
+}
+
+/// A reply that is complete without a body.
+pub(super) fn empty(status: StatusCode) -> Reply {
+    let mut reply = Response::new(Full::default());
+    *reply.status_mut() = status;
+    reply
+}
+
+/// A reply with a resource.
+pub(super) fn json(status: StatusCode, resource: &impl Write) -> Reply {
+    let mut out = Vec::with_capacity(REPLY_BYTES_TYPICAL);
+    resource.write(&mut out);
+    let mut reply = Response::new(Full::new(Bytes::from(out)));
+    *reply.status_mut() = status;
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
+    reply
+}
+
+/// A resource that is true only now.
+pub(super) fn fresh(resource: &impl Write) -> Reply {
+    let mut reply = json(StatusCode::OK, resource);
+    reply.headers_mut().insert(CACHE_CONTROL, Caching::Never.header());
+    reply
+}
+
+/// A resource with a tag of its own, which the client that sent `request` may have already.
+pub(super) fn tagged(
+    request: &HeaderMap,
+    etag: HeaderValue,
+    caching: Caching,
+    resource: &impl Write,
+) -> Reply {
+    let known = etag.to_str().is_ok_and(|etag| headers::if_none_match(request, etag));
+    let mut reply = if known { empty(StatusCode::NOT_MODIFIED) } else { json(StatusCode::OK, resource) };
+    reply.headers_mut().insert(ETAG, etag);
+    reply.headers_mut().insert(CACHE_CONTROL, caching.header());
+    reply
+}
+
+/// Content whose tag is its hash.
+#[derive(Debug)]
+pub(super) struct Content {
+    media_type: &'static str,
+    bytes: Bytes,
+    etag: HeaderValue,
+}
+
+impl Content {
+    pub(super) fn new(media_type: &'static str, bytes: Vec<u8>) -> Content {
+        let hash = blake3::hash(&bytes);
+        let tag = BASE64URL_NOPAD.encode(&hash.as_bytes()[..CONTENT_TAG_BYTES]);
+        let etag = HeaderValue::try_from(format!("\"{tag}\"")).expect("base64 fits in a header");
+        Content { media_type, bytes: Bytes::from(bytes), etag }
+    }
+
+    pub(super) fn json(resource: &impl Write) -> Content {
+        let mut out = Vec::with_capacity(REPLY_BYTES_TYPICAL);
+        resource.write(&mut out);
+        Content::new(JSON, out)
+    }
+
+    /// The reply to the client that sent `request`, which may have it already.
+    pub(super) fn reply(&self, request: &HeaderMap, caching: Caching) -> Reply {
+        let known = self.etag.to_str().is_ok_and(|etag| headers::if_none_match(request, etag));
+        let mut reply = if known {
+            empty(StatusCode::NOT_MODIFIED)
+        } else {
+            let mut reply = Response::new(Full::new(self.bytes.clone()));
+            reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(self.media_type));
+            reply
+        };
+        reply.headers_mut().insert(ETAG, self.etag.clone());
+        reply.headers_mut().insert(CACHE_CONTROL, caching.header());
+        reply
+    }
+}
+
+/// A text that is true only now.
+pub(super) fn fresh_text(media_type: &'static str, text: String) -> Reply {
+    let mut reply = Response::new(Full::new(Bytes::from(text)));
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    reply.headers_mut().insert(CACHE_CONTROL, Caching::Never.header());
+    reply
+}
+
+/// Marks a reply that was given before.
+pub(super) fn marked<T>(mut reply: Reply, done: &Done<T>) -> Reply {
+    if done.replayed {
+        headers::mark_replayed(reply.headers_mut());
+    }
+    reply
+}
+
+/// The path of a new resource, for the header of that name.
+pub(super) fn location(path: std::fmt::Arguments<'_>) -> HeaderValue {
+    let mut text = String::with_capacity(64);
+    text.write_fmt(path).expect("memory takes what is written to it");
+    HeaderValue::try_from(text).expect("an encoded path fits in a header")
+}

@@ -1,0 +1,389 @@
+//! Reading JSON bodies, strictly, with all that is wrong told at once, each with the pointer to its place.
+//!
+//! It is done over [`RawValue`]s and not with derived readers, because those stop at the first error, do not say
+//! where it is, and would turn an amount into a float on the way.
+//!
+//! What always holds: a value is read by the type that it is to become, so reading goes no deeper than types
+//! are nested in one another, whatever the body is like; what has no type is passed over by serde_json with a
+//! loop. Errors beyond [`FIELD_ERRORS_MAX`] are counted and not kept.
+
+use std::borrow::Cow;
+use std::fmt::{self, Write};
+
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::schema::Describe;
+use crate::http::problem::{Code, FIELD_ERRORS_MAX, FieldError, Place, Problem};
+
+/// The longest unknown field name that an error repeats, in bytes.
+pub(super) const FIELD_NAME_SHOWN_BYTES_MAX: usize = 64;
+
+/// What reading a single value comes to: the value, or what is wrong with it.
+pub(in crate::http) type Parsed<T> = Result<T, Cow<'static, str>>;
+
+/// A type that is read from JSON.
+pub(in crate::http) trait Read: Sized + Describe {
+    /// Whether a field of this type may be absent.
+    const OPTIONAL: bool = false;
+
+    /// Reads a value. What is wrong with it goes to `errors`, and then there is no value.
+    fn read(value: Value<'_>, errors: &mut Errors) -> Option<Self>;
+
+    /// What a field is that is not there.
+    fn absent() -> Option<Self> {
+        None
+    }
+}
+
+/// A type that is read from a single value that is no object and no array.
+pub(in crate::http) trait ReadScalar: Sized + Describe {
+    /// Reads the value from its JSON.
+    fn parse(raw: &str) -> Parsed<Self>;
+}
+
+impl<T: ReadScalar> Read for T {
+    fn read(value: Value<'_>, errors: &mut Errors) -> Option<T> {
+        T::parse(value.raw).map_err(|detail| errors.push(value.at, detail)).ok()
+    }
+}
+
+/// Reads a whole body.
+pub(in crate::http) fn read_body<T: Read>(body: &[u8]) -> Result<T, Problem> {
+    read_with(body, T::read)
+}
+
+/// Reads a whole body by a function.
+pub(in crate::http) fn read_with<T>(
+    body: &[u8],
+    read: impl FnOnce(Value<'_>, &mut Errors) -> Option<T>,
+) -> Result<T, Problem> {
+    let text = std::str::from_utf8(body)
+        .map_err(|error| malformed(format!("the body is not UTF-8 from byte {} on", error.valid_up_to())))?;
+    match text.trim_start_matches([' ', '\t', '\r', '\n']).as_bytes().first() {
+        None => return Err(malformed("the body is empty; a JSON object is needed".to_owned())),
+        // An object is checked as it is read.
+        Some(b'{') => {}
+        Some(_) => {
+            serde_json::from_str::<IgnoredAny>(text).map_err(|error| malformed(error.to_string()))?;
+        }
+    }
+    let mut errors = Errors::default();
+    let value = read(Value::new(text, Pointer::Root), &mut errors);
+    match (errors.malformed, value) {
+        (Some(detail), _) => Err(malformed(detail)),
+        (None, Some(value)) if errors.count == 0 => Ok(value),
+        _ => Err(Problem::with_errors(Code::InvalidRequest, errors.first, errors.count)),
+    }
+}
+
+fn malformed(detail: String) -> Problem {
+    Problem::new(Code::MalformedJson, detail)
+}
+
+/// A value that is still to be read.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::http) struct Value<'a> {
+    pub(super) raw: &'a str,
+    pub(super) at: Pointer<'a>,
+    /// The members that someone else reads.
+    pub(super) others: &'static [&'static str],
+}
+
+impl<'a> Value<'a> {
+    /// A value, and where it stands.
+    pub(in crate::http) fn new(raw: &'a str, at: Pointer<'a>) -> Value<'a> {
+        Value { raw, at, others: &[] }
+    }
+
+    /// The same value, of which someone else reads these members.
+    pub(in crate::http) fn without(self, others: &'static [&'static str]) -> Value<'a> {
+        Value { others, ..self }
+    }
+
+    /// The raw text of one member of an object, if it has it.
+    pub(in crate::http) fn peek(&self, name: &'static str) -> Option<&'a str> {
+        let mut reader = serde_json::Deserializer::from_str(self.raw);
+        let mut found = [None];
+        let visitor = MembersVisitor { names: &[name], raws: &mut found, wrong: &mut Vec::new() };
+        // Whatever is wrong with the object is told when it is read.
+        let _ = reader.deserialize_any(visitor);
+        found[0].map(RawValue::get)
+    }
+
+    /// The way to it.
+    pub(in crate::http) fn at(&self) -> Pointer<'a> {
+        self.at
+    }
+
+    /// Its text.
+    pub(in crate::http) fn raw(&self) -> &'a str {
+        self.raw
+    }
+
+    pub(super) fn starts_with(&self, bracket: char) -> bool {
+        self.raw.trim_start().starts_with(bracket)
+    }
+}
+
+/// The way to a value. It becomes the text of an RFC 6901 pointer only if there is something to say about it.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::http) enum Pointer<'a> {
+    /// The body itself.
+    Root,
+    /// A member of an object.
+    Member(&'a Pointer<'a>, &'a str),
+    /// An item of an array.
+    Item(&'a Pointer<'a>, usize),
+}
+
+impl fmt::Display for Pointer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Pointer::Root => Ok(()),
+            Pointer::Member(outer, name) => {
+                write!(f, "{outer}/")?;
+                name.chars().try_for_each(|character| match character {
+                    '~' => f.write_str("~0"),
+                    '/' => f.write_str("~1"),
+                    other => f.write_char(other),
+                })
+            }
+            Pointer::Item(outer, index) => write!(f, "{outer}/{index}"),
+        }
+    }
+}
+
+/// What was found wrong with a body so far.
+#[derive(Debug, Default)]
+pub(in crate::http) struct Errors {
+    first: Vec<FieldError>,
+    count: usize,
+    /// Where the body stops being JSON; nothing else counts then.
+    malformed: Option<String>,
+}
+
+impl Errors {
+    pub(in crate::http) fn push(&mut self, at: Pointer<'_>, detail: impl Into<Cow<'static, str>>) {
+        if self.count < FIELD_ERRORS_MAX {
+            let place = Place::Pointer(at.to_string().into());
+            self.first.push(FieldError { place, detail: detail.into() });
+        }
+        self.count += 1;
+    }
+
+    /// Tells of one member of an object.
+    pub(in crate::http) fn push_member(&mut self, at: Pointer<'_>, name: &str, detail: impl Into<Cow<'static, str>>) {
+        self.push(Pointer::Member(&at, name), detail);
+    }
+
+    /// Leads `visitor` over an object or an array.
+    pub(super) fn visit<'a>(&mut self, value: Value<'a>, visitor: impl Visitor<'a, Value = ()>) {
+        let mut reader = serde_json::Deserializer::from_str(value.raw);
+        if let Err(error) = reader.deserialize_any(visitor).and_then(|()| reader.end()) {
+            self.malformed.get_or_insert(match value.at {
+                Pointer::Root => error.to_string(),
+                // The body was JSON when it was passed over; what is left are names that are no text.
+                inner => format!("{inner}: {error}"),
+            });
+        }
+    }
+}
+
+/// Reads a text.
+pub(in crate::http) fn parse_text(raw: &str) -> Parsed<Cow<'_, str>> {
+    let Some(inner) = raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else {
+        return Err(format!("must be a string, not {}", kind(raw)).into());
+    };
+    if !inner.contains('\\') {
+        return Ok(Cow::Borrowed(inner));
+    }
+    // The escapes are well-formed, or the body would not be JSON; but half a surrogate pair is no character.
+    serde_json::from_str(raw).map(Cow::Owned).map_err(|_| "has an escape that is no character".into())
+}
+
+/// What a value is, with an article, by its first character.
+pub(in crate::http) fn kind(raw: &str) -> &'static str {
+    match raw.trim_start().as_bytes().first() {
+        Some(b'{') => "an object",
+        Some(b'[') => "an array",
+        Some(b'"') => "a string",
+        Some(b't' | b'f') => "a boolean",
+        Some(b'n') => "null",
+        _ => "a number",
+    }
+}
+
+impl<T: Read> Read for Option<T> {
+    const OPTIONAL: bool = true;
+
+    fn read(value: Value<'_>, errors: &mut Errors) -> Option<Self> {
+        T::read(value, errors).map(Some)
+    }
+
+    fn absent() -> Option<Self> {
+        Some(None)
+    }
+}
+
+/// Takes an object apart into the members with these names; unread, in the order of the names.
+pub(in crate::http) fn members<'a, const N: usize>(
+    value: Value<'a>,
+    names: &'static [&'static str; N],
+    errors: &mut Errors,
+) -> Option<[Option<&'a RawValue>; N]> {
+    if !value.starts_with('{') {
+        errors.push(value.at, format!("must be an object, not {}", kind(value.raw)));
+        return None;
+    }
+    let mut raws = [None; N];
+    let mut wrong = Vec::new();
+    let visitor = MembersVisitor { names, raws: &mut raws, wrong: &mut wrong };
+    errors.visit(value, visitor);
+    for wrong in wrong {
+        match wrong {
+            WrongMember::Repeated(name) => {
+                errors.push(Pointer::Member(&value.at, name), "stands there more than once");
+            }
+            WrongMember::Unknown(name) if value.others.contains(&&*name) => {}
+            WrongMember::Unknown(name) if name.len() > FIELD_NAME_SHOWN_BYTES_MAX => {
+                errors.push(value.at, format!("has an unknown field with a name of {} bytes", name.len()));
+            }
+            WrongMember::Unknown(name) => {
+                let detail = format!("is unknown; known are: {}", names.join(", "));
+                errors.push(Pointer::Member(&value.at, &name), detail);
+            }
+        }
+    }
+    // The known ones are still to be looked at, so that all that is wrong is told at once.
+    Some(raws)
+}
+
+/// Reads one member that [`members`] has found, or not found.
+pub(in crate::http) fn member<T: Read>(
+    outer: &Pointer<'_>,
+    name: &'static str,
+    raw: Option<&RawValue>,
+    errors: &mut Errors,
+) -> Option<T> {
+    let at = Pointer::Member(outer, name);
+    match raw {
+        Some(raw) => T::read(Value::new(raw.get(), at), errors),
+        None => {
+            let absent = T::absent();
+            if absent.is_none() {
+                errors.push(at, "is missing");
+            }
+            absent
+        }
+    }
+}
+
+enum WrongMember {
+    Repeated(&'static str),
+    Unknown(String),
+}
+
+struct MembersVisitor<'f, 'a, const N: usize> {
+    names: &'f [&'static str; N],
+    raws: &'f mut [Option<&'a RawValue>; N],
+    wrong: &'f mut Vec<WrongMember>,
+}
+
+impl<'a, const N: usize> Visitor<'a> for MembersVisitor<'_, 'a, N> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(field) = map.next_key_seed(FieldName(self.names))? {
+            let raw: &'a RawValue = map.next_value()?;
+            match field {
+                Field::Known(index) if self.raws[index].is_none() => self.raws[index] = Some(raw),
+                Field::Known(index) => self.wrong.push(WrongMember::Repeated(self.names[index])),
+                Field::Unknown(name) => self.wrong.push(WrongMember::Unknown(name)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Tells the known names of fields from others, without a copy of the known.
+struct FieldName<'n>(&'n [&'static str]);
+
+enum Field {
+    Known(usize),
+    Unknown(String),
+}
+
+impl<'de> DeserializeSeed<'de> for FieldName<'_> {
+    type Value = Field;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Field, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for FieldName<'_> {
+    type Value = Field;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a field's name")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Field, E> {
+        Ok(match self.0.iter().position(|known| *known == name) {
+            Some(index) => Field::Known(index),
+            None => Field::Unknown(name.to_owned()),
+        })
+    }
+}
+
+/// Declares a body, or a part of one: a struct that is read from an object with exactly its fields, and that is
+/// described by their types and doc comments.
+macro_rules! body {
+    (
+        $(#[doc = $about:literal])*
+        $visibility:vis struct $Body:ident {
+            $($(#[doc = $meaning:literal])* $field:ident: $Field:ty,)*
+        }
+    ) => {
+        $(#[doc = $about])*
+        #[derive(Clone, Debug, PartialEq)]
+        $visibility struct $Body {
+            $($(#[doc = $meaning])* $visibility $field: $Field,)*
+        }
+
+        impl $crate::http::wire::schema::Describe for $Body {
+            fn describe(schemas: &mut $crate::http::wire::schema::Schemas) -> serde_json::Value {
+                schemas.named::<Self>(stringify!($Body), |schemas| {
+                    let mut object = $crate::http::wire::schema::ObjectSchema::new(concat!($($about),*));
+                    $(
+                        let schema = <$Field as $crate::http::wire::schema::Describe>::describe(schemas);
+                        let required = !<$Field as $crate::http::wire::read::Read>::OPTIONAL;
+                        object.member(stringify!($field), required, schema, concat!($($meaning),*));
+                    )*
+                    object.closed()
+                })
+            }
+        }
+
+        impl $crate::http::wire::read::Read for $Body {
+            fn read(
+                value: $crate::http::wire::read::Value<'_>,
+                errors: &mut $crate::http::wire::read::Errors,
+            ) -> Option<Self> {
+                let [$($field),*] =
+                    $crate::http::wire::read::members(value, &[$(stringify!($field)),*], errors)?;
+                let at = value.at();
+                $(
+                    let $field: Option<$Field> =
+                        $crate::http::wire::read::member(&at, stringify!($field), $field, errors);
+                )*
+                Some($Body { $($field: $field?,)* })
+            }
+        }
+    };
+}
+pub(in crate::http) use body;

@@ -1,0 +1,426 @@
+//! Writing JSON into memory, member by member.
+//!
+//! A reply's resource is a struct declared with [`resource!`]: it is written and described by its fields. That is
+//! done here rather than derived because version 1 prints amounts as JSON numbers with exactly
+//! two decimals (`12.30`): no number type of serde_json writes that without a float or a detour over its own
+//! allocation, and an [`Amount`] must see neither. Text is escaped by serde_json.
+
+use std::fmt::{self, Display};
+use std::io::Write as _;
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::schema::{Describe, Schemas, or_null};
+use crate::ledger::{Amount, Currency, Timestamp, Total};
+
+/// A type that is written as JSON.
+pub(in crate::http) trait Write: Describe {
+    /// Writes it.
+    fn write(&self, out: &mut Vec<u8>);
+
+    /// The schema of a field of this type, which is always there.
+    fn describe_field(schemas: &mut Schemas) -> Value {
+        Self::describe(schemas)
+    }
+}
+
+/// A JSON object under construction. [`Object::end`] closes it.
+pub(in crate::http) struct Object<'a> {
+    out: &'a mut Vec<u8>,
+    empty: bool,
+}
+
+impl<'a> Object<'a> {
+    /// Opens an object.
+    pub(in crate::http) fn begin(out: &'a mut Vec<u8>) -> Object<'a> {
+        out.push(b'{');
+        Object { out, empty: true }
+    }
+
+    /// Starts a member; its value is to be written next.
+    pub(in crate::http) fn key(&mut self, name: &'static str) -> &mut Vec<u8> {
+        if !self.empty {
+            self.out.push(b',');
+        }
+        self.empty = false;
+        self.out.push(b'"');
+        self.out.extend_from_slice(name.as_bytes());
+        self.out.extend_from_slice(b"\":");
+        self.out
+    }
+
+    pub(in crate::http) fn text(&mut self, name: &'static str, value: &str) {
+        text(self.key(name), value);
+    }
+
+    /// A number, or a literal such as `true`: whatever prints as JSON.
+    pub(in crate::http) fn plain(&mut self, name: &'static str, value: impl Display) {
+        print(self.key(name), value);
+    }
+
+    /// A text that needs no escaping.
+    pub(in crate::http) fn quoted(&mut self, name: &'static str, value: impl Display) {
+        let out = self.key(name);
+        out.push(b'"');
+        print(out, value);
+        out.push(b'"');
+    }
+
+    pub(in crate::http) fn end(self) {
+        self.out.push(b'}');
+    }
+}
+
+/// Writes a JSON array, each item by `write`.
+pub(in crate::http) fn array<T>(
+    out: &mut Vec<u8>,
+    items: impl IntoIterator<Item = T>,
+    mut write: impl FnMut(&mut Vec<u8>, T),
+) {
+    out.push(b'[');
+    for (index, item) in items.into_iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        write(out, item);
+    }
+    out.push(b']');
+}
+
+/// Writes a text with quotes and escapes.
+pub(in crate::http) fn text(out: &mut Vec<u8>, value: &str) {
+    serde_json::to_writer(out, value).expect("memory takes what is written to it");
+}
+
+fn print(out: &mut Vec<u8>, value: impl Display) {
+    write!(out, "{value}").expect("memory takes what is written to it");
+}
+
+/// Declares a resource: a struct that is written as an object with its fields, and that is described by their types
+/// and doc comments. A field whose name on the wire is no name of Rust's says so with `as`.
+macro_rules! resource {
+    (
+        $(#[doc = $about:literal])*
+        $visibility:vis struct $Resource:ident $(<$life:lifetime>)? {
+            $($(#[doc = $meaning:literal])* $field:ident $(as $name:literal)?: $Field:ty,)*
+        }
+    ) => {
+        $(#[doc = $about])*
+        $visibility struct $Resource $(<$life>)? {
+            $($(#[doc = $meaning])* $visibility $field: $Field,)*
+        }
+
+        impl $(<$life>)? $crate::http::wire::schema::Describe for $Resource $(<$life>)? {
+            fn describe(schemas: &mut $crate::http::wire::schema::Schemas) -> serde_json::Value {
+                schemas.named::<Self>(stringify!($Resource), |schemas| {
+                    let mut object = $crate::http::wire::schema::ObjectSchema::new(concat!($($about),*));
+                    $(
+                        let schema = <$Field as $crate::http::wire::write::Write>::describe_field(schemas);
+                        let name = $crate::http::wire::write::member_name!($field $($name)?);
+                        object.member(name, true, schema, concat!($($meaning),*));
+                    )*
+                    object.open()
+                })
+            }
+        }
+
+        impl $(<$life>)? $crate::http::wire::write::Write for $Resource $(<$life>)? {
+            fn write(&self, out: &mut Vec<u8>) {
+                let mut object = $crate::http::wire::write::Object::begin(out);
+                $(
+                    let name = $crate::http::wire::write::member_name!($field $($name)?);
+                    $crate::http::wire::write::Write::write(&self.$field, object.key(name));
+                )*
+                object.end();
+            }
+        }
+    };
+}
+pub(in crate::http) use resource;
+
+macro_rules! member_name {
+    ($field:ident) => {
+        stringify!($field)
+    };
+    ($field:ident $name:literal) => {
+        $name
+    };
+}
+pub(in crate::http) use member_name;
+
+impl Describe for bool {
+    fn describe(_: &mut Schemas) -> Value {
+        json!({ "type": "boolean" })
+    }
+}
+
+impl Write for bool {
+    fn write(&self, out: &mut Vec<u8>) {
+        print(out, self);
+    }
+}
+
+impl Describe for u64 {
+    fn describe(_: &mut Schemas) -> Value {
+        json!({ "type": "integer", "minimum": 0 })
+    }
+}
+
+impl Write for u64 {
+    fn write(&self, out: &mut Vec<u8>) {
+        print(out, self);
+    }
+}
+
+impl<T: Write> Write for Option<T> {
+    fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Some(value) => value.write(out),
+            None => out.extend_from_slice(b"null"),
+        }
+    }
+
+    /// Unlike in a request, what is not there is written as null.
+    fn describe_field(schemas: &mut Schemas) -> Value {
+        or_null(&T::describe_field(schemas))
+    }
+}
+
+impl<T: Describe> Describe for Vec<T> {
+    fn describe(schemas: &mut Schemas) -> Value {
+        json!({ "type": "array", "items": T::describe(schemas) })
+    }
+}
+
+impl<T: Write> Write for Vec<T> {
+    fn write(&self, out: &mut Vec<u8>) {
+        array(out, self, |out, item| item.write(out));
+    }
+}
+
+impl<T: Describe> Describe for &T {
+    fn describe(schemas: &mut Schemas) -> Value {
+        T::describe(schemas)
+    }
+}
+
+impl<T: Write> Write for &T {
+    fn write(&self, out: &mut Vec<u8>) {
+        T::write(self, out);
+    }
+}
+
+/// Any text.
+pub(in crate::http) struct Text<'a>(pub(in crate::http) &'a str);
+
+impl Describe for Text<'_> {
+    fn describe(_: &mut Schemas) -> Value {
+        json!({ "type": "string" })
+    }
+}
+
+impl Write for Text<'_> {
+    fn write(&self, out: &mut Vec<u8>) {
+        text(out, self.0);
+    }
+}
+
+/// The id of a resource.
+pub(in crate::http) struct Id(pub(in crate::http) Uuid);
+
+impl Describe for Id {
+    fn describe(_: &mut Schemas) -> Value {
+        json!({
+            "type": "string",
+            "format": "uuid",
+            "pattern": UUID_PATTERN,
+            "examples": ["019aab5e-8c00-8400-8000-000000000000"],
+        })
+    }
+}
+
+impl Write for Id {
+    fn write(&self, out: &mut Vec<u8>) {
+        let mut buffer = Uuid::encode_buffer();
+        let text = self.0.hyphenated().encode_lower(&mut buffer);
+        out.push(b'"');
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'"');
+    }
+}
+
+/// How a UUID is written, as a regular expression.
+pub(in crate::http) const UUID_PATTERN: &str =
+    "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$";
+
+/// A sum of money as a number with the currency's decimals: the wire of version 1.
+pub(in crate::http) struct MoneyNumber(pub(in crate::http) Amount, pub(in crate::http) Currency);
+
+impl Describe for MoneyNumber {
+    fn describe(_: &mut Schemas) -> Value {
+        json!({ "type": "number", "examples": [12.34] })
+    }
+}
+
+impl Write for MoneyNumber {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.0.text(self.1).as_str().as_bytes());
+    }
+}
+
+/// A sum of money as a text with the currency's decimals: the wire of version 2.
+pub(in crate::http) struct MoneyText(pub(in crate::http) Amount, pub(in crate::http) Currency);
+
+impl Describe for MoneyText {
+    fn describe(_: &mut Schemas) -> Value {
+        json!({ "type": "string", "pattern": MONEY_PATTERN, "examples": ["12.34"] })
+    }
+}
+
+impl Write for MoneyText {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.push(b'"');
+        out.extend_from_slice(self.0.text(self.1).as_str().as_bytes());
+        out.push(b'"');
+    }
+}
+
+/// How money is written, as a regular expression.
+pub(in crate::http) const MONEY_PATTERN: &str = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?$";
+
+/// A sum of amounts, as a text.
+pub(in crate::http) struct TotalText(pub(in crate::http) Total, pub(in crate::http) Currency);
+
+impl Describe for TotalText {
+    fn describe(schemas: &mut Schemas) -> Value {
+        MoneyText::describe(schemas)
+    }
+}
+
+impl Write for TotalText {
+    fn write(&self, out: &mut Vec<u8>) {
+        text(out, &self.0.to_text(self.1));
+    }
+}
+
+impl Describe for Currency {
+    fn describe(_: &mut Schemas) -> Value {
+        json!({
+            "type": "string",
+            "pattern": "^[A-Z]{3}$",
+            "examples": [Currency::USD.code()],
+        })
+    }
+}
+
+impl Write for Currency {
+    fn write(&self, out: &mut Vec<u8>) {
+        text(out, self.code());
+    }
+}
+
+/// A time as Unix seconds: the wire of version 1.
+pub(in crate::http) struct Seconds(pub(in crate::http) Timestamp);
+
+impl Describe for Seconds {
+    fn describe(_: &mut Schemas) -> Value {
+        json!({ "type": "integer", "minimum": 0, "examples": [1_795_367_301] })
+    }
+}
+
+impl Write for Seconds {
+    fn write(&self, out: &mut Vec<u8>) {
+        print(out, self.0.seconds());
+    }
+}
+
+/// A time as RFC 3339: the wire of version 2.
+pub(in crate::http) struct Time(pub(in crate::http) Timestamp);
+
+impl Describe for Time {
+    fn describe(_: &mut Schemas) -> Value {
+        json!({ "type": "string", "format": "date-time", "examples": ["2026-11-22T17:08:21.042Z"] })
+    }
+}
+
+impl Write for Time {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.push(b'"');
+        print(out, Rfc3339(self.0));
+        out.push(b'"');
+    }
+}
+
+/// Prints a time as RFC 3339 in UTC with milliseconds: `2026-11-22T17:08:21.000Z`.
+///
+/// Written here because printing UTC is ten lines of integer arithmetic, while a date library brings time
+/// zones, parsing and locales. Past the year 9999, which only a broken clock reaches, the year has five digits.
+pub(crate) struct Rfc3339(pub(crate) Timestamp);
+
+impl Display for Rfc3339 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+        let (days, ms) = (self.0.millis() / DAY_MS, self.0.millis() % DAY_MS);
+        let (year, month, day) = civil_from_days(days);
+        let (hour, minute, second) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60);
+        let milli = ms % 1000;
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
+    }
+}
+
+/// The Gregorian date so many days after 1970-01-01. Howard Hinnant's `civil_from_days`: years begin in March,
+/// so that the leap day is the last of its year, and 400 years are always 146,097 days.
+fn civil_from_days(days: u64) -> (u64, u64, u64) {
+    /// From 0000-03-01 to 1970-01-01.
+    const DAYS_TO_EPOCH: u64 = 719_468;
+    let days = days + DAYS_TO_EPOCH;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    (year, month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_are_separated_and_text_is_escaped() {
+        let mut out = Vec::new();
+        let mut object = Object::begin(&mut out);
+        object.text("name", "a\"\\\u{1}é");
+        object.plain("version", 7);
+        let amount = |minor_units| Amount::from_minor_units(minor_units).unwrap();
+        MoneyNumber(amount(1230), Currency::USD).write(object.key("balance"));
+        MoneyText(amount(-5), Currency::USD).write(object.key("posted"));
+        None::<Time>.write(object.key("closed"));
+        Id(Uuid::nil()).write(object.key("id"));
+        array(object.key("items"), [1, 2], print);
+        object.end();
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            r#"{"name":"a\"\\\u0001é","version":7,"balance":12.30,"posted":"-0.05","closed":null,"id":"00000000-0000-0000-0000-000000000000","items":[1,2]}"#
+        );
+    }
+
+    #[test]
+    fn times_are_printed_in_utc() {
+        for (millis, expected) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (68_169_599_999, "1972-02-28T23:59:59.999Z"),
+            (68_169_600_000, "1972-02-29T00:00:00.000Z"),
+            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
+            (951_868_799_001, "2000-02-29T23:59:59.001Z"),
+            (1_795_367_301_042, "2026-11-22T17:08:21.042Z"),
+            (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
+            (253_402_300_799_999, "9999-12-31T23:59:59.999Z"),
+        ] {
+            assert_eq!(Rfc3339(Timestamp::from_millis(millis)).to_string(), expected);
+        }
+    }
+}
