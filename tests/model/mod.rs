@@ -27,7 +27,7 @@ pub(crate) struct Model {
     opened: BTreeMap<ShardId, u32>,
     /// By what transfers were reversed; not known for those that this model has decided itself.
     pub(crate) reversed: BTreeMap<TransactionId, Option<TransactionId>>,
-    references: BTreeMap<(AccountId, Reference), Option<TransactionId>>,
+    pub(crate) references: BTreeMap<(AccountId, Reference), Option<TransactionId>>,
 }
 
 /// An account.
@@ -361,11 +361,14 @@ impl Model {
                 let limit =
                     amendment.overdraft_limit.map(|limit| limit.map(|limit| units(limit, currency)).transpose());
                 let limit = limit.transpose()?;
-                let velocity = amendment.velocity.map(|terms| {
-                    let limits = terms.unwrap_or_default().in_currency(currency);
-                    limits.map_err(|error| misfit(error, currency))
-                });
-                let velocity = velocity.transpose()?;
+                let velocity = match &amendment.velocity {
+                    None => None,
+                    Some(None) => Some(VelocityLimits::default()),
+                    Some(Some(change)) => {
+                        let limits = change.of(self.accounts[&id].velocity, currency);
+                        Some(limits.map_err(|error| misfit(error, currency))?)
+                    }
+                };
                 let mut metadata = self.accounts[&id].metadata.clone();
                 match &amendment.metadata {
                     None => {}

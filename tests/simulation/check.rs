@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use teller::ledger::operation::{Condition, Item, Operation, Opening, Place, Requirement, Sum};
 use teller::ledger::{
-    Change, Command, Decision, Event, Hold, HoldId, HoldStatus, ItemOutcome, KeyDigest, Kind, Metadata, Note,
-    ShardId, Timestamp, TransactionId,
+    AccountId, Change, Command, Decision, Event, Hold, HoldId, HoldStatus, ItemOutcome, KeyDigest, Kind, Metadata, Note,
+    Reference, ShardId, Timestamp, TransactionId,
 };
 use teller::shard::batch::{AccountView, HoldView, Reply, Request};
 use teller::shard::work::{ItemReply, WorkReply};
@@ -158,6 +158,12 @@ impl Observation {
             (Request::Reversal(transfer), Reply::Reversal(by)) => {
                 let of = |id: &&TransactionId| (id.shard, id.sequence) == (self.shard, *transfer);
                 same(&model.reversed.keys().find(of).and_then(|id| model.reversed[id]), by)
+            }
+            (Request::Reference { account, reference }, Reply::Reference(by)) => {
+                let of = |(id, used): &&(AccountId, Reference)| {
+                    (id.shard, id.number) == (self.shard, *account) && used == reference
+                };
+                same(&model.references.keys().find(of).and_then(|used| model.references[used]), by)
             }
             (Request::Accounts { from, count, filter }, Reply::Accounts { accounts, .. }) => {
                 let mut expected: Vec<_> = model
@@ -346,7 +352,7 @@ fn expected_of(before: &Model, id: TransactionId, event: &Event) -> Expected {
         Change::Refused { .. } => return Expected::new("refusal"),
         Change::Settled { .. } | Change::Claimed => return Expected::new("nothing"),
     };
-    let of = |account: &&teller::ledger::AccountId| (account.shard, account.number) == (id.shard, number);
+    let of = |account: &&AccountId| (account.shard, account.number) == (id.shard, number);
     let Some(account) = before.accounts.keys().find(of) else { return Expected::new("nothing") };
     let currency = before.accounts[account].currency;
     Expected::of(&event.change.to_decision(id.shard, account.opened, currency).expect("it changes an account"))

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use teller::ledger::operation::{
-    Amendment, Condition, HomedKey, Item, Opening, Operation, Place, Requirement, Sum, VelocityTerms,
+    Amendment, Condition, HomedKey, Item, Opening, Operation, Place, Requirement, Sum, VelocityChange, VelocityTerms,
 };
 use teller::ledger::workspace::Needs;
 use teller::ledger::{
@@ -396,7 +396,7 @@ impl Mind<'_> {
                 Some((id, _)) => (id.shard, Request::Reversal(id.sequence)),
                 None => (place.shard, Request::TrialBalance),
             },
-            87..97 => {
+            87..95 => {
                 let filter = AccountFilter {
                     currency: self.random.percent(20).then(|| self.currency()),
                     closed: self.random.percent(20).then_some(false),
@@ -404,6 +404,11 @@ impl Mind<'_> {
                 };
                 let (from, count) = (AccountNumber::new(self.random.below(3) as u32), 1 + self.random.below(9) as usize);
                 (place.shard, Request::Accounts { from, count, filter: filter.into() })
+            }
+            95..99 => {
+                let account = AccountNumber::new(self.random.below(4) as u32);
+                let reference = Reference::parse(&format!("invoice {}", self.random.below(REFERENCES)));
+                (place.shard, Request::Reference { account, reference: reference.expect("valid") })
             }
             _ => (place.shard, Request::TrialBalance),
         }
@@ -518,7 +523,16 @@ impl Mind<'_> {
             0 => amendment.frozen = Some(true),
             1 => amendment.frozen = Some(false),
             2 => amendment.overdraft_limit = Some(self.random.percent(70).then(|| self.quantity())),
-            3 => amendment.velocity = Some(self.random.percent(60).then(|| self.velocity())),
+            3 => {
+                let VelocityTerms { per_day, per_month, debits } = self.velocity();
+                let mut some = |is_there| is_there || self.random.percent(30);
+                let change = VelocityChange {
+                    per_day: some(per_day.is_some()).then_some(per_day),
+                    per_month: some(per_month.is_some()).then_some(per_month),
+                    debits: some(debits.is_some()).then_some(debits),
+                };
+                amendment.velocity = Some(self.random.percent(70).then_some(change));
+            }
             _ => {
                 let value = self.random.percent(70).then(|| format!("{}", self.random.below(9)).into());
                 let change = (format!("key {}", self.random.below(3)).into(), value);
