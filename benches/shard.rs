@@ -75,9 +75,7 @@ fn open_accounts<J: Journal + 'static>(threads: &ShardThreads<J>) {
         let mut tasks = JoinSet::new();
         for number in 0..ACCOUNTS {
             let handle = threads.handle().clone();
-            tasks.spawn(async move {
-                handle.ask(execute(opening(number))).await.expect("it answers")
-            });
+            tasks.spawn(async move { handle.ask(execute(opening(number))).await.expect("it answers") });
         }
         while tasks.join_next().await.is_some() {}
     });
@@ -104,8 +102,9 @@ fn duels<J: Journal + 'static>(arena: &mut Arena, group: &str, threads: &ShardTh
                         for _ in 0..count {
                             let account = AccountRef::Name(names[random.below(ACCOUNTS)].clone());
                             let target = Target { account, version: None };
-                            let reply =
-                                handle.ask(execute(Command::Deposit { target, amount: dollars("0.01") })).await;
+                            let reply = handle
+                                .ask(execute(Command::Deposit { target, amount: dollars("0.01") }))
+                                .await;
                             assert!(matches!(reply, Ok(Reply::Executed { .. })), "{reply:?}");
                         }
                     }

@@ -7,8 +7,8 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use teller::ledger::operation::{HomedKey, Item, Operation, Place, Sum};
 use teller::ledger::workspace::Needs;
 use teller::ledger::{
-    AccountName, AccountRef, Amount, Command, Currency, ExcessDecimals, IdempotencyKey, KeyDigest, Ledger, Note,
-    OverdraftDefault, Quantity, Rejection, Sequence, ShardId, Target, Timestamp,
+    AccountName, AccountRef, Amount, Command, Currency, ExcessDecimals, IdempotencyKey, KeyDigest, Ledger,
+    Note, OverdraftDefault, Quantity, Rejection, Sequence, ShardId, Target, Timestamp,
 };
 use teller::shard::batch::{Moment, Output, Reply, Request, Shard, ShardRules};
 use teller::shard::handle::ShardError;
@@ -202,7 +202,8 @@ fn gated() -> (ShardThreads<GatedJournal>, Receiver<()>, Sender<()>) {
     let journal = GatedJournal { journal: MemoryJournal::new(shard_id(), position), began, go_on };
     let on_failure = Arc::new(|_, error: &StorageError| panic!("{error}"));
     let ledger = Ledger::new(shard_id());
-    let threads = ShardThreads::start(shard_id(), ledger, rules(), journal, now, on_failure, &mut Network::new(1));
+    let threads =
+        ShardThreads::start(shard_id(), ledger, rules(), journal, now, on_failure, &mut Network::new(1));
     (threads, begins, gate)
 }
 
@@ -294,7 +295,8 @@ fn a_failing_log_is_reported_and_acknowledges_nothing() {
         })
     };
     let ledger = Ledger::new(shard_id());
-    let threads = ShardThreads::start(shard_id(), ledger, rules(), journal, now, on_failure, &mut Network::new(1));
+    let threads =
+        ShardThreads::start(shard_id(), ledger, rules(), journal, now, on_failure, &mut Network::new(1));
     let reply = runtime().block_on(threads.handle().ask(execute(open("a"), None)));
     assert_eq!(reply, Err(ShardError::Ended));
     assert!(threads.stop().is_err());
@@ -320,7 +322,8 @@ fn transfer(from: usize, to: usize, key: Option<HomedKey>) -> Request {
     if let Some(HomedKey { home, key }) = key {
         needs.entry(home).or_default().keys.push(key);
     }
-    let operation = Operation::Transfer { from, to, amount: Sum::Exactly(quantity("0.01")), note: Note::default() };
+    let operation =
+        Operation::Transfer { from, to, amount: Sum::Exactly(quantity("0.01")), note: Note::default() };
     Request::Work(Box::new(WorkRequest {
         items: vec![Item { operation, conditions: Vec::new(), key }],
         atomic: false,
@@ -404,7 +407,8 @@ fn works_that_cross_take_turns() {
 #[test]
 fn a_key_on_its_way_between_two_shards_is_in_flight() {
     let mut benches = benches::<2>();
-    let key = HomedKey { home: id(0), key: IdempotencyKey { digest: KeyDigest([7; 16]), fingerprint: [7; 16] } };
+    let key =
+        HomedKey { home: id(0), key: IdempotencyKey { digest: KeyDigest([7; 16]), fingerprint: [7; 16] } };
     benches[0].ask(1, transfer(1, 1, Some(key)));
     let held = std::mem::take(&mut benches[0].output.messages);
     assert!(matches!(&held[..], [(_, Message::Work(_))]));
@@ -459,7 +463,8 @@ fn network(shards: usize) -> Vec<ShardThreads<MemoryJournal>> {
 fn stop(shards: Vec<ShardThreads<MemoryJournal>>) {
     shards.iter().for_each(ShardThreads::ask_to_stop);
     let mut in_flight = teller::ledger::Total::default();
-    let ledgers: Vec<_> = shards.into_iter().map(|threads| threads.stop().expect("the log is intact").0).collect();
+    let ledgers: Vec<_> =
+        shards.into_iter().map(|threads| threads.stop().expect("the log is intact").0).collect();
     for ledger in &ledgers {
         assert!(ledger.totals().values().all(|total| total.is_zero()), "P3");
         ledger.clearing().values().for_each(|part| in_flight.add_total(*part));
@@ -475,7 +480,11 @@ fn stop(shards: Vec<ShardThreads<MemoryJournal>>) {
 fn works_that_cross_never_wait_for_one_another_for_ever() {
     let shards = network(3);
     let handles: Vec<_> = shards.iter().map(|threads| threads.handle().clone()).collect();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_time().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(4)
+        .enable_time()
+        .build()
+        .expect("a runtime");
     runtime.block_on(async {
         for (index, handle) in handles.iter().enumerate() {
             let AccountRef::Name(name) = place(index).account else { unreachable!() };
@@ -512,7 +521,8 @@ fn a_stop_with_works_under_way_ends_and_leaves_nothing_in_flight() {
     for round in 0..20 {
         let shards = network(3);
         let handles: Vec<_> = shards.iter().map(|threads| threads.handle().clone()).collect();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("a runtime");
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("a runtime");
         runtime.block_on(async {
             for (index, handle) in handles.iter().enumerate() {
                 let AccountRef::Name(name) = place(index).account else { unreachable!() };

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput};
 use teller::ledger::{
-    AccountName, AccountRef, Amount, Command, Currency, Event, ExcessDecimals, IdempotencyKey, KeyDigest, Ledger,
-    OverdraftDefault, Quantity, Sequence, ShardId, Target, Terms, Timestamp,
+    AccountName, AccountRef, Amount, Command, Currency, Event, ExcessDecimals, IdempotencyKey, KeyDigest,
+    Ledger, OverdraftDefault, Quantity, Sequence, ShardId, Target, Terms, Timestamp,
 };
 use teller::shard::batch::ShardRules;
 use teller::storage::journal::record::{Draft, LogPosition};
@@ -230,8 +230,7 @@ impl Feed {
             made: 0,
         };
         for number in 0..accounts {
-            let (sequence, event) =
-                feed.happen(opening(number), None);
+            let (sequence, event) = feed.happen(opening(number), None);
             visit(sequence, event);
         }
         feed

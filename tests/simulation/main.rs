@@ -36,8 +36,8 @@ use check::{Observation, Timeline};
 use clients::{Client, Knowledge};
 use random::{Random, setting};
 use teller::ledger::{
-    Amount, Change, Currency, Event, Hold, HoldStatus, Kind, Ledger, LedgerParts, OverdraftDefault, Sequence, ShardId, Timestamp,
-    Total, TransactionId,
+    Amount, Change, Currency, Event, Hold, HoldStatus, Kind, Ledger, LedgerParts, OverdraftDefault, Sequence,
+    ShardId, Timestamp, Total, TransactionId,
 };
 use teller::router::Router;
 use teller::shard::batch::{Batch, Moment, Output, Reply, Request, Sealed, Shard, ShardRules};
@@ -95,11 +95,43 @@ fn whatever_crashes_what_was_acknowledged_holds() {
 
 /// What a run of all seeds meets somewhere: else it proves less than it says.
 const MUST_HAPPEN: &[&str] = &[
-    "opening", "deposit", "withdrawal", "transfer", "protection", "reversal", "hold", "capture", "void", "expiry",
-    "amendment", "closing", "linking", "unlinking", "refusal", "batch", "settled key", "key in flight", "key reused",
-    "keys exhausted", "disk full", "ConditionNotMet", "CurrencyMismatch", "InsufficientFunds", "VelocityLimit",
-    "AlreadyReversed", "HoldEnded", "ReferenceUsed", "AccountFrozen", "TooManyDecimals", "LegsUnbalanced",
-    "AccountHasHolds", "LinkCycle", "NothingAvailable", "VersionMismatch", "chained protection", "dry run",
+    "opening",
+    "deposit",
+    "withdrawal",
+    "transfer",
+    "protection",
+    "reversal",
+    "hold",
+    "capture",
+    "void",
+    "expiry",
+    "amendment",
+    "closing",
+    "linking",
+    "unlinking",
+    "refusal",
+    "batch",
+    "settled key",
+    "key in flight",
+    "key reused",
+    "keys exhausted",
+    "disk full",
+    "ConditionNotMet",
+    "CurrencyMismatch",
+    "InsufficientFunds",
+    "VelocityLimit",
+    "AlreadyReversed",
+    "HoldEnded",
+    "ReferenceUsed",
+    "AccountFrozen",
+    "TooManyDecimals",
+    "LegsUnbalanced",
+    "AccountHasHolds",
+    "LinkCycle",
+    "NothingAvailable",
+    "VersionMismatch",
+    "chained protection",
+    "dry run",
 ];
 
 /// Who waits for a reply: a client, and which of its attempts.
@@ -312,7 +344,8 @@ impl Simulation {
 
     /// Some message arrives.
     fn carry(&mut self) {
-        let full: Vec<_> = self.ways.iter().filter(|(_, way)| !way.is_empty()).map(|(ends, _)| *ends).collect();
+        let full: Vec<_> =
+            self.ways.iter().filter(|(_, way)| !way.is_empty()).map(|(ends, _)| *ends).collect();
         if full.is_empty() {
             return;
         }
@@ -354,7 +387,10 @@ impl Simulation {
         let replies = std::mem::take(&mut shard.unsynced);
         let any = before != durable || !replies.is_empty();
         for sealed in replies {
-            assert!(sealed.after <= durable.last, "no reply leaves before what it depends on is durable (P1)");
+            assert!(
+                sealed.after <= durable.last,
+                "no reply leaves before what it depends on is durable (P1)"
+            );
             self.deliver(sealed.to, sealed.reply);
         }
         any
@@ -393,7 +429,8 @@ impl Simulation {
         }
         let mut in_flight = BTreeMap::<Currency, Total>::new();
         for shard in &self.shards {
-            let is_due = |hold: &Hold| hold.status == HoldStatus::Pending && hold.expires.millis() <= self.now;
+            let is_due =
+                |hold: &Hold| hold.status == HoldStatus::Pending && hold.expires.millis() <= self.now;
             let due = shard.shard.ledger().holds().iter().find(|(_, hold)| is_due(hold));
             assert!(due.is_none() || self.disk_full, "what is held comes free when its time is over");
             assert!(!shard.shard.is_locked(), "nothing is locked when nothing is under way");
@@ -425,11 +462,14 @@ impl Simulation {
     fn crash(&mut self) {
         let grants = |message: &Message<Waiter>| matches!(message, Message::Work(_));
         let under_way = self.ways.values().flatten().any(grants)
-            || self.shards.iter().flat_map(|shard| &shard.inbox).any(|mail| {
-                matches!(mail, Mail::Message(message) if grants(message))
-            });
+            || self
+                .shards
+                .iter()
+                .flat_map(|shard| &shard.inbox)
+                .any(|mail| matches!(mail, Mail::Message(message) if grants(message)));
         self.run.rows[0] += u64::from(under_way);
-        let sent: Vec<Vec<Sequence>> = self.shards.iter().map(|shard| self.sent(shard.shard.ledger())).collect();
+        let sent: Vec<Vec<Sequence>> =
+            self.shards.iter().map(|shard| self.sent(shard.shard.ledger())).collect();
         for shard in &mut self.shards {
             shard.journal.crash_keeping(self.random.below(4) as usize);
             shard.inbox.clear();
@@ -444,13 +484,18 @@ impl Simulation {
             self.run.rows[1] += u64::from(sent.into_iter().any(|sequence| sequence > last));
             // What is written from here on is another event.
             self.decided_at.retain(|(id, sequence), _| *id != shard.id || *sequence <= last);
-            if let Some((_, Event { change: Change::Decided { decision, .. }, .. })) = shard.durable_events().pop() {
+            if let Some((_, Event { change: Change::Decided { decision, .. }, .. })) =
+                shard.durable_events().pop()
+            {
                 assert!(decision.kind != Kind::Protection, "what protects is there with what it was for");
             }
         }
         for (shard, first, last) in self.together.drain(..) {
             let durable = self.shards[shard].journal.durable().last;
-            assert!(durable < first || durable >= last, "what was decided together is there as a whole or not at all");
+            assert!(
+                durable < first || durable >= last,
+                "what was decided together is there as a whole or not at all"
+            );
         }
         self.count_crash_rows();
         while !self.recover() {}
