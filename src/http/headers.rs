@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use hyper::HeaderMap;
-use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
+use hyper::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use uuid::Uuid;
 
 use super::problem::{Code, Place, Problem};
@@ -310,6 +310,55 @@ pub(super) fn if_none_match(headers: &HeaderMap, etag: &str) -> bool {
     })
 }
 
+/// Which of several media types the client likes best: the place of one in `offered`, where the first is best if the
+/// client does not care. `None` if it wants none of them.
+pub(super) fn preferred(headers: &HeaderMap, offered: &[&str]) -> Option<usize> {
+    let mut ranges = Vec::new();
+    for value in headers.get_all(ACCEPT) {
+        let text = value.to_str().unwrap_or_default();
+        ranges.extend(text.split(',').filter_map(media_range));
+        if text.split(',').any(|range| !range.trim().is_empty() && media_range(range).is_none()) {
+            // What cannot be read is wanted by nobody; but then the client did say something.
+            ranges.push((String::new(), 0));
+        }
+    }
+    if ranges.is_empty() {
+        return Some(0);
+    }
+    let quality_of = |media_type: &str| {
+        let (major, _) = media_type.split_once('/').unwrap_or((media_type, ""));
+        // The most precise range counts.
+        let any_minor = format!("{major}/*");
+        [media_type, &any_minor, "*/*"].iter().find_map(|wanted| {
+            let qualities = ranges.iter().filter(|(range, _)| range == wanted).map(|(_, quality)| *quality);
+            qualities.max()
+        })
+    };
+    let rated = offered.iter().enumerate().map(|(place, offered)| (place, quality_of(offered).unwrap_or(0)));
+    let best = rated.rev().max_by_key(|(_, quality)| *quality)?;
+    (best.1 > 0).then_some(best.0)
+}
+
+/// A media range without its parameters, and its quality in thousandths.
+fn media_range(text: &str) -> Option<(String, u16)> {
+    let mut parts = text.split(';').map(str::trim);
+    let range = parts.next().filter(|range| range.split('/').count() == 2)?.to_ascii_lowercase();
+    let mut quality = 1000;
+    for parameter in parts {
+        if let Some(weight) = parameter.strip_prefix("q=").or_else(|| parameter.strip_prefix("Q=")) {
+            let (whole, fraction) = weight.split_once('.').unwrap_or((weight, ""));
+            let is_digits = fraction.len() <= 3 && fraction.bytes().all(|byte| byte.is_ascii_digit());
+            let thousandths = format!("{fraction:0<3}").parse::<u16>().ok().filter(|_| is_digits)?;
+            quality = match whole {
+                "0" => thousandths,
+                "1" if thousandths == 0 => 1000,
+                _ => return None,
+            };
+        }
+    }
+    Some((range, quality))
+}
+
 /// The tag of an account at a version.
 pub(super) fn etag_of_version(version: u64) -> HeaderValue {
     /// Most accounts that are read have few events; their tags are not built anew.
@@ -398,6 +447,33 @@ mod tests {
         for bad in ["", "a b", "é", &"x".repeat(129)] {
             assert_eq!(id(bad).len(), 36, "{bad}");
         }
+    }
+
+    #[test]
+    fn the_media_type_that_the_client_likes_best_is_chosen() {
+        let offered = ["application/json", "text/csv", "text/plain"];
+        for (accept, expected) in [
+            ("", Some(0)),
+            ("*/*", Some(0)),
+            ("text/csv", Some(1)),
+            ("TEXT/CSV; header=present", Some(1)),
+            ("text/*", Some(1)),
+            ("text/plain, text/csv", Some(1)),
+            ("text/plain, text/csv;q=0.9", Some(2)),
+            ("text/*;q=0.5, text/csv;q=0, */*;q=0.1", Some(2)),
+            ("text/html, application/xhtml+xml, */*;q=0.8", Some(0)),
+            ("application/json;q=0.1, text/csv;q=0.101", Some(1)),
+            ("application/json;q=0", None),
+            ("*/*;q=0", None),
+            ("image/png", None),
+            ("nonsense", None),
+            ("text/csv;q=2", None),
+            ("text/csv;q=0.1234", None),
+            ("text/csv;q=x, text/plain", Some(2)),
+        ] {
+            assert_eq!(preferred(&map(&[(&ACCEPT, accept)]), &offered), expected, "{accept}");
+        }
+        assert_eq!(preferred(&HeaderMap::new(), &offered), Some(0));
     }
 
     #[test]

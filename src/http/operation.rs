@@ -103,6 +103,8 @@ pub(super) struct Success {
     pub(super) meaning: &'static str,
     /// The body's media type and schema, if there is a body.
     pub(super) body: Option<(&'static str, Describer)>,
+    /// The same for other representations, which the client can ask for.
+    pub(super) other_bodies: &'static [(&'static str, Describer)],
     /// The headers that it has for certain.
     pub(super) headers: &'static [ReplyHeader],
     /// The headers that it has at times.
@@ -115,6 +117,7 @@ impl Success {
         status: 204,
         meaning: "Done.",
         body: None,
+        other_bodies: &[],
         headers: &[],
         headers_at_times: &[ReplyHeader::IdempotentReplayed],
     };
@@ -141,6 +144,8 @@ pub(super) enum ReplyHeader {
     Link,
     RetryAfter,
     IdempotentReplayed,
+    ContentDisposition,
+    Vary,
 }
 
 /// The headers of whatever changes something.

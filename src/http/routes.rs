@@ -9,8 +9,9 @@ use std::sync::LazyLock;
 use hyper::Method;
 use hyper::header::HeaderValue;
 
-use super::handlers::{account_links, accounts, batches, holds, service, transactions, transfers};
+use super::handlers::{account_links, accounts, batches, holds, service, statements, transactions, transfers};
 use super::operation::Operation;
+use super::query::QueryShape;
 use super::wire::Version;
 
 /// How many variable segments a path has at most.
@@ -47,6 +48,7 @@ pub(super) enum Endpoint {
     Withdraw,
     Transaction,
     History,
+    Statement,
     TrialBalance,
     Service,
     OpenApi,
@@ -121,6 +123,7 @@ pub(super) static ROUTES: &[Route] = {
         v2("/v2/accounts/{account}/deposits", "deposits", &[(POST, &transactions::DEPOSIT)]),
         v2("/v2/accounts/{account}/withdrawals", "withdrawals", &[(POST, &transactions::WITHDRAW)]),
         v2("/v2/accounts/{account}/transactions", "transactions", &[(GET, &transactions::LIST)]),
+        v2("/v2/accounts/{account}/statement", "statement", &[(GET, &statements::STATEMENT)]),
         v2("/v2/transactions/{id}", "transaction", &[(GET, &transactions::READ)]),
         v2("/v2/trial-balance", "trial-balance", &[(GET, &service::TRIAL_BALANCE)]),
         v2("/", "self", &[(GET, &service::SERVICE)]),
@@ -186,7 +189,10 @@ impl Route {
 
     /// Its address as an RFC 6570 template, with the parameters of reading.
     pub(super) fn template(&self) -> String {
-        let names = self.operation(&Method::GET).map_or(&[][..], |operation| operation.query.names);
+        let query = self.operation(&Method::GET).map_or(QueryShape::NONE, |operation| operation.query);
+        // A template cannot say that a name has a key.
+        let named = query.names.iter().zip(query.keyed).filter(|(_, keyed)| !**keyed);
+        let names: Vec<&str> = named.map(|(name, _)| *name).collect();
         if names.is_empty() {
             return self.pattern.to_owned();
         }

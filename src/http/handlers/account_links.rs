@@ -55,6 +55,7 @@ pub(in crate::http) static GET: Operation = Operation {
         body: Some((JSON, AccountLink::describe)),
         headers: &[ReplyHeader::ETag, ReplyHeader::CacheControl],
         headers_at_times: &[],
+        ..Success::EMPTY
     },
     problems: &[EVERY, BANK, REFERRED, &[Code::LinkNotFound]],
     ..Operation::PLAIN

@@ -6,29 +6,33 @@ use hyper::StatusCode;
 use hyper::header::{ETAG, HeaderValue, LINK, LOCATION};
 use serde_json::{Value, json};
 
-use super::transactions::PageLimit;
+use super::statements::{AtQuery, account_now_or_then, accounts_now_or_then, not_in_the_future};
+use super::transactions::{Cursor, PageLimit};
 use crate::bank::{AccountSelector, KeyHome};
 use crate::http::call::Call;
-use crate::http::cursor;
+use crate::http::cursor::{self, ListDigest};
 use crate::http::headers::{self, Scope};
 use crate::http::operation::{
     BANK, CHANGE, EVERY, IF_MATCH, IF_NONE_MATCH, JSON_BODY, KEYED, KEYED_IF_MATCH, NAMED, Operation,
     REFERRED, ReplyHeader, RequestBody, Success,
 };
 use crate::http::path::encode;
-use crate::http::problem::{Code, Problem};
-use crate::http::query::{KEYED_METADATA, METADATA, Parameter, Query, QueryShape, describe_metadata, parameters};
+use crate::http::problem::{Code, Place, Problem};
+use crate::http::query::{Parameter, Query, parameters};
 use crate::http::reply::{self, Caching, Content, JSON, Reply};
 use crate::http::routes::Endpoint;
 use crate::http::wire::detail::TransactionDetail;
 use crate::http::wire::links::PageLinks;
+use crate::http::wire::metadata::MetadataFilter;
+use crate::http::wire::moments::Moment;
 use crate::http::wire::read::read_body;
 use crate::http::wire::schema::{Describe, Schemas};
+use crate::http::wire::statements::{PastAccount, PastAccountPage};
 use crate::http::wire::values::Flag;
 use crate::http::wire::write::Text;
 use crate::http::wire::{Account, AccountPage, AccountPatch, AccountV1, OpenAccount, OpenAccountV1};
 use crate::ledger::operation::{Condition, Opening, Operation as LedgerOperation, Requirement};
-use crate::ledger::{AccountName, AccountNumber, Currency, ShardId};
+use crate::ledger::{AccountName, AccountNumber, Currency, SHARDS_MAX, ShardId};
 use crate::shard::batch::AccountFilter;
 
 pub(in crate::http) static OPEN_V1: Operation = Operation {
@@ -98,10 +102,11 @@ pub(in crate::http) static READ: Operation = Operation {
     endpoint: Endpoint::Account,
     id: "readAccount",
     summary: "Read an account",
-    details: "By id it finds closed accounts too.",
+    details: "By id it finds closed accounts too. With `at` it is the account as it was then.",
+    query: AtQuery::SHAPE,
     headers: IF_NONE_MATCH,
-    success: ACCOUNT_NOW,
-    problems: &[EVERY, BANK, REFERRED],
+    success: Success { body: Some((JSON, account_now_or_then)), ..ACCOUNT_NOW },
+    problems: &[EVERY, BANK, REFERRED, &[Code::InvalidParameter, Code::AccountNotThereYet]],
     ..Operation::PLAIN
 };
 
@@ -149,14 +154,15 @@ pub(in crate::http) static LIST: Operation = Operation {
     summary: "Read the accounts",
     details: "Page by page: `next`, and the Link header, lead on. `metadata[key]=value` asks for those that have this \
         entry. A page looks at a bounded number of accounts, so it may have few, even none, and still a next one.",
-    query: ACCOUNTS_SHAPE,
+    query: AccountsQuery::SHAPE,
     headers: IF_NONE_MATCH,
     success: Success {
         status: 200,
         meaning: "A page of the accounts.",
-        body: Some((JSON, AccountPage::describe)),
+        body: Some((JSON, accounts_now_or_then)),
         headers: &[ReplyHeader::ETag, ReplyHeader::CacheControl],
         headers_at_times: &[ReplyHeader::Link],
+        ..Success::EMPTY
     },
     problems: &[EVERY, BANK, &[Code::InvalidParameter, Code::InvalidCursor]],
     ..Operation::PLAIN
@@ -174,20 +180,13 @@ parameters! {
         /// How many accounts the page has at most.
         limit: PageLimit,
         /// Where to go on: `next` of the page before, as it came, with the same filters.
-        cursor: Option<ListCursor>,
+        cursor: Option<Cursor>,
+        /// The accounts that there were at this moment, as they were then.
+        at: Option<Moment>,
+        /// Those whose metadata has this value: `metadata[key]=value`, for one key or several. Not with `at`.
+        metadata: Option<MetadataFilter>,
     }
 }
-
-/// The parameters of the list, with `metadata[key]`.
-const ACCOUNTS_SHAPE: QueryShape = QueryShape {
-    names: &["prefix", "currency", "closed", "limit", "cursor", METADATA],
-    keyed: KEYED_METADATA,
-    describe: |schemas| {
-        let mut described = (AccountsQuery::SHAPE.describe)(schemas);
-        described.push(describe_metadata());
-        described
-    },
-};
 
 /// The beginning of a name.
 struct Prefix(Box<str>);
@@ -203,39 +202,11 @@ impl Parameter for Prefix {
         // What begins a name is itself one.
         AccountName::parse(text).map(|name| Prefix((*name).into())).map_err(|error| error.to_string().into())
     }
-
-    fn absent() -> Prefix {
-        unreachable!("it is optional")
-    }
 }
 
 impl Parameter for Currency {
     fn parse(text: &str) -> Result<Currency, Cow<'static, str>> {
         Currency::from_code(text.as_bytes()).ok_or_else(|| "is not a currency code of ISO 4217 such as USD".into())
-    }
-
-    fn absent() -> Currency {
-        unreachable!("it is optional")
-    }
-}
-
-/// A place in the list of accounts: shard and number.
-struct ListCursor(ShardId, AccountNumber);
-
-impl Describe for ListCursor {
-    fn describe(_: &mut Schemas) -> Value {
-        json!({ "type": "string", "pattern": "^[A-Za-z0-9_-]{10,64}$" })
-    }
-}
-
-impl Parameter for ListCursor {
-    fn parse(text: &str) -> Result<ListCursor, Cow<'static, str>> {
-        let (shard, number) = cursor::decode_list(text).ok_or("is not a cursor of this list")?;
-        Ok(ListCursor(shard, number))
-    }
-
-    fn absent() -> ListCursor {
-        unreachable!("it is optional")
     }
 }
 
@@ -245,6 +216,7 @@ const ACCOUNT_NOW: Success = Success {
     body: Some((JSON, Account::describe)),
     headers: &[ReplyHeader::ETag, ReplyHeader::CacheControl],
     headers_at_times: &[],
+    ..Success::EMPTY
 };
 const CLOSING_DETAILS: &str = "The account has to stand at zero. Closing is for ever: the name stays taken, and \
     the account can still be read by its id.";
@@ -252,6 +224,18 @@ const OPENING: &[Code] =
     &[Code::AccountExists, Code::AccountsExhausted, Code::BalanceOutOfRange, Code::TooManyDecimals];
 const CLOSING: &[Code] =
     &[Code::AccountClosed, Code::AccountHasHolds, Code::AccountNotEmpty, Code::UnexpectedBody];
+
+/// Where in the list of accounts a cursor leads: shard and number.
+fn place_of_cursor(place: u64) -> (ShardId, AccountNumber) {
+    // What no shard is, the bank has no accounts of.
+    let last = ShardId::new(SHARDS_MAX - 1).expect("in range");
+    let shard = usize::try_from(place >> 32).ok().and_then(ShardId::new).unwrap_or(last);
+    (shard, AccountNumber::new(place as u32))
+}
+
+fn cursor_place(shard: ShardId, number: AccountNumber) -> u64 {
+    (shard.index() as u64) << 32 | u64::from(number.get())
+}
 
 impl Call<'_> {
     pub(super) async fn open_account_v1(&mut self) -> Result<Reply, Problem> {
@@ -282,30 +266,69 @@ impl Call<'_> {
 
     pub(super) async fn list_accounts(&self, query: &Query<'_>) -> Result<Reply, Problem> {
         let bank = self.bank()?;
-        let AccountsQuery { prefix, currency, closed, limit: PageLimit(limit), cursor } =
-            AccountsQuery::read(query)?;
-        let mut errors = Vec::new();
-        let metadata = query.metadata(&mut errors);
-        if !errors.is_empty() {
-            let count = errors.len();
-            return Err(Problem::with_errors(Code::InvalidParameter, errors, count));
+        let read = AccountsQuery::read(query)?;
+        let at = read.at.map(Moment::floor);
+        if let Some(moment) = at {
+            not_in_the_future("at", moment)?;
+            if read.metadata.is_some() {
+                let place = Place::Parameter("metadata".into());
+                let detail = "is known as it is today: ask without at";
+                return Err(Problem::at(Code::InvalidParameter, place, detail));
+            }
         }
-        let prefix = prefix.map(|prefix| prefix.0);
-        let filter = AccountFilter { prefix, currency, closed: closed.map(|flag| flag.0), metadata };
-        let from = cursor.map_or((ShardId::FIRST, AccountNumber::new(0)), |ListCursor(shard, from)| (shard, from));
-        let (accounts, next) = bank.accounts(filter.into(), from, limit).await?;
-        let next = next.map(|(shard, number)| cursor::encode_list(shard, number));
-        let this = self.parts.uri.path_and_query().map_or("/v2/accounts", |address| address.as_str()).to_owned();
-        let next_address = next.as_deref().map(|next| query.address_with("/v2/accounts", "cursor", next));
-        let link = next_address.as_ref().map(|next| {
-            HeaderValue::try_from(format!("<{next}>; rel=\"next\"")).expect("an encoded query fits in a header")
+        let filter = AccountFilter {
+            prefix: read.prefix.map(|prefix| prefix.0),
+            currency: read.currency,
+            closed: read.closed.map(|flag| flag.0),
+            metadata: read.metadata.map(|metadata| metadata.0).unwrap_or_default(),
+        };
+        const PATH: &str = "/v2/accounts";
+        let PageLimit(limit) = read.limit;
+        let filters = query.canonical(&["limit", "cursor"]);
+        let list = ListDigest::of([PATH].into_iter().chain(filters.iter().map(String::as_str)));
+        let from = read.cursor.as_ref().map(|Cursor(text)| cursor::decode(text, list)).transpose()?;
+        let from = place_of_cursor(from.unwrap_or(0));
+        let address = |cursor: Option<&str>| {
+            let cursor = cursor.map(|cursor| format!("cursor={cursor}"));
+            let parameters = filters.iter().chain(&cursor).map(|parameter| format!("&{parameter}"));
+            format!("{PATH}?limit={limit}{}", parameters.collect::<String>())
+        };
+        let (mut now, mut then) = (Vec::new(), Vec::new());
+        let next = match at {
+            None => {
+                let (accounts, next) = bank.accounts(filter.into(), from, limit).await?;
+                now = accounts;
+                next
+            }
+            Some(moment) => {
+                let (accounts, next) = bank.accounts_at(&filter, from, limit, moment).await?;
+                then = accounts;
+                next
+            }
+        };
+        let next = next.map(|(shard, number)| cursor::encode(list, cursor_place(shard, number)));
+        let links = PageLinks {
+            this: address(read.cursor.as_ref().map(|cursor| cursor.0.as_str())),
+            next: next.as_deref().map(|next| address(Some(next))),
+        };
+        let link = links.next.as_ref().map(|next| {
+            HeaderValue::try_from(format!("<{next}>; rel=\"next\"")).expect("what is encoded fits in a header")
         });
-        let content = Content::json(&AccountPage {
-            count: accounts.len() as u64,
-            items: accounts.iter().map(Account::of).collect(),
-            next: next.as_deref().map(Text),
-            links: PageLinks { this, next: next_address },
-        });
+        let next = next.as_deref().map(Text);
+        let content = match at {
+            None => Content::json(&AccountPage {
+                count: now.len() as u64,
+                items: now.iter().map(Account::of).collect(),
+                next,
+                links,
+            }),
+            Some(_) => Content::json(&PastAccountPage {
+                count: then.len() as u64,
+                items: then.iter().map(PastAccount::of).collect(),
+                next,
+                links,
+            }),
+        };
         let mut reply = content.reply(self.headers(), Caching::Ask);
         if let Some(link) = link {
             reply.headers_mut().insert(LINK, link);

@@ -49,6 +49,7 @@ pub(in crate::http) static EXECUTE: Operation = Operation {
         body: Some((JSON, BatchReply::describe)),
         headers: &[],
         headers_at_times: &[ReplyHeader::IdempotentReplayed],
+        ..Success::EMPTY
     },
     problems: &[
         EVERY,
@@ -106,8 +107,8 @@ impl Parameter for Results {
         }
     }
 
-    fn absent() -> Results {
-        Results::All
+    fn absent() -> Option<Results> {
+        Some(Results::All)
     }
 }
 
@@ -120,8 +121,8 @@ impl Parameter for Flag {
         }
     }
 
-    fn absent() -> Flag {
-        Flag(false)
+    fn absent() -> Option<Flag> {
+        Some(Flag(false))
     }
 }
 

@@ -56,6 +56,7 @@ pub(in crate::http) static READ: Operation = Operation {
         body: Some((JSON, HoldResource::describe)),
         headers: &[ReplyHeader::ETag, ReplyHeader::CacheControl],
         headers_at_times: &[],
+        ..Success::EMPTY
     },
     problems: &[EVERY, BANK, HOLD],
     ..Operation::PLAIN

@@ -8,6 +8,7 @@ pub(super) mod accounts;
 pub(super) mod batches;
 pub(super) mod holds;
 pub(super) mod service;
+pub(super) mod statements;
 pub(super) mod transactions;
 pub(super) mod transfers;
 
@@ -44,12 +45,13 @@ impl Call<'_> {
             Endpoint::Links => self.links().await,
             Endpoint::DeleteLink => self.delete_link().await,
             Endpoint::Batch => self.batch(&query).await,
-            Endpoint::Account => self.account_now().await,
+            Endpoint::Account => self.account_then(&query).await,
             Endpoint::Close => self.close_account().await,
             Endpoint::Deposit => self.post(Direction::Deposit).await,
             Endpoint::Withdraw => self.post(Direction::Withdrawal).await,
             Endpoint::Transaction => self.transaction().await,
             Endpoint::History => self.history(&query).await,
+            Endpoint::Statement => self.statement(&query).await,
             Endpoint::TrialBalance => self.trial_balance().await,
             Endpoint::Service => Ok(self.service()),
             Endpoint::OpenApi => Ok(self.openapi()),

@@ -55,6 +55,7 @@ pub(in crate::http) static READ: Operation = Operation {
         body: Some((JSON, TransactionDetail::describe)),
         headers: &[ReplyHeader::ETag, ReplyHeader::CacheControl],
         headers_at_times: &[],
+        ..Success::EMPTY
     },
     problems: &[EVERY, BANK, TRANSACTION],
     ..Operation::PLAIN
@@ -89,6 +90,7 @@ pub(in crate::http) const MADE: Success = Success {
     body: Some((JSON, TransactionDetail::describe)),
     headers: &[],
     headers_at_times: &[ReplyHeader::Location, ReplyHeader::IdempotentReplayed],
+    ..Success::EMPTY
 };
 
 parameters! {
@@ -118,8 +120,8 @@ impl Parameter for DryRun {
         }
     }
 
-    fn absent() -> DryRun {
-        DryRun(false)
+    fn absent() -> Option<DryRun> {
+        Some(DryRun(false))
     }
 }
 

@@ -128,8 +128,12 @@ fn describe_responses(operation: &Operation, schemas: &mut Schemas) -> Value {
         "description": success.meaning,
         "headers": headers(success.headers, success.headers_at_times),
     });
-    if let Some((media_type, describe)) = success.body {
-        reply["content"] = json!({ (media_type): { "schema": describe(schemas) } });
+    let bodies = success.body.iter().chain(success.other_bodies);
+    let content: Map<String, Value> = bodies
+        .map(|(media_type, describe)| ((*media_type).to_owned(), json!({ "schema": describe(schemas) })))
+        .collect();
+    if !content.is_empty() {
+        reply["content"] = content.into();
     }
     let links: Map<String, Value> = operation
         .leads_to
@@ -287,6 +291,8 @@ impl ReplyHeader {
         ReplyHeader::Link,
         ReplyHeader::RetryAfter,
         ReplyHeader::IdempotentReplayed,
+        ReplyHeader::ContentDisposition,
+        ReplyHeader::Vary,
     ];
 
     fn name(self) -> &'static str {
@@ -298,6 +304,8 @@ impl ReplyHeader {
             ReplyHeader::Link => "Link",
             ReplyHeader::RetryAfter => "Retry-After",
             ReplyHeader::IdempotentReplayed => "Idempotent-Replayed",
+            ReplyHeader::ContentDisposition => "Content-Disposition",
+            ReplyHeader::Vary => "Vary",
         }
     }
 
@@ -327,6 +335,12 @@ impl ReplyHeader {
                 json!({ "type": "string", "enum": ["true"] }),
                 "The reply is that of an earlier request with the same key.",
             ),
+            ReplyHeader::ContentDisposition => {
+                (json!({ "type": "string" }), "The name of the file to save it as.")
+            }
+            ReplyHeader::Vary => {
+                (json!({ "type": "string" }), "The request headers that choose the representation.")
+            }
         };
         with_meaning(json!({ "required": required, "schema": schema }), meaning)
     }
@@ -340,7 +354,10 @@ fn example(document: &Value, schema: &Value) -> Value {
     if let Some(example) = schema.pointer("/examples/0").or_else(|| schema.pointer("/enum/0")) {
         return example.clone();
     }
-    if let Some(first) = schema.pointer("/anyOf/0").or_else(|| schema.pointer("/allOf/0")) {
+    if let Some(only) = schema.get("const") {
+        return only.clone();
+    }
+    if let Some(first) = ["/anyOf/0", "/allOf/0", "/oneOf/0"].iter().find_map(|path| schema.pointer(path)) {
         return example(document, first);
     }
     match schema["type"].as_str() {

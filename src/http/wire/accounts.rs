@@ -466,7 +466,7 @@ impl Linked for AccountLinks {
         },
     ];
 
-    fn variable(&self, _: &str) -> Uuid {
+    fn variable(&self, _relation: &str, _: &str) -> Uuid {
         self.id
     }
 }
