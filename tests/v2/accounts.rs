@@ -105,7 +105,7 @@ fn accounts_are_listed_page_by_page() {
     assert_eq!(names(&list("metadata%5Bparity%5D=1&metadata[a%20b]=x%26y&prefix=p1")).len(), 1);
     assert_eq!(names(&list("metadata[parity]=1&metadata[a%20b]=x")).len(), 0);
     assert_eq!(names(&list("metadata[none]=1")).len(), 0);
-    for (filter, count) in [("", 9), ("&prefix=p", 7), ("&metadata[a%20b]=x%26y", 7), ("&closed=true", 1)] {
+    for (filter, count) in [("", 9), ("&prefix=p", 7), ("&metadata%5Ba%20b%5D=x%26y", 7), ("&closed=true", 1)] {
         for limit in [1, 2, 3] {
             let mut seen = Vec::new();
             let mut address = format!("/v2/accounts?limit={limit}{filter}");

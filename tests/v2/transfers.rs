@@ -43,7 +43,7 @@ fn accounts_are_named_by_id_as_well() {
 #[test]
 fn everything_available_is_swept() {
     let teller = Teller::start();
-    let a = teller.open_as(2, "a", "10", json!({ "overdraft_limit": "5" }));
+    let a = teller.open_as(2, "overdrawn", "10", json!({ "overdraft_limit": "5" }));
     let [_, b] = teller.open_each([(0, "0"), (1, "0")]);
     teller.post("/v2/holds", json!({ "account": a, "amount": "3" })).is(201);
     let swept = teller.post("/v2/transfers", json!({ "from": a, "to": b, "amount": "all" })).is(201);
@@ -223,7 +223,7 @@ fn a_repeated_transfer_is_answered_as_the_first_time() {
 #[test]
 fn a_unique_reference_is_used_once_an_account() {
     let mut teller = Teller::start();
-    let a = teller.open_as(0, "a", "10", json!({ "unique_reference": true }));
+    let a = teller.open_as(0, "unique", "10", json!({ "unique_reference": true }));
     let [_, b, c] = teller.open_each([(0, "0"), (1, "10"), (2, "0")]);
     let transfer = |teller: &Teller, from: &str, to: &str, reference: &str| {
         let body = json!({ "from": from, "to": to, "amount": "1", "reference": reference });
