@@ -45,7 +45,7 @@ pub(in crate::http) static WITHDRAW_V1: Operation = Operation {
     endpoint: Endpoint::WithdrawV1,
     id: "withdrawV1",
     summary: "Pay out of an account (version 1)",
-    problems: &[EVERY, BANK, CHANGE, JSON_BODY, IF_MATCH, NAMED, POSTING, &[Code::InsufficientFunds]],
+    problems: &[EVERY, BANK, CHANGE, JSON_BODY, IF_MATCH, NAMED, POSTING, PAYING],
     ..POST_V1
 };
 
@@ -97,7 +97,8 @@ pub(in crate::http) static WITHDRAW: Operation = Operation {
         IF_MATCH,
         REFERRED,
         POSTING,
-        &[Code::AccountClosed, Code::InsufficientFunds],
+        PAYING,
+        &[Code::AccountClosed],
     ],
     ..POST
 };
@@ -158,7 +159,8 @@ pub(in crate::http) static LIST: Operation = Operation {
     ..Operation::PLAIN
 };
 
-const POSTING: &[Code] = &[Code::BalanceOutOfRange];
+const POSTING: &[Code] = &[Code::BalanceOutOfRange, Code::TooManyDecimals];
+const PAYING: &[Code] = &[Code::AccountFrozen, Code::InsufficientFunds, Code::VelocityLimit];
 
 parameters! {
     /// Which part of a history.
