@@ -645,8 +645,11 @@ mod tests {
     #[test]
     fn amounts_are_numbers_in_version_one_and_text_in_version_two() {
         let amount = |cents| Amount::from_minor_units(cents).unwrap();
-        let problem =
-            Problem::from(Rejection::InsufficientFunds { available: amount(5000), required: amount(5001) });
+        let problem = Problem::from(Rejection::InsufficientFunds {
+            available: amount(5000),
+            required: amount(5001),
+            currency: Currency::USD,
+        });
         assert_eq!(
             body(&problem, Version::One),
             r#"{"type":"/problems/insufficient-funds","title":"The account does not have the funds","status":422,"detail":"50.01 is required, 50.00 is available","code":"insufficient-funds","request_id":"r-1","retryable":false,"available":50.00,"required":50.01}"#
@@ -657,7 +660,11 @@ mod tests {
     #[test]
     fn a_repeated_refusal_shows_the_first_request() {
         let problem = Problem::from(Refusal::Rejected {
-            rejection: Rejection::AccountNotEmpty { balance: Amount::from_minor_units(-1).unwrap() },
+            rejected: Rejection::AccountNotEmpty {
+                balance: Amount::from_minor_units(-1).unwrap(),
+                currency: Currency::USD,
+            }
+            .into(),
             first_request_id: Some("r-0".into()),
         });
         let text = body(&problem, Version::One);
@@ -668,16 +675,16 @@ mod tests {
 
     #[test]
     fn every_refusal_of_the_bank_has_its_status() {
-        let zero = Amount::ZERO;
+        let (zero, currency) = (Amount::ZERO, Currency::USD);
         let storage = crate::storage::StorageError::Locked { path: "x".into() };
         for (problem, status, code, retry_after) in [
             (Rejection::AccountExists.into(), 409, "account-exists", ""),
             (Rejection::AccountNotFound.into(), 404, "account-not-found", ""),
             (Rejection::AccountClosed.into(), 409, "account-closed", ""),
-            (Rejection::AccountNotEmpty { balance: zero }.into(), 409, "account-not-empty", ""),
+            (Rejection::AccountNotEmpty { balance: zero, currency }.into(), 409, "account-not-empty", ""),
             (Rejection::VersionMismatch { version: 1 }.into(), 412, "version-mismatch", ""),
             (
-                Rejection::InsufficientFunds { available: zero, required: zero }.into(),
+                Rejection::InsufficientFunds { available: zero, required: zero, currency }.into(),
                 422,
                 "insufficient-funds",
                 "",

@@ -134,6 +134,11 @@ impl Quantity {
         read_units(text, QUANTITY_DECIMALS, excess, QUANTITY_UNITS_MAX).map(Quantity)
     }
 
+    /// The quantity that is this amount of `currency`.
+    pub const fn of(amount: Amount, currency: Currency) -> Quantity {
+        Quantity(amount.0 * units_in_one(QUANTITY_DECIMALS - currency.scale()))
+    }
+
     /// The quantity as an amount of `currency`. Never rounds.
     ///
     /// # Errors

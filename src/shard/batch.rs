@@ -540,13 +540,16 @@ impl<To> Shard<To> {
             },
             Request::Account(account) | Request::Holds { account, .. } => vec![self.account_resource(account)],
             Request::AccountByNumber(number) | Request::Reference { account: number, .. } => {
-                vec![Resource::Account(*number)]
+                vec![self.number_resource(*number)]
             }
-            Request::Hold(id) => vec![Resource::Account(id.account)],
+            Request::Hold(id) => vec![self.number_resource(id.account)],
             Request::Reversal(transfer) => vec![Resource::Transfer(*transfer)],
             Request::Accounts { from, count, filter } => {
-                let (page, _) = self.page(*from, *count, filter);
-                page.into_iter().map(|account| Resource::Account(account.number)).collect()
+                // What the filter leaves out says something too: that it does not fit.
+                let (_, end) = self.page(*from, *count, filter);
+                let looked_at = (from.get()..end as u32).map(|number| Resource::Account(AccountNumber::new(number)));
+                let is_last = end == self.ledger.accounts().len();
+                looked_at.chain(is_last.then_some(Resource::Openings)).collect()
             }
             // The sums of a shard hold at every event (P3), whatever the others are at.
             Request::TrialBalance | Request::Work(_) => Vec::new(),
@@ -563,7 +566,16 @@ impl<To> Shard<To> {
     fn account_resource(&self, account: &AccountRef) -> Resource {
         match account {
             AccountRef::Name(name) => self.name_resource(name),
-            AccountRef::Number { number, .. } => Resource::Account(*number),
+            AccountRef::Number { number, .. } => self.number_resource(*number),
+        }
+    }
+
+    /// An account that is not there may have been opened by a decision that this shard has not heard of yet, and
+    /// whoever asks for it may have: it waits for the end of the opening.
+    fn number_resource(&self, number: AccountNumber) -> Resource {
+        match self.ledger.account_by_number(number) {
+            Some(_) => Resource::Account(number),
+            None => Resource::Openings,
         }
     }
 
@@ -575,7 +587,7 @@ impl<To> Shard<To> {
             resources.push(Resource::Openings);
             resources.extend(needs.openings.iter().map(|name| self.name_resource(name)));
         }
-        resources.extend(needs.holds.iter().map(|hold| Resource::Account(hold.account)));
+        resources.extend(needs.holds.iter().map(|hold| self.number_resource(hold.account)));
         resources.extend(needs.reversals.iter().map(|transfer| Resource::Transfer(transfer.sequence)));
         resources.extend(needs.keys.iter().map(|key| Resource::Key(key.digest)));
         resources.sort_unstable();
@@ -847,9 +859,11 @@ impl<To> Shard<To> {
                 (Reply::Reference(by), account.map_or(self.ledger.last(), |account| account.chain.newest()))
             }
             Request::Accounts { from, count, filter } => {
-                let (page, next) = self.page(from, count, &filter);
-                let after = page.iter().map(|account| account.chain.newest()).max().unwrap_or(Sequence::NONE);
+                let (page, end) = self.page(from, count, &filter);
+                let looked_at = self.ledger.accounts().get(from.index()..end).unwrap_or_default();
+                let after = looked_at.iter().map(|account| account.chain.newest()).max().unwrap_or(Sequence::NONE);
                 let accounts = page.into_iter().map(|account| self.view(account, moment)).collect();
+                let next = (end < self.ledger.accounts().len()).then(|| AccountNumber::new(end as u32));
                 (Reply::Accounts { accounts, next }, after)
             }
             Request::TrialBalance => {
@@ -984,25 +998,20 @@ impl<To> Shard<To> {
         account.map_or(self.ledger.last(), |account| account.chain.newest())
     }
 
-    /// The accounts of a page, and the number that the next one starts at.
-    fn page(
-        &self,
-        from: AccountNumber,
-        count: usize,
-        filter: &AccountFilter,
-    ) -> (Vec<&Account>, Option<AccountNumber>) {
+    /// The accounts of a page, and the end of those that were looked at for it.
+    fn page(&self, from: AccountNumber, count: usize, filter: &AccountFilter) -> (Vec<&Account>, usize) {
         let accounts = self.ledger.accounts();
         let end = accounts.len().min(from.index().saturating_add(ACCOUNTS_SCANNED_MAX));
         let mut page = Vec::new();
         for account in accounts.get(from.index()..end).unwrap_or_default() {
             if page.len() == count {
-                return (page, Some(account.number));
+                return (page, account.number.index());
             }
             if filter.matches(account) {
                 page.push(account);
             }
         }
-        (page, (end < accounts.len()).then(|| AccountNumber::new(end as u32)))
+        (page, end)
     }
 
     fn read(&self, account: Option<&Account>, moment: Moment) -> (Reply, Sequence) {

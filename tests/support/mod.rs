@@ -16,7 +16,7 @@ use serde_json::Value;
 use teller::bank::{Bank, BankShard};
 use teller::http::{Api, Drained, Limits, serve};
 use teller::ledger::{Amount, Currency, Ledger, OverdraftDefault, ShardId};
-use teller::shard::batch::{Shard, ShardRules};
+use teller::shard::batch::ShardRules;
 use teller::shard::worker::{Network, ShardThreads};
 use teller::storage::journal::record::LogPosition;
 use teller::storage::journal::{JournalReader, MemoryJournal};

@@ -354,7 +354,10 @@ fn example(document: &Value, schema: &Value) -> Value {
     if let Some(example) = schema.pointer("/examples/0").or_else(|| schema.pointer("/enum/0")) {
         return example.clone();
     }
-    if let Some(first) = schema.pointer("/anyOf/0").or_else(|| schema.pointer("/allOf/0")) {
+    if let Some(only) = schema.get("const") {
+        return only.clone();
+    }
+    if let Some(first) = ["/anyOf/0", "/allOf/0", "/oneOf/0"].iter().find_map(|path| schema.pointer(path)) {
         return example(document, first);
     }
     match schema["type"].as_str() {

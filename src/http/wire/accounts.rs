@@ -472,7 +472,7 @@ impl Linked for AccountLinks {
         },
     ];
 
-    fn variable(&self, _: &str) -> Uuid {
+    fn variable(&self, _relation: &str, _: &str) -> Uuid {
         self.id
     }
 }

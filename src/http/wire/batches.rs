@@ -8,7 +8,7 @@ use super::holds::{HoldRequest, HoldResource};
 use super::metadata::Metadata;
 use super::nested::List;
 use super::read::{Errors, Parsed, Read, ReadScalar, Value, body, kind, parse_text};
-use super::schema::{Describe, Schemas, with_meaning};
+use super::schema::{Describe, Describer, Schemas, with_meaning};
 use super::transfers::{AmountOrAll, Conditions, Transfer, conditions, note};
 use super::values::{AmountText, Flag};
 use super::write::{Object, Write, resource};
@@ -118,7 +118,7 @@ pub(in crate::http) enum BatchItem {
 }
 
 /// The types of items, and how each is described.
-const TYPES: [(&str, fn(&mut Schemas) -> Json); 8] = [
+const TYPES: [(&str, Describer); 8] = [
     ("open", OpenAccount::describe),
     ("deposit", DepositItem::describe),
     ("withdraw", WithdrawalItem::describe),
@@ -135,11 +135,10 @@ impl Describe for BatchItem {
             let items: Vec<Json> = TYPES
                 .iter()
                 .map(|(name, describe)| {
-                    let reference = describe(schemas);
-                    let mut item = schemas.resolve(&reference).clone();
+                    let mut item = schemas.inline(*describe);
                     item["properties"]["type"] = json!({ "const": name });
                     item["properties"]["key"] = with_meaning(
-                        json!({ "type": "string", "pattern": "^[ -~]{1,255}$" }),
+                        json!({ "type": "string", "pattern": "^[ -~]{1,255}$", "examples": ["rent-2026-11"] }),
                         "The item's own idempotency key.",
                     );
                     if let Some(required) = item["required"].as_array_mut() {

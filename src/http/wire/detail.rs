@@ -238,7 +238,7 @@ impl Linked for DetailLinks {
         },
     ];
 
-    fn variable(&self, name: &str) -> Uuid {
+    fn variable(&self, _relation: &str, name: &str) -> Uuid {
         if name == "hold" { self.hold.unwrap_or_default() } else { self.id }
     }
 }

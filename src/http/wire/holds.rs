@@ -262,7 +262,7 @@ impl Linked for HoldLinks {
         },
     ];
 
-    fn variable(&self, name: &str) -> Uuid {
+    fn variable(&self, _relation: &str, name: &str) -> Uuid {
         if name == "account" { self.account } else { self.id }
     }
 }

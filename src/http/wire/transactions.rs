@@ -184,7 +184,7 @@ impl Linked for TransactionLinks {
         },
     ];
 
-    fn variable(&self, name: &str) -> Uuid {
+    fn variable(&self, _relation: &str, name: &str) -> Uuid {
         match name {
             "account" => self.account,
             "hold" => self.hold.unwrap_or_default(),
