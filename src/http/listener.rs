@@ -60,6 +60,12 @@ pub struct Limits {
     pub body_read_time_max: Duration,
     /// How long a client may take nothing of a reply that waits for it.
     pub write_stall_time_max: Duration,
+    /// How many streams are served at one time. Each merges the logs for itself.
+    pub streams_max: usize,
+    /// After how long without an event a stream says that it is there.
+    pub stream_heartbeat: Duration,
+    /// How long a reader of a stream may take nothing of what waits for it.
+    pub stream_stall_time_max: Duration,
     /// How long requests that are being worked on at the end have to be answered.
     pub drain_time_max: Duration,
 }
@@ -71,6 +77,10 @@ impl Default for Limits {
             head_read_time_max: Duration::from_secs(30),
             body_read_time_max: Duration::from_secs(10),
             write_stall_time_max: Duration::from_secs(30),
+            streams_max: 128,
+            // Shorter than the half minute after which many proxies take a silent connection for dead.
+            stream_heartbeat: Duration::from_secs(15),
+            stream_stall_time_max: Duration::from_secs(10),
             drain_time_max: Duration::from_secs(10),
         }
     }
@@ -126,6 +136,7 @@ pub async fn serve(
         }
     }
     drop(listener);
+    server.api.streams.end();
     drop(stopped);
     // Without receivers there is no connection to tell.
     let _ = stop.send(());

@@ -6,13 +6,12 @@
 
 use std::borrow::Cow;
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use serde_json::json;
 use uuid::Uuid;
 
+use super::reply::Reply;
 use super::wire::Version;
 use super::wire::schema::{Describe, Schemas};
 use super::wire::AllowanceLeft;
@@ -207,7 +206,7 @@ codes! {
         "`errors` says which parameter, and what it may be.";
     InvalidCursor "invalid-cursor" BAD_REQUEST Never,
         "The cursor is not valid here",
-        "A cursor continues the list that gave it: the same account and the same order. Use `next` as it came, or start without a cursor.";
+        "A cursor continues the list that gave it: of an account's history the same account and the same order, of events the same ledger. Use `next` as it came, or start without a cursor.";
     InvalidId "invalid-id" BAD_REQUEST Never,
         "The id is not a UUID",
         "An id has 32 hexadecimal digits in groups of 8-4-4-4-12.";
@@ -235,6 +234,9 @@ codes! {
     UnsupportedMediaType "unsupported-media-type" UNSUPPORTED_MEDIA_TYPE Never,
         "The body's media type is not supported",
         "Send application/json in UTF-8 without a content encoding.";
+    NotAcceptable "not-acceptable" NOT_ACCEPTABLE Never,
+        "The reply has no media type that is accepted",
+        "The Accept header asks for none of the media types that the resource has; `detail` lists them.";
     RequestTimeout "request-timeout" REQUEST_TIMEOUT After(1),
         "The body took too long to arrive",
         "The body did not arrive in time. Nothing was done.";
@@ -244,6 +246,9 @@ codes! {
     TooManyConnections "too-many-connections" SERVICE_UNAVAILABLE After(1),
         "Too many connections are open",
         "Nothing was read from this connection. Reuse connections, or retry after Retry-After.";
+    TooManyStreams "too-many-streams" SERVICE_UNAVAILABLE After(5),
+        "Too many streams are open",
+        "The service bounds how many readers it serves live. Read `/v2/events` page by page, or retry after Retry-After.";
     DiskFull "disk-full" SERVICE_UNAVAILABLE After(10),
         "The disk is full",
         "Nothing was done, and nothing can be changed until the operator makes room. Reading still works.";
@@ -346,8 +351,8 @@ impl Problem {
     }
 
     /// The reply. `request_id` is this request's; the body of a repeated refusal shows the first one's.
-    pub(super) fn respond(&self, version: Version, request_id: &str) -> Response<Full<Bytes>> {
-        let mut response = Response::new(Full::new(Bytes::from(self.body(version, request_id))));
+    pub(super) fn respond(&self, version: Version, request_id: &str) -> Reply {
+        let mut response = Response::new(self.body(version, request_id).into());
         *response.status_mut() = self.code.status();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
