@@ -442,6 +442,133 @@ fn wrong_bodies() -> Vec<Case> {
     cases
 }
 
+/// What version 2 has beyond the original service: account references, exact postings, links.
+fn wrong_in_version_two(ids: &Ids) -> Vec<Case> {
+    let Ids { account, other, closed, transaction, .. } = ids;
+    let one = r#"{"amount":"1"}"#;
+    let mut cases = Vec::new();
+    for (reference, status, code) in [
+        ("alice", 400, "invalid-id"),
+        ("Name:alice", 400, "invalid-id"),
+        ("%zz", 400, "invalid-id"),
+        ("%ff", 400, "invalid-id"),
+        ("name%zz", 400, "invalid-id"),
+        ("name:", 400, "invalid-account-name"),
+        ("name:%zz", 400, "invalid-account-name"),
+        ("name:%00", 400, "invalid-account-name"),
+        ("name:a%0ab", 400, "invalid-account-name"),
+        ("name:nobody", 404, "account-not-found"),
+        ("name:Alice", 404, "account-not-found"),
+        ("name:closed", 404, "account-not-found"),
+        ("name:name:alice", 404, "account-not-found"),
+        ("name:%2561lice", 404, "account-not-found"),
+        ("name%3Anobody", 404, "account-not-found"),
+        ("00000000-0000-0000-0000-000000000000", 404, "account-not-found"),
+        (transaction.as_str(), 404, "account-not-found"),
+    ] {
+        cases.push(bare(&format!("GET /v2/accounts/{reference}"), status, code, &[]));
+        cases.push(bare(&format!("DELETE /v2/accounts/{reference}"), status, code, &[]));
+        cases.push(bare(&format!("GET /v2/accounts/{reference}/transactions"), status, code, &[]));
+        for what in ["deposits", "withdrawals"] {
+            cases.push(with(&format!("POST /v2/accounts/{reference}/{what}"), one, status, code, &[]));
+        }
+    }
+    let long = "n".repeat(256);
+    cases.push(bare(&format!("GET /v2/accounts/name:{long}"), 400, "invalid-account-name", &[]));
+    for head in [
+        format!("POST /v2/accounts/{account}/deposits"),
+        "POST /v2/accounts/name:alice/withdrawals".to_owned(),
+    ] {
+        for amount in [
+            "1",
+            "1.00",
+            "null",
+            "true",
+            "[]",
+            "{}",
+            r#""""#,
+            r#""0""#,
+            r#""0.00""#,
+            r#""-1""#,
+            r#""+1""#,
+            r#""01""#,
+            r#""1.""#,
+            r#"".5""#,
+            r#""1e2""#,
+            r#""1E2""#,
+            r#""1.001""#,
+            r#""1.000""#,
+            r#""1,5""#,
+            r#"" 1""#,
+            r#""1 ""#,
+            r#""NaN""#,
+            r#""Infinity""#,
+            r#""0x1""#,
+            r#""١""#,
+            r#""all""#,
+            r#""\ud800""#,
+            r#""1000000000000000000000000""#,
+            r#""1","amount":"1""#,
+        ] {
+            let body = format!("{{\"amount\":{amount}}}");
+            cases.push(with(&head, body, 400, "invalid-request", &["/amount"]));
+        }
+        cases.push(with(&head, "{}", 400, "invalid-request", &["/amount"]));
+        cases.push(with(&head, r#"{"amount":"1","memo":"x"}"#, 400, "invalid-request", &["/memo"]));
+        cases.push(with(&head, "", 400, "malformed-json", &[]));
+        cases.push(with(&head, "[".repeat(60_000), 400, "malformed-json", &[]));
+        cases.push(with(&format!("{head}\nif-match: 1"), one, 400, "invalid-if-match", &[":If-Match"]));
+        cases.push(with(&format!("{head}\nif-match: \"1\""), one, 412, "version-mismatch", &[]));
+        let form = format!("{head}\ncontent-type: application/x-www-form-urlencoded");
+        cases.push(with(&form, one, 415, "unsupported-media-type", &[":Content-Type"]));
+        cases.push(with(&format!("{head}?dry_run=true"), one, 400, "unknown-parameter", &["?dry_run"]));
+        // The key was used for a deposit of version 1 to the same account.
+        cases.push(with(&format!("{head}\nidempotency-key: setup"), one, 422, "idempotency-key-reused", &[]));
+    }
+    let closed = format!("POST /v2/accounts/{closed}");
+    let funds = "POST /v2/accounts/name:bob/withdrawals";
+    cases.extend([
+        with(&format!("{closed}/deposits"), one, 409, "account-closed", &[]),
+        with(&format!("{closed}/withdrawals"), one, 409, "account-closed", &[]),
+        with(funds, r#"{"amount":"0.01"}"#, 422, "insufficient-funds", &[]),
+        with(
+            "POST /v2/accounts/name:rich/deposits",
+            r#"{"amount":"60000000000000000000000"}"#,
+            422,
+            "balance-out-of-range",
+            &[],
+        ),
+        bare("DELETE /v2/accounts/name:alice", 409, "account-not-empty", &[]),
+        with("DELETE /v2/accounts/name:bob", "{}", 400, "unexpected-body", &[]),
+        bare("GET /v2/accounts/name:alice/deposits", 405, "method-not-allowed", &[]),
+        bare("DELETE /v2/accounts/name:alice/withdrawals", 405, "method-not-allowed", &[]),
+        bare("GET /v2/accounts/name:alice/deposits/", 404, "not-found", &[]),
+        bare("GET /v2/accounts/name:a/b", 404, "not-found", &[]),
+        bare("GET /v2/transactions/1", 400, "invalid-id", &[]),
+        bare("GET /v2/transactions/%zz", 400, "invalid-id", &[]),
+        bare(&format!("GET /v2/transactions/{other}"), 404, "transaction-not-found", &[]),
+        bare(&format!("GET /v2/transactions/{}", forged(transaction)), 404, "transaction-not-found", &[]),
+        bare(&format!("GET /v2/transactions/{transaction}?x"), 400, "unknown-parameter", &["?x"]),
+        with(&format!("POST /v2/transactions/{transaction}"), one, 405, "method-not-allowed", &[]),
+        bare(
+            "GET /v2/accounts/name:alice/transactions?limit=0&order=up",
+            400,
+            "invalid-parameter",
+            &["?limit", "?order"],
+        ),
+        bare("GET /?x", 400, "unknown-parameter", &["?x"]),
+        bare("POST /", 405, "method-not-allowed", &[]),
+        bare("GET /openapi.json?pretty", 400, "unknown-parameter", &["?pretty"]),
+        bare("DELETE /openapi.json", 405, "method-not-allowed", &[]),
+        bare("GET /openapi", 404, "not-found", &[]),
+        bare("GET /docs?x=%3Cscript%3E", 400, "unknown-parameter", &["?x"]),
+        bare("GET /docs/", 404, "not-found", &[]),
+        bare("GET /docs/..%2fhealthz", 404, "not-found", &[]),
+        bare("GET /problems/%2e%2e", 404, "not-found", &[]),
+    ]);
+    cases
+}
+
 /// Well-formed requests that the ledger refuses.
 fn refused_by_the_ledger(ids: &Ids) -> Vec<Case> {
     vec![
@@ -533,12 +660,13 @@ async fn hostile_requests_are_answered_exactly_and_change_nothing() {
         wrong_addresses(&ids),
         wrong_headers(),
         wrong_bodies(),
+        wrong_in_version_two(&ids),
         refused_by_the_ledger(&ids),
     ]
     .into_iter()
     .flatten()
     .collect();
-    assert!(cases.len() >= 300, "{} cases", cases.len());
+    assert!(cases.len() >= 480, "{} cases", cases.len());
     let mut failures = Vec::new();
     for case in &cases {
         let bytes = service.send_bytes(&case.request, true).await;

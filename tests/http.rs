@@ -285,6 +285,129 @@ async fn conditions_are_about_the_accounts_version() {
 }
 
 #[tokio::test]
+async fn an_account_reference_is_an_id_or_a_name() {
+    let service = Service::start().await;
+    let opened = service.post("/v2/accounts", r#"{"name": "a/b 1"}"#).await;
+    let id = opened.json()["id"].as_str().unwrap().to_owned();
+    let by_name = "/v2/accounts/name:a%2Fb%201";
+    assert_eq!(service.get(by_name).await.body, opened.body);
+    assert_eq!(service.get("/v2/accounts/name%3Aa%2Fb%201").await.body, opened.body);
+    let key = [("idempotency-key", "k")];
+    let body = r#"{"amount":"12.34"}"#;
+    let first = service.send("POST", &format!("{by_name}/deposits"), &key, body).await;
+    assert_eq!(first.status, 201, "{first:?}");
+    let transaction = first.json();
+    assert_eq!(
+        (&transaction["amount"], &transaction["balance"], &transaction["type"], &transaction["account_id"]),
+        (&json!("12.34"), &json!("12.34"), &json!("deposit"), &json!(id))
+    );
+    // The key belongs to the account, and the request is the same, whichever way it refers to the account.
+    let again = service.send("POST", &format!("/v2/accounts/{id}/deposits"), &key, body).await;
+    assert_eq!((again.header("idempotent-replayed"), &again.body), ("true", &first.body));
+    let read = service.get(first.header("location")).await;
+    assert_eq!((read.status.as_u16(), &read.body), (200, &first.body));
+    assert_eq!(first.header("location"), transaction["_links"]["self"]["href"]);
+    let history = service.get(&format!("{by_name}/transactions")).await;
+    assert_eq!(history.json()["items"], json!([transaction]));
+    assert_eq!(history.body, service.get(&format!("/v2/accounts/{id}/transactions")).await.body);
+    let withdrawn = service.post(&format!("{by_name}/withdrawals"), body).await;
+    assert_eq!(
+        (&withdrawn.json()["amount"], &withdrawn.json()["balance"]),
+        (&json!("-12.34"), &json!("0.00"))
+    );
+    assert_eq!(service.send("DELETE", by_name, &[], "").await.status, 204);
+    assert_eq!(service.get(by_name).await.code(), "account-not-found");
+    assert_eq!(service.get(&format!("/v2/accounts/{id}")).await.status, 200);
+    // A reply that was lost is still to be had by the name that the request used.
+    let again = service.send("POST", &format!("{by_name}/deposits"), &key, body).await;
+    assert_eq!((again.status.as_u16(), &again.body), (201, &first.body));
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn links_show_what_can_be_done() {
+    let service = Service::start().await;
+    let links = async |path: &str| -> Vec<String> {
+        let account = service.get(path).await.json();
+        account["_links"].as_object().unwrap().keys().cloned().collect()
+    };
+    service.post("/v2/accounts", r#"{"name": "a"}"#).await;
+    let path = service.get("/v2/accounts/name:a").await.json()["_links"]["self"]["href"].clone();
+    let path = path.as_str().unwrap();
+    assert_eq!(links(path).await, ["close", "deposits", "self", "transactions", "withdrawals"]);
+    service.post("/accounts/a/deposit", r#"{"amount":1}"#).await;
+    assert_eq!(links(path).await, ["deposits", "self", "transactions", "withdrawals"]);
+    service.post("/accounts/a/withdraw", r#"{"amount":1}"#).await;
+    service.send("DELETE", path, &[], "").await;
+    assert_eq!(links(path).await, ["self", "transactions"]);
+    // Every link of the service that is no template leads somewhere.
+    let root = service.get("/").await.json();
+    assert_eq!(root["name"], "teller");
+    let account = &root["_links"]["account"];
+    assert_eq!(account, &json!({"href": "/v2/accounts/{account}", "templated": true}));
+    let history = &root["_links"]["transactions"]["href"];
+    assert_eq!(history, "/v2/accounts/{account}/transactions{?limit,order,cursor}");
+    for (name, link) in root["_links"].as_object().unwrap() {
+        if link["templated"] != true {
+            let found = service.send("OPTIONS", link["href"].as_str().unwrap(), &[], "").await;
+            assert_eq!(found.status, 204, "{name}");
+        }
+    }
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn every_reply_says_how_long_it_holds() {
+    let service = Service::start().await;
+    let account = service.open_with("a", "1").await;
+    let history = format!("/v2/accounts/{}/transactions", account["id"].as_str().unwrap());
+    for (path, caching) in [
+        ("/", "public, max-age=3600"),
+        ("/openapi.json", "public, max-age=3600"),
+        ("/docs", "public, max-age=3600"),
+        ("/problems", "public, max-age=3600"),
+        ("/problems/overloaded", "public, max-age=3600"),
+        ("/v2/trial-balance", "no-cache"),
+        (history.as_str(), "no-cache"),
+        ("/v2/accounts/name:a", "no-cache"),
+    ] {
+        let read = service.get(path).await;
+        let etag = read.header("etag").to_owned();
+        assert_eq!((read.status.as_u16(), read.header("cache-control")), (200, caching), "{path}");
+        assert!(etag.starts_with('"') && etag.len() > 2, "{path}");
+        for method in ["GET", "HEAD"] {
+            let headers = [("if-none-match", etag.as_str())];
+            let unchanged = service.send(method, path, &headers, "").await;
+            assert_eq!((unchanged.status.as_u16(), unchanged.body.len()), (304, 0), "{path}");
+            assert_eq!((unchanged.header("etag"), unchanged.header("cache-control")), (&*etag, caching));
+        }
+    }
+    let before = service.get(&history).await.header("etag").to_owned();
+    service.post("/accounts/a/deposit", r#"{"amount":1}"#).await;
+    assert_ne!(service.get(&history).await.header("etag"), before);
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        assert_eq!(service.get(path).await.header("cache-control"), "no-store", "{path}");
+    }
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn the_service_describes_itself_before_it_has_started() {
+    let service = Service::starting(Limits::default()).await;
+    let document = service.get("/openapi.json").await;
+    assert_eq!((document.status.as_u16(), document.header("content-type")), (200, "application/json"));
+    assert_eq!(document.json()["openapi"], "3.1.0");
+    let page = service.get("/docs").await;
+    assert_eq!(page.header("content-type"), "text/html; charset=utf-8");
+    assert!(page.header("content-security-policy").starts_with("default-src 'none'"));
+    for path in document.json()["paths"].as_object().unwrap().keys() {
+        assert!(page.text().contains(path.as_str()), "{path}");
+    }
+    assert_eq!(service.get("/").await.status, 200);
+    service.stop().await;
+}
+
+#[tokio::test]
 async fn head_is_get_without_a_body_and_options_tells_the_methods() {
     let service = Service::start().await;
     service.open_with("a", "1").await;

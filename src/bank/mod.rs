@@ -106,8 +106,8 @@ pub struct OpenedAccount {
 pub struct Transaction {
     /// Its id.
     pub id: TransactionId,
-    /// The account's number in the shard that booked it.
-    pub account: AccountNumber,
+    /// The account.
+    pub account: AccountId,
     /// The currency of its amounts.
     pub currency: Currency,
     /// Which way the money went.
@@ -247,6 +247,11 @@ impl Bank {
         }
     }
 
+    /// The operation that opens an account.
+    pub fn opening(&self, opening: Opening) -> Operation {
+        Operation::Open { shard: self.router.of_name(&opening.name), opening: Box::new(opening) }
+    }
+
     /// Opens an account.
     ///
     /// # Errors
@@ -263,15 +268,14 @@ impl Bank {
             let command = Command::Open { name, currency, overdraft_limit };
             let done = self.execute(shard, command, origin).await?;
             match done.value {
-                Short::Event { sequence, event, currency } => Done {
-                    value: self.executed_short(shard, sequence, &event, event.time, currency),
+                Short::Event { sequence, event, opened, currency } => Done {
+                    value: self.executed_short(shard, sequence, &event, opened, currency),
                     replayed: done.replayed,
                 },
                 Short::Executed(value) => Done { value, replayed: done.replayed },
             }
         } else {
-            let operation = Operation::Open { shard, opening: Box::new(opening) };
-            self.operate(operation, Vec::new(), KeyHome::Key, false, origin).await?
+            self.operate(self.opening(opening), Vec::new(), KeyHome::Key, false, origin).await?
         };
         let (shard, effect) = executed.value.decision.effects().next().expect("an opening has an account");
         let AccountChange::Opened(opened) = &effect.change else {
@@ -311,7 +315,9 @@ impl Bank {
         };
         let done = self.execute(shard, command, origin).await?;
         let transaction = match done.value {
-            Short::Event { sequence, event, currency } => transaction(shard, sequence, &event, currency),
+            Short::Event { sequence, event, opened, currency } => {
+                transaction(shard, sequence, &event, opened, currency)
+            }
             Short::Executed(executed) => transaction_of(&executed),
         };
         Ok(Done {
@@ -476,8 +482,8 @@ impl Bank {
     pub async fn transaction(&self, id: TransactionId) -> Result<(Transaction, AccountView), Refusal> {
         let executed = self.executed(id).await?;
         let transaction = transaction_of(&executed).ok_or(Refusal::TransactionNotFound)?;
-        let shard = executed.decision.effects().next().map_or(id.shard, |(shard, _)| shard);
-        Ok((transaction.clone(), self.view(shard, Request::AccountByNumber(transaction.account)).await?))
+        let AccountId { shard, number, .. } = transaction.account;
+        Ok((transaction, self.view(shard, Request::AccountByNumber(number)).await?))
     }
 
     /// Reads what was decided as a transaction: any operation on accounts, by its id.
@@ -548,7 +554,8 @@ impl Bank {
             })
             .await?;
         let currency = account.currency;
-        let in_page = |entry: HistoryEntry| transaction(shard, entry.sequence, &entry.event, currency);
+        let opened = account.opened;
+        let in_page = |entry: HistoryEntry| transaction(shard, entry.sequence, &entry.event, opened, currency);
         let mut transactions: Vec<Transaction> = entries.into_iter().filter_map(in_page).collect();
         if order == Order::Ascending {
             transactions.reverse();
@@ -583,8 +590,8 @@ impl Bank {
     ) -> Result<Done<Short>, Refusal> {
         let request = Request::Execute { command, key: origin.key, request_id: origin.request_id };
         match self.shard(shard).handle.ask(request).await? {
-            Reply::Executed { sequence, event, currency } => {
-                Ok(Done { value: Short::Event { sequence, event, currency }, replayed: false })
+            Reply::Executed { sequence, event, opened, currency } => {
+                Ok(Done { value: Short::Event { sequence, event, opened, currency }, replayed: false })
             }
             Reply::Settled(sequence) => self.settled_short(Outcome { shard, sequence }).await,
             // It took another account's help.
@@ -613,13 +620,7 @@ impl Bank {
         let done = self.settled_short(outcome).await?;
         let value = match done.value {
             Short::Executed(executed) => executed,
-            Short::Event { sequence, event, currency } => {
-                let opened = match &event.change {
-                    Change::Posted { account, .. } | Change::Closed { account, .. } => {
-                        self.view(outcome.shard, Request::AccountByNumber(*account)).await?.id.opened
-                    }
-                    _ => event.time,
-                };
+            Short::Event { sequence, event, opened, currency } => {
                 self.executed_short(outcome.shard, sequence, &event, opened, currency)
             }
         };
@@ -651,8 +652,9 @@ impl Bank {
                 Short::Executed(Executed { id, decision: Arc::new((**decision).clone()) })
             }
             Change::Opened { account, .. } | Change::Posted { account, .. } | Change::Closed { account, .. } => {
-                let currency = self.view(shard, Request::AccountByNumber(*account)).await?.currency;
-                Short::Event { sequence, event, currency }
+                let account = self.view(shard, Request::AccountByNumber(*account)).await?;
+                let (opened, currency) = (account.opened, account.currency);
+                Short::Event { sequence, event, opened, currency }
             }
             Change::Claimed => unreachable!("a claim is no outcome"),
         };
@@ -742,15 +744,21 @@ struct Range {
 
 /// What a command did.
 enum Short {
-    Event { sequence: Sequence, event: Event, currency: Currency },
+    Event { sequence: Sequence, event: Event, opened: Timestamp, currency: Currency },
     Executed(Executed),
 }
 
-fn transaction(shard: ShardId, sequence: Sequence, event: &Event, currency: Currency) -> Option<Transaction> {
+fn transaction(
+    shard: ShardId,
+    sequence: Sequence,
+    event: &Event,
+    opened: Timestamp,
+    currency: Currency,
+) -> Option<Transaction> {
     match &event.change {
         Change::Posted { account, direction, amount, entry } => Some(Transaction {
             id: TransactionId { time: event.time, shard, sequence },
-            account: *account,
+            account: AccountId { opened, shard, number: *account },
             currency,
             direction: *direction,
             amount: *amount,
@@ -775,10 +783,10 @@ fn transaction_of(executed: &Executed) -> Option<Transaction> {
         Kind::Withdrawal => Direction::Withdrawal,
         _ => return None,
     };
-    let (_, effect) = executed.decision.effects().next()?;
+    let (shard, effect) = executed.decision.effects().next()?;
     Some(Transaction {
         id: executed.id,
-        account: effect.account,
+        account: effect.account_id(shard),
         currency: effect.currency,
         direction,
         amount: effect.change.posted().magnitude(),

@@ -231,8 +231,19 @@ pub struct Amendment {
     pub frozen: Option<bool>,
     /// The metadata: all of it removed, or entries set and removed.
     pub metadata: Option<Option<Vec<MetadataChange>>>,
-    /// The velocity limits: all of them removed, or replaced.
-    pub velocity: Option<Option<VelocityTerms>>,
+    /// The velocity limits: all of them removed, or some of them changed.
+    pub velocity: Option<Option<VelocityChange>>,
+}
+
+/// What changes of an account's velocity limits; the inner `None` removes one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VelocityChange {
+    /// The most that may leave in a calendar day.
+    pub per_day: Option<Option<Quantity>>,
+    /// The most that may leave in a calendar month.
+    pub per_month: Option<Option<Quantity>>,
+    /// How many debits there may be in a window.
+    pub debits: Option<Option<super::DebitLimit>>,
 }
 
 /// An entry of the metadata, and its new value or none.
@@ -264,6 +275,28 @@ impl VelocityTerms {
             per_day: amount(self.per_day)?,
             per_month: amount(self.per_month)?,
             debits: self.debits,
+        })
+    }
+}
+
+impl VelocityChange {
+    /// The limits after the change, in an account's currency.
+    ///
+    /// # Errors
+    /// If an amount does not fit the currency.
+    pub fn of(
+        &self,
+        before: super::VelocityLimits,
+        currency: Currency,
+    ) -> Result<super::VelocityLimits, AmountError> {
+        let amount = |change: Option<Option<Quantity>>, before| match change {
+            None => Ok(before),
+            Some(quantity) => quantity.map(|quantity| quantity.to_amount(currency)).transpose(),
+        };
+        Ok(super::VelocityLimits {
+            per_day: amount(self.per_day, before.per_day)?,
+            per_month: amount(self.per_month, before.per_month)?,
+            debits: self.debits.unwrap_or(before.debits),
         })
     }
 }

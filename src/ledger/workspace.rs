@@ -25,7 +25,7 @@ use super::operation::{
 use super::{
     AccountId, AccountName, AccountNumber, AccountRef, Amount, AmountError, Currency, Details, Hold, HoldId, HoldKey,
     HoldOutcome, HoldStatus, IdempotencyKey, KeyDigest, KeyStatus, KeyUse, LINKS_MAX, Link, LinkKind, Metadata, Note,
-    NoteError, Quantity, Reference, Rejected, Rejection, Sequence, ShardId, Terms, Timestamp, Total, TransactionId,
+    NoteError, Quantity, Reference, Rejected, Rejection, Sequence, ShardId, Terms, Timestamp, Total, TransactionId, VelocityLimits,
 };
 use super::{HOLD_VERSION_MAX, METADATA_ENTRIES_MAX};
 
@@ -636,7 +636,11 @@ impl Workspace {
         };
         let velocity = match &amendment.velocity {
             None => None,
-            Some(terms) => Some(terms.unwrap_or_default().in_currency(currency).map_err(fits)?),
+            Some(None) => Some(VelocityLimits::default()),
+            Some(Some(change)) => {
+                let before = self.accounts[index].details.as_ref().map(|details| details.velocity);
+                Some(change.of(before.unwrap_or_default(), currency).map_err(fits)?)
+            }
         };
         let metadata = match &amendment.metadata {
             None => None,

@@ -91,7 +91,9 @@ pub enum Reply {
         sequence: Sequence,
         /// The event.
         event: Event,
-        /// The currency of the account that it is about.
+        /// When the account that it is about was opened.
+        opened: Timestamp,
+        /// The currency of that account.
         currency: Currency,
     },
     /// It was done, or refused, before, with the same idempotency key: the event is in the log.
@@ -917,8 +919,9 @@ impl<To> Shard<To> {
                     }
                     _ => None,
                 };
-                let currency = account.expect("a command is about an account").currency;
-                Reply::Executed { sequence, event, currency }
+                let account = account.expect("a command is about an account");
+                let (opened, currency) = (account.opened, account.currency);
+                Reply::Executed { sequence, event, opened, currency }
             }
         };
         Executed::Reply(reply, sequence)

@@ -249,10 +249,9 @@ impl RequestHeader {
             ),
             RequestHeader::IdempotencyKey => (
                 json!({
-                    "type": "string",
                     "anyOf": [
-                        { "pattern": "^[!#-~]([ -~]{0,253}[!-~])?$" },
-                        { "pattern": r#"^"([ !#-\[\]-~]|\\["\\]){1,255}"$"# },
+                        { "type": "string", "pattern": "^[!#-~]([ -~]{0,253}[!-~])?$" },
+                        { "type": "string", "pattern": r#"^"([ !#-\[\]-~]|\\["\\]){1,255}"$"# },
                     ],
                     "examples": ["7d5f3c62"],
                 }),
@@ -260,7 +259,13 @@ impl RequestHeader {
                  string. A key belongs to one account, or, for openings, to the collection.",
             ),
             RequestHeader::IfMatch => (
-                json!({ "type": "string", "pattern": r#"^("[0-9]{1,19}"|\*)$"#, "examples": ["*"] }),
+                json!({
+                    "anyOf": [
+                        { "type": "string", "pattern": "^\"[0-9]{1,19}\"$" },
+                        { "type": "string", "enum": ["*"] },
+                    ],
+                    "examples": ["*"],
+                }),
                 "The ETag that the account must still have: one version, such as \"7\", or *.",
             ),
             RequestHeader::IfNoneMatch => (

@@ -7,15 +7,8 @@ use serde_json::{Value, json};
 use super::nested::{Entries, EntryName, Patch};
 use super::read::{Parsed, ReadScalar, parse_text};
 use super::schema::{Describe, Schemas};
-
-/// The longest key of metadata, in bytes: some words.
-const METADATA_KEY_BYTES_MAX: usize = 64;
-
-/// The longest value of metadata, in bytes: a URL, or a line of text.
-const METADATA_VALUE_BYTES_MAX: usize = 256;
-
-/// How many entries metadata has. With the bounds of both it is at most 5 KiB an account.
-const METADATA_ENTRIES_MAX: usize = 16;
+use crate::ledger::operation::MetadataChange;
+use crate::ledger::{self, METADATA_ENTRIES_MAX, METADATA_KEY_BYTES_MAX, METADATA_VALUE_BYTES_MAX};
 
 /// What a client notes on a resource: texts by names of its choice.
 pub(in crate::http) type Metadata = Entries<MetadataKey, MetadataValue, METADATA_ENTRIES_MAX>;
@@ -56,6 +49,24 @@ impl ReadScalar for MetadataValue {
         let detail = bounded_text(&text, 0, METADATA_VALUE_BYTES_MAX);
         detail.map_or_else(|| Ok(MetadataValue(text.as_ref().into())), Err)
     }
+}
+
+/// The metadata that the ledger keeps.
+pub(super) fn kept(metadata: &Metadata) -> ledger::Metadata {
+    let entries = metadata.0.iter().map(|(key, value)| (key.0.clone(), value.0.clone()));
+    ledger::Metadata::new(entries.collect()).expect("its bounds were checked as it was read")
+}
+
+/// The changes of metadata that the ledger makes.
+pub(in crate::http) fn changes(patch: &MetadataPatch) -> Vec<MetadataChange> {
+    let change = |(key, value): (&MetadataKey, &Patch<MetadataValue>)| {
+        let value = match value {
+            Patch::Set(value) => Some(value.0.clone()),
+            Patch::Remove | Patch::Keep => None,
+        };
+        (key.0.clone(), value)
+    };
+    patch.0.iter().map(change).collect()
 }
 
 /// What is wrong with a text that is kept, if anything is.

@@ -5,19 +5,23 @@
 //! other values. `values` are the scalars of requests, those of replies are in `write`; then there is a file a
 //! resource.
 
+pub(super) mod account_links;
 mod accounts;
+pub(super) mod batches;
+pub(super) mod detail;
+pub(super) mod holds;
 pub(super) mod links;
-#[cfg_attr(not(test), expect(dead_code, reason = "no resource has metadata yet"))]
 mod metadata;
 mod nested;
 pub(super) mod read;
 pub(super) mod schema;
 mod service;
 mod transactions;
+pub(super) mod transfers;
 pub(super) mod values;
 pub(super) mod write;
 
-pub(super) use accounts::{Account, AccountV1, AllowanceLeft, OpenAccount, OpenAccountV1};
+pub(super) use accounts::{Account, AccountPage, AccountPatch, AccountV1, AllowanceLeft, OpenAccount, OpenAccountV1};
 pub(super) use service::{Catalog, ProblemList, ProblemPage, Service, Status, TrialBalance};
 pub(super) use transactions::{Posting, PostingV1, Transaction, TransactionPage, TransactionV1};
 

@@ -50,6 +50,14 @@ impl<T: ReadScalar> Read for T {
 
 /// Reads a whole body.
 pub(in crate::http) fn read_body<T: Read>(body: &[u8]) -> Result<T, Problem> {
+    read_with(body, T::read)
+}
+
+/// Reads a whole body by a function.
+pub(in crate::http) fn read_with<T>(
+    body: &[u8],
+    read: impl FnOnce(Value<'_>, &mut Errors) -> Option<T>,
+) -> Result<T, Problem> {
     let text = std::str::from_utf8(body)
         .map_err(|error| malformed(format!("the body is not UTF-8 from byte {} on", error.valid_up_to())))?;
     match text.trim_start_matches([' ', '\t', '\r', '\n']).as_bytes().first() {
@@ -61,7 +69,7 @@ pub(in crate::http) fn read_body<T: Read>(body: &[u8]) -> Result<T, Problem> {
         }
     }
     let mut errors = Errors::default();
-    let value = T::read(Value { raw: text, at: Pointer::Root }, &mut errors);
+    let value = read(Value::new(text, Pointer::Root), &mut errors);
     match (errors.malformed, value) {
         (Some(detail), _) => Err(malformed(detail)),
         (None, Some(value)) if errors.count == 0 => Ok(value),
@@ -78,12 +86,39 @@ fn malformed(detail: String) -> Problem {
 pub(in crate::http) struct Value<'a> {
     pub(super) raw: &'a str,
     pub(super) at: Pointer<'a>,
+    /// The members that someone else reads.
+    pub(super) others: &'static [&'static str],
 }
 
 impl<'a> Value<'a> {
+    /// A value, and where it stands.
+    pub(in crate::http) fn new(raw: &'a str, at: Pointer<'a>) -> Value<'a> {
+        Value { raw, at, others: &[] }
+    }
+
+    /// The same value, of which someone else reads these members.
+    pub(in crate::http) fn without(self, others: &'static [&'static str]) -> Value<'a> {
+        Value { others, ..self }
+    }
+
+    /// The raw text of one member of an object, if it has it.
+    pub(in crate::http) fn peek(&self, name: &'static str) -> Option<&'a str> {
+        let mut reader = serde_json::Deserializer::from_str(self.raw);
+        let mut found = [None];
+        let visitor = MembersVisitor { names: &[name], raws: &mut found, wrong: &mut Vec::new() };
+        // Whatever is wrong with the object is told when it is read.
+        let _ = reader.deserialize_any(visitor);
+        found[0].map(RawValue::get)
+    }
+
     /// The way to it.
     pub(in crate::http) fn at(&self) -> Pointer<'a> {
         self.at
+    }
+
+    /// Its text.
+    pub(in crate::http) fn raw(&self) -> &'a str {
+        self.raw
     }
 
     pub(super) fn starts_with(&self, bracket: char) -> bool {
@@ -99,6 +134,7 @@ pub(in crate::http) enum Pointer<'a> {
     /// A member of an object.
     Member(&'a Pointer<'a>, &'a str),
     /// An item of an array.
+    #[cfg_attr(not(test), expect(dead_code, reason = "arrays come with transfers and batches"))]
     Item(&'a Pointer<'a>, usize),
 }
 
@@ -135,6 +171,11 @@ impl Errors {
             self.first.push(FieldError { place, detail: detail.into() });
         }
         self.count += 1;
+    }
+
+    /// Tells of one member of an object.
+    pub(in crate::http) fn push_member(&mut self, at: Pointer<'_>, name: &str, detail: impl Into<Cow<'static, str>>) {
+        self.push(Pointer::Member(&at, name), detail);
     }
 
     /// Leads `visitor` over an object or an array.
@@ -205,6 +246,7 @@ pub(in crate::http) fn members<'a, const N: usize>(
             WrongMember::Repeated(name) => {
                 errors.push(Pointer::Member(&value.at, name), "stands there more than once");
             }
+            WrongMember::Unknown(name) if value.others.contains(&&*name) => {}
             WrongMember::Unknown(name) if name.len() > FIELD_NAME_SHOWN_BYTES_MAX => {
                 errors.push(value.at, format!("has an unknown field with a name of {} bytes", name.len()));
             }
@@ -227,7 +269,7 @@ pub(in crate::http) fn member<T: Read>(
 ) -> Option<T> {
     let at = Pointer::Member(outer, name);
     match raw {
-        Some(raw) => T::read(Value { raw: raw.get(), at }, errors),
+        Some(raw) => T::read(Value::new(raw.get(), at), errors),
         None => {
             let absent = T::absent();
             if absent.is_none() {
@@ -244,7 +286,7 @@ enum WrongMember {
 }
 
 struct MembersVisitor<'f, 'a, const N: usize> {
-    names: &'static [&'static str; N],
+    names: &'f [&'static str; N],
     raws: &'f mut [Option<&'a RawValue>; N],
     wrong: &'f mut Vec<WrongMember>,
 }

@@ -49,6 +49,15 @@ impl Schemas {
         json!({ "$ref": format!("#/components/schemas/{name}") })
     }
 
+    /// The schema that a reference leads to.
+    ///
+    /// # Panics
+    /// If it is no reference.
+    pub(in crate::http) fn resolve(&self, reference: &Value) -> &Value {
+        let name = reference["$ref"].as_str().and_then(|path| path.rsplit('/').next());
+        &self.0[name.expect("a reference to a schema")].schema
+    }
+
     /// All of them, by name.
     pub(in crate::http) fn into_value(self) -> Value {
         self.0.into_iter().map(|(name, named)| (name.to_owned(), named.schema)).collect::<Map<_, _>>().into()

@@ -201,6 +201,33 @@ impl ReadScalar for LimitText {
     }
 }
 
+/// True or false.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::http) struct Flag(pub(in crate::http) bool);
+
+impl Describe for Flag {
+    fn describe(_: &mut Schemas) -> Value {
+        json!({ "type": "boolean" })
+    }
+}
+
+impl ReadScalar for Flag {
+    fn parse(raw: &str) -> Parsed<Flag> {
+        match raw {
+            "true" => Ok(Flag(true)),
+            "false" => Ok(Flag(false)),
+            _ => Err(format!("must be true or false, not {}", kind(raw)).into()),
+        }
+    }
+}
+
+impl ReadScalar for Currency {
+    fn parse(raw: &str) -> Parsed<Currency> {
+        let code = parse_text(raw)?;
+        Currency::from_code(code.as_bytes()).ok_or_else(|| "is not a currency code of ISO 4217 such as USD".into())
+    }
+}
+
 /// How many decimals an amount of version 1 has.
 const DECIMALS_V1: u8 = 2;
 

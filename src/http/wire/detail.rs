@@ -1,0 +1,244 @@
+//! A transaction with all its sides: what an operation has changed, in whichever accounts.
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::links::{Linked, Links, Relation};
+use super::schema::{Describe, Schemas};
+use super::write::{Id, MoneyText, Time, Write, resource, text};
+use crate::bank::Executed;
+use crate::ledger::{self, AccountChange, Currency, Effect, Kind, Reference, ShardId, TransactionId};
+
+resource! {
+    /// A transaction with all its sides.
+    pub(in crate::http) struct TransactionDetail<'a> {
+        /// The transaction's id; null if this is a dry run, which makes none.
+        id: Option<Id>,
+        /// What was done.
+        kind as "type": &'a Kind,
+        /// Whether this only says what would happen.
+        dry_run: bool,
+        /// The accounts that it changed, and how each stands after it.
+        accounts: Vec<Side>,
+        /// The client's reference.
+        reference: Option<&'a Reference>,
+        /// The client's metadata.
+        metadata: &'a ledger::Metadata,
+        /// The hold that it captured, voided or let expire.
+        hold_id: Option<Id>,
+        /// The transfer that it pays back.
+        reversal_of: Option<Id>,
+        /// The reversal that paid it back. Only reading it tells.
+        reversed_by: Option<Id>,
+        /// When it was booked.
+        created: Time,
+        /// Where to go from here.
+        links as "_links": Links<DetailLinks>,
+    }
+}
+
+resource! {
+    /// What a transaction did to one account.
+    pub(in crate::http) struct Side {
+        /// The account.
+        account_id: Id,
+        /// The currency of its amounts.
+        currency: Currency,
+        /// What it got, below zero for what it paid.
+        amount: MoneyText,
+        /// Its balance after it.
+        posted: MoneyText,
+        /// What its pending holds reserve after it.
+        held: MoneyText,
+        /// Its version after it.
+        version: u64,
+    }
+}
+
+impl Side {
+    pub(in crate::http) fn of(shard: ShardId, effect: &Effect) -> Side {
+        let money = |amount| MoneyText(amount, effect.currency);
+        Side {
+            account_id: Id(effect.account_id(shard).to_uuid()),
+            currency: effect.currency,
+            amount: money(effect.change.posted()),
+            posted: money(effect.after.balance),
+            held: money(effect.after.held),
+            version: effect.after.version,
+        }
+    }
+
+    pub(in crate::http) fn all(decision: &ledger::Decision) -> Vec<Side> {
+        // In the order in which money goes: who pays first, then who is paid; within, as the decision has them.
+        let mut sides: Vec<_> = decision.effects().collect();
+        sides.sort_by_key(|(_, effect)| effect.change.posted().is_positive());
+        sides.into_iter().map(|(shard, effect)| Side::of(shard, effect)).collect()
+    }
+}
+
+impl<'a> TransactionDetail<'a> {
+    /// A transaction, and by what it was reversed.
+    pub(in crate::http) fn of(executed: &'a Executed, reversed_by: Option<TransactionId>) -> TransactionDetail<'a> {
+        let decision = &*executed.decision;
+        let (hold, reversal_of) = match decision.kind {
+            Kind::Capture { hold } | Kind::Void { hold } | Kind::Expiry { hold } => (Some(hold.to_uuid()), None),
+            Kind::Reversal { of } => (None, Some(of.to_uuid())),
+            Kind::Hold => (hold_of(executed), None),
+            _ => (None, None),
+        };
+        let id = executed.id.to_uuid();
+        let can_be_reversed = decision.kind == Kind::Transfer && reversed_by.is_none();
+        TransactionDetail {
+            id: Some(Id(id)),
+            kind: &decision.kind,
+            dry_run: false,
+            accounts: Side::all(decision),
+            reference: decision.note.reference.as_ref(),
+            metadata: &decision.note.metadata,
+            hold_id: hold.map(Id),
+            reversal_of: reversal_of.map(Id),
+            reversed_by: reversed_by.map(|by| Id(by.to_uuid())),
+            created: Time(executed.id.time),
+            links: Links(DetailLinks { id, hold, exists: true, can_be_reversed }),
+        }
+    }
+
+    /// The transaction that there would be.
+    pub(in crate::http) fn dry(executed: &'a Executed) -> TransactionDetail<'a> {
+        let mut detail = TransactionDetail::of(executed, None);
+        (detail.id, detail.dry_run, detail.hold_id) = (None, true, None);
+        detail.links.0 = DetailLinks { exists: false, hold: None, can_be_reversed: false, ..detail.links.0 };
+        detail
+    }
+}
+
+/// The hold that was placed.
+pub(in crate::http) fn hold_of(executed: &Executed) -> Option<Uuid> {
+    let (shard, effect) = executed.decision.effects().next()?;
+    let AccountChange::Held { .. } = effect.change else {
+        return None;
+    };
+    let key = ledger::HoldKey { account: effect.account, version: u32::try_from(effect.after.version).ok()? };
+    Some(key.id(shard, executed.id.time).to_uuid())
+}
+
+/// The names of the kinds of transactions.
+pub(in crate::http) const KINDS: [&str; 14] = [
+    "deposit",
+    "withdrawal",
+    "transfer",
+    "protection",
+    "reversal",
+    "hold",
+    "capture",
+    "void",
+    "expiry",
+    "opening",
+    "amendment",
+    "closing",
+    "linking",
+    "unlinking",
+];
+
+/// The name of a kind.
+pub(in crate::http) fn kind_name(kind: &Kind) -> &'static str {
+    match kind {
+        Kind::Opening => "opening",
+        Kind::Deposit => "deposit",
+        Kind::Withdrawal => "withdrawal",
+        Kind::Transfer => "transfer",
+        Kind::Protection => "protection",
+        Kind::Reversal { .. } => "reversal",
+        Kind::Hold => "hold",
+        Kind::Capture { .. } => "capture",
+        Kind::Void { .. } => "void",
+        Kind::Expiry { .. } => "expiry",
+        Kind::Amendment => "amendment",
+        Kind::Closing => "closing",
+        Kind::Linking => "linking",
+        Kind::Unlinking => "unlinking",
+        Kind::Refusal { .. } | Kind::Batch { .. } => unreachable!("book-keeping is shown to nobody"),
+    }
+}
+
+impl Describe for Kind {
+    fn describe(schemas: &mut Schemas) -> Value {
+        schemas.named::<Self>("TransactionType", |_| {
+            json!({
+                "type": "string",
+                "enum": KINDS,
+                "examples": ["transfer"],
+            })
+        })
+    }
+}
+
+impl Write for Kind {
+    fn write(&self, out: &mut Vec<u8>) {
+        text(out, kind_name(self));
+    }
+}
+
+impl Describe for ledger::Metadata {
+    fn describe(schemas: &mut Schemas) -> Value {
+        schemas.named::<Self>("MetadataKept", |_| {
+            json!({
+                "type": "object",
+                "additionalProperties": { "type": "string" },
+                "description": "What the client keeps with it: texts by names of its choice.",
+            })
+        })
+    }
+}
+
+impl Write for ledger::Metadata {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.push(b'{');
+        for (place, (key, value)) in self.entries().iter().enumerate() {
+            if place > 0 {
+                out.push(b',');
+            }
+            text(out, key);
+            out.push(b':');
+            text(out, value);
+        }
+        out.push(b'}');
+    }
+}
+
+/// What the links of a transaction depend on.
+#[derive(Clone, Copy)]
+pub(in crate::http) struct DetailLinks {
+    id: Uuid,
+    hold: Option<Uuid>,
+    exists: bool,
+    can_be_reversed: bool,
+}
+
+impl Linked for DetailLinks {
+    const SCHEMA: &'static str = "TransactionDetailLinks";
+    const RELATIONS: &'static [Relation<DetailLinks>] = &[
+        Relation {
+            name: "self",
+            path: "/v2/transactions/{id}",
+            offered: |links| links.exists,
+            meaning: "The transaction. A dry run has none.",
+        },
+        Relation {
+            name: "reverse",
+            path: "/v2/transfers/{id}/reverse",
+            offered: |links| links.can_be_reversed,
+            meaning: "POST pays the transfer back.",
+        },
+        Relation {
+            name: "hold",
+            path: "/v2/holds/{hold}",
+            offered: |links| links.hold.is_some(),
+            meaning: "The hold.",
+        },
+    ];
+
+    fn variable(&self, name: &str) -> Uuid {
+        if name == "hold" { self.hold.unwrap_or_default() } else { self.id }
+    }
+}
