@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use hyper::HeaderMap;
-use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
+use hyper::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use uuid::Uuid;
 
 use super::problem::{Code, Place, Problem};
@@ -103,6 +103,71 @@ pub(super) fn check_media_type(headers: &HeaderMap, strict: bool) -> Result<(), 
             "must be application/json",
         )),
     }
+}
+
+/// Which of the media types that a resource has the client likes best (RFC 9110, 12.5.1); of those that it likes
+/// alike, the one that it names most exactly, and then the first.
+pub(super) fn preferred(
+    headers: &HeaderMap,
+    offered: &[&'static str],
+) -> Result<&'static str, Problem> {
+    let accepted: Vec<&str> = headers
+        .get_all(ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|range| !range.is_empty())
+        .collect();
+    if accepted.is_empty() && !headers.get_all(ACCEPT).iter().any(|value| value.to_str().is_err()) {
+        return Ok(offered[0]);
+    }
+    let mut best: Option<((u16, u8), &'static str)> = None;
+    for media_type in offered {
+        // The most exact range that covers a type says how much the client likes it.
+        let weights = accepted.iter().filter_map(|range| weigh(range, media_type));
+        let Some((exactness, weight)) = weights.max_by_key(|(exactness, _)| *exactness) else { continue };
+        let rank = (weight, exactness);
+        if weight > 0 && best.is_none_or(|(known, _)| rank > known) {
+            best = Some((rank, media_type));
+        }
+    }
+    best.map(|(_, media_type)| media_type).ok_or_else(|| {
+        let detail = format!("accepts none of: {}", offered.join(", "));
+        Problem::at(Code::NotAcceptable, Place::Header("Accept"), detail)
+    })
+}
+
+/// How exactly a media range covers a media type, and its weight in thousandths; `None` if it does not, or cannot be
+/// read.
+fn weigh(range: &str, media_type: &str) -> Option<(u8, u16)> {
+    let mut parts = range.split(';').map(str::trim);
+    let essence = parts.next()?.to_ascii_lowercase();
+    let exactness = if essence == media_type {
+        2
+    } else if essence == "*/*" {
+        0
+    } else {
+        let (kind, _) = media_type.split_once('/')?;
+        (essence.strip_suffix("/*")? == kind).then_some(1)?
+    };
+    let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+    let weight = match weight {
+        None => 1000,
+        Some(text) => {
+            let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+            if fraction.len() > 3 || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+                return None;
+            }
+            let thousandths: u16 = format!("{fraction:0<3}").parse().ok()?;
+            match (whole, thousandths) {
+                ("0", thousandths) => thousandths,
+                ("1", 0) => 1000,
+                _ => return None,
+            }
+        }
+    };
+    Some((exactness, weight))
 }
 
 /// What an idempotency key is bound to: the place that the request was sent to, and the request itself.
@@ -366,6 +431,32 @@ mod tests {
         assert_eq!(id(&"x".repeat(128)), "x".repeat(128));
         for bad in ["", "a b", "é", &"x".repeat(129)] {
             assert_eq!(id(bad).len(), 36, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_media_type_that_is_liked_best_is_sent() {
+        let preferred = |accept: &str| {
+            let headers = map(&[(&ACCEPT, accept)]);
+            preferred(&headers, &["application/json", "text/event-stream"]).map_err(|problem| problem.code)
+        };
+        for accept in [
+            "",
+            "*/*",
+            "application/json",
+            "application/*",
+            "text/event-stream;q=0.5, application/json",
+            "text/event-stream, application/json",
+            "text/html, */*;q=0.1",
+            "Application/JSON;charset=utf-8",
+        ] {
+            assert_eq!(preferred(accept), Ok("application/json"), "{accept}");
+        }
+        for accept in ["text/event-stream", "text/*", "text/event-stream, */*", "application/json;q=0, */*;q=0.001"] {
+            assert_eq!(preferred(accept), Ok("text/event-stream"), "{accept}");
+        }
+        for accept in ["text/html", "*/*;q=0", "json", "application/json;q=2", "application/json;q=0.0001", "é"] {
+            assert_eq!(preferred(accept), Err(Code::NotAcceptable), "{accept}");
         }
     }
 

@@ -93,6 +93,8 @@ pub(super) struct Success {
     pub(super) meaning: &'static str,
     /// The body's media type and schema, if there is a body.
     pub(super) body: Option<(&'static str, Describer)>,
+    /// What the body is as well, if the client accepts that.
+    pub(super) also: &'static [(&'static str, Describer)],
     /// The headers that it has for certain.
     pub(super) headers: &'static [ReplyHeader],
     /// The headers that it has at times.
@@ -105,6 +107,7 @@ impl Success {
         status: 204,
         meaning: "Done.",
         body: None,
+        also: &[],
         headers: &[],
         headers_at_times: &[ReplyHeader::IdempotentReplayed],
     };
@@ -118,6 +121,7 @@ pub(super) enum RequestHeader {
     IdempotencyKey,
     IfMatch,
     IfNoneMatch,
+    LastEventId,
 }
 
 /// A header of a reply.

@@ -28,11 +28,23 @@ pub(super) struct Query<'q>(Vec<(&'static str, &'q str)>);
 
 /// A type that a parameter is read into.
 pub(super) trait Parameter: Describe + Sized {
+    /// Whether it has any number of values; then it is read by [`Parameter::parse_list`].
+    const LISTED: bool = false;
+
     /// Reads the parameter's value.
     ///
     /// # Errors
     /// Says what is wrong with it.
     fn parse(text: &str) -> Result<Self, Cow<'static, str>>;
+
+    /// Reads all values, which are separated by commas or stand in parameters of their own. They are still encoded, so
+    /// an encoded comma belongs to its value.
+    ///
+    /// # Errors
+    /// Says what is wrong with them.
+    fn parse_list(_: &[&str]) -> Result<Self, Cow<'static, str>> {
+        Err("is no list".into())
+    }
 
     /// What counts if it is not there.
     fn absent() -> Self;
@@ -73,6 +85,10 @@ impl<'q> Query<'q> {
         let mut values = self.0.iter().filter(|(known, _)| *known == name).map(|(_, value)| *value);
         let parsed = match (values.next(), values.next()) {
             (None, _) => Ok(P::absent()),
+            (Some(_), _) if P::LISTED => {
+                let all = self.0.iter().filter(|(known, _)| *known == name);
+                P::parse_list(&all.flat_map(|(_, value)| value.split(',')).collect::<Vec<_>>())
+            }
             (Some(_), Some(_)) => Err("stands there more than once".into()),
             (Some(value), None) => decode(value).map_err(Cow::Borrowed).and_then(|text| P::parse(&text)),
         };

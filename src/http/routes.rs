@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use hyper::Method;
 use hyper::header::HeaderValue;
 
-use super::handlers::{accounts, service, transactions};
+use super::handlers::{accounts, events, service, transactions};
 use super::operation::Operation;
 use super::wire::Version;
 
@@ -32,6 +32,7 @@ pub(super) enum Endpoint {
     Withdraw,
     Transaction,
     History,
+    Events,
     TrialBalance,
     Service,
     OpenApi,
@@ -86,6 +87,7 @@ pub(super) static ROUTES: &[Route] = {
         v2("/v2/accounts/{account}/withdrawals", "withdrawals", &[(POST, &transactions::WITHDRAW)]),
         v2("/v2/accounts/{account}/transactions", "transactions", &[(GET, &transactions::LIST)]),
         v2("/v2/transactions/{id}", "transaction", &[(GET, &transactions::READ)]),
+        v2("/v2/events", "events", &[(GET, &events::LIST)]),
         v2("/v2/trial-balance", "trial-balance", &[(GET, &service::TRIAL_BALANCE)]),
         v2("/", "self", &[(GET, &service::SERVICE)]),
         v2("/openapi.json", "openapi", &[(GET, &service::OPENAPI)]),

@@ -111,6 +111,7 @@ const ACCOUNT_NOW: Success = Success {
     body: Some((JSON, Account::describe)),
     headers: &[ReplyHeader::ETag, ReplyHeader::CacheControl],
     headers_at_times: &[],
+    ..Success::EMPTY
 };
 const CLOSING_DETAILS: &str = "The account has to stand at zero. Closing is for ever: the name stays taken, and \
     the account can still be read by its id.";

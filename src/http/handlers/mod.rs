@@ -4,6 +4,7 @@
 //! each of them does.
 
 pub(super) mod accounts;
+pub(super) mod events;
 pub(super) mod service;
 pub(super) mod transactions;
 
@@ -31,6 +32,7 @@ impl Call<'_> {
             Endpoint::Withdraw => self.post(Direction::Withdrawal).await,
             Endpoint::Transaction => self.transaction().await,
             Endpoint::History => self.history(&query).await,
+            Endpoint::Events => self.events(&query).await,
             Endpoint::TrialBalance => self.trial_balance().await,
             Endpoint::Service => Ok(self.service()),
             Endpoint::OpenApi => Ok(self.openapi()),

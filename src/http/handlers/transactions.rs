@@ -123,6 +123,7 @@ const TRANSACTION_FOUND: Success = Success {
     body: Some((JSON, Transaction::describe)),
     headers: &[ReplyHeader::ETag, ReplyHeader::CacheControl],
     headers_at_times: &[],
+    ..Success::EMPTY
 };
 
 pub(in crate::http) static LIST: Operation = Operation {
@@ -139,6 +140,7 @@ pub(in crate::http) static LIST: Operation = Operation {
         body: Some((JSON, TransactionPage::describe)),
         headers: &[ReplyHeader::ETag, ReplyHeader::CacheControl],
         headers_at_times: &[ReplyHeader::Link],
+        ..Success::EMPTY
     },
     problems: &[EVERY, BANK, REFERRED, &[Code::InvalidParameter, Code::InvalidCursor]],
     ..Operation::PLAIN

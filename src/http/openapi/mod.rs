@@ -128,7 +128,11 @@ fn describe_responses(operation: &Operation, schemas: &mut Schemas) -> Value {
         "headers": headers(success.headers, success.headers_at_times),
     });
     if let Some((media_type, describe)) = success.body {
-        reply["content"] = json!({ (media_type): { "schema": describe(schemas) } });
+        let bodies = [(media_type, describe)].into_iter().chain(success.also.iter().copied());
+        let content: Map<String, Value> = bodies
+            .map(|(media_type, describe)| (media_type.to_owned(), json!({ "schema": describe(schemas) })))
+            .collect();
+        reply["content"] = content.into();
     }
     let links: Map<String, Value> = operation
         .leads_to
@@ -229,6 +233,7 @@ impl RequestHeader {
         RequestHeader::IdempotencyKey,
         RequestHeader::IfMatch,
         RequestHeader::IfNoneMatch,
+        RequestHeader::LastEventId,
     ];
 
     fn component(self) -> &'static str {
@@ -237,6 +242,7 @@ impl RequestHeader {
             RequestHeader::IdempotencyKey => "Idempotency-Key",
             RequestHeader::IfMatch => "If-Match",
             RequestHeader::IfNoneMatch => "If-None-Match",
+            RequestHeader::LastEventId => "Last-Event-ID",
         }
     }
 
@@ -271,6 +277,10 @@ impl RequestHeader {
             RequestHeader::IfNoneMatch => (
                 json!({ "type": "string", "examples": ["\"7\""] }),
                 "ETags that the client has. What cannot be read matches nothing.",
+            ),
+            RequestHeader::LastEventId => (
+                json!({ "type": "string", "pattern": "^[A-Za-z0-9_-]+$" }),
+                "The `id` of the last event that the client has, for a stream to go on behind it.",
             ),
         };
         with_meaning(json!({ "name": self.component(), "in": "header", "schema": schema }), meaning)
