@@ -163,11 +163,29 @@ impl Quantity {
     }
 }
 
+/// The largest total in minor units, either sign: four thousand million accounts at the end of their range in each of
+/// a thousand shards. Sums of a few totals are still far from the end of `i128`.
+const TOTAL_UNITS_MAX: i128 = MINOR_UNITS_MAX << (32 + 10);
+
 /// A sum of amounts, in minor units. Wider than an [`Amount`]: the parts of a sum that is zero need not be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Total(i128);
 
 impl Total {
+    /// The total of so many minor units, if amounts can add up to it.
+    pub const fn from_minor_units(minor_units: i128) -> Option<Total> {
+        if minor_units >= -TOTAL_UNITS_MAX && minor_units <= TOTAL_UNITS_MAX {
+            Some(Total(minor_units))
+        } else {
+            None
+        }
+    }
+
+    /// The count of minor units.
+    pub const fn minor_units(self) -> i128 {
+        self.0
+    }
+
     /// Adds an amount. Four thousand million accounts at the end of the range are far from the end of `i128`,
     /// and a thousand shards of them still are.
     pub fn add(&mut self, amount: Amount) {

@@ -200,6 +200,16 @@ impl Ledger {
         &self.clearing
     }
 
+    /// The last decision of this shard that has a part for each other one.
+    pub fn sent(&self) -> &BTreeMap<ShardId, Sequence> {
+        &self.sent
+    }
+
+    /// The last decision of each other shard whose part for this one was applied.
+    pub fn received(&self) -> &BTreeMap<ShardId, Sequence> {
+        &self.received
+    }
+
     /// The last decision of this shard that has a part for another one.
     pub fn sent_to(&self, shard: ShardId) -> Sequence {
         self.sent.get(&shard).copied().unwrap_or(Sequence::NONE)

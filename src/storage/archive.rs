@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! blocks    each: 4 bytes CRC32C of what follows; LZ4 (block format) of whole records, in order, each behind its
-//!           length as a varint; at most 65,539 bytes before compression, one record at least
+//!           length as a varint; at most 65,539 bytes before compression, or one record that alone has more
 //! index     for each block, 24 bytes:
 //!             0  8  sequence of the first event in it
 //!             8  8  offset in the file
@@ -57,7 +57,7 @@ use uuid::Uuid;
 
 use super::codec::{Malformed, Reader, put_bytes};
 use super::files::{self, AtomicFile, HashedFile};
-use super::journal::record::{ChainHash, LogPosition, RECORD_BYTES_MAX, Record};
+use super::journal::record::{ChainHash, LogPosition, RECORD_BYTES_MAX, RECORD_BYTES_TYPICAL_MAX, Record};
 use super::{RESTORE_BACKUP, StorageError};
 use crate::ledger::{Sequence, ShardId};
 
@@ -71,9 +71,15 @@ const TRAILER_BYTES: usize = 164;
 const TRAILER_HASHED_BYTES: usize = 116;
 const TRAILER_SUMMED_BYTES: usize = 152;
 
-/// The most bytes of a block before compression: the largest record behind the longest length that it can have.
+/// How long the length can be that a record stands behind.
+const LENGTH_BYTES_MAX: usize = 3;
+
+/// The most bytes of several records in a block before compression: the largest record of independent events fits.
 /// Larger blocks compress better, but a lookup decompresses a whole one for a single record.
-const BLOCK_BYTES_MAX: usize = RECORD_BYTES_MAX + 3;
+const BLOCK_BYTES_TYPICAL_MAX: usize = RECORD_BYTES_TYPICAL_MAX + LENGTH_BYTES_MAX;
+
+/// The most bytes of any block before compression: the largest record alone.
+const BLOCK_BYTES_MAX: usize = RECORD_BYTES_MAX + LENGTH_BYTES_MAX;
 
 /// The most blocks of a segment, which bounds the index in memory to 24 MB. A generation has a few thousand.
 const BLOCKS_MAX: usize = 1 << 20;
@@ -89,7 +95,7 @@ pub struct SegmentWriter {
     after: LogPosition,
     block: Vec<u8>,
     block_first: Sequence,
-    /// [`BLOCK_BYTES_MAX`], but for tests of several blocks in few bytes.
+    /// [`BLOCK_BYTES_TYPICAL_MAX`], but for tests of several blocks in few bytes.
     block_bytes_max: usize,
     blocks: Vec<Block>,
 }
@@ -113,9 +119,9 @@ impl SegmentWriter {
             shard,
             before,
             after: before,
-            block: Vec::with_capacity(BLOCK_BYTES_MAX),
+            block: Vec::with_capacity(BLOCK_BYTES_TYPICAL_MAX),
             block_first: first,
-            block_bytes_max: BLOCK_BYTES_MAX,
+            block_bytes_max: BLOCK_BYTES_TYPICAL_MAX,
             blocks: Vec::new(),
         })
     }
@@ -359,7 +365,7 @@ impl Segment {
         let open = self.reopen()?;
         let mut file = HashedFile::open(&self.path, RESTORE_BACKUP)?;
         let hash_offset = self.bytes - (TRAILER_BYTES - TRAILER_HASHED_BYTES) as u64;
-        let mut buffer = vec![0; BLOCK_BYTES_MAX];
+        let mut buffer = vec![0; BLOCK_BYTES_TYPICAL_MAX];
         while file.offset() < hash_offset {
             let left = hash_offset - file.offset();
             let count = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
@@ -753,9 +759,12 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::storage::samples::{LEDGER, OTHER_LEDGER, Sample, fixture, sample, shard};
+    use crate::storage::samples::{LEDGER, OTHER_LEDGER, Sample, first_sample, fixture, sample, shard};
 
-    const FIXTURE: &str = "archive-1.bin";
+    /// With records of the first format.
+    const FIXTURE_FIRST: &str = "archive-1.bin";
+    /// With records of the second.
+    const FIXTURE: &str = "archive-1-record-2.bin";
     const SMALL_BLOCK_BYTES: usize = 400;
 
     fn temporary() -> tempfile::TempDir {
@@ -815,9 +824,11 @@ mod tests {
     #[test]
     fn every_record_reads_back_by_any_of_its_sequences_and_in_order_from_any_on() {
         let temporary = temporary();
-        for (sample, block_bytes_max) in
-            [(sample(40, 3), SMALL_BLOCK_BYTES), (sample(40, 1), 1), (sample(4000, 40), BLOCK_BYTES_MAX)]
-        {
+        for (sample, block_bytes_max) in [
+            (sample(40, 3), SMALL_BLOCK_BYTES),
+            (sample(40, 1), 1),
+            (sample(4000, 40), BLOCK_BYTES_TYPICAL_MAX),
+        ] {
             let segment = write(temporary.path(), genesis(), &sample.records, block_bytes_max);
             assert_eq!(Segment::open(segment.path(), LEDGER, shard()).expect("opened"), segment);
             assert_eq!((segment.before(), segment.after()), (genesis(), sample.position));
@@ -1036,7 +1047,7 @@ mod tests {
         let mut segments = Vec::new();
         let mut before = genesis();
         for records in sample.records.chunks(5) {
-            let segment = write(directory, before, records, BLOCK_BYTES_MAX);
+            let segment = write(directory, before, records, BLOCK_BYTES_TYPICAL_MAX);
             before = segment.after();
             segments.push(segment);
         }
@@ -1055,7 +1066,7 @@ mod tests {
             fs::rename(&aside, segments[lost].path()).expect("moved back");
         }
 
-        let twice = write(directory, segments[0].after(), &sample.records[5..12], BLOCK_BYTES_MAX);
+        let twice = write(directory, segments[0].after(), &sample.records[5..12], BLOCK_BYTES_TYPICAL_MAX);
         let error = listed().expect_err("an overlap").to_string();
         assert!(error.contains("31 to 36 are in the segment before it too"), "{error}");
         fs::remove_file(twice.path()).expect("removed");
@@ -1073,7 +1084,7 @@ mod tests {
         let mut before = genesis();
         let mut parts = Vec::new();
         for records in records.chunks(4) {
-            parts.push(write(directory, before, records, BLOCK_BYTES_MAX));
+            parts.push(write(directory, before, records, BLOCK_BYTES_TYPICAL_MAX));
             before = parts[parts.len() - 1].after();
         }
         let [first, second, third, ..] = &parts[..] else { panic!("some parts") };
@@ -1107,12 +1118,12 @@ mod tests {
         let temporary = temporary();
         let directory = temporary.path();
         let records = sample(40, 3).records;
-        let first = write(directory, genesis(), &records[..5], BLOCK_BYTES_MAX);
-        write(directory, first.after(), &records[5..], BLOCK_BYTES_MAX);
+        let first = write(directory, genesis(), &records[..5], BLOCK_BYTES_TYPICAL_MAX);
+        write(directory, first.after(), &records[5..], BLOCK_BYTES_TYPICAL_MAX);
         fs::remove_file(first.path()).expect("removed");
         // The same events in other records: the same sequences, another chain.
         let other = sample(40, 5).records;
-        write(directory, genesis(), &other[..3], BLOCK_BYTES_MAX);
+        write(directory, genesis(), &other[..3], BLOCK_BYTES_TYPICAL_MAX);
         let error = list(directory, LEDGER, shard()).expect_err("not linked").to_string();
         assert!(error.contains("not linked"), "{error}");
     }
@@ -1143,9 +1154,32 @@ mod tests {
             while draft.push(&event(draft.last().get() + 1)) {}
             records.push(draft.seal(shard(), &mut position));
         }
-        assert!(records.iter().all(|record| record.len() > RECORD_BYTES_MAX - 64));
-        let segment = write(temporary.path(), genesis(), &records, BLOCK_BYTES_MAX);
+        assert!(records.iter().all(|record| record.len() > RECORD_BYTES_TYPICAL_MAX - 64));
+        // And the largest that there can be, between small ones.
+        for count in [3, 26_000, 3, 29_125, 26_000] {
+            let first = position.last.next();
+            let events: Vec<Event> = (0..count).map(|index| event(first.get() + index)).collect();
+            records.push(Draft::group(first, &events).expect("they fit").seal(shard(), &mut position));
+        }
+        assert!(records[6].len() > RECORD_BYTES_MAX - 64);
+        let segment = write(temporary.path(), genesis(), &records, BLOCK_BYTES_TYPICAL_MAX);
         assert_eq!(replayed(&segment, Sequence::NONE).expect("replayed"), records);
+    }
+
+    #[test]
+    fn the_frozen_segment_with_records_of_the_first_format_opens() {
+        let temporary = temporary();
+        let sample = first_sample(40, 3);
+        let path = temporary.path().join(file_name(Sequence::FIRST, sample.position.last));
+        let frozen = fs::read(fixture(FIXTURE_FIRST)).expect("the fixture is there");
+        let mut events = Vec::new();
+        for record in check(&path, &frozen).expect("readable") {
+            let record = Record::parse(&record).expect("valid");
+            events.extend(record.events().map(|event| event.expect("valid").1));
+        }
+        assert_eq!(events, sample.events);
+        let segment = Segment::open(&path, LEDGER, shard()).expect("opened");
+        assert_eq!((segment.before(), segment.last()), (genesis(), sample.position.last));
     }
 
     #[test]

@@ -4,13 +4,14 @@
 //! [`crate::ledger::Chain`]). A page reads its own records and O(log n) on the way to its start, and nothing
 //! of it stays in memory.
 
+use std::cmp::Ordering;
 use std::ops::RangeInclusive;
 
 use super::codec::Malformed;
 use super::journal::JournalReader;
 use super::journal::record::Record;
 use super::{RESTORE_BACKUP, StorageError};
-use crate::ledger::{AccountNumber, Event, Links, Sequence, ShardId};
+use crate::ledger::{AccountNumber, Entry, Event, Sequence, ShardId, Timestamp};
 
 /// One shard's log, as history reads it.
 pub struct HistoryReader<'a> {
@@ -25,18 +26,21 @@ pub struct HistoryReader<'a> {
 pub struct HistoryEntry {
     /// Its place in the log.
     pub sequence: Sequence,
-    /// The account's version after it.
-    pub version: u64,
+    /// The account's entry.
+    pub entry: Entry,
     /// The event.
     pub event: Event,
 }
 
 impl HistoryEntry {
-    fn links(&self) -> Links {
-        match self.event.change.account() {
-            Some((_, Some(entry))) => entry.links,
-            _ => Links::default(),
-        }
+    /// The account's version after it.
+    pub fn version(&self) -> u64 {
+        self.entry.version
+    }
+
+    /// When it was decided, which is what the account's history is ordered by.
+    pub fn time(&self) -> Timestamp {
+        self.event.decided()
     }
 }
 
@@ -84,29 +88,67 @@ impl<'a> HistoryReader<'a> {
         if from == 0 || from > version || count == 0 {
             return Ok(entries);
         }
+        let mut at = self.descend(account, newest, version, |entry| entry.version().cmp(&from))?;
+        while let Some(found) = at {
+            at = if entries.len() + 1 == count { None } else { self.before(account, &found)? };
+            entries.push(found);
+        }
+        Ok(entries)
+    }
+
+    /// The newest entry of an account that is not after a moment; `None` if the account was opened later.
+    ///
+    /// `newest` is the account's newest entry, and `version` its version there. Reads O(log version) records.
+    ///
+    /// # Errors
+    /// If the log cannot be read, or the entries do not lead to one another.
+    pub fn entry_at(
+        &mut self,
+        account: AccountNumber,
+        newest: Sequence,
+        version: u64,
+        moment: Timestamp,
+    ) -> Result<Option<HistoryEntry>, StorageError> {
+        // Whether an entry before the moment is the last one shows the one behind it.
+        let place = |entry: &HistoryEntry| entry.time().cmp(&moment).then(Ordering::Less);
+        self.descend(account, newest, version, place)
+    }
+
+    /// The newest entry whose `place` is not `Greater`, as that of no entry before it is. `Equal` is known to be the one.
+    fn descend(
+        &mut self,
+        account: AccountNumber,
+        newest: Sequence,
+        version: u64,
+        place: impl Fn(&HistoryEntry) -> Ordering,
+    ) -> Result<Option<HistoryEntry>, StorageError> {
         let mut at = self.entry(account, newest, Some(version))?;
-        while at.version > from {
-            let links = at.links();
+        while place(&at) == Ordering::Greater {
+            let links = at.entry.links;
             // The skip is taken unless it leads too far. How far it leads is known once it has been read.
-            let skipped = if links.skip == links.previous { None } else { Some(links.skip) };
-            let skipped = match skipped.filter(|&skip| skip != Sequence::NONE) {
-                Some(skip) => Some(self.entry(account, skip, None)?).filter(|entry| entry.version >= from),
-                None => None,
-            };
-            at = match skipped {
+            let is_skip = links.skip != Sequence::NONE && links.skip != links.previous;
+            let skipped = if is_skip { Some(self.entry(account, links.skip, None)?) } else { None };
+            at = match skipped.filter(|entry| place(entry) != Ordering::Less) {
                 Some(entry) => entry,
-                None => self.entry(account, links.previous, Some(at.version - 1))?,
+                None => match self.before(account, &at)? {
+                    Some(entry) => entry,
+                    None => return Ok(None),
+                },
             };
         }
-        loop {
-            let previous = at.links().previous;
-            let version = at.version;
-            entries.push(at);
-            if entries.len() == count || version == 1 {
-                return Ok(entries);
-            }
-            at = self.entry(account, previous, Some(version - 1))?;
+        Ok(Some(at))
+    }
+
+    /// The account's entry before one; `None` before its first.
+    fn before(
+        &mut self,
+        account: AccountNumber,
+        entry: &HistoryEntry,
+    ) -> Result<Option<HistoryEntry>, StorageError> {
+        if entry.version() <= 1 {
+            return Ok(None);
         }
+        self.entry(account, entry.entry.links.previous, Some(entry.version() - 1)).map(Some)
     }
 
     /// The account's entry at a sequence, which has to have this version, if it is known.
@@ -119,16 +161,14 @@ impl<'a> HistoryReader<'a> {
         let event = self
             .event(sequence)?
             .ok_or_else(|| self.corrupt(sequence, "an entry of an account is missing".into()))?;
-        let (found, entry_version) = match event.change.account() {
-            Some((found, entry)) => (Some(found), entry.map_or(1, |entry| entry.version)),
-            None => (None, 0),
-        };
-        if found != Some(account) || version.is_some_and(|version| version != entry_version) {
-            let what =
-                format!("the entry of version {version:?} of account number {} is not there", account.get());
-            return Err(self.corrupt(sequence, what));
-        }
-        Ok(HistoryEntry { sequence, version: entry_version, event })
+        let entry = event.change.entry(self.shard, account);
+        let entry = entry.filter(|entry| version.is_none_or(|version| version == entry.version));
+        let entry = entry.ok_or_else(|| {
+            let version = version.map_or("some version".to_owned(), |version| format!("version {version}"));
+            let what = format!("the entry of {version} of account number {} is not there", account.get());
+            self.corrupt(sequence, what)
+        })?;
+        Ok(HistoryEntry { sequence, entry, event })
     }
 
     fn corrupt(&self, sequence: Sequence, what: String) -> StorageError {

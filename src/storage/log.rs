@@ -108,7 +108,7 @@ impl ShardFiles {
     pub fn newest_snapshot(&self) -> Result<(Ledger, LogPosition), StorageError> {
         match snapshot::list(&self.snapshots)?.last() {
             Some((_, path)) => snapshot::read(path, self.ledger, self.shard),
-            None => Ok((Ledger::new(), self.genesis())),
+            None => Ok((Ledger::new(self.shard), self.genesis())),
         }
     }
 }
@@ -170,6 +170,21 @@ impl StoredLog {
             bytes += segment.bytes();
         }
         Ok(())
+    }
+}
+
+impl JournalReader for StoredLog {
+    fn record(&self, sequence: Sequence) -> Result<Option<Vec<u8>>, StorageError> {
+        for generation in self.generations.iter().rev() {
+            if let Some(record) = generation.record(sequence)? {
+                return Ok(Some(record));
+            }
+        }
+        let segments = &self.segments;
+        match segments.get(segments.partition_point(|segment| segment.last() < sequence)) {
+            Some(segment) if segment.contains(sequence) => segment.record(sequence).map(Some),
+            _ => Ok(None),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod archive;
 pub mod codec;
 mod error;
+mod fields;
 pub mod files;
 pub mod history;
 pub mod journal;

@@ -5,33 +5,54 @@
 //! ```text
 //! offset size
 //!   0     8  "TELLERSN"
-//!   8     1  format version, 1
+//!   8     1  format version, 2; snapshots of version 1 are still read
 //!   9     1  reserved, 0
 //!  10     2  shard
 //!  12    16  ledger's id
 //!  28     8  sequence of the last event in the state
 //!  36    32  BLAKE3 of the last record: with the sequence, the position that the log goes on from
 //!  68     8  time of the last event, milliseconds since the Unix epoch
-//!  76     4  number of currencies
-//!  80     8  number of accounts
-//!  88     8  number of idempotency keys
-//!  96     4  CRC32C of the 96 bytes before
-//! 100        blocks
+//!  76    72  how many items of each kind there are, 8 bytes each, in the order of the table below
+//! 148     4  CRC32C of the 148 bytes before
+//! 152        blocks
 //!   ?     4  0: no further block
 //!   ?    32  BLAKE3 of all the bytes before
 //! ```
 //!
 //! A block is 4 bytes of length (1 to 65,536), 4 bytes of CRC32C of the length and the items, and the items. An
-//! item does not span blocks. First all currencies in order, then all accounts by number, then all keys in order
-//! of expiry:
+//! item does not span blocks. The items, kind by kind (`amount`, `time` and so on as in [`crate::storage::fields`]; a
+//! time counts from the epoch if nothing else is said):
 //!
 //! ```text
-//! currency  3 bytes code, signed part of @world
-//! account   name, 3 bytes currency, 0 or 1 + signed overdraft limit, signed balance, varint time of opening,
-//!           varint milliseconds from there to the last change, 1 byte status (0 open, 1 closed), varint version,
-//!           varint number of chain roots, each as a varint: sequence * 64 + rank
-//! key       16 bytes digest, 16 bytes fingerprint, varint sequence of the outcome (0 if only claimed),
-//!           varint time of expiry
+//! world      currency, signed part of @world
+//! clearing   currency, signed part
+//! sent       shard, sequence of the last decision for it
+//! received   shard, sequence of the last decision from it that was applied
+//! account    name, currency, 1 byte flags (1 overdraft limit, 2 something held, 4 frozen, 8 closed, 16 details),
+//!            amount overdraft limit if so, amount balance, amount held if so, varint time of opening,
+//!            varint milliseconds from there to the last change, varint version, varint number of chain roots, each
+//!            as a varint: sequence * 64 + rank; details if so
+//! details    1 byte flags (1 reference, 2 metadata, 4 references are unique, 8 velocity limits, 16 spent, 32 links,
+//!            64 protects) and, if they say so, reference; metadata; velocity; varint day, amount that day, varint
+//!            month, amount that month, varint window, varint debits in it; varint number of links, each an
+//!            account id and 1 byte (1 related, 2 overdraft protection); varint number of accounts, account ids
+//! hold       account, varint version, 1 byte status (0 pending, 1 captured, 2 voided, 3 expired; +4 for an account),
+//!            amount, time of placing, time of expiry after that, account id if there is one, time of ending after
+//!            the placing if it has ended, amount captured if it was
+//! reversal   sequence of the transfer, transaction that reversed it
+//! reference  account, reference, transaction that has it
+//! key        key, varint sequence of the outcome (0 if only claimed), varint time of expiry
+//! ```
+//!
+//! Each kind is in order: of currency, shard, account, of the hold's account and version, of the transfer, of the
+//! reference's account and text; keys are in order of expiry.
+//!
+//! Version 1 has other counts behind the time, its checksum, and blocks from byte 100 on: 4 bytes number of
+//! currencies, 8 bytes number of accounts, 8 bytes number of keys. Its accounts are
+//!
+//! ```text
+//! account    name, currency, 0 or 1 + overdraft limit, amount balance, varint time of opening, varint milliseconds
+//!            from there to the last change, 1 byte status (0 open, 1 closed), varint version, chain roots as above
 //! ```
 //!
 //! Integers are little-endian, varints LEB128, texts behind their length in bytes.
@@ -58,13 +79,19 @@ use uuid::Uuid;
 
 use super::StorageError;
 use super::codec::{Malformed, Reader, put_bytes, put_signed, put_varint};
-use super::files::{self, AtomicFile, HashedFile};
-use super::journal::record::{
-    ChainHash, LogPosition, put_optional_amount, read_amount, read_currency, read_name, read_optional_amount,
+use super::fields::{
+    flags, put_account, put_account_id, put_amount, put_currency, put_key, put_metadata, put_reference,
+    put_sequence, put_shard, put_time, put_transaction_id, put_velocity, read_account, read_account_id,
+    read_amount, read_currency, read_event_sequence, read_flags, read_hold_version, read_key, read_name,
+    read_optional_amount, read_reference, read_shard, read_some_metadata, read_some_velocity, read_time,
+    read_transaction_id, read_u32,
 };
+use super::files::{self, AtomicFile, HashedFile};
+use super::journal::record::{ChainHash, LogPosition};
 use crate::ledger::{
-    Account, AccountNumber, AccountStatus, Amount, Chain, Currency, KeyDigest, KeyRecord, Ledger,
-    LedgerParts, Sequence, ShardId, Timestamp,
+    Account, AccountNumber, AccountStatus, Amount, Chain, Details, Hold, HoldKey, HoldOutcome, HoldStatus,
+    IdempotencyKey, KeyDigest, KeyRecord, Ledger, LedgerParts, Link, LinkKind, Reference, Sequence, ShardId,
+    Spent, Timestamp, Total, TransactionId,
 };
 
 /// The next step for a snapshot that cannot be read: nothing is only in a snapshot.
@@ -72,8 +99,12 @@ pub const FALL_BACK: &str =
     "move the file away: the server then rebuilds the state from the older snapshot and the archive";
 
 const MAGIC: &[u8; 8] = b"TELLERSN";
-const FORMAT_VERSION: u8 = 1;
-const HEADER_BYTES: usize = 100;
+const FORMAT_VERSION: u8 = 2;
+const FORMAT_FIRST: u8 = 1;
+/// What all versions have before the counts.
+const COUNTS_OFFSET: usize = 76;
+const HEADER_BYTES: usize = COUNTS_OFFSET + 8 * KINDS + 4;
+const HEADER_BYTES_FIRST: usize = 100;
 const SUFFIX: &str = ".snapshot";
 
 /// The most bytes of items in a block: what an error leaves in doubt, and what reading holds at once.
@@ -81,7 +112,40 @@ const BLOCK_BYTES_MAX: usize = 64 * 1024;
 
 /// The fewest bytes that an account takes, which bounds how many a file can hold: a name of one character, a
 /// chain of one root, and every number a single byte.
-const ACCOUNT_BYTES_MIN: u64 = 13;
+const ACCOUNT_BYTES_MIN: u64 = 12;
+
+/// The kinds of items, in their order.
+const KINDS: usize = 9;
+const WORLD: usize = 0;
+const CLEARING: usize = 1;
+const SENT: usize = 2;
+const RECEIVED: usize = 3;
+const ACCOUNTS: usize = 4;
+const HOLDS: usize = 5;
+const REVERSALS: usize = 6;
+const REFERENCES: usize = 7;
+const KEYS: usize = 8;
+const KIND_NAMES: [&str; KINDS] = [
+    "currencies of @world",
+    "currencies of clearing",
+    "shards sent to",
+    "shards received from",
+    "accounts",
+    "holds",
+    "reversals",
+    "references",
+    "keys",
+];
+
+/// What stands in the first byte of a hold.
+const HOLD_PENDING: u8 = 0;
+const HOLD_CAPTURED: u8 = 1;
+const HOLD_VOIDED: u8 = 2;
+const HOLD_EXPIRED: u8 = 3;
+const HOLD_FOR: u8 = 4;
+
+/// What the times of a snapshot count from.
+const EPOCH: Timestamp = Timestamp::from_millis(0);
 
 /// Writes the snapshot of a shard's state at `position`, reads it back, and returns its path.
 ///
@@ -124,8 +188,7 @@ pub fn write(
 /// another ledger, shard or sequence than it should.
 pub fn read(path: &Path, ledger_id: Uuid, shard: ShardId) -> Result<(Ledger, LogPosition), StorageError> {
     let mut file = HashedFile::open(path, FALL_BACK)?;
-    let bytes = file.array::<HEADER_BYTES>()?;
-    let header = header_of(path, &bytes, ledger_id, shard)?;
+    let header = header_of(path, &mut file, ledger_id, shard)?;
     let mut decoder = Decoder::new(&header, file.length());
     let mut items = vec![0; BLOCK_BYTES_MAX];
     loop {
@@ -168,7 +231,7 @@ pub fn read(path: &Path, ledger_id: Uuid, shard: ShardId) -> Result<(Ledger, Log
 /// [`StorageError::Corrupt`] if a byte is not what it was, the file is shorter or longer, or another's.
 pub fn check(path: &Path, ledger_id: Uuid, shard: ShardId) -> Result<(), StorageError> {
     let mut file = HashedFile::open(path, FALL_BACK)?;
-    header_of(path, &file.array()?, ledger_id, shard)?;
+    header_of(path, &mut file, ledger_id, shard)?;
     let Some(hash_offset) = file.length().checked_sub(blake3::OUT_LEN as u64) else {
         return Err(file.corrupt(0, "the file is shorter than its checksum"));
     };
@@ -233,14 +296,22 @@ fn parse_file_name(name: &str) -> Option<Sequence> {
     Sequence::new(number).filter(|&sequence| file_name(sequence) == name)
 }
 
-/// The header, if it is this shard's, and the name is the file's own.
+/// Reads the header, if it is this shard's, and the name is the file's own.
 fn header_of(
     path: &Path,
-    bytes: &[u8; HEADER_BYTES],
+    file: &mut HashedFile,
     ledger_id: Uuid,
     shard: ShardId,
 ) -> Result<Header, StorageError> {
-    let header = Header::parse(bytes).map_err(|error| malformed(path, 0, error))?;
+    let start = file.array::<COUNTS_OFFSET>()?;
+    let mut bytes = start.to_vec();
+    let rest = match Header::version(&start).map_err(|error| malformed(path, 0, error))? {
+        FORMAT_FIRST => HEADER_BYTES_FIRST - COUNTS_OFFSET,
+        _ => HEADER_BYTES - COUNTS_OFFSET,
+    };
+    bytes.resize(COUNTS_OFFSET + rest, 0);
+    file.read(&mut bytes[COUNTS_OFFSET..])?;
+    let header = Header::parse(&bytes).map_err(|error| malformed(path, 0, error))?;
     if header.ledger != ledger_id || header.shard != shard {
         let what = format!("it belongs to shard {} of the ledger {}", header.shard, header.ledger);
         return Err(corrupt(path, 10, &what));
@@ -268,48 +339,55 @@ fn block_checksum(length: [u8; 4], items: &[u8]) -> u32 {
 /// What the header says.
 #[derive(Clone, Copy, Debug)]
 struct Header {
+    version: u8,
     shard: ShardId,
     ledger: Uuid,
     position: LogPosition,
     time: Timestamp,
-    currencies: u32,
-    accounts: u64,
-    keys: u64,
+    /// How many items of each kind.
+    counts: [u64; KINDS],
 }
 
 impl Header {
     fn to_bytes(self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEADER_BYTES);
         bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&[FORMAT_VERSION, 0]);
+        bytes.extend_from_slice(&[self.version, 0]);
         bytes.extend_from_slice(&(self.shard.index() as u16).to_le_bytes());
         bytes.extend_from_slice(self.ledger.as_bytes());
         bytes.extend_from_slice(&self.position.last.get().to_le_bytes());
         bytes.extend_from_slice(&self.position.chain.0);
         bytes.extend_from_slice(&self.time.millis().to_le_bytes());
-        bytes.extend_from_slice(&self.currencies.to_le_bytes());
-        bytes.extend_from_slice(&self.accounts.to_le_bytes());
-        bytes.extend_from_slice(&self.keys.to_le_bytes());
+        assert_eq!(bytes.len(), COUNTS_OFFSET, "the header is as long as it is drawn");
+        for count in self.counts {
+            bytes.extend_from_slice(&count.to_le_bytes());
+        }
         bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
         assert_eq!(bytes.len(), HEADER_BYTES, "the header is as long as it is drawn");
         bytes
     }
 
-    fn parse(bytes: &[u8; HEADER_BYTES]) -> Result<Header, Malformed> {
+    /// The version, which says how long the header is.
+    fn version(start: &[u8; COUNTS_OFFSET]) -> Result<u8, Malformed> {
+        if !start.starts_with(MAGIC) {
+            return Err(Malformed { offset: 0, what: "it is not a snapshot".into() });
+        }
+        match start[8] {
+            version @ FORMAT_FIRST..=FORMAT_VERSION => Ok(version),
+            version => Err(Malformed { offset: 8, what: format!("it has the unknown format {version}") }),
+        }
+    }
+
+    /// Reads a header of the length that its version has.
+    fn parse(bytes: &[u8]) -> Result<Header, Malformed> {
         let wrong = |offset, what: &str| Malformed { offset, what: what.into() };
-        if !bytes.starts_with(MAGIC) {
-            return Err(wrong(0, "it is not a snapshot"));
-        }
-        if bytes[8] != FORMAT_VERSION {
-            let what = format!("it has the unknown format {}", bytes[8]);
-            return Err(wrong(8, &what));
-        }
-        let summed = HEADER_BYTES - 4;
+        let summed = bytes.len() - 4;
         if bytes[summed..] != crc32c::crc32c(&bytes[..summed]).to_le_bytes() {
             return Err(wrong(0, "the checksum of the header does not match"));
         }
         let mut reader = Reader::new(bytes);
-        reader.take(9)?;
+        reader.take(8)?;
+        let version = reader.byte()?;
         let reserved = reader.byte()?;
         let shard = ShardId::new(usize::from(u16::from_le_bytes(reader.array()?)));
         let ledger = Uuid::from_bytes(reader.array()?);
@@ -320,15 +398,18 @@ impl Header {
         else {
             return Err(wrong(9, "the header has a number that is out of range"));
         };
-        Ok(Header {
-            shard,
-            ledger,
-            position: LogPosition { last, chain },
-            time: Timestamp::from_millis(time),
-            currencies: u32::from_le_bytes(reader.array()?),
-            accounts: u64::from_le_bytes(reader.array()?),
-            keys: u64::from_le_bytes(reader.array()?),
-        })
+        let mut counts = [0; KINDS];
+        if version == FORMAT_FIRST {
+            counts[WORLD] = u64::from(u32::from_le_bytes(reader.array()?));
+            counts[ACCOUNTS] = u64::from_le_bytes(reader.array()?);
+            counts[KEYS] = u64::from_le_bytes(reader.array()?);
+        } else {
+            for count in &mut counts {
+                *count = u64::from_le_bytes(reader.array()?);
+            }
+        }
+        let position = LogPosition { last, chain };
+        Ok(Header { version, shard, ledger, position, time: Timestamp::from_millis(time), counts })
     }
 }
 
@@ -343,36 +424,65 @@ fn encode(
     position: &LogPosition,
     sink: &mut Sink<'_>,
 ) -> Result<(), StorageError> {
-    let header = Header {
-        shard,
-        ledger: ledger_id,
-        position: *position,
-        time: ledger.time(),
-        currencies: ledger.world().len() as u32,
-        accounts: ledger.accounts().len() as u64,
-        keys: ledger.keys().in_order().count() as u64,
-    };
+    let references: usize = ledger.references().values().map(|used| used.len()).sum();
+    let mut counts = [0; KINDS];
+    for (kind, count) in [
+        (WORLD, ledger.world().len()),
+        (CLEARING, ledger.clearing().len()),
+        (SENT, ledger.sent().len()),
+        (RECEIVED, ledger.received().len()),
+        (ACCOUNTS, ledger.accounts().len()),
+        (HOLDS, ledger.holds().iter().len()),
+        (REVERSALS, ledger.reversals().len()),
+        (REFERENCES, references),
+        (KEYS, ledger.keys().in_order().count()),
+    ] {
+        counts[kind] = count as u64;
+    }
+    let (version, time) = (FORMAT_VERSION, ledger.time());
+    let header = Header { version, shard, ledger: ledger_id, position: *position, time, counts };
     sink(&header.to_bytes())?;
-    let mut blocks = Blocks { items: Vec::with_capacity(BLOCK_BYTES_MAX), sink };
-    let mut item = Vec::new();
-    for (currency, part) in ledger.world() {
-        item.clear();
-        item.extend_from_slice(currency.code().as_bytes());
-        put_signed(&mut item, part.minor_units());
-        blocks.push(&item)?;
+    let mut blocks = Blocks { items: Vec::with_capacity(BLOCK_BYTES_MAX), item: Vec::new(), sink };
+    for (currency, part) in ledger.world().iter().chain(ledger.clearing()) {
+        blocks.push(|item| {
+            put_currency(item, *currency);
+            put_signed(item, part.minor_units());
+        })?;
+    }
+    for (shard, sequence) in ledger.sent().iter().chain(ledger.received()) {
+        blocks.push(|item| {
+            put_shard(item, *shard);
+            put_sequence(item, *sequence);
+        })?;
     }
     for account in ledger.accounts() {
-        item.clear();
-        put_account(&mut item, account);
-        blocks.push(&item)?;
+        blocks.push(|item| put_account_state(item, account))?;
+    }
+    for (key, hold) in ledger.holds().iter() {
+        blocks.push(|item| put_hold(item, *key, hold))?;
+    }
+    for (transfer, by) in ledger.reversals() {
+        blocks.push(|item| {
+            put_sequence(item, *transfer);
+            put_transaction_id(item, *by, EPOCH);
+        })?;
+    }
+    for (account, used) in ledger.references() {
+        for (reference, by) in used {
+            blocks.push(|item| {
+                put_account(item, *account);
+                put_reference(item, reference);
+                put_transaction_id(item, *by, EPOCH);
+            })?;
+        }
     }
     for (digest, record) in ledger.keys().in_order() {
-        item.clear();
-        item.extend_from_slice(&digest.0);
-        item.extend_from_slice(&record.fingerprint);
-        put_varint(&mut item, record.outcome.get());
-        put_varint(&mut item, record.expires.millis());
-        blocks.push(&item)?;
+        blocks.push(|item| {
+            let KeyRecord { fingerprint, outcome, expires } = record;
+            put_key(item, &IdempotencyKey { digest, fingerprint });
+            put_sequence(item, outcome);
+            put_varint(item, expires.millis());
+        })?;
     }
     blocks.flush()?;
     sink(&0u32.to_le_bytes())
@@ -380,16 +490,19 @@ fn encode(
 
 struct Blocks<'a, 'b> {
     items: Vec<u8>,
+    item: Vec<u8>,
     sink: &'a mut Sink<'b>,
 }
 
 impl Blocks<'_, '_> {
-    fn push(&mut self, item: &[u8]) -> Result<(), StorageError> {
-        assert!(item.len() <= BLOCK_BYTES_MAX, "any one item fits a block");
-        if self.items.len() + item.len() > BLOCK_BYTES_MAX {
+    fn push(&mut self, put: impl FnOnce(&mut Vec<u8>)) -> Result<(), StorageError> {
+        self.item.clear();
+        put(&mut self.item);
+        assert!(self.item.len() <= BLOCK_BYTES_MAX, "any one item fits a block");
+        if self.items.len() + self.item.len() > BLOCK_BYTES_MAX {
             self.flush()?;
         }
-        self.items.extend_from_slice(item);
+        self.items.extend_from_slice(&self.item);
         Ok(())
     }
 
@@ -406,17 +519,26 @@ impl Blocks<'_, '_> {
     }
 }
 
-fn put_account(out: &mut Vec<u8>, account: &Account) {
+fn put_account_state(out: &mut Vec<u8>, account: &Account) {
     put_bytes(out, account.name.as_bytes());
-    out.extend_from_slice(account.currency.code().as_bytes());
-    put_optional_amount(out, account.overdraft_limit);
-    put_signed(out, account.posted.minor_units());
+    put_currency(out, account.currency);
+    let is_held = !account.held.is_zero();
+    out.push(flags([
+        account.overdraft_limit.is_some(),
+        is_held,
+        account.frozen,
+        account.status == AccountStatus::Closed,
+        account.details.is_some(),
+    ]));
+    if let Some(limit) = account.overdraft_limit {
+        put_amount(out, limit);
+    }
+    put_amount(out, account.posted);
+    if is_held {
+        put_amount(out, account.held);
+    }
     put_varint(out, account.opened.millis());
     put_varint(out, account.updated.millis() - account.opened.millis());
-    out.push(match account.status {
-        AccountStatus::Open => 0,
-        AccountStatus::Closed => 1,
-    });
     put_varint(out, account.version);
     let roots = account.chain.to_packed();
     put_varint(out, roots.len() as u64);
@@ -424,95 +546,228 @@ fn put_account(out: &mut Vec<u8>, account: &Account) {
         // The rank is in the upper six bits; below the sequence it does not make the varint longer.
         put_varint(out, root.rotate_left(6));
     }
+    if let Some(details) = &account.details {
+        put_details(out, details);
+    }
+}
+
+fn put_details(out: &mut Vec<u8>, details: &Details) {
+    let Details { reference, metadata, unique_reference, velocity, spent, links, protects } = details;
+    let has_spent = *spent != Spent::default();
+    out.push(flags([
+        reference.is_some(),
+        !metadata.is_empty(),
+        *unique_reference,
+        !velocity.is_empty(),
+        has_spent,
+        !links.is_empty(),
+        !protects.is_empty(),
+    ]));
+    if let Some(reference) = reference {
+        put_reference(out, reference);
+    }
+    if !metadata.is_empty() {
+        put_metadata(out, metadata);
+    }
+    if !velocity.is_empty() {
+        put_velocity(out, velocity);
+    }
+    if has_spent {
+        put_varint(out, spent.day);
+        put_amount(out, spent.in_day);
+        put_varint(out, spent.month);
+        put_amount(out, spent.in_month);
+        put_varint(out, spent.window);
+        put_varint(out, u64::from(spent.debits));
+    }
+    if !links.is_empty() {
+        put_varint(out, links.len() as u64);
+        for Link { to, kind } in links {
+            put_account_id(out, *to, EPOCH);
+            out.push(match kind {
+                LinkKind::Related => 1,
+                LinkKind::OverdraftProtection => 2,
+            });
+        }
+    }
+    if !protects.is_empty() {
+        put_varint(out, protects.len() as u64);
+        for account in protects {
+            put_account_id(out, *account, EPOCH);
+        }
+    }
+}
+
+fn put_hold(out: &mut Vec<u8>, key: HoldKey, hold: &Hold) {
+    let Hold { created, amount, to, expires, status } = hold;
+    put_account(out, key.account);
+    put_varint(out, u64::from(key.version));
+    let status_code = match status {
+        HoldStatus::Pending => HOLD_PENDING,
+        HoldStatus::Ended { outcome: HoldOutcome::Captured(_), .. } => HOLD_CAPTURED,
+        HoldStatus::Ended { outcome: HoldOutcome::Voided, .. } => HOLD_VOIDED,
+        HoldStatus::Ended { outcome: HoldOutcome::Expired, .. } => HOLD_EXPIRED,
+    };
+    out.push(if to.is_some() { status_code | HOLD_FOR } else { status_code });
+    put_amount(out, *amount);
+    put_time(out, *created, EPOCH);
+    put_time(out, *expires, *created);
+    if let Some(to) = to {
+        put_account_id(out, *to, EPOCH);
+    }
+    if let HoldStatus::Ended { at, outcome } = status {
+        put_time(out, *at, *created);
+        if let HoldOutcome::Captured(amount) = outcome {
+            put_amount(out, *amount);
+        }
+    }
 }
 
 /// The state in the making, and how much of it is still to come.
 struct Decoder {
+    version: u8,
     parts: LedgerParts,
-    currencies: u32,
-    accounts: u64,
-    keys: u64,
+    missing: [u64; KINDS],
 }
 
 impl Decoder {
     fn new(header: &Header, file_bytes: u64) -> Decoder {
-        let accounts = header.accounts.min(file_bytes / ACCOUNT_BYTES_MIN);
+        let accounts = header.counts[ACCOUNTS].min(file_bytes / ACCOUNT_BYTES_MIN);
         Decoder {
+            version: header.version,
             parts: LedgerParts {
+                shard: header.shard,
                 last: header.position.last,
                 time: header.time,
                 world: BTreeMap::new(),
+                clearing: BTreeMap::new(),
+                sent: BTreeMap::new(),
+                received: BTreeMap::new(),
                 accounts: Vec::with_capacity(accounts as usize),
+                holds: Vec::new(),
+                reversals: BTreeMap::new(),
+                references: BTreeMap::new(),
                 keys: Vec::new(),
             },
-            currencies: header.currencies,
-            accounts: header.accounts,
-            keys: header.keys,
+            missing: header.counts,
         }
     }
 
     /// Reads the next item.
     fn item(&mut self, reader: &mut Reader<'_>) -> Result<(), Malformed> {
         let at = reader.clone();
-        if self.currencies > 0 {
-            self.currencies -= 1;
-            let (currency, part) = (read_currency(reader)?, read_amount(reader)?);
-            return self.add_currency(currency, part).map_err(|what| at.malformed(what));
+        let Some(kind) = self.missing.iter().position(|missing| *missing > 0) else {
+            return Err(at.malformed("it has more items than its header says"));
+        };
+        self.missing[kind] -= 1;
+        let parts = &mut self.parts;
+        let in_order = match kind {
+            WORLD => add(&mut parts.world, (read_currency(reader)?, read_total(reader)?)),
+            CLEARING => add(&mut parts.clearing, (read_currency(reader)?, read_total(reader)?)),
+            SENT => {
+                let (shard, sequence) = (read_shard(reader)?, read_event_sequence(reader)?);
+                add(&mut parts.sent, (shard, sequence)) && sequence <= parts.last
+            }
+            RECEIVED => add(&mut parts.received, (read_shard(reader)?, read_event_sequence(reader)?)),
+            ACCOUNTS => {
+                let account = read_account_state(reader, parts.accounts.len(), parts.time, self.version)?;
+                parts.accounts.push(account);
+                true
+            }
+            HOLDS => {
+                let hold = read_hold(reader)?;
+                let in_order = parts.holds.last().is_none_or(|(last, _)| *last < hold.0);
+                parts.holds.push(hold);
+                in_order
+            }
+            REVERSALS => {
+                add(&mut parts.reversals, (read_event_sequence(reader)?, read_transaction_id(reader, EPOCH)?))
+            }
+            REFERENCES => {
+                let (account, reference, by) = read_used_reference(reader)?;
+                let last = parts.references.last_key_value().map(|(last, _)| *last);
+                let used = parts.references.entry(account).or_default();
+                add(used, (reference, by)) && last.is_none_or(|last| last <= account)
+            }
+            _ => {
+                let key = read_key_record(reader, parts.last)?;
+                parts.keys.push(key);
+                true
+            }
+        };
+        if in_order {
+            Ok(())
+        } else {
+            Err(at.malformed(format!("its {} are not in order", KIND_NAMES[kind])))
         }
-        if self.accounts > 0 {
-            self.accounts -= 1;
-            let account = read_account(reader, self.parts.accounts.len(), self.parts.time)?;
-            self.parts.accounts.push(account);
-            return Ok(());
-        }
-        if self.keys > 0 {
-            self.keys -= 1;
-            let key = read_key(reader, self.parts.last)?;
-            self.parts.keys.push(key);
-            return Ok(());
-        }
-        Err(at.malformed("it has more items than its header says"))
-    }
-
-    fn add_currency(&mut self, currency: Currency, part: Amount) -> Result<(), &'static str> {
-        if self.parts.world.last_key_value().is_some_and(|(last, _)| *last >= currency) {
-            return Err("its currencies are not in order");
-        }
-        self.parts.world.insert(currency, part);
-        Ok(())
     }
 
     /// The whole state, if its parts are all there and agree.
     fn finish(self) -> Result<Ledger, String> {
-        if (self.currencies, self.accounts, self.keys) != (0, 0, 0) {
-            return Err(format!(
-                "{} currencies, {} accounts and {} keys are missing before this",
-                self.currencies, self.accounts, self.keys
-            ));
+        let missing: Vec<String> = self
+            .missing
+            .iter()
+            .zip(KIND_NAMES)
+            .filter(|(missing, _)| **missing > 0)
+            .map(|(missing, name)| format!("{missing} {name}"))
+            .collect();
+        if !missing.is_empty() {
+            return Err(format!("{} are missing before this", missing.join(" and ")));
         }
         Ledger::from_parts(self.parts).map_err(|error| format!("the state contradicts itself: {error}"))
     }
 }
 
-fn read_account(reader: &mut Reader<'_>, number: usize, time: Timestamp) -> Result<Account, Malformed> {
+/// Adds an entry; whether it is behind those that are there.
+fn add<K: Ord, V>(map: &mut BTreeMap<K, V>, (key, value): (K, V)) -> bool {
+    let in_order = map.last_key_value().is_none_or(|(last, _)| *last < key);
+    map.insert(key, value);
+    in_order
+}
+
+fn read_total(reader: &mut Reader<'_>) -> Result<Total, Malformed> {
+    let at = reader.clone();
+    Total::from_minor_units(reader.signed()?).ok_or_else(|| at.malformed("a total is out of range"))
+}
+
+fn read_account_state(
+    reader: &mut Reader<'_>,
+    number: usize,
+    time: Timestamp,
+    version: u8,
+) -> Result<Account, Malformed> {
     let at = reader.clone();
     let number =
         u32::try_from(number).map_err(|_| at.malformed("it has more accounts than numbers for them"))?;
     let name = read_name(reader)?;
     let currency = read_currency(reader)?;
-    let overdraft_limit = read_optional_amount(reader)?;
+    let is_first = version == FORMAT_FIRST;
+    let [has_limit, is_held, frozen, closed, has_details] =
+        if is_first { [false; 5] } else { read_flags(reader)? };
+    let overdraft_limit = if is_first {
+        read_optional_amount(reader)?
+    } else {
+        has_limit.then(|| read_amount(reader)).transpose()?
+    };
     let posted = read_amount(reader)?;
+    let held = if is_held { read_amount(reader)? } else { Amount::ZERO };
     let opened = reader.varint()?;
     let updated = opened.checked_add(reader.varint()?);
     let updated = updated
         .filter(|&updated| updated <= time.millis())
         .ok_or_else(|| at.malformed("an account changed after the last event"))?;
-    let status = match reader.byte()? {
-        0 => AccountStatus::Open,
-        1 if posted.is_zero() => AccountStatus::Closed,
-        1 => return Err(at.malformed("a closed account has a balance")),
-        _ => return Err(at.malformed("an account is neither open nor closed")),
+    let closed = if is_first {
+        let [closed] = read_flags(reader)?;
+        closed
+    } else {
+        closed
     };
+    if closed && !posted.is_zero() {
+        return Err(at.malformed("a closed account has a balance"));
+    }
+    if is_held && held.is_zero() {
+        return Err(at.malformed("what is held is there but zero"));
+    }
     let version = reader.varint()?;
     let roots = reader.varint()?;
     let mut packed = Vec::new();
@@ -521,23 +776,114 @@ fn read_account(reader: &mut Reader<'_>, number: usize, time: Timestamp) -> Resu
         packed.push(reader.varint()?.rotate_right(6));
     }
     let chain = Chain::from_packed(&packed, version);
+    let details = has_details.then(|| read_details(reader).map(Box::new)).transpose()?;
     Ok(Account {
         number: AccountNumber::new(number),
         name,
         currency,
         overdraft_limit,
         posted,
+        held,
+        frozen,
         opened: Timestamp::from_millis(opened),
         updated: Timestamp::from_millis(updated),
-        status,
+        status: if closed { AccountStatus::Closed } else { AccountStatus::Open },
         version,
         chain: chain.ok_or_else(|| at.malformed("an account's history does not fit its version"))?,
+        details,
     })
 }
 
-fn read_key(reader: &mut Reader<'_>, last: Sequence) -> Result<(KeyDigest, KeyRecord), Malformed> {
-    let digest = KeyDigest(reader.array()?);
-    let fingerprint = reader.array()?;
+fn read_details(reader: &mut Reader<'_>) -> Result<Details, Malformed> {
+    let [reference, metadata, unique_reference, velocity, spent, links, protects] = read_flags(reader)?;
+    Ok(Details {
+        reference: reference.then(|| read_reference(reader)).transpose()?,
+        metadata: metadata.then(|| read_some_metadata(reader)).transpose()?.unwrap_or_default(),
+        unique_reference,
+        velocity: velocity.then(|| read_some_velocity(reader)).transpose()?.unwrap_or_default(),
+        spent: spent.then(|| read_spent(reader)).transpose()?.unwrap_or_default(),
+        links: if links { read_some(reader, read_link)? } else { Vec::new() },
+        protects: if protects {
+            read_some(reader, |reader| read_account_id(reader, EPOCH))?
+        } else {
+            Vec::new()
+        },
+    })
+}
+
+fn read_spent(reader: &mut Reader<'_>) -> Result<Spent, Malformed> {
+    let at = reader.clone();
+    let spent = Spent {
+        day: reader.varint()?,
+        in_day: read_amount(reader)?,
+        month: reader.varint()?,
+        in_month: read_amount(reader)?,
+        window: reader.varint()?,
+        debits: read_u32(reader, "a number of debits is out of range")?,
+    };
+    if spent == Spent::default() {
+        Err(at.malformed("what was spent is there but nothing"))
+    } else {
+        Ok(spent)
+    }
+}
+
+fn read_link(reader: &mut Reader<'_>) -> Result<Link, Malformed> {
+    let to = read_account_id(reader, EPOCH)?;
+    let at = reader.clone();
+    let kind = match reader.byte()? {
+        1 => LinkKind::Related,
+        2 => LinkKind::OverdraftProtection,
+        code => return Err(at.malformed(format!("a link has the unknown kind {code}"))),
+    };
+    Ok(Link { to, kind })
+}
+
+/// Reads values behind their number, where a flag has said that there are some.
+fn read_some<T>(
+    reader: &mut Reader<'_>,
+    read: impl Fn(&mut Reader<'_>) -> Result<T, Malformed>,
+) -> Result<Vec<T>, Malformed> {
+    let at = reader.clone();
+    let mut values = Vec::new();
+    for _ in 0..reader.varint()? {
+        values.push(read(reader)?);
+    }
+    if values.is_empty() { Err(at.malformed("a list that is there is empty")) } else { Ok(values) }
+}
+
+fn read_hold(reader: &mut Reader<'_>) -> Result<(HoldKey, Hold), Malformed> {
+    let key = HoldKey { account: read_account(reader)?, version: read_hold_version(reader)? };
+    let at = reader.clone();
+    let code = reader.byte()?;
+    let amount = read_amount(reader)?;
+    let created = read_time(reader, EPOCH)?;
+    let expires = read_time(reader, created)?;
+    let to = (code & HOLD_FOR != 0).then(|| read_account_id(reader, EPOCH)).transpose()?;
+    let status = match code & !HOLD_FOR {
+        HOLD_PENDING => HoldStatus::Pending,
+        code @ (HOLD_CAPTURED | HOLD_VOIDED | HOLD_EXPIRED) => {
+            let at = read_time(reader, created)?;
+            let outcome = match code {
+                HOLD_CAPTURED => HoldOutcome::Captured(read_amount(reader)?),
+                HOLD_VOIDED => HoldOutcome::Voided,
+                _ => HoldOutcome::Expired,
+            };
+            HoldStatus::Ended { at, outcome }
+        }
+        code => return Err(at.malformed(format!("a hold has the unknown status {code}"))),
+    };
+    Ok((key, Hold { created, amount, to, expires, status }))
+}
+
+fn read_used_reference(
+    reader: &mut Reader<'_>,
+) -> Result<(AccountNumber, Reference, TransactionId), Malformed> {
+    Ok((read_account(reader)?, read_reference(reader)?, read_transaction_id(reader, EPOCH)?))
+}
+
+fn read_key_record(reader: &mut Reader<'_>, last: Sequence) -> Result<(KeyDigest, KeyRecord), Malformed> {
+    let IdempotencyKey { digest, fingerprint } = read_key(reader)?;
     let at = reader.clone();
     let outcome = Sequence::new(reader.varint()?).filter(|&outcome| outcome <= last);
     let expires = reader.varint()?;
@@ -552,9 +898,10 @@ fn read_key(reader: &mut Reader<'_>, last: Sequence) -> Result<(KeyDigest, KeyRe
 mod tests {
     use super::*;
     use crate::storage::journal::record::Record;
-    use crate::storage::samples::{LEDGER, OTHER_LEDGER, Sample, fixture, sample, shard};
+    use crate::storage::samples::{LEDGER, OTHER_LEDGER, Sample, first_sample, fixture, sample, shard};
 
-    const FIXTURE: &str = "snapshot-1.bin";
+    const FIXTURE_FIRST: &str = "snapshot-1.bin";
+    const FIXTURE: &str = "snapshot-2.bin";
 
     fn temporary() -> tempfile::TempDir {
         tempfile::tempdir().expect("a temporary directory")
@@ -581,9 +928,10 @@ mod tests {
 
     /// Gives changed blocks and header the checksums that they would have.
     fn resum(bytes: &mut [u8]) {
-        let header = crc32c::crc32c(&bytes[..96]).to_le_bytes();
-        bytes[96..100].copy_from_slice(&header);
-        let mut at = HEADER_BYTES;
+        let header_bytes = if bytes[8] == FORMAT_FIRST { HEADER_BYTES_FIRST } else { HEADER_BYTES };
+        let header = crc32c::crc32c(&bytes[..header_bytes - 4]).to_le_bytes();
+        bytes[header_bytes - 4..header_bytes].copy_from_slice(&header);
+        let mut at = header_bytes;
         while let Some(length) = bytes[at..].first_chunk::<4>().copied() {
             let end = at + 8 + u32::from_le_bytes(length) as usize;
             if length == [0; 4] || end > bytes.len() {
@@ -615,12 +963,12 @@ mod tests {
 
     #[test]
     fn many_accounts_stand_in_many_blocks_and_none_at_all_in_none() {
-        use crate::ledger::{AccountName, Change, Event};
+        use crate::ledger::{AccountName, Change, Currency, Event};
         let temporary = temporary();
-        let mut ledger = Ledger::new();
+        let mut ledger = Ledger::new(shard());
         let mut position = LogPosition::genesis(LEDGER, shard());
         let path = write(temporary.path(), LEDGER, shard(), &ledger, &position).expect("written");
-        assert_eq!(fs::metadata(&path).expect("there").len(), 136);
+        assert_eq!(fs::metadata(&path).expect("there").len(), 188);
         for number in 0..5000 {
             ledger.apply(&Event {
                 time: Timestamp::from_millis(number),
@@ -644,7 +992,7 @@ mod tests {
         let temporary = temporary();
         let sample = sample(200, 7);
         let (read, _) = read(&write_sample(temporary.path(), &sample), LEDGER, shard()).expect("readable");
-        let mut replayed = Ledger::new();
+        let mut replayed = Ledger::new(shard());
         for record in &sample.records {
             for event in Record::parse(record).expect("valid").events() {
                 replayed.replay(&event.expect("valid").1).expect("it follows");
@@ -677,7 +1025,7 @@ mod tests {
         let bytes = fs::read(&path).expect("readable");
         for (range, expected) in [
             (10..HEADER_BYTES, "at byte 0: the checksum of the header"),
-            (HEADER_BYTES + 4..bytes.len() - 36, "at byte 100: the checksum of a block"),
+            (HEADER_BYTES + 4..bytes.len() - 36, "at byte 152: the checksum of a block"),
         ] {
             for at in range {
                 let mut flipped = bytes.clone();
@@ -696,27 +1044,56 @@ mod tests {
     #[test]
     fn hostile_bytes_behind_valid_checksums_are_errors_and_never_panics() {
         let temporary = temporary();
-        let path = write_sample(temporary.path(), &sample(20, 10));
+        let sample = sample(20, 10);
+        let path = write_sample(temporary.path(), &sample);
         let bytes = fs::read(&path).expect("readable");
         for at in 8..bytes.len() - 32 {
             for value in [0, 0x7f, 0x80, 0xff, bytes[at] ^ 1] {
                 let mut hostile = bytes.clone();
                 hostile[at] = value;
                 resum(&mut hostile);
-                // A change may make another valid state, such as one with another name.
-                let _ = read_bytes(&path, &hostile);
+                // A change may make another valid state, such as one with another name; that has one spelling too.
+                if let Ok((ledger, position)) = read_bytes(&path, &hostile) {
+                    write(temporary.path(), LEDGER, shard(), &ledger, &position).expect("written");
+                    let written = fs::read(&path).expect("readable");
+                    // Keys are put in order of expiry as they are read; no one reads them from the file in another.
+                    let keys_differ = ledger.keys().in_order().ne(sample.ledger.keys().in_order());
+                    assert!(keys_differ || written == hostile, "byte {at} set to {value}");
+                }
             }
         }
         // Counts that no memory has room for.
-        for count in [76..80, 80..88, 88..96] {
+        for kind in 0..KINDS {
             let mut hostile = bytes.clone();
+            let at = COUNTS_OFFSET + 8 * kind;
+            hostile[at..at + 8].fill(0xff);
+            resum(&mut hostile);
+            assert_refused(&path, &hostile, "a count that lies");
+        }
+        let mut money = sample.ledger.to_parts();
+        money.accounts[0].posted = Amount::ZERO;
+        assert!(Ledger::from_parts(money).is_err(), "what the reader relies on");
+    }
+
+    #[test]
+    fn hostile_bytes_of_the_first_format_are_errors_and_never_panics() {
+        let temporary = temporary();
+        let frozen = fs::read(fixture(FIXTURE_FIRST)).expect("the fixture is there");
+        let path = temporary.path().join(file_name(first_sample(40, 10).position.last));
+        for at in 8..frozen.len() - 32 {
+            for value in [0, 0x7f, 0x80, 0xff, frozen[at] ^ 1] {
+                let mut hostile = frozen.clone();
+                hostile[at] = value;
+                resum(&mut hostile);
+                let _ = read_bytes(&path, &hostile);
+            }
+        }
+        for count in [76..80, 80..88, 88..96] {
+            let mut hostile = frozen.clone();
             hostile[count].fill(0xff);
             resum(&mut hostile);
             assert_refused(&path, &hostile, "a count that lies");
         }
-        let mut money = sample(0, 10).ledger.to_parts();
-        money.accounts[0].posted = Amount::ZERO;
-        assert!(Ledger::from_parts(money).is_err(), "what the reader relies on");
     }
 
     #[test]
@@ -725,17 +1102,19 @@ mod tests {
         let path = write_sample(temporary.path(), &sample(0, 10));
         let bytes = fs::read(&path).expect("readable");
         for (at, change, expected) in [
-            (8, 1, "unknown format 2"),
+            (8, 1, "unknown format 3"),
+            (8, -2, "unknown format 0"),
             (9, 1, "out of range"),
             (11, 4, "out of range"),
             (12, 1, "belongs to shard 3 of the ledger"),
             (28, 1, "not of its name"),
             (35, 8, "out of range"),
-            (68, -1, "an account changed after the last event"),
+            (69, -1, "an account changed after the last event"),
             (75, 1, "out of range"),
-            (76, -1, "a text is not UTF-8"),
-            (88, 1, "0 currencies, 0 accounts and 1 keys are missing"),
-            (88, -1, "more items than its header says"),
+            (76, -1, "its shards sent to are not in order"),
+            (76, 1, "its currencies of @world are not in order"),
+            (140, 1, "corrupt at byte"),
+            (140, -1, "more items than its header says"),
         ] {
             let mut forged = bytes.clone();
             forged[at] = forged[at].wrapping_add_signed(change);
@@ -743,6 +1122,27 @@ mod tests {
             let error = read_bytes(&path, &forged).expect_err(expected).to_string();
             assert!(error.contains(expected), "byte {at} changed by {change}: {error}");
         }
+        let mut forged = bytes;
+        forged[140] += 1;
+        resum(&mut forged);
+        let error = read_bytes(&path, &forged).expect_err("a key less").to_string();
+        assert!(error.contains("1 keys are missing before this"), "{error}");
+    }
+
+    #[test]
+    fn an_ordinary_account_takes_no_more_than_in_the_first_format() {
+        let sample = sample(200, 10);
+        let bytes = |account: &Account| {
+            let mut out = Vec::new();
+            put_account_state(&mut out, account);
+            out.len()
+        };
+        let alice = &sample.ledger.accounts()[0];
+        let plain = Account { details: None, held: Amount::ZERO, frozen: false, ..alice.clone() };
+        // The flags take the place of the status and of the byte that said whether there is a limit.
+        let roots = plain.chain.to_packed().len();
+        assert!(bytes(&plain) <= 6 + 3 + 1 + 4 + 6 + 2 + 2 + 1 + 3 * roots, "{}", bytes(&plain));
+        assert!(bytes(&sample.ledger.accounts()[4]) > bytes(&plain));
     }
 
     #[test]
@@ -784,13 +1184,14 @@ mod tests {
     }
 
     #[test]
-    fn the_frozen_snapshot_opens_and_is_what_is_written_today() {
+    fn the_frozen_snapshot_of_the_first_format_opens() {
         let temporary = temporary();
-        let sample = sample(40, 10);
+        let sample = first_sample(40, 10);
         let path = temporary.path().join(file_name(sample.position.last));
-        let frozen = fs::read(fixture(FIXTURE)).expect("the fixture is there");
+        let frozen = fs::read(fixture(FIXTURE_FIRST)).expect("the fixture is there");
         let (ledger, position) = read_bytes(&path, &frozen).expect("readable");
-        assert_eq!(position, sample.position);
+        // The records were of the first format too, so the chain is another one.
+        assert_eq!(position.last, sample.position.last);
         assert_eq!(ledger.to_parts(), sample.ledger.to_parts());
         let account = |index: usize| &ledger.accounts()[index];
         assert_eq!(
@@ -799,6 +1200,21 @@ mod tests {
         );
         assert_eq!((&*account(1).name, account(1).posted.minor_units()), ("Kateřina Nováková", -42_994));
         assert_eq!((account(2).status, account(2).version), (AccountStatus::Closed, 4));
+        check(&path, LEDGER, shard()).expect("intact");
+    }
+
+    #[test]
+    fn the_frozen_snapshot_opens_and_is_what_is_written_today() {
+        let temporary = temporary();
+        let sample = sample(40, 10);
+        let path = temporary.path().join(file_name(sample.position.last));
+        let frozen = fs::read(fixture(FIXTURE)).expect("the fixture is there");
+        let (ledger, position) = read_bytes(&path, &frozen).expect("readable");
+        assert_eq!(position, sample.position);
+        assert_eq!(ledger.to_parts(), sample.ledger.to_parts());
+        let parts = ledger.to_parts();
+        assert!(!parts.clearing.is_empty() && !parts.reversals.is_empty() && !parts.references.is_empty());
+        assert!(parts.holds.iter().any(|(_, hold)| hold.status == HoldStatus::Pending));
         write_sample(temporary.path(), &sample);
         assert_eq!(fs::read(&path).expect("readable"), frozen);
     }

@@ -37,7 +37,7 @@ pub fn verify(files: &ShardFiles, progress: &Progress) -> Result<Verified, Stora
     stored.verify_archive(u64::MAX)?;
     let acknowledged = Watermark::inspect(&files.watermark, files.ledger, files.shard)?;
     let mut snapshots = snapshot::list(&files.snapshots)?.into_iter().peekable();
-    let mut ledger = Ledger::new();
+    let mut ledger = Ledger::new(files.shard);
     let mut records = 0;
     let mut compared = 0;
     let mut acknowledged_found = acknowledged == files.genesis();

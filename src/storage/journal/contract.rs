@@ -4,13 +4,17 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::record::{ChainHash, Draft, LogPosition};
+use super::record::{ChainHash, Draft, LogPosition, RECORD_BYTES_MAX, RECORD_BYTES_TYPICAL_MAX};
 use super::{Journal, JournalReader};
 use crate::ledger::{Change, Event, Rejection, Sequence, ShardId, Timestamp};
 
 /// A journal under test, with what it takes to restart it.
 pub(super) trait Bed: Sized {
     fn start(shard: ShardId, position: LogPosition) -> Self;
+    /// As it is in production, where tests otherwise make something smaller.
+    fn start_full_size(shard: ShardId, position: LogPosition) -> Self {
+        Self::start(shard, position)
+    }
     fn journal(&mut self) -> &mut dyn Journal;
     fn reader(&self) -> Arc<dyn JournalReader>;
     /// Ends this life, keeping what was synced at least, and starts the next.
@@ -18,6 +22,7 @@ pub(super) trait Bed: Sized {
 }
 
 /// Makes records that follow one another.
+#[derive(Clone)]
 pub(super) struct Chain {
     pub(super) shard: ShardId,
     pub(super) position: LogPosition,
@@ -37,18 +42,14 @@ impl Chain {
     /// The next record, with so many events of about `bytes` bytes.
     pub(super) fn record_of(&mut self, count: u64, bytes: usize) -> Vec<u8> {
         let first = self.position.last.next();
-        let event = |index: u64| Event {
-            time: Timestamp::from_millis(1_000_000),
-            key: None,
-            change: Change::Refused {
-                rejection: Rejection::AccountNotFound,
-                request_id: format!("{:0>bytes$}", first.get() + index).into(),
-            },
+        let event = |index: u64| {
+            let number = (first.get() + index).to_string();
+            let request_id = format!("{}{number}", "0".repeat(bytes.saturating_sub(number.len()))).into();
+            let change = Change::Refused { rejection: Rejection::AccountNotFound, request_id };
+            Event { time: Timestamp::from_millis(1_000_000), key: None, change }
         };
-        let mut draft = Draft::new(first, &event(0));
-        for index in 1..count {
-            assert!(draft.push(&event(index)), "the record has room");
-        }
+        let events: Vec<Event> = (0..count).map(event).collect();
+        let draft = Draft::group(first, &events).expect("the record has room");
         draft.seal(self.shard, &mut self.position)
     }
 }
@@ -63,6 +64,11 @@ macro_rules! suite {
         #[test]
         fn contract_every_event_finds_its_record() {
             $crate::storage::journal::contract::every_event_finds_its_record::<$bed>();
+        }
+
+        #[test]
+        fn contract_a_record_of_any_size_is_one_record() {
+            $crate::storage::journal::contract::a_record_of_any_size_is_one_record::<$bed>();
         }
 
         #[test]
@@ -134,6 +140,32 @@ pub(super) fn every_event_finds_its_record<B: Bed>() {
     assert_eq!(bed.journal().position(), chain.position);
 }
 
+pub(super) fn a_record_of_any_size_is_one_record<B: Bed>() {
+    let mut chain = Chain::new();
+    let mut bed = B::start_full_size(chain.shard, chain.position);
+    let typical = RECORD_BYTES_TYPICAL_MAX;
+    let sizes =
+        [500, typical - 1, typical, typical + 1, 500, 2 * typical, 7 * typical + 5, RECORD_BYTES_MAX, 500];
+    let mut written = Vec::new();
+    for size in sizes {
+        let first = chain.position.last.next().get();
+        let overhead = chain.clone().record_of(1, size - 80).len() - (size - 80);
+        let bytes = chain.record_of(1, size - overhead);
+        assert_eq!(bytes.len(), size);
+        bed.journal().append(&bytes).expect("follows");
+        written.push((first, first, bytes));
+        // And one of several large events, so that a lookup ends in a later piece.
+        let bytes = chain.record_of(3, size / 4);
+        bed.journal().append(&bytes).expect("follows");
+        written.push((first + 1, first + 3, bytes));
+        assert_reads(&*bed.reader(), &written);
+    }
+    bed.journal().sync().expect("works");
+    bed = bed.restart();
+    assert_eq!(bed.journal().position(), chain.position);
+    assert_reads(&*bed.reader(), &written);
+}
+
 pub(super) fn what_does_not_follow_is_refused_for_good<B: Bed>() {
     let mut chain = Chain::new();
     let start = chain.position;
@@ -154,7 +186,7 @@ pub(super) fn what_does_not_follow_is_refused_for_good<B: Bed>() {
         ("a flipped bit", garbage),
         ("cut", second[..second.len() - 1].to_vec()),
         ("empty", Vec::new()),
-        ("too large", vec![0; 70_000]),
+        ("too large", vec![0; RECORD_BYTES_MAX + 1]),
     ];
     let mut bed = B::start(chain.shard, start);
     bed.journal().append(&first).expect("follows");

@@ -8,8 +8,9 @@
 //!                 0000000007/reading/            a copy that a reader had sled open; gone once it is open
 //! ```
 //!
-//! A generation maps the sequence of a record's first event, 8 bytes big-endian, to the record: one value per
-//! record, never overwritten, never removed.
+//! A generation maps the sequence of a record's first event, 8 bytes big-endian, to the record, or to its first 64 KiB.
+//! The further pieces of a larger one, 64 KiB each but for the last, have the same key and a byte more, from 1 on: so
+//! they stand behind it and before the next record. No value is ever overwritten or removed.
 //!
 //! What always holds:
 //!
@@ -20,6 +21,9 @@
 //!   have to examine stay as the disk gave them (P6).
 //! - A sealed generation is durable to its last byte: sealing follows a sync.
 //! - Ranges of sequences do not overlap, and grow with the generation's number. Numbers may have holes.
+//! - A record is there whole or not at all. Pieces are inserted in order, and a crash keeps a prefix of what was
+//!   inserted; so only behind the last whole record can there be pieces of another one, and those are passed over: it
+//!   was never acknowledged, or else the watermark tells. A piece that is missing anywhere else is corruption.
 //!
 //! # What sled does not promise
 //!
@@ -33,8 +37,9 @@
 //!    [`pagecache/logger.rs: Log::reserve_inner`, `pagecache/blob_io.rs: write_blob`]. The message that counts
 //!    is not the value but the *page*: a leaf is rewritten whole once it has more than 10 fragments
 //!    [`pagecache/constants.rs: PAGE_CONSOLIDATION_THRESHOLD`] and split at more than 16 entries
-//!    [`node.rs: should_split`], so up to 17 records of 64 KiB, 1.1 MiB, must stay below a quarter of
-//!    [`SEGMENT_BYTES`], 2 MiB. The rename of fact 5 also means that a blob's path does not exist: it would be
+//!    [`node.rs: should_split`], so up to 17 values of 64 KiB, 1.1 MiB, must stay below a quarter of
+//!    [`SEGMENT_BYTES`], 2 MiB. A record of 1 MiB would pass it with two others, and sled has no segments that are
+//!    large enough for 17; so it is stored in pieces of 64 KiB. The rename of fact 5 also means that a blob's path does not exist: it would be
 //!    an error, not a silent risk; and a `blobs/` that is not empty is refused.
 //! 3. A message with a bad checksum ends the log where it stands, or in an older segment skips the rest of that
 //!    [`pagecache/iterator.rs: LogIter::next`, the two arms of `LogRead::Corrupted`], and no error is returned.
@@ -90,7 +95,7 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 use parking_lot::{Mutex, RwLock};
 
-use super::record::{LogPosition, RECORD_BYTES_MAX, Record};
+use super::record::{LogPosition, RECORD_BYTES_MAX, RECORD_BYTES_TYPICAL_MAX, Record, announced_bytes};
 use super::{Journal, JournalReader};
 use crate::ledger::{Sequence, ShardId};
 use crate::storage::files::sync_directory;
@@ -110,8 +115,16 @@ const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
 /// sled rewrites whole leaves, and splits one when it has more entries than this.
 const LEAF_ENTRIES_MAX: usize = 17;
 
+/// The most bytes of a value: almost every record is one.
+const PIECE_BYTES_MAX: usize = RECORD_BYTES_TYPICAL_MAX;
+
+/// Bytes of the key of a record's first piece; those behind it have one more.
+const KEY_BYTES: usize = 8;
+
+const _: () = assert!(RECORD_BYTES_MAX / PIECE_BYTES_MAX <= 255, "a byte numbers the pieces");
+
 const _: () = assert!(
-    LEAF_ENTRIES_MAX * (RECORD_BYTES_MAX + 64) < SEGMENT_BYTES / 4 - 64,
+    LEAF_ENTRIES_MAX * (PIECE_BYTES_MAX + 64) < SEGMENT_BYTES / 4 - 64,
     "a full leaf must not become a blob"
 );
 
@@ -313,11 +326,13 @@ impl Generation {
             return Err(refused(format!("sequence {} does not follow {last}", record.first())));
         }
         assert!(record.bytes().len() <= RECORD_BYTES_MAX, "a record is bounded");
-        let before = self
-            .database
-            .insert(key(record.first()), record.bytes())
-            .map_err(|error| journal_error("append to", &self.path)(error.to_string()))?;
-        assert!(before.is_none(), "a record is never overwritten");
+        for (number, piece) in record.bytes().chunks(PIECE_BYTES_MAX).enumerate() {
+            let before = self
+                .database
+                .insert(&piece_key(record.first(), number)[..KEY_BYTES + number.min(1)], piece)
+                .map_err(|error| journal_error("append to", &self.path)(error.to_string()))?;
+            assert!(before.is_none(), "a record is never overwritten");
+        }
         let _ = self.first.compare_exchange(0, record.first().get(), Ordering::AcqRel, Ordering::Acquire);
         self.bytes.fetch_add(record.bytes().len() as u64, Ordering::Relaxed);
         self.last.store(record.last().get(), Ordering::Release);
@@ -347,14 +362,46 @@ impl Generation {
             .database
             .get_lt(key(sequence.next()))
             .map_err(|error| self.corrupt_at(sequence, error.to_string()))?;
-        let Some((found_key, bytes)) = found else {
+        let Some((found, piece)) = found else {
             return Err(self.corrupt_at(sequence, "its record is missing".into()));
         };
-        let record = self.check(sequence, &found_key, &bytes)?;
+        let (first, number) = self.parse_key(sequence, &found)?;
+        let bytes = if number == 0 { piece.to_vec() } else { self.whole(first)? };
+        let record = self.check(first, &bytes)?;
         if sequence < record.first() || sequence > record.last() {
             return Err(self.corrupt_at(sequence, "its record is missing".into()));
         }
-        Ok(Some(bytes.to_vec()))
+        Ok(Some(bytes))
+    }
+
+    /// The pieces of the record that starts with this sequence, put together.
+    fn whole(&self, first: Sequence) -> Result<Vec<u8>, StorageError> {
+        let mut bytes = Vec::new();
+        let pieces =
+            self.database.range(piece_key(first, 0)[..KEY_BYTES].to_vec()..piece_key(first, 255).to_vec());
+        for (expected, piece) in pieces.enumerate() {
+            let (key, piece) = piece.map_err(|error| self.corrupt_at(first, error.to_string()))?;
+            self.add_piece(&mut bytes, first, expected, &key, &piece)?;
+        }
+        Ok(bytes)
+    }
+
+    /// Adds the next piece of a record, if that is what it is.
+    fn add_piece(
+        &self,
+        bytes: &mut Vec<u8>,
+        first: Sequence,
+        expected: usize,
+        key: &[u8],
+        piece: &[u8],
+    ) -> Result<(), StorageError> {
+        let (of, number) = self.parse_key(first, key)?;
+        if of != first || number != expected || bytes.len() != expected * PIECE_BYTES_MAX {
+            let what = format!("piece {expected} of the record is missing, piece {number} of {of} follows");
+            return Err(self.corrupt_at(first, what));
+        }
+        bytes.extend_from_slice(piece);
+        Ok(())
     }
 
     /// Gives all records to `visit`, in order, until that fails.
@@ -366,16 +413,38 @@ impl Generation {
         visit: &mut dyn FnMut(&[u8]) -> Result<(), StorageError>,
     ) -> Result<(), StorageError> {
         let mut before: Option<Sequence> = None;
-        for entry in self.database.iter() {
+        let mut entries = self.database.iter().peekable();
+        while let Some(entry) = entries.next() {
             let expected = before.map_or(Sequence::FIRST, Sequence::next);
-            let (key, bytes) = entry.map_err(|error| self.corrupt_at(expected, error.to_string()))?;
-            let record = self.check(expected, &key, &bytes)?;
+            let (key, piece) = entry.map_err(|error| self.corrupt_at(expected, error.to_string()))?;
+            let (first, number) = self.parse_key(expected, &key)?;
+            if number > 0 {
+                let what = format!("piece {number} of the record of {first} follows no other piece of it");
+                return Err(self.corrupt_at(first, what));
+            }
+            let mut whole = Vec::new();
+            let mut bytes: &[u8] = &piece;
+            if announced_bytes(&piece) > piece.len() {
+                self.add_piece(&mut whole, first, 0, &key, &piece)?;
+                let mut number = 1;
+                while let Some(next) = entries.next_if(|next| is_further_piece(next)) {
+                    let (key, piece) = next.map_err(|error| self.corrupt_at(first, error.to_string()))?;
+                    self.add_piece(&mut whole, first, number, &key, &piece)?;
+                    number += 1;
+                }
+                bytes = &whole;
+                if announced_bytes(bytes) > bytes.len() && entries.peek().is_none() {
+                    // A crash was faster than the last pieces.
+                    return Ok(());
+                }
+            }
+            let record = self.check(first, bytes)?;
             if before.is_some() && record.first() != expected {
                 let what = format!("the next record starts at {}", record.first());
                 return Err(self.corrupt_at(expected, what));
             }
             before = Some(record.last());
-            visit(&bytes)?;
+            visit(bytes)?;
         }
         Ok(())
     }
@@ -422,17 +491,24 @@ impl Generation {
         Ok(())
     }
 
+    /// Which record a key belongs to, and which piece of it.
+    fn parse_key(&self, near: Sequence, key: &[u8]) -> Result<(Sequence, usize), StorageError> {
+        let parsed = match key.split_first_chunk::<KEY_BYTES>() {
+            Some((first, [])) => Some((*first, 0)),
+            Some((first, [number])) if *number > 0 => Some((*first, usize::from(*number))),
+            _ => None,
+        };
+        parsed
+            .and_then(|(first, number)| Some((Sequence::new(u64::from_be_bytes(first))?, number)))
+            .ok_or_else(|| self.corrupt_at(near, "a key is not a sequence".into()))
+    }
+
     /// Checks that a value is a record, and the one that its key says.
-    fn check<'a>(&self, near: Sequence, key: &[u8], bytes: &'a [u8]) -> Result<Record<'a>, StorageError> {
-        let near = <[u8; 8]>::try_from(key)
-            .ok()
-            .and_then(|key| Sequence::new(u64::from_be_bytes(key)))
-            .ok_or_else(|| self.corrupt_at(near, "a key is not a sequence".into()))?;
-        let record = Record::parse(bytes).map_err(|error| self.corrupt_at(near, error.to_string()))?;
-        if record.first() != near {
-            return Err(
-                self.corrupt_at(near, format!("the record there starts at {} instead", record.first()))
-            );
+    fn check<'a>(&self, first: Sequence, bytes: &'a [u8]) -> Result<Record<'a>, StorageError> {
+        let record = Record::parse(bytes).map_err(|error| self.corrupt_at(first, error.to_string()))?;
+        if record.first() != first {
+            let what = format!("the record there starts at {} instead", record.first());
+            return Err(self.corrupt_at(first, what));
         }
         Ok(record)
     }
@@ -824,8 +900,20 @@ fn configuration(path: &Path, segment_bytes: usize) -> ::sled::Config {
         .use_compression(false)
 }
 
-fn key(sequence: Sequence) -> [u8; 8] {
+fn key(sequence: Sequence) -> [u8; KEY_BYTES] {
     sequence.get().to_be_bytes()
+}
+
+/// The key of a piece, which is one byte shorter for piece 0.
+fn piece_key(first: Sequence, number: usize) -> [u8; KEY_BYTES + 1] {
+    let mut bytes = [number as u8; KEY_BYTES + 1];
+    bytes[..KEY_BYTES].copy_from_slice(&key(first));
+    bytes
+}
+
+/// Whether an entry belongs to the record before it. An error does, so that it is seen.
+fn is_further_piece(entry: &::sled::Result<(::sled::IVec, ::sled::IVec)>) -> bool {
+    entry.as_ref().map_or(true, |(key, _)| key.len() > KEY_BYTES)
 }
 
 fn directory_name(number: u64) -> String {

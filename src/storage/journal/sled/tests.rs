@@ -18,12 +18,17 @@ struct SledBed {
 
 impl SledBed {
     /// What the start of the service does.
-    fn recover(directory: tempfile::TempDir, shard: ShardId, start: LogPosition) -> SledBed {
+    fn recover(
+        directory: tempfile::TempDir,
+        segment_bytes: usize,
+        shard: ShardId,
+        start: LogPosition,
+    ) -> SledBed {
         let parent = directory.path().join("journal");
         let mut position = start;
         let mut sealed = Vec::new();
         for (number, path) in list_generations(&parent).expect("listable") {
-            let generation = Generation::open_with(&path, TEST_SEGMENT_BYTES).expect("opens");
+            let generation = Generation::open_with(&path, segment_bytes).expect("opens");
             assert_eq!(generation.number(), number);
             generation
                 .replay(&mut |bytes| {
@@ -34,7 +39,7 @@ impl SledBed {
                 .expect("replays");
             sealed.push(generation);
         }
-        let shared = Generations::new_with(&parent, sealed, TEST_SEGMENT_BYTES).expect("opens");
+        let shared = Generations::new_with(&parent, sealed, segment_bytes).expect("opens");
         let current = shared.create().expect("created");
         let options = JournalOptions::default();
         let journal = SledJournal::new(shard, position, current, Arc::clone(&shared), options);
@@ -44,7 +49,11 @@ impl SledBed {
 
 impl Bed for SledBed {
     fn start(shard: ShardId, position: LogPosition) -> SledBed {
-        SledBed::recover(tempfile::tempdir().expect("a directory"), shard, position)
+        SledBed::recover(tempfile::tempdir().expect("a directory"), TEST_SEGMENT_BYTES, shard, position)
+    }
+
+    fn start_full_size(shard: ShardId, position: LogPosition) -> SledBed {
+        SledBed::recover(tempfile::tempdir().expect("a directory"), SEGMENT_BYTES, shard, position)
     }
 
     fn journal(&mut self) -> &mut dyn Journal {
@@ -58,13 +67,14 @@ impl Bed for SledBed {
     fn restart(self) -> SledBed {
         let SledBed { directory, shard, start, shared, journal } = self;
         drop(journal);
+        let segment_bytes = shared.segment_bytes;
         let readable = std::mem::take(&mut *shared.readable.write());
         for generation in readable.sealed.into_iter().chain(readable.live) {
             // A reader of the test may still hold the list, but not a generation.
             let generation = Arc::into_inner(generation).expect("the only handle");
             generation.close().expect("closes");
         }
-        SledBed::recover(directory, shard, start)
+        SledBed::recover(directory, segment_bytes, shard, start)
     }
 }
 
@@ -180,9 +190,11 @@ fn full_records_never_become_blobs() {
     let generation = Generation::create(directory.path(), 1).expect("created");
     let mut chain = Chain::new();
     // More than two leaves, so that full ones are consolidated and split.
-    let records: Vec<Vec<u8>> = (0..80).map(|_| chain.record_of(1, RECORD_BYTES_MAX - 90)).collect();
+    let mut records: Vec<Vec<u8>> =
+        (0..80).map(|_| chain.record_of(1, RECORD_BYTES_TYPICAL_MAX - 90)).collect();
+    assert!(records.iter().all(|record| record.len() > RECORD_BYTES_TYPICAL_MAX - 64));
+    records.extend((0..12).map(|_| chain.record_of(1, RECORD_BYTES_MAX - 90)));
     for record in &records {
-        assert!(record.len() > RECORD_BYTES_MAX - 64);
         insert(&generation, record);
     }
     generation.sync().expect("synced");
@@ -191,6 +203,47 @@ fn full_records_never_become_blobs() {
     generation.close().expect("closes");
     let generation = Generation::open(&path).expect("opens");
     assert_eq!(replayed(&generation), records);
+}
+
+/// A crash keeps a prefix of the pieces: the record was never there. A piece that is lost in any other way is an error.
+#[test]
+fn a_record_of_which_pieces_are_missing_is_not_there_at_the_end_and_an_error_elsewhere() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut chain = Chain::new();
+    let records = [chain.record(2), chain.record_of(1, 5 * PIECE_BYTES_MAX), chain.record(2)];
+    let first = sequence(3);
+    let pieces: Vec<&[u8]> = records[1].chunks(PIECE_BYTES_MAX).collect();
+    let piece = |database: &::sled::Db, number: usize| {
+        let key = &piece_key(first, number)[..KEY_BYTES + number.min(1)];
+        database.insert(key, pieces[number]).expect("inserted");
+    };
+    for kept in 0..pieces.len() {
+        let generation =
+            Generation::create_with(directory.path(), kept as u64, SEGMENT_BYTES).expect("created");
+        insert(&generation, &records[0]);
+        (0..kept).for_each(|number| piece(&generation.database, number));
+        assert_eq!(replayed(&generation), records[..1], "{kept} pieces are left");
+        assert_eq!(generation.record(sequence(2)).expect("readable").as_ref(), Some(&records[0]));
+        generation.sync().expect("synced");
+        let path = generation.path().to_owned();
+        generation.close().expect("closes");
+        let generation = Generation::open(&path).expect("opens");
+        assert_eq!(generation.range(), Some((sequence(1), sequence(2))));
+        assert_eq!(replayed(&generation), records[..1]);
+        generation.close().expect("closes");
+
+        let holed =
+            Generation::create_with(directory.path(), 100 + kept as u64, SEGMENT_BYTES).expect("created");
+        insert(&holed, &records[0]);
+        (0..pieces.len()).filter(|number| *number != kept).for_each(|number| piece(&holed.database, number));
+        if kept + 1 < pieces.len() {
+            assert!(holed.replay(&mut |_| Ok(())).is_err(), "piece {kept} is missing before others");
+        }
+        holed.database.insert(key(sequence(4)), &records[2][..]).expect("inserted");
+        assert!(holed.replay(&mut |_| Ok(())).is_err(), "piece {kept} is missing before another record");
+        holed.last.store(5, Ordering::Release);
+        assert!(holed.record(first).is_err(), "piece {kept} is missing");
+    }
 }
 
 /// Fact 2: were a page ever to become a blob, the append would fail, because the directory that sled was given
