@@ -273,6 +273,10 @@ impl Feed {
         Position(self.lanes.iter().map(|lane| lane.passed).collect())
     }
 
+    fn has_passed(&self, position: &Position) -> bool {
+        self.lanes.iter().zip(&*position.0).all(|(lane, sequence)| lane.passed >= *sequence)
+    }
+
     /// Passes events until `found` has `count`; `scanned` counts all that were passed.
     fn advance(
         &mut self,
@@ -581,7 +585,7 @@ impl Bank {
     }
 
     /// Reads on: up to `count` events that the filter lets through. It may be fewer, even none, when the filter leaves
-    /// little of what there is.
+    /// little of what there is. What is durable when it begins is read, unless there are more than `count`.
     ///
     /// # Errors
     /// See [`Refusal`]. The feed is lost then; another one goes on from the position of the last event that was shown.
@@ -595,6 +599,7 @@ impl Bank {
         let mut scanned = 0;
         let patience = Instant::now() + HORIZON_TIME_MAX;
         feed.lanes.iter_mut().for_each(|lane| lane.is_waived = false);
+        let present = self.present();
         let more = loop {
             let filter = Arc::clone(filter);
             let logs = self.shards.iter().map(|shard| (Arc::clone(&shard.log), shard.handle.clone()));
@@ -608,8 +613,8 @@ impl Bank {
             match halt {
                 Halt::Full => break true,
                 Halt::Empty => break false,
-                // What is found need not wait for what comes after it.
-                Halt::Horizon(_) if !found.is_empty() => break true,
+                // Whoever has a reply finds its event; what came later need not hold that up.
+                Halt::Horizon(_) if !found.is_empty() && feed.has_passed(&present) => break true,
                 Halt::Horizon(unknown) => self.ask_horizons(&mut feed, unknown, patience).await?,
             }
         };

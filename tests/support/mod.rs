@@ -15,9 +15,9 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 use teller::bank::{Bank, BankShard};
 use teller::http::{Api, Drained, Limits, serve};
-use teller::ledger::{Amount, Ledger, ShardId};
-use teller::shard::batch::{Shard, ShardRules};
-use teller::shard::worker::ShardThreads;
+use teller::ledger::{Amount, Currency, Ledger, OverdraftDefault, ShardId};
+use teller::shard::batch::ShardRules;
+use teller::shard::worker::{Network, ShardThreads};
 use teller::storage::journal::record::LogPosition;
 use teller::storage::journal::{JournalReader, MemoryJournal};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -44,30 +44,37 @@ impl MemoryBank {
         read: impl Fn(Arc<dyn JournalReader>) -> Arc<dyn JournalReader>,
     ) -> MemoryBank {
         let rules = ShardRules {
-            overdraft_limit: Amount::from_minor_units(5000).expect("in range"),
+            overdraft: OverdraftDefault {
+                limit: Amount::from_minor_units(5000).expect("in range"),
+                currency: Currency::USD,
+            },
             key_retention_ms: 24 * 60 * 60 * 1000,
             keys_max,
         };
+        let mut network = Network::new(shards);
         let start = |index| {
             let id = ShardId::new(index).expect("a few shards");
             let journal = MemoryJournal::new(id, LogPosition::genesis(uuid::Uuid::nil(), id));
             let log = read(Arc::new(journal.reader()));
             let threads = ShardThreads::start(
                 id,
-                Shard::new(id, Ledger::new(), rules),
+                Ledger::new(id),
+                rules,
                 journal,
                 teller::clock::now,
                 Arc::new(|shard, error| panic!("the log of shard {shard} failed: {error}")),
+                &mut network,
             );
             let handle = threads.handle().clone();
             (threads, BankShard { handle, log })
         };
         let (shards, ways) = (0..shards).map(start).unzip();
-        MemoryBank { bank: Arc::new(Bank::new(ways, rules.overdraft_limit)), shards }
+        MemoryBank { bank: Arc::new(Bank::new(ways, rules.overdraft)), shards }
     }
 
     /// Ends the shards; the bank answers nothing more.
     pub fn stop(self) {
+        self.shards.iter().for_each(ShardThreads::ask_to_stop);
         for shard in self.shards {
             shard.stop().expect("a journal in memory does not fail");
         }
