@@ -392,7 +392,8 @@ async fn nothing_is_shown_that_is_not_durable() {
     while bank.shards()[0].log.record(next).expect("readable").is_none() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    assert!(read_all(&bank, start.clone(), &all, 10).await.is_empty());
+    let reading = tokio::time::timeout(TIME_MAX, read_all(&bank, start.clone(), &all, 10)).await;
+    assert!(reading.expect("it waits for nothing").is_empty());
     // Later, in the other shard: it waits for what may still come before it.
     tokio::time::sleep(Duration::from_millis(5)).await;
     deposit(&bank, &accounts[&1]).await;
