@@ -464,13 +464,21 @@ impl Bank {
         shard: ShardId,
         read: impl FnOnce(&mut HistoryReader<'_>) -> Result<T, StorageError> + Send + 'static,
     ) -> Result<T, Refusal> {
+        let log = Arc::clone(&self.shard(shard).log);
+        self.read_logs(move || read(&mut HistoryReader::new(shard, &*log))).await
+    }
+
+    /// Reads logs on a thread that may block.
+    pub(super) async fn read_logs<T: Send + 'static>(
+        &self,
+        read: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
+    ) -> Result<T, Refusal> {
         let _place = self.history_places.try_acquire().map_err(|_| Refusal::Overloaded)?;
         let reader = Arc::clone(&self.history_readers).acquire_owned().await.map_err(|_| Refusal::Ended)?;
-        let log = Arc::clone(&self.shard(shard).log);
         tokio::task::spawn_blocking(move || {
             // Held by the thread: a client that goes away does not free the place of a thread that works on.
             let _reader = reader;
-            read(&mut HistoryReader::new(shard, &*log))
+            read()
         })
         .await
         .map_err(|_| Refusal::Ended)?

@@ -44,6 +44,8 @@ struct Given<'q> {
 pub(super) trait Parameter: Describe + Sized {
     /// Whether it has a key; then it is read by [`Parameter::parse_keyed`].
     const KEYED: bool = false;
+    /// Whether it has any number of values; then it is read by [`Parameter::parse_list`].
+    const LISTED: bool = false;
 
     /// Reads the parameter's value.
     ///
@@ -57,6 +59,15 @@ pub(super) trait Parameter: Describe + Sized {
     /// Says what is wrong with them.
     fn parse_keyed(_: Vec<(Box<str>, Box<str>)>) -> Result<Self, Cow<'static, str>> {
         Err("has no key".into())
+    }
+
+    /// Reads all values, which are separated by commas or stand in parameters of their own. They are still encoded, so
+    /// an encoded comma belongs to its value.
+    ///
+    /// # Errors
+    /// Says what is wrong with them.
+    fn parse_list(_: &[&str]) -> Result<Self, Cow<'static, str>> {
+        Err("is no list".into())
     }
 
     /// What counts if it is not there; without that it has to be.
@@ -110,6 +121,10 @@ impl<'q> Query<'q> {
         let parsed = match (given.next(), given.next()) {
             (None, _) => P::absent().ok_or(Cow::Borrowed("is missing")),
             (Some(_), _) if P::KEYED => self.read_keyed(name).and_then(P::parse_keyed),
+            (Some(_), _) if P::LISTED => {
+                let all = self.0.iter().filter(|given| given.name == name);
+                P::parse_list(&all.flat_map(|given| given.value.split(',')).collect::<Vec<_>>())
+            }
             (Some(_), Some(_)) => Err("stands there more than once".into()),
             (Some(given), None) => decode(given.value).map_err(Cow::Borrowed).and_then(|text| P::parse(&text)),
         };

@@ -72,6 +72,8 @@ pub enum Request {
     },
     /// Add everything up.
     TrialBalance,
+    /// Say up to which time all is decided.
+    Horizon,
 }
 
 /// Which accounts a list has.
@@ -136,6 +138,13 @@ pub enum Reply {
     },
     /// The shard's totals.
     TrialBalance(TrialBalance),
+    /// Up to which time all is decided.
+    Horizon {
+        /// The last event so far, which is durable.
+        last: Sequence,
+        /// No event behind it is of an earlier time, unless the clock is set back meanwhile.
+        time: Timestamp,
+    },
 }
 
 /// An account as a reader sees it.
@@ -552,7 +561,7 @@ impl<To> Shard<To> {
                 looked_at.chain(is_last.then_some(Resource::Openings)).collect()
             }
             // The sums of a shard hold at every event (P3), whatever the others are at.
-            Request::TrialBalance | Request::Work(_) => Vec::new(),
+            Request::TrialBalance | Request::Horizon | Request::Work(_) => Vec::new(),
         }
     }
 
@@ -864,6 +873,10 @@ impl<To> Shard<To> {
             }
             Request::TrialBalance => {
                 (Reply::TrialBalance(TrialBalance::of(&self.ledger)), self.ledger.last())
+            }
+            Request::Horizon => {
+                let last = self.ledger.last();
+                (Reply::Horizon { last, time: moment.now.max(self.ledger.time()) }, last)
             }
         };
         if after <= moment.durable {

@@ -9,6 +9,7 @@ pub(super) mod account_links;
 mod accounts;
 pub(super) mod batches;
 pub(super) mod detail;
+pub(super) mod events;
 pub(super) mod holds;
 pub(super) mod links;
 pub(super) mod metadata;
