@@ -286,6 +286,15 @@ pub(super) enum Place {
     Header(&'static str),
 }
 
+/// Which part of an operation met a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Party {
+    /// The account with this number in the operation.
+    Account(u16),
+    /// The requirement with this number; one condition of a body may have two.
+    Requirement(usize),
+}
+
 /// A fact about the refusal, for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fact {
@@ -351,12 +360,12 @@ impl Problem {
     }
 
     /// Points to the account of the body that met it, if it is one of several.
-    pub(super) fn pointing(mut self, pointer: impl Fn(u16) -> Cow<'static, str>) -> Problem {
+    pub(super) fn pointing(mut self, pointer: impl Fn(Party) -> Cow<'static, str>) -> Problem {
         if let Some(party) = self.party.take() {
-            let pointer = match party.checked_sub(CONDITION_PLACES_FROM) {
-                Some(condition) => format!("/conditions/{condition}").into(),
-                None => pointer(party),
-            };
+            let pointer = pointer(match party.checked_sub(CONDITION_PLACES_FROM) {
+                Some(requirement) => Party::Requirement(requirement.into()),
+                None => Party::Account(party),
+            });
             let detail = self.detail.clone();
             self.errors.push(FieldError { place: Place::Pointer(pointer), detail });
         }

@@ -645,13 +645,9 @@ impl<To> Shard<To> {
             })
             .collect();
         self.expire_of(&accounts, moment, output);
-        let mut grant = self.ledger.grant(work.needs_here(), &self.terms(moment.now));
-        for (_, status) in &mut grant.keys {
-            if matches!(status, KeyStatus::Settled(sequence) if *sequence > moment.durable) {
-                *status = KeyStatus::IN_FLIGHT;
-            }
-        }
-        work.grants.push(grant);
+        // A key that was settled a moment ago is not refused as in flight: its first reply may be there already, while
+        // the settlement here is not durable yet. What the work answers waits for that, since the grant has seen it.
+        work.grants.push(self.ledger.grant(work.needs_here(), &self.terms(moment.now)));
         if work.grants.len() < work.request.needs.len() {
             output.messages.push((work.next_shard(), Message::Work(work)));
         } else {
@@ -900,7 +896,8 @@ impl<To> Shard<To> {
                 KeyStatus::New if self.ledger.keys().is_full(terms.keys_max, terms.now) => {
                     return Executed::Reply(Reply::KeysExhausted, Sequence::NONE);
                 }
-                KeyStatus::Settled(sequence) if sequence > moment.durable => {
+                // Decided here, so the first reply waits as well. With another shard's help it may be there already.
+                KeyStatus::Settled(sequence) if sequence > moment.durable && self.protection(command).is_none() => {
                     return Executed::Reply(Reply::KeyInFlight, Sequence::NONE);
                 }
                 KeyStatus::Settled(sequence) => return Executed::Reply(Reply::Settled(sequence), sequence),
@@ -957,7 +954,7 @@ impl<To> Shard<To> {
         else {
             return None;
         };
-        let protection = self.ledger.account(&target.account)?.details.as_ref()?.protection()?;
+        let protection = self.protection(command)?;
         let account = Place { shard: self.id, account: target.account.clone() };
         let requirement = target.version.map(Requirement::Match);
         let conditions = requirement.map(|requirement| Condition { account: account.clone(), requirement });
@@ -981,6 +978,14 @@ impl<To> Shard<To> {
         };
         request.need_accounts(&[protection]);
         Some(request)
+    }
+
+    /// The account that helps out if this command lacks funds.
+    fn protection(&self, command: &Command) -> Option<AccountId> {
+        let Command::Withdraw { target, .. } = command else {
+            return None;
+        };
+        self.ledger.account(&target.account)?.details.as_ref()?.protection()
     }
 
     /// The last event that a refusal of `command` depended on: the account's newest if the account alone decided,
@@ -1090,7 +1095,8 @@ fn decide_items(
             ItemOutcome::Done { .. } => Decided::Done(workspace.decided() - 1),
             outcome => Decided::Not(outcome),
         };
-        let failed = matches!(result, Decided::Not(_));
+        // What an earlier request with its key has ended is not attempted again, and keeps that end.
+        let failed = matches!(&result, Decided::Not(outcome) if !matches!(outcome, ItemOutcome::Settled(_)));
         results.push(result);
         if failed && request.atomic {
             let place = results.len() - 1;
@@ -1100,7 +1106,13 @@ fn decide_items(
             break;
         }
     }
-    if let Some(HomedKey { home, key }) = request.key.filter(|_| !request.dry_run) {
+    // A list that is all or nothing, and was not executed only because of another request's key or of too many of them,
+    // may be when it is tried again: that is not what its key is to stand for.
+    let passes = |result: &Decided| {
+        matches!(result, Decided::Not(ItemOutcome::KeyInFlight | ItemOutcome::KeysExhausted))
+    };
+    let is_kept = !(request.dry_run || (request.atomic && results.iter().any(passes)));
+    if let Some(HomedKey { home, key }) = request.key.filter(|_| is_kept) {
         let last = workspace.decided();
         let outcomes = results.iter().map(|result| match result {
             Decided::Done(place) => ItemOutcome::Done { back: (last - place) as u32 },
