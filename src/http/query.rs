@@ -30,6 +30,9 @@ impl QueryShape {
 #[derive(Debug)]
 pub(super) struct Query<'q>(Vec<Given<'q>>);
 
+/// Values by their keys.
+pub(super) type KeyedValues = Vec<(Box<str>, Box<str>)>;
+
 /// One parameter as it stands there.
 #[derive(Debug)]
 struct Given<'q> {
@@ -57,7 +60,7 @@ pub(super) trait Parameter: Describe + Sized {
     ///
     /// # Errors
     /// Says what is wrong with them.
-    fn parse_keyed(_: Vec<(Box<str>, Box<str>)>) -> Result<Self, Cow<'static, str>> {
+    fn parse_keyed(_: KeyedValues) -> Result<Self, Cow<'static, str>> {
         Err("has no key".into())
     }
 
@@ -147,8 +150,8 @@ impl<'q> Query<'q> {
         all
     }
 
-    fn read_keyed(&self, name: &str) -> Result<Vec<(Box<str>, Box<str>)>, Cow<'static, str>> {
-        let mut values: Vec<(Box<str>, Box<str>)> = Vec::new();
+    fn read_keyed(&self, name: &str) -> Result<KeyedValues, Cow<'static, str>> {
+        let mut values = KeyedValues::new();
         for given in self.0.iter().filter(|given| given.name == name) {
             let Some(key) = &given.key else {
                 return Err(format!("needs a key in brackets: {name}[key]=value").into());
@@ -222,7 +225,7 @@ impl<P: Parameter> Parameter for Option<P> {
         P::parse(text).map(Some)
     }
 
-    fn parse_keyed(values: Vec<(Box<str>, Box<str>)>) -> Result<Self, Cow<'static, str>> {
+    fn parse_keyed(values: KeyedValues) -> Result<Self, Cow<'static, str>> {
         P::parse_keyed(values).map(Some)
     }
 
@@ -303,7 +306,7 @@ mod tests {
             unreachable!("it has keys")
         }
 
-        fn parse_keyed(values: Vec<(Box<str>, Box<str>)>) -> Result<Self, Cow<'static, str>> {
+        fn parse_keyed(values: KeyedValues) -> Result<Self, Cow<'static, str>> {
             Ok(Words(values))
         }
     }
