@@ -22,7 +22,9 @@ use crate::http::reply::{self, JSON, Reply};
 use crate::http::routes::Endpoint;
 use crate::http::stream::StreamWriter;
 use crate::http::wire::detail::TransactionDetail;
-use crate::http::wire::events::{Cursor, EventPage, describe_stream, parse_cursor, write_event, write_position};
+use crate::http::wire::events::{
+    Cursor, EventPage, describe_stream, parse_cursor, write_event, write_position,
+};
 use crate::http::wire::links::PageLinks;
 use crate::http::wire::schema::{Describe, Schemas};
 use crate::http::wire::values::parse_reference;
@@ -135,7 +137,8 @@ impl Call<'_> {
                 Some(After::Cursor(text)) => (Place::Parameter("after".into()), text),
             },
             (_, more) => {
-                let detail = if more.is_some() { "must be sent once" } else { "is for streams; a page takes after" };
+                let detail =
+                    if more.is_some() { "must be sent once" } else { "is for streams; a page takes after" };
                 return Err(invalid(Place::Header("Last-Event-ID"), detail));
             }
         };
@@ -337,7 +340,9 @@ impl Parameter for Accounts {
             .map(|value| parse_reference(&decode(value)?).map_err(|error| Cow::from(format!("{error}"))))
             .collect::<Result<Vec<_>, _>>()?;
         if accounts.len() > ACCOUNTS_MAX {
-            return Err(format!("names {} accounts; at most {ACCOUNTS_MAX} are allowed", accounts.len()).into());
+            return Err(
+                format!("names {} accounts; at most {ACCOUNTS_MAX} are allowed", accounts.len()).into()
+            );
         }
         Ok(Accounts(accounts))
     }
