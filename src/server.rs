@@ -33,6 +33,7 @@ use crate::progress::Progress;
 use crate::shard::batch::ShardRules;
 use crate::shard::handle::ShardHandle;
 use crate::shard::worker::{COMMIT_TIME_MAX, CommitWatch, Network, ShardThreads};
+use crate::storage::in_flight;
 use crate::storage::StorageError;
 use crate::storage::journal::JournalOptions;
 use crate::storage::log::{Recovered, ShardFiles, ShardJournal, ShardLog, recover};
@@ -396,6 +397,10 @@ fn recover_all(
         }
     }
     progress.finish();
+    let settled = settle_in_flight(&mut recovered)?;
+    if settled > 0 {
+        tracing::info!(settled, "applied what one shard had decided and another had not yet applied");
+    }
     let newest = recovered.iter().map(|(_, shard)| shard.ledger.time().millis()).max().unwrap_or_default();
     let ahead_ms = newest.saturating_sub(clock::now().millis());
     if ahead_ms > CLOCK_BEHIND_MS_MAX {
@@ -408,6 +413,21 @@ fn recover_all(
     let elapsed_ms = progress.elapsed().as_millis() as u64;
     tracing::info!(accounts, replayed = progress.done(), elapsed_ms, "recovered");
     Ok(recovered)
+}
+
+/// Finishes what was in flight between shards when the last process ended: before any account answers.
+fn settle_in_flight(recovered: &mut [(ShardId, Recovered)]) -> Result<usize, StorageError> {
+    let logs: Vec<Arc<ShardLog>> = recovered.iter().map(|(_, shard)| Arc::clone(&shard.log)).collect();
+    let mut sides: Vec<in_flight::Side<'_>> = recovered
+        .iter_mut()
+        .zip(&logs)
+        .map(|((_, shard), log)| in_flight::Side {
+            ledger: &mut shard.ledger,
+            log: &**log,
+            journal: &mut shard.journal,
+        })
+        .collect();
+    in_flight::settle(&mut sides, clock::now())
 }
 
 type Kept = (ShardHandle, Arc<ShardLog>);

@@ -6,13 +6,14 @@
 use std::fs;
 use std::path::Path;
 
-use teller::ledger::{Change, Ledger, ShardId};
+use teller::ledger::{Change, Ledger, Sequence, ShardId, Timestamp};
 use teller::progress::Progress;
 use teller::storage::history::HistoryReader;
+use teller::storage::in_flight::{self, Side};
 use teller::storage::journal::JournalOptions;
 use teller::storage::log::{Recovered, ShardFiles, recover};
 use teller::storage::manifest::DataDirectory;
-use teller::storage::verify::verify;
+use teller::storage::verify::verify_ledger;
 
 /// Copies the fixture, and makes the empty directories that version control does not keep.
 fn thawed(to: &Path) {
@@ -63,17 +64,31 @@ fn a_ledger_of_the_first_format_is_recovered_with_its_history_and_proven() {
     let progress = Progress::new("recovering", "events", None);
     let files = [0, 1].map(|index| ShardFiles::new(&directory, ShardId::new(index).expect("in range")));
 
-    let events = files.each_ref().map(|files| verify(files, &progress).expect("it is proven").last.get());
-    assert_eq!(events, [12, 8]);
+    let proven = verify_ledger(&files, &progress).expect("it is proven");
+    let events: Vec<u64> = proven.shards.iter().map(|shard| shard.last.get()).collect();
+    assert_eq!((&events[..], proven.in_flight), (&[12, 8][..], 0));
 
-    let shards = files
+    let mut shards = files
         .each_ref()
         .map(|files| recover(files, JournalOptions::default(), &progress).expect("it recovers"));
+    // The first format knew nothing of decisions between shards.
+    let mut sides: Vec<Side<'_>> = shards
+        .iter_mut()
+        .map(|Recovered { ledger, journal, log }| Side { ledger, journal, log: &**log })
+        .collect();
+    assert_eq!(in_flight::settle(&mut sides, Timestamp::MAX).expect("nothing to do"), 0);
+    let ends: Vec<Sequence> = sides.iter().map(|side| side.journal.position().last).collect();
+    assert_eq!(ends, shards.each_ref().map(|shard| shard.ledger.last()));
     let [first, second] = &shards;
     assert_eq!(balances(&first.ledger), [("alice", 11184, 6), ("carol", 1000, 3), ("dave", 0, 2)]);
     assert_eq!(balances(&second.ledger), [("bob", 1334, 3), ("erin", -50000, 3), ("frank", 0, 1)]);
     let keys: usize = shards.iter().map(|shard| shard.ledger.keys().len()).sum();
     assert!(keys >= 3, "the idempotency keys are remembered");
+    for Recovered { ledger, .. } in &shards {
+        let parts = ledger.to_parts();
+        assert!(parts.clearing.is_empty() && parts.holds.is_empty() && parts.sent.is_empty());
+        assert!(parts.accounts.iter().all(|account| account.held.is_zero() && account.details.is_none()));
+    }
 
     // One account's whole history, over the archive and the journal.
     let Recovered { ledger, log, .. } = first;
@@ -90,4 +105,14 @@ fn a_ledger_of_the_first_format_is_recovered_with_its_history_and_proven() {
         })
         .collect();
     assert_eq!(posted, [11184, 11209, 11234, 11259, 10025]);
+    for entry in &entries {
+        let newest = (alice.chain.newest(), alice.version);
+        let then = history.entry_at(alice.number, newest.0, newest.1, entry.time()).expect("it is readable");
+        assert!(then.is_some_and(|then| then.time() == entry.time() && then.version() >= entry.version()));
+    }
+    let before = Timestamp::from_millis(alice.opened.millis() - 1);
+    assert_eq!(
+        history.entry_at(alice.number, alice.chain.newest(), alice.version, before).expect("it is readable"),
+        None
+    );
 }

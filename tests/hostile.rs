@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use support::{Reply, Service};
-use teller::bank::{AccountSelector, Order, Page};
+use teller::bank::{AccountSelector, EntryFilter, Order, Page};
 use teller::http::Limits;
 use teller::ledger::AccountId;
 use teller::shard::batch::TrialBalance;
@@ -641,11 +641,11 @@ async fn whole_ledger(service: &Service, ids: &Ids) -> (Vec<Page>, TrialBalance)
     let mut pages = Vec::new();
     for id in [&ids.account, &ids.other, &ids.closed] {
         let account = AccountSelector::Id(AccountId::parse(id).expect("an id"));
-        pages.push(bank.history(account, Order::Ascending, None, 1000).await.expect("readable"));
+        pages.push(bank.history(account, EntryFilter::default(), Order::Ascending, None, 1000).await.expect("readable"));
     }
     for name in ["rich", "carol"] {
         let account = AccountSelector::Name(teller::ledger::AccountName::parse(name).expect("valid"));
-        pages.push(bank.history(account, Order::Ascending, None, 1000).await.expect("readable"));
+        pages.push(bank.history(account, EntryFilter::default(), Order::Ascending, None, 1000).await.expect("readable"));
     }
     (pages, bank.trial_balance().await.expect("running"))
 }

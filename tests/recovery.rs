@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use ledger_files::{LEDGER, Running, Seen, copy, directory, logged, names};
-use teller::ledger::{AccountName, AccountRef, Amount, Command, Sequence, Target};
+use teller::ledger::{AccountName, AccountRef, Amount, Command, Currency, Quantity, Sequence, Target};
 use teller::progress::Progress;
 use teller::storage::StorageError;
 use teller::storage::journal::{Journal, JournalReader};
@@ -304,6 +304,7 @@ fn generations_of_two_histories_do_not_join() {
             let name = AccountName::parse("alice").expect("valid");
             let target = Target { account: AccountRef::Name(name), version: None };
             let amount = Amount::from_minor_units(5 + life as i128).expect("in range");
+            let amount = Quantity::of(amount, Currency::USD);
             running.shards[0].run(&Command::Deposit { target, amount }, Some(key));
         }
         branch

@@ -39,8 +39,8 @@ pub struct BatchItem {
 pub struct BatchOutcome {
     /// How each item did, in order.
     pub results: Vec<BatchResult>,
-    /// Whether an earlier request with the same key did all of it.
-    pub replayed: bool,
+    /// If an earlier request with the same key did all of it, that request's id, which its reply showed.
+    pub first_request_id: Option<Box<str>>,
 }
 
 /// How an item ended.
@@ -84,15 +84,17 @@ impl Bank {
         if atomic && chunks.len() > 1 {
             return Err(BatchRefusal::TooLarge);
         }
-        let mut outcome = BatchOutcome { results: Vec::new(), replayed: origin.key.is_some() };
+        let mut outcome = BatchOutcome { results: Vec::new(), first_request_id: None };
+        let mut all_replayed = true;
         let mut chunks = chunks.into_iter().enumerate();
         while let Some((number, chunk)) = chunks.next() {
             let count = chunk.len();
             let key = origin.key.map(|key| self.homed(chunk_key(key, number), KeyHome::Key));
             match self.chunk(chunk, key, atomic, origin.request_id.clone()).await {
-                Ok((results, replayed)) => {
+                Ok((results, first_request_id)) => {
                     outcome.results.extend(results);
-                    outcome.replayed &= replayed;
+                    all_replayed &= first_request_id.is_some();
+                    outcome.first_request_id = first_request_id.filter(|_| all_replayed);
                 }
                 Err(refusal) if number == 0 || key.is_some() => return Err(refusal.into()),
                 Err(refusal) => {
@@ -113,7 +115,7 @@ impl Bank {
         key: Option<HomedKey>,
         atomic: bool,
         request_id: Box<str>,
-    ) -> Result<(Vec<BatchResult>, bool), Refusal> {
+    ) -> Result<(Vec<BatchResult>, Option<Box<str>>), Refusal> {
         let mut places = Vec::with_capacity(items.len());
         let mut known = Vec::with_capacity(items.len());
         let mut results = Vec::new();
@@ -134,7 +136,7 @@ impl Bank {
             }
         }
         if known.is_empty() || (atomic && known.len() < results.len()) {
-            return Ok((results, false));
+            return Ok((results, None));
         }
         let request = self.work(known, key, atomic, false, request_id)?;
         match self.ask_work(request).await? {
@@ -147,20 +149,21 @@ impl Bank {
                         ItemReply::Not(outcome) => self.not_done(outcome).await?,
                     };
                 }
-                Ok((results, false))
+                Ok((results, None))
             }
             WorkReply::Settled(outcome) => {
-                for (place, result) in places.into_iter().zip(self.settled_chunk(outcome).await?) {
+                let (settled, first_request_id) = self.settled_chunk(outcome).await?;
+                for (place, result) in places.into_iter().zip(settled) {
                     results[place] = result;
                 }
-                Ok((results, true))
+                Ok((results, Some(first_request_id)))
             }
             reply => Err(refusal(Reply::Worked(reply))),
         }
     }
 
-    /// How the items of an earlier request ended.
-    async fn settled_chunk(&self, outcome: Outcome) -> Result<Vec<BatchResult>, Refusal> {
+    /// How the items of an earlier request ended, and its id.
+    async fn settled_chunk(&self, outcome: Outcome) -> Result<(Vec<BatchResult>, Box<str>), Refusal> {
         let Outcome { shard, sequence } = outcome;
         let event = self.read_history(shard, move |history| history.event(sequence)).await?;
         let event = event.expect("the outcome of a key is in the log as long as the key is remembered");
@@ -168,7 +171,7 @@ impl Bank {
             Change::Settled { by, .. } => *by,
             _ => TransactionId { time: event.time, shard, sequence },
         };
-        let Some(Kind::Batch { results, .. }) = event.change.decision().map(|decision| &decision.kind) else {
+        let Some(Kind::Batch { results, request_id }) = event.change.decision().map(|decision| &decision.kind) else {
             unreachable!("a key's fingerprint binds it to its kind of request");
         };
         let sequences: Vec<_> = results
@@ -191,12 +194,13 @@ impl Bank {
                     let id = TransactionId { time: event.time, shard: end.shard, sequence };
                     let decision = event.change.decision().expect("an item was decided").clone();
                     let value = Executed { id, decision: decision.into() };
-                    BatchResult::Done(Done { value, replayed: true })
+                    // As its first reply said: that it is repeated, the reply as a whole says.
+                    BatchResult::Done(Done { value, replayed: false })
                 }
                 outcome => self.not_done(outcome.clone()).await?,
             });
         }
-        Ok(replayed)
+        Ok((replayed, request_id.clone()))
     }
 
     async fn not_done(&self, outcome: ItemOutcome) -> Result<BatchResult, Refusal> {

@@ -11,15 +11,22 @@
 
 mod batch;
 pub mod events;
+mod history;
 mod plan;
 
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
+pub use history::{
+    AccountEntry, ENTRIES_EXAMINED_MAX, EntryFilter, EntryType, Order, Page, PastAccount, Point, STATEMENT_ENTRIES_MAX,
+    Statement, StatementLine,
+};
 pub use batch::{BATCH_ITEMS_MAX, BATCH_ATOMIC_ITEMS_MAX, BatchItem, BatchOutcome, BatchRefusal, BatchResult};
 
-use crate::ledger::operation::{Condition, Item, Opening, Operation, Place, VelocityTerms};
+use crate::ledger::operation::{
+    Condition, Item, Opening, Operation, Place, Requirement, Sum, VelocityTerms,
+};
 use crate::ledger::{
     AccountChange, AccountId, AccountName, AccountNumber, AccountRef, Amount, Change, Command, Currency, Decision, Direction,
     Event, HoldId, IdempotencyKey, ItemOutcome, Kind, Note, Opened, Outcome, OverdraftDefault, Quantity, Rejected,
@@ -30,7 +37,6 @@ use crate::shard::batch::{AccountFilter, AccountView, HoldView, Reply, Request, 
 use crate::shard::handle::{ShardError, ShardHandle};
 use crate::shard::work::{ItemReply, WorkReply, WorkRequest};
 use crate::storage::StorageError;
-use crate::storage::history::{HistoryEntry, HistoryReader};
 use crate::storage::journal::JournalReader;
 
 /// How many readers of history work at one time. Each is a thread that may wait for the disk.
@@ -138,26 +144,6 @@ pub enum KeyHome {
     Key,
 }
 
-/// In which order a list comes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
-    /// Newest first.
-    Descending,
-    /// Oldest first.
-    Ascending,
-}
-
-/// A part of an account's history.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Page {
-    /// The account, as it is now.
-    pub account: AccountView,
-    /// Its transactions.
-    pub transactions: Vec<Transaction>,
-    /// The version at which the next page starts, if there is more.
-    pub next: Option<u64>,
-}
-
 /// Why the bank does not do, or does not answer, what it is asked.
 #[derive(Debug)]
 pub enum Refusal {
@@ -170,6 +156,10 @@ pub enum Refusal {
     },
     /// There is no such transaction.
     TransactionNotFound,
+    /// The account was opened after the moment, or has not reached the version, that was asked about.
+    NotThere,
+    /// The statement is of too many entries.
+    StatementTooLong,
     /// The idempotency key was used for another request.
     KeyReused,
     /// The first request with the idempotency key is still being worked on.
@@ -277,18 +267,26 @@ impl Bank {
         } else {
             self.operate(self.opening(opening), Vec::new(), KeyHome::Key, false, origin).await?
         };
-        let (shard, effect) = executed.value.decision.effects().next().expect("an opening has an account");
+        let value = self.opened(&executed.value);
+        Ok(Done { value, replayed: executed.replayed })
+    }
+
+    /// The account that an opening has opened.
+    ///
+    /// # Panics
+    /// If it is no opening.
+    pub fn opened(&self, opening: &Executed) -> OpenedAccount {
+        let (shard, effect) = opening.decision.effects().next().expect("an opening has an account");
         let AccountChange::Opened(opened) = &effect.change else {
             unreachable!("a key's fingerprint binds it to its kind of request");
         };
         let default_limit = self.overdraft.for_currency(effect.currency);
-        let value = OpenedAccount {
+        OpenedAccount {
             id: effect.account_id(shard),
             currency: effect.currency,
             overdraft_limit: opened.overdraft_limit.unwrap_or(default_limit),
             opened: (**opened).clone(),
-        };
-        Ok(Done { value, replayed: executed.replayed })
+        }
     }
 
     /// Pays into or out of an account, provided that it is at `version`, if one is given.
@@ -324,6 +322,55 @@ impl Bank {
             value: transaction.expect("a key's fingerprint binds it to its kind of request"),
             replayed: done.replayed,
         })
+    }
+
+    /// Pays into or out of an account, as [`Bank::post`] does, with what the client says about it.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    ///
+    /// # Panics
+    /// If the amount is not positive.
+    pub async fn post_noted(
+        &self,
+        account: AccountSelector,
+        version: Option<u64>,
+        direction: Direction,
+        amount: Quantity,
+        note: Note,
+        origin: Origin,
+    ) -> Result<Done<AccountEntry>, Refusal> {
+        assert!(amount.is_positive(), "amounts are checked where they are read");
+        let (shard, account) = self.located(account)?;
+        let done = if note.is_empty() {
+            let target = Target { account, version };
+            let command = match direction {
+                Direction::Deposit => Command::Deposit { target, amount },
+                Direction::Withdrawal => Command::Withdraw { target, amount },
+            };
+            let done = self.execute(shard, command, origin).await?;
+            let value = match done.value {
+                Short::Event { sequence, event, opened, currency } => {
+                    self.executed_short(shard, sequence, &event, opened, currency)
+                }
+                Short::Executed(executed) => executed,
+            };
+            Done { value, replayed: done.replayed }
+        } else {
+            let account = Place { shard, account };
+            let requirement = version.map(Requirement::Match);
+            let conditions = requirement.map(|requirement| Condition { account: account.clone(), requirement });
+            let conditions = conditions.into_iter().collect();
+            let operation = match direction {
+                Direction::Deposit => Operation::Deposit { account, amount, note },
+                Direction::Withdrawal => Operation::Withdraw { account, amount: Sum::Exactly(amount), note },
+            };
+            self.operate(operation, conditions, KeyHome::Shard(shard), false, origin).await?
+        };
+        let (shard, effect) = done.value.decision.effects().next().expect("a posting has an account");
+        let account = effect.account_id(shard);
+        let value = AccountEntry { account, executed: done.value, held_change: Amount::ZERO };
+        Ok(Done { value, replayed: done.replayed })
     }
 
     /// Executes an operation, under conditions; in a dry run, only says what would happen.
@@ -515,54 +562,6 @@ impl Bank {
         }
     }
 
-    /// Reads a page of an account's transactions, of at most `count`, from the version `from` on; without
-    /// `from`, from the account's newest or oldest.
-    ///
-    /// # Errors
-    /// See [`Refusal`].
-    pub async fn history(
-        &self,
-        account: AccountSelector,
-        order: Order,
-        from: Option<u64>,
-        count: usize,
-    ) -> Result<Page, Refusal> {
-        let count = count.clamp(1, PAGE_ENTRIES_MAX);
-        let (shard, account) = self.located(account)?;
-        let account = self.view(shard, Request::Account(account)).await?;
-        let Range { first, last } = transaction_versions(&account);
-        // The page in versions, both ends included; one version more than asked tells where the next starts.
-        let (low, high, next) = match order {
-            Order::Descending => {
-                let high = from.unwrap_or(last).min(last);
-                let low = high.saturating_sub(count as u64 - 1).max(first);
-                (low, high, (low > first).then(|| low - 1))
-            }
-            Order::Ascending => {
-                let low = from.unwrap_or(first).max(first);
-                let high = low.saturating_add(count as u64 - 1).min(last);
-                (low, high, (high < last).then(|| high + 1))
-            }
-        };
-        if low > high {
-            return Ok(Page { account, transactions: Vec::new(), next: None });
-        }
-        let (number, newest, version) = (account.id.number, account.newest, account.version);
-        let entries = self
-            .read_history(shard, move |history| {
-                history.entries(number, newest, version, high, (high - low + 1) as usize)
-            })
-            .await?;
-        let currency = account.currency;
-        let opened = account.opened;
-        let in_page = |entry: HistoryEntry| transaction(shard, entry.sequence, &entry.event, opened, currency);
-        let mut transactions: Vec<Transaction> = entries.into_iter().filter_map(in_page).collect();
-        if order == Order::Ascending {
-            transactions.reverse();
-        }
-        Ok(Page { account, transactions, next })
-    }
-
     /// Adds up all accounts and `@world`, by currency.
     ///
     /// Each shard adds up at a moment of its own, its clearing part included, so the sum is zero all the same: what one
@@ -682,33 +681,6 @@ impl Bank {
         }
     }
 
-    /// Reads a shard's log on a thread that may block.
-    async fn read_history<T: Send + 'static>(
-        &self,
-        shard: ShardId,
-        read: impl FnOnce(&mut HistoryReader<'_>) -> Result<T, StorageError> + Send + 'static,
-    ) -> Result<T, Refusal> {
-        let log = Arc::clone(&self.shard(shard).log);
-        self.read_logs(move || read(&mut HistoryReader::new(shard, &*log))).await
-    }
-
-    /// Reads logs on a thread that may block.
-    async fn read_logs<T: Send + 'static>(
-        &self,
-        read: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
-    ) -> Result<T, Refusal> {
-        let _place = self.history_places.try_acquire().map_err(|_| Refusal::Overloaded)?;
-        let reader = Arc::clone(&self.history_readers).acquire_owned().await.map_err(|_| Refusal::Ended)?;
-        tokio::task::spawn_blocking(move || {
-            // Held by the thread: a client that goes away does not free the place of a thread that works on.
-            let _reader = reader;
-            read()
-        })
-        .await
-        .map_err(|_| Refusal::Ended)?
-        .map_err(Refusal::Storage)
-    }
-
     /// The shard of an account and which of its accounts it is; the time in its id if no shard here can have it.
     fn locate(&self, account: AccountSelector) -> Result<(ShardId, AccountRef), Timestamp> {
         match account {
@@ -729,17 +701,6 @@ impl Bank {
     fn shard(&self, shard: ShardId) -> &BankShard {
         &self.shards[shard.index()]
     }
-}
-
-/// The versions of an account at which it can have transactions: behind its opening, before its closing.
-fn transaction_versions(account: &AccountView) -> Range {
-    let last = if account.closed.is_some() { account.version - 1 } else { account.version };
-    Range { first: 2, last }
-}
-
-struct Range {
-    first: u64,
-    last: u64,
 }
 
 /// What a command did.

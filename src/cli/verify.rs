@@ -9,12 +9,15 @@ use crate::ledger::{Currency, ShardId, Total};
 use crate::progress::Progress;
 use crate::storage::log::ShardFiles;
 use crate::storage::manifest::DataDirectory;
-use crate::storage::verify::{Verified, verify};
+use crate::storage::verify::{VerifiedLedger, verify_ledger};
 
 const LONG_ABOUT: &str = "\
 Reads a whole ledger from its files and proves it: every checksum, every link of the hash chains, that the \
-sequences have no gap, that replaying the history from its first event gives every balance, and that all \
-accounts and the outside world sum to zero in each currency. It changes nothing, and needs some free space for a working copy of the journal.
+sequences have no gap, that replaying the history from its first event gives every balance, that what each shard \
+applied for another is what that one decided, and that all accounts and the outside world sum to zero in each \
+currency. It changes nothing, and needs some free space for a working copy of the journal.
+
+A crash can leave decisions in flight between shards. They are counted; the next start of the server applies them.
 
 Needs the ledger's directory, and that no server uses it: end the server first.";
 
@@ -40,12 +43,13 @@ pub(super) struct Args {
 pub(super) fn run(location: &LedgerLocation) -> Result<(), Box<dyn Error>> {
     let directory = DataDirectory::open_existing(&location.directory())?;
     let progress = Progress::new("verifying", "events", None);
-    let mut total = Summary::default();
-    for shard in (0..directory.shards()).filter_map(ShardId::new) {
-        total.add(&verify(&ShardFiles::new(&directory, shard), &progress)?);
-    }
+    let files: Vec<ShardFiles> = (0..directory.shards())
+        .filter_map(ShardId::new)
+        .map(|shard| ShardFiles::new(&directory, shard))
+        .collect();
+    let proven = verify_ledger(&files, &progress)?;
     progress.finish();
-    println!("{} is proven: {total}", directory.path().display());
+    println!("{} is proven: {}", directory.path().display(), Summary::new(&proven));
     Ok(())
 }
 
@@ -58,30 +62,38 @@ struct Summary {
     records: u64,
     snapshots: u64,
     totals: BTreeMap<Currency, Total>,
+    in_flight: u64,
 }
 
 impl Summary {
-    fn add(&mut self, shard: &Verified) {
-        self.shards += 1;
-        self.accounts += shard.accounts;
-        self.events += shard.last.get();
-        self.records += shard.records;
-        self.snapshots += shard.snapshots;
-        for (currency, total) in &shard.totals {
-            self.totals.entry(*currency).or_default().add_total(*total);
+    fn new(proven: &VerifiedLedger) -> Summary {
+        let mut summary = Summary { in_flight: proven.in_flight, ..Summary::default() };
+        for shard in &proven.shards {
+            summary.shards += 1;
+            summary.accounts += shard.accounts;
+            summary.events += shard.last.get();
+            summary.records += shard.records;
+            summary.snapshots += shard.snapshots;
+            for (currency, total) in &shard.totals {
+                summary.totals.entry(*currency).or_default().add_total(*total);
+            }
         }
+        summary
     }
 }
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Summary { shards, accounts, events, records, snapshots, totals } = self;
+        let Summary { shards, accounts, events, records, snapshots, totals, in_flight } = self;
         write!(
             f,
             "{shards} shards, {accounts} accounts, {events} events in {records} records, {snapshots} snapshots"
         )?;
         for (currency, total) in totals {
             write!(f, "; {currency} sums to {}", total.to_text(*currency))?;
+        }
+        if *in_flight > 0 {
+            write!(f, "; {in_flight} parts of decisions are in flight, which the next start applies")?;
         }
         Ok(())
     }

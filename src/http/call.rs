@@ -21,7 +21,7 @@ use super::routes::Found;
 use super::wire::Version;
 use super::wire::values::{NAME_PREFIX, ReferenceError, parse_reference};
 use crate::bank::{AccountSelector, Bank, Origin};
-use crate::ledger::{AccountName, IdError, TransactionId};
+use crate::ledger::{AccountName, HoldId, IdError, TransactionId};
 
 /// A request, and what is to be done about it.
 pub(super) struct Call<'a> {
@@ -62,14 +62,20 @@ impl<'a> Call<'a> {
 
     /// The account reference in the path. What is a UUID but no account's finds no account.
     pub(super) fn account(&self) -> Result<AccountSelector, Problem> {
-        let not_text = |detail| match self.segment().starts_with(NAME_PREFIX) {
-            true => invalid_name(detail),
-            false => invalid_id(ReferenceError::Id(IdError::NotAUuid)),
-        };
-        parse_reference(&decode(self.segment()).map_err(not_text)?).map_err(|error| match error {
-            ReferenceError::Name(error) => invalid_name(error),
-            ReferenceError::Id(IdError::NotAUuid) => invalid_id(error),
-            ReferenceError::Id(IdError::Foreign) => Problem::plain(Code::AccountNotFound),
+        account_in(self.segment())
+    }
+
+    /// The second account reference in the path.
+    pub(super) fn other_account(&self) -> Result<AccountSelector, Problem> {
+        account_in(self.found.segments[1])
+    }
+
+    /// The hold id in the path. What is a UUID but no hold's finds no hold.
+    pub(super) fn hold_id(&self) -> Result<HoldId, Problem> {
+        let text = decode(self.segment()).unwrap_or(Cow::Borrowed(""));
+        HoldId::parse(&text).map_err(|error| match error {
+            IdError::NotAUuid => invalid_id(error),
+            IdError::Foreign => Problem::plain(Code::HoldNotFound),
         })
     }
 
@@ -85,7 +91,14 @@ impl<'a> Call<'a> {
     /// Checks what the headers say of a JSON body, then reads it.
     pub(super) async fn read_json(&mut self) -> Result<Bytes, Problem> {
         headers::check_idempotency_key(self.headers())?;
-        headers::check_media_type(self.headers(), self.found.route.version == Version::Two)?;
+        headers::check_media_type(self.headers(), self.found.route.version == Version::Two, &[])?;
+        self.read_body().await
+    }
+
+    /// Checks what the headers say of a body of JSON or of another media type, then reads it.
+    pub(super) async fn read_either(&mut self, other: &str) -> Result<Bytes, Problem> {
+        headers::check_idempotency_key(self.headers())?;
+        headers::check_media_type(self.headers(), true, &[other])?;
         self.read_body().await
     }
 
@@ -137,6 +150,19 @@ impl<'a> Call<'a> {
 
 fn invalid_name(detail: impl std::fmt::Display) -> Problem {
     Problem::new(Code::InvalidAccountName, format!("the name in the path {detail}"))
+}
+
+/// The account reference in a segment of the path.
+fn account_in(segment: &str) -> Result<AccountSelector, Problem> {
+    let not_text = |detail| match segment.starts_with(NAME_PREFIX) {
+        true => invalid_name(detail),
+        false => invalid_id(ReferenceError::Id(IdError::NotAUuid)),
+    };
+    parse_reference(&decode(segment).map_err(not_text)?).map_err(|error| match error {
+        ReferenceError::Name(error) => invalid_name(error),
+        ReferenceError::Id(IdError::NotAUuid) => invalid_id(error),
+        ReferenceError::Id(IdError::Foreign) => Problem::plain(Code::AccountNotFound),
+    })
 }
 
 fn invalid_id(detail: impl std::fmt::Display) -> Problem {

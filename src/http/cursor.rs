@@ -1,43 +1,68 @@
-//! Where a list goes on: opaque to clients, bound to one account and one order.
+//! Where a list goes on: opaque to clients, bound to the one list that gave it.
 //!
 //! ```text
-//! byte  0       1, the format
-//!       1       0 descending, 1 ascending
-//!       2..18   the account's id
-//!      18..26   the version at which the page starts, big endian
-//!      26..30   CRC32C of the bytes before
+//! byte  0       2, the format
+//!       1..17   the list: BLAKE3 of whatever makes it another list, such as account, order and filters
+//!      17..25   the place at which the page starts, big endian; what it counts is the list's affair
+//!      25..29   CRC32C of the bytes before
 //! ```
 //!
 //! The checksum tells a mangled cursor from a good one. It is no signature: a forged cursor reads what its
 //! client may read anyway.
 
 use data_encoding::BASE64URL_NOPAD;
-use uuid::Uuid;
 
-use crate::bank::Order;
-use crate::ledger::AccountId;
+use super::problem::{Code, Place, Problem};
 
-const FORMAT: u8 = 1;
-const CURSOR_BYTES: usize = 30;
-const CHECKED_BYTES: usize = 26;
+const FORMAT: u8 = 2;
+const CURSOR_BYTES: usize = 29;
+const CHECKED_BYTES: usize = 25;
 
-/// The cursor of the page of `account` that starts at `version`.
-pub(super) fn encode(account: AccountId, order: Order, version: u64) -> String {
+/// How a cursor is written, as a regular expression.
+pub(super) const CURSOR_PATTERN: &str = "^[A-Za-z0-9_-]{39}$";
+
+/// What the hash of a list is keyed with, so that it is no other hash.
+const LIST_DOMAIN: &[u8; 32] = b"teller cursor of a list        1";
+
+/// A list that cursors belong to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ListDigest([u8; 16]);
+
+impl ListDigest {
+    /// The list of which these parts, in this order, say which it is. They cannot run into one another.
+    pub(super) fn of<'a>(parts: impl IntoIterator<Item = &'a str>) -> ListDigest {
+        let mut hasher = blake3::Hasher::new_keyed(LIST_DOMAIN);
+        for part in parts {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part.as_bytes());
+        }
+        let mut digest = [0; 16];
+        digest.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        ListDigest(digest)
+    }
+}
+
+/// The cursor of the page of a list that starts at a place.
+pub(super) fn encode(list: ListDigest, place: u64) -> String {
     let mut bytes = [0; CURSOR_BYTES];
     bytes[0] = FORMAT;
-    bytes[1] = order_byte(order);
-    bytes[2..18].copy_from_slice(account.to_uuid().as_bytes());
-    bytes[18..CHECKED_BYTES].copy_from_slice(&version.to_be_bytes());
+    bytes[1..17].copy_from_slice(&list.0);
+    bytes[17..CHECKED_BYTES].copy_from_slice(&place.to_be_bytes());
     let checksum = crc32c::crc32c(&bytes[..CHECKED_BYTES]);
     bytes[CHECKED_BYTES..].copy_from_slice(&checksum.to_be_bytes());
     BASE64URL_NOPAD.encode(&bytes)
 }
 
-/// The version that a cursor names.
+/// The place in a list that a cursor names.
 ///
 /// # Errors
-/// Says why it is not a cursor of this list.
-pub(super) fn decode(text: &str, account: AccountId, order: Order) -> Result<u64, &'static str> {
+/// If it is not a cursor of this list.
+pub(super) fn decode(text: &str, list: ListDigest) -> Result<u64, Problem> {
+    place(text, list)
+        .map_err(|detail| Problem::at(Code::InvalidCursor, Place::Parameter("cursor".into()), detail))
+}
+
+fn place(text: &str, list: ListDigest) -> Result<u64, &'static str> {
     const MANGLED: &str = "is not one that a reply has given";
     let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).map_err(|_| MANGLED)?;
     let bytes: [u8; CURSOR_BYTES] = bytes.try_into().map_err(|_| MANGLED)?;
@@ -45,47 +70,33 @@ pub(super) fn decode(text: &str, account: AccountId, order: Order) -> Result<u64
     if crc32c::crc32c(checked).to_be_bytes() != checksum || checked[0] != FORMAT {
         return Err(MANGLED);
     }
-    if Uuid::from_slice(&checked[2..18]) != Ok(account.to_uuid()) {
-        return Err("continues the list of another account");
+    if checked[1..17] != list.0 {
+        return Err("continues another list: one of another account, in another order, or with other filters");
     }
-    if checked[1] != order_byte(order) {
-        return Err("continues the list in the other order");
-    }
-    Ok(checked[18..].iter().fold(0, |version, &byte| version << 8 | u64::from(byte)))
-}
-
-fn order_byte(order: Order) -> u8 {
-    match order {
-        Order::Descending => 0,
-        Order::Ascending => 1,
-    }
+    Ok(checked[17..].iter().fold(0, |place, &byte| place << 8 | u64::from(byte)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::{AccountNumber, ShardId, Timestamp};
 
     #[test]
     fn a_cursor_continues_its_own_list_only() {
-        let account = |number| AccountId {
-            opened: Timestamp::from_millis(7),
-            shard: ShardId::new(1).unwrap(),
-            number: AccountNumber::new(number),
-        };
-        let cursor = encode(account(1), Order::Descending, u64::MAX - 1);
-        assert_eq!(cursor.len(), 40);
-        assert_eq!(decode(&cursor, account(1), Order::Descending), Ok(u64::MAX - 1));
-        assert!(decode(&cursor, account(2), Order::Descending).is_err());
-        assert!(decode(&cursor, account(1), Order::Ascending).is_err());
+        let list = ListDigest::of(["account", "desc"]);
+        let cursor = encode(list, u64::MAX - 1);
+        assert_eq!(cursor.len(), 39);
+        assert_eq!(place(&cursor, list), Ok(u64::MAX - 1));
+        for other in [&["account", "asc"][..], &["account"], &["accountdesc"], &["account", "desc", ""]] {
+            assert!(place(&cursor, ListDigest::of(other.iter().copied())).is_err());
+        }
         for position in 0..cursor.len() {
             let mut mangled = cursor.clone().into_bytes();
             mangled[position] = if mangled[position] == b'A' { b'B' } else { b'A' };
             let mangled = String::from_utf8(mangled).unwrap();
-            assert!(decode(&mangled, account(1), Order::Descending).is_err(), "{mangled}");
+            assert!(place(&mangled, list).is_err(), "{mangled}");
         }
-        for garbage in ["", "x", "%", &cursor[..39], "====", &format!("{cursor}AAAA")] {
-            assert!(decode(garbage, account(1), Order::Descending).is_err());
+        for garbage in ["", "x", "%", &cursor[..38], "====", &format!("{cursor}AAAA")] {
+            assert!(place(garbage, list).is_err());
         }
     }
 }

@@ -80,7 +80,7 @@ pub(super) fn check_host(headers: &HeaderMap) -> Result<(), Problem> {
 
 /// Refuses a body that is not written as JSON, as far as the headers tell. Version 1 never looked at
 /// Content-Type, and `curl -d` sends a form's, so only version 2 does (`strict`).
-pub(super) fn check_media_type(headers: &HeaderMap, strict: bool) -> Result<(), Problem> {
+pub(super) fn check_media_type(headers: &HeaderMap, strict: bool, others: &[&str]) -> Result<(), Problem> {
     if let Some(encoding) = headers.get(CONTENT_ENCODING)
         && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
     {
@@ -97,77 +97,13 @@ pub(super) fn check_media_type(headers: &HeaderMap, strict: bool) -> Result<(), 
     let essence = media_type.to_str().ok().and_then(|text| text.split(';').next());
     match essence.map(|essence| essence.trim().to_ascii_lowercase()) {
         Some(essence) if essence == "application/json" || essence.ends_with("+json") => Ok(()),
+        Some(essence) if others.contains(&&*essence) => Ok(()),
         _ => Err(Problem::at(
             Code::UnsupportedMediaType,
             Place::Header("Content-Type"),
-            "must be application/json",
+            format!("must be {}", [&["application/json"], others].concat().join(" or ")),
         )),
     }
-}
-
-/// Which of the media types that a resource has the client likes best (RFC 9110, 12.5.1); of those that it likes
-/// alike, the one that it names most exactly, and then the first.
-pub(super) fn preferred(
-    headers: &HeaderMap,
-    offered: &[&'static str],
-) -> Result<&'static str, Problem> {
-    let accepted: Vec<&str> = headers
-        .get_all(ACCEPT)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        .filter(|range| !range.is_empty())
-        .collect();
-    if accepted.is_empty() && !headers.get_all(ACCEPT).iter().any(|value| value.to_str().is_err()) {
-        return Ok(offered[0]);
-    }
-    let mut best: Option<((u16, u8), &'static str)> = None;
-    for media_type in offered {
-        // The most exact range that covers a type says how much the client likes it.
-        let weights = accepted.iter().filter_map(|range| weigh(range, media_type));
-        let Some((exactness, weight)) = weights.max_by_key(|(exactness, _)| *exactness) else { continue };
-        let rank = (weight, exactness);
-        if weight > 0 && best.is_none_or(|(known, _)| rank > known) {
-            best = Some((rank, media_type));
-        }
-    }
-    best.map(|(_, media_type)| media_type).ok_or_else(|| {
-        let detail = format!("accepts none of: {}", offered.join(", "));
-        Problem::at(Code::NotAcceptable, Place::Header("Accept"), detail)
-    })
-}
-
-/// How exactly a media range covers a media type, and its weight in thousandths; `None` if it does not, or cannot be
-/// read.
-fn weigh(range: &str, media_type: &str) -> Option<(u8, u16)> {
-    let mut parts = range.split(';').map(str::trim);
-    let essence = parts.next()?.to_ascii_lowercase();
-    let exactness = if essence == media_type {
-        2
-    } else if essence == "*/*" {
-        0
-    } else {
-        let (kind, _) = media_type.split_once('/')?;
-        (essence.strip_suffix("/*")? == kind).then_some(1)?
-    };
-    let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
-    let weight = match weight {
-        None => 1000,
-        Some(text) => {
-            let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-            if fraction.len() > 3 || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
-                return None;
-            }
-            let thousandths: u16 = format!("{fraction:0<3}").parse().ok()?;
-            match (whole, thousandths) {
-                ("0", thousandths) => thousandths,
-                ("1", 0) => 1000,
-                _ => return None,
-            }
-        }
-    };
-    Some((exactness, weight))
 }
 
 /// What an idempotency key is bound to: the place that the request was sent to, and the request itself.
@@ -189,6 +125,12 @@ pub(super) enum Scope<'a> {
     Accounts,
     /// The account with this name.
     Account(&'a str),
+    /// A collection: requests that make something in it.
+    Collection(&'static str),
+    /// The hold with this id.
+    Hold(&'a str),
+    /// The transfer with this id.
+    Transfer(&'a str),
 }
 
 impl Scope<'_> {
@@ -196,6 +138,9 @@ impl Scope<'_> {
         match self {
             Scope::Accounts => (0, "accounts"),
             Scope::Account(name) => (1, name),
+            Scope::Collection(name) => (2, name),
+            Scope::Hold(id) => (3, id),
+            Scope::Transfer(id) => (4, id),
         }
     }
 }
@@ -226,6 +171,27 @@ pub(super) fn idempotency_key(
         }
     };
     Ok(Some(IdempotencyKey { digest: KeyDigest(digest), fingerprint }))
+}
+
+/// Whether the body is of this media type.
+pub(super) fn is_media_type(headers: &HeaderMap, media_type: &str) -> bool {
+    let essence = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()?.split(';').next());
+    essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case(media_type))
+}
+
+/// Whether there is an idempotency key.
+pub(super) fn has_idempotency_key(headers: &HeaderMap) -> bool {
+    headers.contains_key(&IDEMPOTENCY_KEY)
+}
+
+/// The key of an item in a batch, bound to the collection of batches and to the item.
+pub(super) fn item_key(key: &str, item: &str) -> IdempotencyKey {
+    let scope = Scope::Collection("batch-items");
+    let (tag, name) = scope.tag_and_text();
+    IdempotencyKey {
+        digest: KeyDigest(hash(KEY_DIGEST_DOMAIN, &[&[tag], name.as_bytes(), key.as_bytes()])),
+        fingerprint: hash(FINGERPRINT_DOMAIN, &[&[tag], name.as_bytes(), item.as_bytes()]),
+    }
 }
 
 /// Checks the header without the request's body, which may not have arrived yet.
@@ -344,6 +310,55 @@ pub(super) fn if_none_match(headers: &HeaderMap, etag: &str) -> bool {
     })
 }
 
+/// Which of several media types the client likes best: the place of one in `offered`, where the first is best if the
+/// client does not care. `None` if it wants none of them.
+pub(super) fn preferred(headers: &HeaderMap, offered: &[&str]) -> Option<usize> {
+    let mut ranges = Vec::new();
+    for value in headers.get_all(ACCEPT) {
+        let text = value.to_str().unwrap_or_default();
+        ranges.extend(text.split(',').filter_map(media_range));
+        if text.split(',').any(|range| !range.trim().is_empty() && media_range(range).is_none()) {
+            // What cannot be read is wanted by nobody; but then the client did say something.
+            ranges.push((String::new(), 0));
+        }
+    }
+    if ranges.is_empty() {
+        return Some(0);
+    }
+    let quality_of = |media_type: &str| {
+        let (major, _) = media_type.split_once('/').unwrap_or((media_type, ""));
+        // The most precise range counts.
+        let any_minor = format!("{major}/*");
+        [media_type, &any_minor, "*/*"].iter().find_map(|wanted| {
+            let qualities = ranges.iter().filter(|(range, _)| range == wanted).map(|(_, quality)| *quality);
+            qualities.max()
+        })
+    };
+    let rated = offered.iter().enumerate().map(|(place, offered)| (place, quality_of(offered).unwrap_or(0)));
+    let best = rated.rev().max_by_key(|(_, quality)| *quality)?;
+    (best.1 > 0).then_some(best.0)
+}
+
+/// A media range without its parameters, and its quality in thousandths.
+fn media_range(text: &str) -> Option<(String, u16)> {
+    let mut parts = text.split(';').map(str::trim);
+    let range = parts.next().filter(|range| range.split('/').count() == 2)?.to_ascii_lowercase();
+    let mut quality = 1000;
+    for parameter in parts {
+        if let Some(weight) = parameter.strip_prefix("q=").or_else(|| parameter.strip_prefix("Q=")) {
+            let (whole, fraction) = weight.split_once('.').unwrap_or((weight, ""));
+            let is_digits = fraction.len() <= 3 && fraction.bytes().all(|byte| byte.is_ascii_digit());
+            let thousandths = format!("{fraction:0<3}").parse::<u16>().ok().filter(|_| is_digits)?;
+            quality = match whole {
+                "0" => thousandths,
+                "1" if thousandths == 0 => 1000,
+                _ => return None,
+            };
+        }
+    }
+    Some((range, quality))
+}
+
 /// The tag of an account at a version.
 pub(super) fn etag_of_version(version: u64) -> HeaderValue {
     /// Most accounts that are read have few events; their tags are not built anew.
@@ -435,29 +450,30 @@ mod tests {
     }
 
     #[test]
-    fn the_media_type_that_is_liked_best_is_sent() {
-        let preferred = |accept: &str| {
-            let headers = map(&[(&ACCEPT, accept)]);
-            preferred(&headers, &["application/json", "text/event-stream"]).map_err(|problem| problem.code)
-        };
-        for accept in [
-            "",
-            "*/*",
-            "application/json",
-            "application/*",
-            "text/event-stream;q=0.5, application/json",
-            "text/event-stream, application/json",
-            "text/html, */*;q=0.1",
-            "Application/JSON;charset=utf-8",
+    fn the_media_type_that_the_client_likes_best_is_chosen() {
+        let offered = ["application/json", "text/csv", "text/plain"];
+        for (accept, expected) in [
+            ("", Some(0)),
+            ("*/*", Some(0)),
+            ("text/csv", Some(1)),
+            ("TEXT/CSV; header=present", Some(1)),
+            ("text/*", Some(1)),
+            ("text/plain, text/csv", Some(1)),
+            ("text/plain, text/csv;q=0.9", Some(2)),
+            ("text/*;q=0.5, text/csv;q=0, */*;q=0.1", Some(2)),
+            ("text/html, application/xhtml+xml, */*;q=0.8", Some(0)),
+            ("application/json;q=0.1, text/csv;q=0.101", Some(1)),
+            ("application/json;q=0", None),
+            ("*/*;q=0", None),
+            ("image/png", None),
+            ("nonsense", None),
+            ("text/csv;q=2", None),
+            ("text/csv;q=0.1234", None),
+            ("text/csv;q=x, text/plain", Some(2)),
         ] {
-            assert_eq!(preferred(accept), Ok("application/json"), "{accept}");
+            assert_eq!(preferred(&map(&[(&ACCEPT, accept)]), &offered), expected, "{accept}");
         }
-        for accept in ["text/event-stream", "text/*", "text/event-stream, */*", "application/json;q=0, */*;q=0.001"] {
-            assert_eq!(preferred(accept), Ok("text/event-stream"), "{accept}");
-        }
-        for accept in ["text/html", "*/*;q=0", "json", "application/json;q=2", "application/json;q=0.0001", "é"] {
-            assert_eq!(preferred(accept), Err(Code::NotAcceptable), "{accept}");
-        }
+        assert_eq!(preferred(&HeaderMap::new(), &offered), Some(0));
     }
 
     #[test]
@@ -496,9 +512,9 @@ mod tests {
             ("", false),
         ] {
             let headers = map(&[(&CONTENT_TYPE, value)]);
-            assert_eq!(check_media_type(&headers, true).is_ok(), allowed, "{value}");
-            assert!(check_media_type(&headers, false).is_ok());
+            assert_eq!(check_media_type(&headers, true, &[]).is_ok(), allowed, "{value}");
+            assert!(check_media_type(&headers, false, &[]).is_ok());
         }
-        assert!(check_media_type(&map(&[(&CONTENT_ENCODING, "gzip")]), false).is_err());
+        assert!(check_media_type(&map(&[(&CONTENT_ENCODING, "gzip")]), false, &[]).is_err());
     }
 }

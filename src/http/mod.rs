@@ -53,6 +53,7 @@ mod stream;
 mod wire;
 
 pub use api::Api;
+pub(crate) use wire::detail::kind_name;
 pub(crate) use wire::write::Rfc3339;
 pub use listener::{Drained, Limits, serve};
 pub use problem::{Code, Retry};

@@ -83,6 +83,16 @@ impl RequestBody {
             check: |body| super::wire::read::read_body::<T>(body).map(drop),
         }
     }
+
+    /// The same body under another media type.
+    pub(super) const fn of_type(self, media_type: &'static str) -> RequestBody {
+        RequestBody { media_type, ..self }
+    }
+
+    /// The same body with another bound, in bytes.
+    pub(super) const fn up_to(self, bytes_max: usize) -> RequestBody {
+        RequestBody { bytes_max, ..self }
+    }
 }
 
 /// What comes of an operation.
@@ -93,8 +103,8 @@ pub(super) struct Success {
     pub(super) meaning: &'static str,
     /// The body's media type and schema, if there is a body.
     pub(super) body: Option<(&'static str, Describer)>,
-    /// What the body is as well, if the client accepts that.
-    pub(super) also: &'static [(&'static str, Describer)],
+    /// The same for other representations, which the client can ask for.
+    pub(super) other_bodies: &'static [(&'static str, Describer)],
     /// The headers that it has for certain.
     pub(super) headers: &'static [ReplyHeader],
     /// The headers that it has at times.
@@ -107,7 +117,7 @@ impl Success {
         status: 204,
         meaning: "Done.",
         body: None,
-        also: &[],
+        other_bodies: &[],
         headers: &[],
         headers_at_times: &[ReplyHeader::IdempotentReplayed],
     };
@@ -135,6 +145,8 @@ pub(super) enum ReplyHeader {
     Link,
     RetryAfter,
     IdempotentReplayed,
+    ContentDisposition,
+    Vary,
 }
 
 /// The headers of whatever changes something.
@@ -169,6 +181,23 @@ pub(super) const IF_MATCH: &[Code] = &[Code::InvalidIfMatch, Code::VersionMismat
 pub(super) const NAMED: &[Code] = &[Code::InvalidAccountName, Code::AccountNotFound];
 /// What can be wrong with an account reference in a path.
 pub(super) const REFERRED: &[Code] = &[Code::InvalidId, Code::InvalidAccountName, Code::AccountNotFound];
+/// What the ledger can refuse when money moves between accounts.
+pub(super) const MOVING: &[Code] = &[
+    Code::AccountNotFound,
+    Code::AccountClosed,
+    Code::AccountFrozen,
+    Code::AccountRepeated,
+    Code::BalanceOutOfRange,
+    Code::ConditionNotMet,
+    Code::CurrencyMismatch,
+    Code::InsufficientFunds,
+    Code::NothingAvailable,
+    Code::ReferenceUsed,
+    Code::TooManyDecimals,
+    Code::VelocityLimit,
+];
+/// What can be wrong with a hold's id in a path.
+pub(super) const HOLD: &[Code] = &[Code::InvalidId, Code::HoldNotFound];
 /// What can be wrong with a transaction's id in a path.
 pub(super) const TRANSACTION: &[Code] = &[Code::InvalidId, Code::TransactionNotFound];
 /// The problems of requests that have not found an operation.

@@ -17,6 +17,7 @@ use super::wire::schema::{Describe, Schemas};
 use super::wire::AllowanceLeft;
 use super::wire::write::{self, Id, MoneyNumber, MoneyText, Object, Write};
 use crate::bank::Refusal;
+use crate::ledger::workspace::CONDITION_PLACES_FROM;
 use crate::ledger::{Allowance, Amount, Currency, HoldOutcome, Rejected, Rejection};
 
 /// How many wrong fields one reply lists. A body of 64 KiB can have thousands of unknown fields; nobody reads
@@ -84,6 +85,15 @@ codes! {
     TransactionNotFound "transaction-not-found" NOT_FOUND Never,
         "There is no such transaction",
         "No transaction has this id.";
+    AccountNotThereYet "account-not-there-yet" NOT_FOUND Never,
+        "The account was not there yet",
+        "The account was opened after the moment that `at` names, or has not reached that version.";
+    StatementTooLong "statement-too-long" UNPROCESSABLE_ENTITY Never,
+        "The statement would be too long",
+        "A statement covers at most 10,000 entries of the account, holds and the like included. Ask for a shorter time, or read the list of transactions page by page.";
+    NotAcceptable "not-acceptable" NOT_ACCEPTABLE Never,
+        "There is no such representation",
+        "The Accept header allows none of the resource's media types: of a statement application/json, text/csv and text/plain (`format=json`, `format=csv` or `format=text` wins over the header), of events application/json and text/event-stream.";
     AccountClosed "account-closed" CONFLICT Never,
         "The account is closed",
         "The account was closed and only its history is left. Nothing can change it any more.";
@@ -206,7 +216,7 @@ codes! {
         "`errors` says which parameter, and what it may be.";
     InvalidCursor "invalid-cursor" BAD_REQUEST Never,
         "The cursor is not valid here",
-        "A cursor continues the list that gave it: of an account's history the same account and the same order, of events the same ledger. Use `next` as it came, or start without a cursor.";
+        "A cursor continues the list that gave it: the same account, order and filters; of events, the same ledger. Use `next` as it came, or start without a cursor.";
     InvalidId "invalid-id" BAD_REQUEST Never,
         "The id is not a UUID",
         "An id has 32 hexadecimal digits in groups of 8-4-4-4-12.";
@@ -234,9 +244,6 @@ codes! {
     UnsupportedMediaType "unsupported-media-type" UNSUPPORTED_MEDIA_TYPE Never,
         "The body's media type is not supported",
         "Send application/json in UTF-8 without a content encoding.";
-    NotAcceptable "not-acceptable" NOT_ACCEPTABLE Never,
-        "The reply has no media type that is accepted",
-        "The Accept header asks for none of the media types that the resource has; `detail` lists them.";
     RequestTimeout "request-timeout" REQUEST_TIMEOUT After(1),
         "The body took too long to arrive",
         "The body did not arrive in time. Nothing was done.";
@@ -279,6 +286,15 @@ pub(super) enum Place {
     Parameter(Cow<'static, str>),
     /// In a header.
     Header(&'static str),
+}
+
+/// Which part of an operation met a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Party {
+    /// The account with this number in the operation.
+    Account(u16),
+    /// The requirement with this number; one condition of a body may have two.
+    Requirement(usize),
 }
 
 /// A fact about the refusal, for programs.
@@ -343,6 +359,19 @@ impl Problem {
     pub(super) fn at(code: Code, place: Place, detail: impl Into<Cow<'static, str>>) -> Problem {
         let detail = detail.into();
         Problem::with_errors(code, vec![FieldError { place, detail }], 1)
+    }
+
+    /// Points to the account of the body that met it, if it is one of several.
+    pub(super) fn pointing(mut self, pointer: impl Fn(Party) -> Cow<'static, str>) -> Problem {
+        if let Some(party) = self.party.take() {
+            let pointer = pointer(match party.checked_sub(CONDITION_PLACES_FROM) {
+                Some(requirement) => Party::Requirement(requirement.into()),
+                None => Party::Account(party),
+            });
+            let detail = self.detail.clone();
+            self.errors.push(FieldError { place: Place::Pointer(pointer), detail });
+        }
+        self
     }
 
     fn fact(mut self, fact: Fact) -> Problem {
@@ -416,6 +445,8 @@ impl From<Refusal> for Problem {
                 Problem { first_request_id, ..Problem::from(rejected) }
             }
             Refusal::TransactionNotFound => Problem::plain(Code::TransactionNotFound),
+            Refusal::NotThere => Problem::plain(Code::AccountNotThereYet),
+            Refusal::StatementTooLong => Problem::plain(Code::StatementTooLong),
             Refusal::KeyReused => Problem::plain(Code::IdempotencyKeyReused),
             Refusal::KeyInFlight => Problem::plain(Code::IdempotencyKeyInFlight),
             Refusal::KeysExhausted => Problem::plain(Code::IdempotencyKeysExhausted),
@@ -625,8 +656,11 @@ mod tests {
     #[test]
     fn amounts_are_numbers_in_version_one_and_text_in_version_two() {
         let amount = |cents| Amount::from_minor_units(cents).unwrap();
-        let problem =
-            Problem::from(Rejection::InsufficientFunds { available: amount(5000), required: amount(5001) });
+        let problem = Problem::from(Rejection::InsufficientFunds {
+            available: amount(5000),
+            required: amount(5001),
+            currency: Currency::USD,
+        });
         assert_eq!(
             body(&problem, Version::One),
             r#"{"type":"/problems/insufficient-funds","title":"The account does not have the funds","status":422,"detail":"50.01 is required, 50.00 is available","code":"insufficient-funds","request_id":"r-1","retryable":false,"available":50.00,"required":50.01}"#
@@ -637,7 +671,11 @@ mod tests {
     #[test]
     fn a_repeated_refusal_shows_the_first_request() {
         let problem = Problem::from(Refusal::Rejected {
-            rejection: Rejection::AccountNotEmpty { balance: Amount::from_minor_units(-1).unwrap() },
+            rejected: Rejection::AccountNotEmpty {
+                balance: Amount::from_minor_units(-1).unwrap(),
+                currency: Currency::USD,
+            }
+            .into(),
             first_request_id: Some("r-0".into()),
         });
         let text = body(&problem, Version::One);
@@ -648,16 +686,16 @@ mod tests {
 
     #[test]
     fn every_refusal_of_the_bank_has_its_status() {
-        let zero = Amount::ZERO;
+        let (zero, currency) = (Amount::ZERO, Currency::USD);
         let storage = crate::storage::StorageError::Locked { path: "x".into() };
         for (problem, status, code, retry_after) in [
             (Rejection::AccountExists.into(), 409, "account-exists", ""),
             (Rejection::AccountNotFound.into(), 404, "account-not-found", ""),
             (Rejection::AccountClosed.into(), 409, "account-closed", ""),
-            (Rejection::AccountNotEmpty { balance: zero }.into(), 409, "account-not-empty", ""),
+            (Rejection::AccountNotEmpty { balance: zero, currency }.into(), 409, "account-not-empty", ""),
             (Rejection::VersionMismatch { version: 1 }.into(), 412, "version-mismatch", ""),
             (
-                Rejection::InsufficientFunds { available: zero, required: zero }.into(),
+                Rejection::InsufficientFunds { available: zero, required: zero, currency }.into(),
                 422,
                 "insufficient-funds",
                 "",

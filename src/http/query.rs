@@ -1,10 +1,12 @@
 //! Query parameters: each resource declares its own, each stands there at most once, and no other is let pass.
+//!
+//! Some have a key in brackets, as in `metadata[invoice]=7`: those stand there at most once a key.
 
 use std::borrow::Cow;
 
 use serde_json::{Value, json};
 
-use super::path::decode;
+use super::path::{decode, encode};
 use super::problem::{Code, FieldError, Place, Problem};
 use super::wire::schema::{Describe, Schemas, with_meaning};
 
@@ -13,23 +15,38 @@ use super::wire::schema::{Describe, Schemas, with_meaning};
 pub(super) struct QueryShape {
     /// Their names.
     pub(super) names: &'static [&'static str],
+    /// Whether they have a key, in the same order.
+    pub(super) keyed: &'static [bool],
     /// Describes them, as OpenAPI does.
     pub(super) describe: fn(&mut Schemas) -> Vec<Value>,
 }
 
 impl QueryShape {
     /// None at all.
-    pub(super) const NONE: QueryShape = QueryShape { names: &[], describe: |_| Vec::new() };
+    pub(super) const NONE: QueryShape = QueryShape { names: &[], keyed: &[], describe: |_| Vec::new() };
 }
 
 /// A query whose parameters are all known.
 #[derive(Debug)]
-pub(super) struct Query<'q>(Vec<(&'static str, &'q str)>);
+pub(super) struct Query<'q>(Vec<Given<'q>>);
+
+/// One parameter as it stands there.
+#[derive(Debug)]
+struct Given<'q> {
+    name: &'static str,
+    /// What stands in brackets behind the name.
+    key: Option<Box<str>>,
+    /// The value, still encoded.
+    value: &'q str,
+}
 
 /// A type that a parameter is read into.
 pub(super) trait Parameter: Describe + Sized {
     /// Whether it has any number of values; then it is read by [`Parameter::parse_list`].
     const LISTED: bool = false;
+
+    /// Whether it has a key; then it is read by [`Parameter::parse_keyed`].
+    const KEYED: bool = false;
 
     /// Reads the parameter's value.
     ///
@@ -46,8 +63,18 @@ pub(super) trait Parameter: Describe + Sized {
         Err("is no list".into())
     }
 
-    /// What counts if it is not there.
-    fn absent() -> Self;
+    /// Reads all values and their keys, none of which comes twice.
+    ///
+    /// # Errors
+    /// Says what is wrong with them.
+    fn parse_keyed(_: Vec<(Box<str>, Box<str>)>) -> Result<Self, Cow<'static, str>> {
+        Err("has no key".into())
+    }
+
+    /// What counts if it is not there; without that it has to be.
+    fn absent() -> Option<Self> {
+        None
+    }
 }
 
 impl<'q> Query<'q> {
@@ -61,8 +88,17 @@ impl<'q> Query<'q> {
         for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let name = decode(name).unwrap_or(Cow::Borrowed(name));
-            match shape.names.iter().find(|known| **known == name) {
-                Some(name) => known.push((*name, value)),
+            let bracketed = name.strip_suffix(']').and_then(|name| name.split_once('['));
+            let find = |wanted: &str| shape.names.iter().position(|known| *known == wanted);
+            // Without its key it is known, and not valid.
+            let found = match bracketed {
+                Some((base, key)) => {
+                    find(base).filter(|&place| shape.keyed[place]).map(|place| (place, Some(key.into())))
+                }
+                None => find(&name).map(|place| (place, None)),
+            };
+            match found {
+                Some((place, key)) => known.push(Given { name: shape.names[place], key, value }),
                 None => unknown.push(FieldError {
                     place: Place::Parameter(name.into_owned().into()),
                     detail: if shape.names.is_empty() {
@@ -82,24 +118,62 @@ impl<'q> Query<'q> {
 
     /// Reads one parameter; what is wrong with it goes to `errors`.
     pub(super) fn read<P: Parameter>(&self, name: &'static str, errors: &mut Vec<FieldError>) -> Option<P> {
-        let mut values = self.0.iter().filter(|(known, _)| *known == name).map(|(_, value)| *value);
-        let parsed = match (values.next(), values.next()) {
-            (None, _) => Ok(P::absent()),
+        let mut given = self.0.iter().filter(|given| given.name == name);
+        let parsed = match (given.next(), given.next()) {
+            (None, _) => P::absent().ok_or(Cow::Borrowed("is missing")),
+            (Some(_), _) if P::KEYED => self.read_keyed(name).and_then(P::parse_keyed),
             (Some(_), _) if P::LISTED => {
-                let all = self.0.iter().filter(|(known, _)| *known == name);
-                P::parse_list(&all.flat_map(|(_, value)| value.split(',')).collect::<Vec<_>>())
+                let all = self.0.iter().filter(|given| given.name == name);
+                P::parse_list(&all.flat_map(|given| given.value.split(',')).collect::<Vec<_>>())
             }
             (Some(_), Some(_)) => Err("stands there more than once".into()),
-            (Some(value), None) => decode(value).map_err(Cow::Borrowed).and_then(|text| P::parse(&text)),
+            (Some(given), None) => decode(given.value).map_err(Cow::Borrowed).and_then(|text| P::parse(&text)),
         };
         let place = Place::Parameter(name.into());
         parsed.map_err(|detail| errors.push(FieldError { place, detail })).ok()
     }
+
+    /// The parameters, written anew in one way: all but those with these names, in order, names and values encoded.
+    pub(super) fn canonical(&self, except: &[&str]) -> Vec<String> {
+        let text = |given: &Given<'_>| {
+            // A value that cannot be decoded has been refused by whoever read it.
+            let value = decode(given.value).unwrap_or_default();
+            match &given.key {
+                Some(key) => format!("{}%5B{}%5D={}", given.name, encode(key), encode(&value)),
+                None => format!("{}={}", given.name, encode(&value)),
+            }
+        };
+        let mut all: Vec<_> = self.0.iter().filter(|given| !except.contains(&given.name)).map(text).collect();
+        all.sort();
+        all
+    }
+
+    fn read_keyed(&self, name: &str) -> Result<Vec<(Box<str>, Box<str>)>, Cow<'static, str>> {
+        let mut values: Vec<(Box<str>, Box<str>)> = Vec::new();
+        for given in self.0.iter().filter(|given| given.name == name) {
+            let Some(key) = &given.key else {
+                return Err(format!("needs a key in brackets: {name}[key]=value").into());
+            };
+            if values.iter().any(|(known, _)| known == key) {
+                return Err(format!("has the key {key:?} more than once").into());
+            }
+            values.push((key.clone(), decode(given.value)?.into()));
+        }
+        Ok(values)
+    }
 }
 
 /// Describes one parameter, as OpenAPI does.
-pub(super) fn describe(name: &str, schema: Value, meaning: &str) -> Value {
-    with_meaning(json!({ "name": name, "in": "query", "schema": schema }), meaning)
+pub(super) fn describe<P: Parameter>(name: &str, schemas: &mut Schemas, meaning: &str) -> Value {
+    let mut parameter = json!({ "name": name, "in": "query", "schema": P::describe(schemas) });
+    if P::KEYED {
+        parameter["style"] = "deepObject".into();
+        parameter["explode"] = true.into();
+    }
+    if P::absent().is_none() {
+        parameter["required"] = true.into();
+    }
+    with_meaning(parameter, meaning)
 }
 
 /// Declares the parameters of a resource: a struct that is read from the query and described by its fields.
@@ -119,10 +193,10 @@ macro_rules! parameters {
             /// Their names and descriptions.
             $visibility const SHAPE: $crate::http::query::QueryShape = $crate::http::query::QueryShape {
                 names: &[$(stringify!($field)),*],
-                describe: |schemas| vec![$({
-                    let schema = <$Field as $crate::http::wire::schema::Describe>::describe(schemas);
-                    $crate::http::query::describe(stringify!($field), schema, concat!($($meaning),*))
-                }),*],
+                keyed: &[$(<$Field as $crate::http::query::Parameter>::KEYED),*],
+                describe: |schemas| vec![$(
+                    $crate::http::query::describe::<$Field>(stringify!($field), schemas, concat!($($meaning),*))
+                ),*],
             };
 
             /// Reads them, and tells all that is wrong with them at once.
@@ -143,12 +217,18 @@ macro_rules! parameters {
 pub(super) use parameters;
 
 impl<P: Parameter> Parameter for Option<P> {
+    const KEYED: bool = P::KEYED;
+
     fn parse(text: &str) -> Result<Self, Cow<'static, str>> {
         P::parse(text).map(Some)
     }
 
-    fn absent() -> Self {
-        None
+    fn parse_keyed(values: Vec<(Box<str>, Box<str>)>) -> Result<Self, Cow<'static, str>> {
+        P::parse_keyed(values).map(Some)
+    }
+
+    fn absent() -> Option<Self> {
+        Some(None)
     }
 }
 
@@ -170,8 +250,8 @@ mod tests {
             if text.is_empty() { Err("is empty".into()) } else { Ok(Word(text.to_owned())) }
         }
 
-        fn absent() -> Self {
-            Word("none".to_owned())
+        fn absent() -> Option<Self> {
+            Some(Word("none".to_owned()))
         }
     }
 
@@ -202,7 +282,55 @@ mod tests {
         ] {
             assert_eq!(parse(query).err().expect(query).code, code);
         }
+        for (query, code) in [("limit[a]=1", Code::UnknownParameter), ("limit[]=1", Code::UnknownParameter)] {
+            assert_eq!(parse(query).err().expect(query).code, code);
+        }
         assert!(Query::split(Some("x"), QueryShape::NONE).is_err());
         assert!(Query::split(Some("&"), QueryShape::NONE).is_ok());
+    }
+    #[derive(Debug, PartialEq)]
+    struct Words(Vec<(Box<str>, Box<str>)>);
+
+    impl Describe for Words {
+        fn describe(_: &mut Schemas) -> Value {
+            json!({ "type": "object" })
+        }
+    }
+
+    impl Parameter for Words {
+        const KEYED: bool = true;
+
+        fn parse(_: &str) -> Result<Self, Cow<'static, str>> {
+            unreachable!("it has keys")
+        }
+
+        fn parse_keyed(values: Vec<(Box<str>, Box<str>)>) -> Result<Self, Cow<'static, str>> {
+            Ok(Words(values))
+        }
+    }
+
+    parameters! {
+        /// Some with keys.
+        struct Keyed {
+            /// The words.
+            words: Option<Words>,
+        }
+    }
+
+    #[test]
+    fn parameters_have_keys_in_brackets() {
+        let parse = |query| Keyed::read(&Query::split(Some(query), Keyed::SHAPE)?).map(|keyed| keyed.words);
+        let words = |words: &[(&str, &str)]| {
+            Some(Words(words.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect()))
+        };
+        assert_eq!(parse("").unwrap(), None);
+        assert_eq!(parse("words[a]=1&words%5Bb%5D=%5D").unwrap(), words(&[("a", "1"), ("b", "]")]));
+        assert_eq!(parse("words[a[b]]=").unwrap(), words(&[("a[b]", "")]));
+        for query in ["words=1", "words[a]=1&words[a]=2", "words[a]=1&words", "words[a]=%zz"] {
+            assert_eq!(parse(query).err().expect(query).code, Code::InvalidParameter);
+        }
+        for query in ["word[a]=1", "words[a=1", "wordsa]=1", "words[a]b=1", "[a]=1"] {
+            assert_eq!(parse(query).err().expect(query).code, Code::UnknownParameter);
+        }
     }
 }

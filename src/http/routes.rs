@@ -9,8 +9,9 @@ use std::sync::LazyLock;
 use hyper::Method;
 use hyper::header::HeaderValue;
 
-use super::handlers::{accounts, events, service, transactions};
+use super::handlers::{account_links, accounts, batches, events, holds, service, statements, transactions, transfers};
 use super::operation::Operation;
+use super::query::QueryShape;
 use super::wire::Version;
 
 /// How many variable segments a path has at most.
@@ -26,12 +27,28 @@ pub(super) enum Endpoint {
     WithdrawV1,
     TransactionV1,
     OpenAccount,
+    Accounts,
+    UpdateAccount,
+    Transfer,
+    ReadTransfer,
+    Reverse,
+    Hold,
+    ReadHold,
+    Holds,
+    Capture,
+    Void,
+    PutLink,
+    ReadLink,
+    Links,
+    DeleteLink,
+    Batch,
     Account,
     Close,
     Deposit,
     Withdraw,
     Transaction,
     History,
+    Statement,
     Events,
     TrialBalance,
     Service,
@@ -73,6 +90,8 @@ const fn v2(
 pub(super) static ROUTES: &[Route] = {
     const GET: Method = Method::GET;
     const POST: Method = Method::POST;
+    const PUT: Method = Method::PUT;
+    const PATCH: Method = Method::PATCH;
     const DELETE: Method = Method::DELETE;
     &[
         v1("/accounts", &[(POST, &accounts::OPEN_V1)]),
@@ -81,11 +100,31 @@ pub(super) static ROUTES: &[Route] = {
         v1("/accounts/{name}/withdraw", &[(POST, &transactions::WITHDRAW_V1)]),
         v1("/transaction/{id}", &[(GET, &transactions::READ_V1_SINGULAR)]),
         v1("/transactions/{id}", &[(GET, &transactions::READ_V1)]),
-        v2("/v2/accounts", "accounts", &[(POST, &accounts::OPEN)]),
-        v2("/v2/accounts/{account}", "account", &[(GET, &accounts::READ), (DELETE, &accounts::CLOSE)]),
+        v2("/v2/accounts", "accounts", &[(GET, &accounts::LIST), (POST, &accounts::OPEN)]),
+        v2(
+            "/v2/accounts/{account}",
+            "account",
+            &[(GET, &accounts::READ), (PATCH, &accounts::UPDATE), (DELETE, &accounts::CLOSE)],
+        ),
+        v2("/v2/accounts/{account}/holds", "account-holds", &[(GET, &holds::LIST)]),
+        v2("/v2/accounts/{account}/links", "account-links", &[(GET, &account_links::LIST)]),
+        v2(
+            "/v2/accounts/{account}/links/{other}",
+            "account-link",
+            &[(GET, &account_links::GET), (PUT, &account_links::PUT), (DELETE, &account_links::DELETE)],
+        ),
+        v2("/v2/transfers", "transfers", &[(POST, &transfers::TRANSFER)]),
+        v2("/v2/transfers/{id}", "transfer", &[(GET, &transfers::READ)]),
+        v2("/v2/transfers/{id}/reverse", "reverse-transfer", &[(POST, &transfers::REVERSE)]),
+        v2("/v2/holds", "holds", &[(POST, &holds::PLACE)]),
+        v2("/v2/holds/{hold}", "hold", &[(GET, &holds::READ)]),
+        v2("/v2/holds/{hold}/capture", "capture-hold", &[(POST, &holds::CAPTURE)]),
+        v2("/v2/holds/{hold}/void", "void-hold", &[(POST, &holds::VOID)]),
+        v2("/v2/batches", "batches", &[(POST, &batches::EXECUTE)]),
         v2("/v2/accounts/{account}/deposits", "deposits", &[(POST, &transactions::DEPOSIT)]),
         v2("/v2/accounts/{account}/withdrawals", "withdrawals", &[(POST, &transactions::WITHDRAW)]),
         v2("/v2/accounts/{account}/transactions", "transactions", &[(GET, &transactions::LIST)]),
+        v2("/v2/accounts/{account}/statement", "statement", &[(GET, &statements::STATEMENT)]),
         v2("/v2/transactions/{id}", "transaction", &[(GET, &transactions::READ)]),
         v2("/v2/events", "events", &[(GET, &events::LIST)]),
         v2("/v2/trial-balance", "trial-balance", &[(GET, &service::TRIAL_BALANCE)]),
@@ -152,7 +191,10 @@ impl Route {
 
     /// Its address as an RFC 6570 template, with the parameters of reading.
     pub(super) fn template(&self) -> String {
-        let names = self.operation(&Method::GET).map_or(&[][..], |operation| operation.query.names);
+        let query = self.operation(&Method::GET).map_or(QueryShape::NONE, |operation| operation.query);
+        // A template cannot say that a name has a key.
+        let named = query.names.iter().zip(query.keyed).filter(|(_, keyed)| !**keyed);
+        let names: Vec<&str> = named.map(|(name, _)| *name).collect();
         if names.is_empty() {
             return self.pattern.to_owned();
         }

@@ -9,6 +9,8 @@
 
 mod text;
 
+use std::cmp::Ordering;
+
 use rust_decimal::Decimal;
 
 use super::Currency;
@@ -132,6 +134,11 @@ impl Quantity {
         read_units(text, QUANTITY_DECIMALS, excess, QUANTITY_UNITS_MAX).map(Quantity)
     }
 
+    /// The quantity that is this amount of `currency`.
+    pub const fn of(amount: Amount, currency: Currency) -> Quantity {
+        Quantity(amount.0 * units_in_one(QUANTITY_DECIMALS - currency.scale()))
+    }
+
     /// The quantity as an amount of `currency`. Never rounds.
     ///
     /// # Errors
@@ -150,6 +157,11 @@ impl Quantity {
     pub fn truncated(self, decimals: u8) -> Quantity {
         let unit = units_in_one(QUANTITY_DECIMALS.saturating_sub(decimals));
         Quantity(self.0 - self.0 % unit)
+    }
+
+    /// Compares the quantity with an amount of `currency`, whatever decimals it has.
+    pub fn cmp_amount(self, amount: Amount, currency: Currency) -> Ordering {
+        self.0.cmp(&(amount.0 * units_in_one(QUANTITY_DECIMALS - currency.scale())))
     }
 
     /// The quantity without its sign.

@@ -12,7 +12,7 @@ use crate::ledger::workspace::{Missing, Needs, Workspace};
 use crate::ledger::{
     Account, AccountId, AccountName, AccountNumber, AccountRef, Allowance, Amount, Change, Command, Currency, Decision,
     Details, Event, Hold, HoldId, HoldKey, HoldStatus, IdempotencyKey, ItemOutcome, KeyStatus, Ledger, Note,
-    OverdraftDefault, Rejection, Sequence, ShardId, Terms, Timestamp, Total, TransactionId,
+    OverdraftDefault, Reference, Rejection, Sequence, ShardId, Terms, Timestamp, Total, TransactionId,
 };
 use crate::storage::journal::record::Draft;
 
@@ -54,6 +54,13 @@ pub enum Request {
     },
     /// Read by what a transfer that was decided here was reversed.
     Reversal(Sequence),
+    /// Read by what a reference was used in an account where each is used once.
+    Reference {
+        /// The account.
+        account: AccountNumber,
+        /// The reference.
+        reference: Reference,
+    },
     /// Read accounts in the order of their numbers.
     Accounts {
         /// From which number on.
@@ -120,6 +127,8 @@ pub enum Reply {
     Holds(Option<(AccountView, Vec<HoldView>)>),
     /// By what a transfer was reversed.
     Reversal(Option<TransactionId>),
+    /// By what a reference was used.
+    Reference(Option<TransactionId>),
     /// A page of accounts.
     Accounts {
         /// They.
@@ -539,12 +548,17 @@ impl<To> Shard<To> {
                 }
             },
             Request::Account(account) | Request::Holds { account, .. } => vec![self.account_resource(account)],
-            Request::AccountByNumber(number) => vec![Resource::Account(*number)],
-            Request::Hold(id) => vec![Resource::Account(id.account)],
+            Request::AccountByNumber(number) | Request::Reference { account: number, .. } => {
+                vec![self.number_resource(*number)]
+            }
+            Request::Hold(id) => vec![self.number_resource(id.account)],
             Request::Reversal(transfer) => vec![Resource::Transfer(*transfer)],
             Request::Accounts { from, count, filter } => {
-                let (page, _) = self.page(*from, *count, filter);
-                page.into_iter().map(|account| Resource::Account(account.number)).collect()
+                // What the filter leaves out says something too: that it does not fit.
+                let (_, end) = self.page(*from, *count, filter);
+                let looked_at = (from.get()..end as u32).map(|number| Resource::Account(AccountNumber::new(number)));
+                let is_last = end == self.ledger.accounts().len();
+                looked_at.chain(is_last.then_some(Resource::Openings)).collect()
             }
             // The sums of a shard hold at every event (P3), whatever the others are at.
             Request::TrialBalance | Request::Horizon | Request::Work(_) => Vec::new(),
@@ -561,7 +575,16 @@ impl<To> Shard<To> {
     fn account_resource(&self, account: &AccountRef) -> Resource {
         match account {
             AccountRef::Name(name) => self.name_resource(name),
-            AccountRef::Number { number, .. } => Resource::Account(*number),
+            AccountRef::Number { number, .. } => self.number_resource(*number),
+        }
+    }
+
+    /// An account that is not there may have been opened by a decision that this shard has not heard of yet, and
+    /// whoever asks for it may have: it waits for the end of the opening.
+    fn number_resource(&self, number: AccountNumber) -> Resource {
+        match self.ledger.account_by_number(number) {
+            Some(_) => Resource::Account(number),
+            None => Resource::Openings,
         }
     }
 
@@ -573,7 +596,7 @@ impl<To> Shard<To> {
             resources.push(Resource::Openings);
             resources.extend(needs.openings.iter().map(|name| self.name_resource(name)));
         }
-        resources.extend(needs.holds.iter().map(|hold| Resource::Account(hold.account)));
+        resources.extend(needs.holds.iter().map(|hold| self.number_resource(hold.account)));
         resources.extend(needs.reversals.iter().map(|transfer| Resource::Transfer(transfer.sequence)));
         resources.extend(needs.keys.iter().map(|key| Resource::Key(key.digest)));
         resources.sort_unstable();
@@ -631,13 +654,9 @@ impl<To> Shard<To> {
             })
             .collect();
         self.expire_of(&accounts, moment, output);
-        let mut grant = self.ledger.grant(work.needs_here(), &self.terms(moment.now));
-        for (_, status) in &mut grant.keys {
-            if matches!(status, KeyStatus::Settled(sequence) if *sequence > moment.durable) {
-                *status = KeyStatus::IN_FLIGHT;
-            }
-        }
-        work.grants.push(grant);
+        // A key that was settled a moment ago is not refused as in flight: its first reply may be there already, while
+        // the settlement here is not durable yet. What the work answers waits for that, since the grant has seen it.
+        work.grants.push(self.ledger.grant(work.needs_here(), &self.terms(moment.now)));
         if work.grants.len() < work.request.needs.len() {
             output.messages.push((work.next_shard(), Message::Work(work)));
         } else {
@@ -838,10 +857,18 @@ impl<To> Shard<To> {
                 // By whom may not be durable yet, or it may have a part in another shard that is not.
                 (Reply::Reversal(by), self.ledger.last())
             }
+            Request::Reference { account, reference } => {
+                let used = self.ledger.references().get(&account);
+                let by = used.and_then(|used| used.get(&reference)).copied();
+                let account = self.ledger.account_by_number(account);
+                (Reply::Reference(by), account.map_or(self.ledger.last(), |account| account.chain.newest()))
+            }
             Request::Accounts { from, count, filter } => {
-                let (page, next) = self.page(from, count, &filter);
-                let after = page.iter().map(|account| account.chain.newest()).max().unwrap_or(Sequence::NONE);
+                let (page, end) = self.page(from, count, &filter);
+                let looked_at = self.ledger.accounts().get(from.index()..end).unwrap_or_default();
+                let after = looked_at.iter().map(|account| account.chain.newest()).max().unwrap_or(Sequence::NONE);
                 let accounts = page.into_iter().map(|account| self.view(account, moment)).collect();
+                let next = (end < self.ledger.accounts().len()).then(|| AccountNumber::new(end as u32));
                 (Reply::Accounts { accounts, next }, after)
             }
             Request::TrialBalance => {
@@ -882,7 +909,8 @@ impl<To> Shard<To> {
                 KeyStatus::New if self.ledger.keys().is_full(terms.keys_max, terms.now) => {
                     return Executed::Reply(Reply::KeysExhausted, Sequence::NONE);
                 }
-                KeyStatus::Settled(sequence) if sequence > moment.durable => {
+                // Decided here, so the first reply waits as well. With another shard's help it may be there already.
+                KeyStatus::Settled(sequence) if sequence > moment.durable && self.protection(command).is_none() => {
                     return Executed::Reply(Reply::KeyInFlight, Sequence::NONE);
                 }
                 KeyStatus::Settled(sequence) => return Executed::Reply(Reply::Settled(sequence), sequence),
@@ -939,7 +967,7 @@ impl<To> Shard<To> {
         else {
             return None;
         };
-        let protection = self.ledger.account(&target.account)?.details.as_ref()?.protection()?;
+        let protection = self.protection(command)?;
         let account = Place { shard: self.id, account: target.account.clone() };
         let requirement = target.version.map(Requirement::Match);
         let conditions = requirement.map(|requirement| Condition { account: account.clone(), requirement });
@@ -965,6 +993,14 @@ impl<To> Shard<To> {
         Some(request)
     }
 
+    /// The account that helps out if this command lacks funds.
+    fn protection(&self, command: &Command) -> Option<AccountId> {
+        let Command::Withdraw { target, .. } = command else {
+            return None;
+        };
+        self.ledger.account(&target.account)?.details.as_ref()?.protection()
+    }
+
     /// The last event that a refusal of `command` depended on: the account's newest if the account alone decided,
     /// else the shard's. A name that finds nothing may have been closed a moment ago.
     fn seen_by(&self, command: &Command, rejection: &Rejection) -> Sequence {
@@ -980,25 +1016,20 @@ impl<To> Shard<To> {
         account.map_or(self.ledger.last(), |account| account.chain.newest())
     }
 
-    /// The accounts of a page, and the number that the next one starts at.
-    fn page(
-        &self,
-        from: AccountNumber,
-        count: usize,
-        filter: &AccountFilter,
-    ) -> (Vec<&Account>, Option<AccountNumber>) {
+    /// The accounts of a page, and the end of those that were looked at for it.
+    fn page(&self, from: AccountNumber, count: usize, filter: &AccountFilter) -> (Vec<&Account>, usize) {
         let accounts = self.ledger.accounts();
         let end = accounts.len().min(from.index().saturating_add(ACCOUNTS_SCANNED_MAX));
         let mut page = Vec::new();
         for account in accounts.get(from.index()..end).unwrap_or_default() {
             if page.len() == count {
-                return (page, Some(account.number));
+                return (page, account.number.index());
             }
             if filter.matches(account) {
                 page.push(account);
             }
         }
-        (page, (end < accounts.len()).then(|| AccountNumber::new(end as u32)))
+        (page, end)
     }
 
     fn read(&self, account: Option<&Account>, moment: Moment) -> (Reply, Sequence) {
@@ -1077,7 +1108,8 @@ fn decide_items(
             ItemOutcome::Done { .. } => Decided::Done(workspace.decided() - 1),
             outcome => Decided::Not(outcome),
         };
-        let failed = matches!(result, Decided::Not(_));
+        // What an earlier request with its key has ended is not attempted again, and keeps that end.
+        let failed = matches!(&result, Decided::Not(outcome) if !matches!(outcome, ItemOutcome::Settled(_)));
         results.push(result);
         if failed && request.atomic {
             let place = results.len() - 1;
@@ -1087,7 +1119,13 @@ fn decide_items(
             break;
         }
     }
-    if let Some(HomedKey { home, key }) = request.key.filter(|_| !request.dry_run) {
+    // A list that is all or nothing, and was not executed only because of another request's key or of too many of them,
+    // may be when it is tried again: that is not what its key is to stand for.
+    let passes = |result: &Decided| {
+        matches!(result, Decided::Not(ItemOutcome::KeyInFlight | ItemOutcome::KeysExhausted))
+    };
+    let is_kept = !(request.dry_run || (request.atomic && results.iter().any(passes)));
+    if let Some(HomedKey { home, key }) = request.key.filter(|_| is_kept) {
         let last = workspace.decided();
         let outcomes = results.iter().map(|result| match result {
             Decided::Done(place) => ItemOutcome::Done { back: (last - place) as u32 },

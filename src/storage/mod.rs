@@ -6,6 +6,7 @@ mod error;
 mod fields;
 pub mod files;
 pub mod history;
+pub mod in_flight;
 pub mod journal;
 pub mod log;
 pub mod manifest;

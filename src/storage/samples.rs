@@ -491,6 +491,87 @@ fn part_of(parts: &mut Vec<Part>, shard: ShardId) -> &mut Part {
     &mut parts[place]
 }
 
+/// A few shards, each with one account, that decide for one another. Nothing is settled before the test says so.
+#[derive(Clone)]
+pub(super) struct Exchange {
+    pub(super) ledgers: Vec<Ledger>,
+    pub(super) events: Vec<Vec<Event>>,
+    /// The decisions, with their events.
+    decided: Vec<(TransactionId, Decision)>,
+    /// How each account stands once all is settled.
+    after: Vec<After>,
+    time: Timestamp,
+    /// How long after the one before each decision is made.
+    pub(super) step_ms: u64,
+}
+
+impl Exchange {
+    pub(super) fn new(shards: usize) -> Exchange {
+        let mut exchange = Exchange {
+            ledgers: (0..shards).map(|number| Ledger::new(shard_id(number))).collect(),
+            events: vec![Vec::new(); shards],
+            decided: Vec::new(),
+            after: vec![After { version: 1, balance: Amount::ZERO, held: Amount::ZERO }; shards],
+            time: Timestamp::from_millis(1_763_800_000_000),
+            step_ms: 5,
+        };
+        for shard in 0..shards {
+            let change = Change::Opened {
+                account: AccountNumber::new(0),
+                name: name(&format!("of shard {shard}")),
+                currency: Currency::USD,
+                overdraft_limit: None,
+            };
+            exchange.add(shard, Event { time: exchange.time, key: None, change });
+        }
+        exchange
+    }
+
+    fn add(&mut self, shard: usize, event: Event) {
+        self.ledgers[shard].replay(&event).expect("it follows");
+        self.events[shard].push(event);
+    }
+
+    /// A transfer among the shards' accounts; with one leg, a deposit.
+    pub(super) fn transfer(&mut self, by: usize, legs: &[(usize, i128)]) -> TransactionId {
+        self.time = Timestamp::from_millis(self.time.millis() + self.step_ms);
+        let mut parts = Vec::new();
+        for &(shard, units) in legs {
+            let after = &mut self.after[shard];
+            after.version += 1;
+            after.balance = after.balance.checked_add(amount(units)).expect("in range");
+            let effect = Effect {
+                account: AccountNumber::new(0),
+                opened: self.ledgers[shard].accounts()[0].opened,
+                currency: Currency::USD,
+                change: posted(units),
+                after: *after,
+            };
+            part_of(&mut parts, shard_id(shard)).effects.push(effect);
+        }
+        let kind = if legs.len() == 1 { Kind::Deposit } else { Kind::Transfer };
+        let decision = Decision { kind, note: Note::default(), parts };
+        let event = self.ledgers[by].decided(Decided { decision, key: None }, self.time);
+        let id =
+            TransactionId { time: self.time, shard: shard_id(by), sequence: self.ledgers[by].last().next() };
+        self.decided.push((id, event.change.decision().expect("it is one").clone()));
+        self.add(by, event);
+        id
+    }
+
+    /// A shard applies its part of a decision.
+    pub(super) fn settle(&mut self, shard: usize, by: TransactionId) {
+        let (_, decision) = self.decided.iter().find(|(id, _)| *id == by).expect("it was decided");
+        let event = self.ledgers[shard].settled(by, decision, self.time).expect("it follows");
+        self.add(shard, event.expect("it is new"));
+    }
+
+    /// The balances once all is settled.
+    pub(super) fn balances(&self) -> Vec<i128> {
+        self.after.iter().map(|after| after.balance.minor_units()).collect()
+    }
+}
+
 /// The path of a frozen file.
 pub(super) fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)

@@ -20,7 +20,7 @@
 //! ```
 //!
 //! A block is 4 bytes of length (1 to 65,536), 4 bytes of CRC32C of the length and the items, and the items. An
-//! item does not span blocks. The items, kind by kind (`amount`, `time` and so on as in [`crate::storage::fields`]; a
+//! item does not span blocks. The items, kind by kind (`amount`, `time` and so on as in `storage::fields`; a
 //! time counts from the epoch if nothing else is said):
 //!
 //! ```text

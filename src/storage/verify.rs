@@ -1,17 +1,38 @@
-//! The proof, offline, that a shard's files are what the service wrote (P9).
+//! The proof, offline, that a ledger's files are what the service wrote (P9).
 //!
-//! The history is replayed from its first record. On the way, every checksum, every link of the chain, every
+//! Each shard's history is replayed from its first record. On the way, every checksum, every link of the chain, every
 //! sequence, every entry's balance, version and links are checked, and that the shard sums to zero; where the
 //! replay passes a snapshot, the snapshot has to hold that very state; and the log has to reach the watermark.
+//!
+//! Then the shards are compared, pair by pair: what one applied is to the byte what the other decided for it, and all
+//! of it up to a point. What was decided behind that point is in flight: a crash leaves such decisions, and the next
+//! start applies them. With their parts, the clearing parts of all shards sum to zero (P3).
+//!
+//! To compare, each replay adds up the digests of the decisions sent to each shard and of those applied from each; that
+//! every decision names the one before, which the replays check, gives their order. Only what is in flight is read once
+//! more, and taken out of the one sum. Simplified: sums of 128 bits tell any mishap, but not a forger who has weeks to
+//! search for decisions whose digests add up alike; the chain of hashes in each log is the protection against that.
+//!
 //! Nothing is changed.
 
 use std::collections::BTreeMap;
 
 use super::codec::Malformed;
-use super::log::{ShardFiles, StoredLog, replay};
+use super::in_flight::{self, Decided};
+use super::journal::record::{Record, decision_digest};
+use super::log::{ShardFiles, StoredLog};
 use super::{RESTORE_BACKUP, StorageError, Watermark, snapshot};
-use crate::ledger::{Currency, Ledger, Sequence, Total};
+use crate::ledger::{Change, Currency, Ledger, Sequence, ShardId, Total, TransactionId};
 use crate::progress::Progress;
+
+/// What was proven of a ledger.
+#[derive(Clone, Debug)]
+pub struct VerifiedLedger {
+    /// Each of its shards.
+    pub shards: Vec<Verified>,
+    /// How many parts of decisions are in flight: the next start applies them.
+    pub in_flight: u64,
+}
 
 /// What was proven of a shard.
 #[derive(Clone, Debug)]
@@ -24,11 +45,61 @@ pub struct Verified {
     pub records: u64,
     /// How many snapshots agree with the log.
     pub snapshots: u64,
-    /// Its accounts and `@world` added up, by currency: zero.
+    /// Its accounts, `@world` and its clearing part added up, by currency: zero.
     pub totals: BTreeMap<Currency, Total>,
+    /// What it exchanged with other shards.
+    pub exchanged: Exchanged,
 }
 
-/// Proves a shard.
+/// What a shard exchanged with others.
+#[derive(Clone, Debug, Default)]
+pub struct Exchanged {
+    /// The decisions of this shard for each other one.
+    sent: BTreeMap<ShardId, Flow>,
+    /// The decisions of each other shard that were applied.
+    received: BTreeMap<ShardId, Flow>,
+    /// The clearing part.
+    clearing: BTreeMap<Currency, Total>,
+}
+
+/// The decisions of one shard for another, added up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Flow {
+    last: Sequence,
+    count: u64,
+    digests: u128,
+}
+
+impl Flow {
+    const NONE: Flow = Flow { last: Sequence::NONE, count: 0, digests: 0 };
+
+    fn add(&mut self, by: TransactionId, digest: u128) {
+        *self = Flow { last: by.sequence, count: self.count + 1, digests: self.digests.wrapping_add(digest) };
+    }
+
+    /// The flow without its last decisions, back to `last`.
+    fn without(self, last: Sequence, in_flight: &[Decided]) -> Flow {
+        let digests = in_flight.iter().map(|decided| decision_digest(decided.by, &decided.decision));
+        Flow {
+            last,
+            count: self.count.wrapping_sub(in_flight.len() as u64),
+            digests: digests.fold(self.digests, u128::wrapping_sub),
+        }
+    }
+}
+
+/// Proves a ledger: each of its shards, and then all of them together.
+///
+/// # Errors
+/// The first thing that is not as it should be, with its place.
+pub fn verify_ledger(files: &[ShardFiles], progress: &Progress) -> Result<VerifiedLedger, StorageError> {
+    let shards: Vec<Verified> =
+        files.iter().map(|files| verify(files, progress)).collect::<Result<_, _>>()?;
+    let in_flight = compare(files, &shards)?;
+    Ok(VerifiedLedger { shards, in_flight })
+}
+
+/// Proves a shard by itself.
 ///
 /// # Errors
 /// The first thing that is not as it should be, with its place.
@@ -38,12 +109,13 @@ pub fn verify(files: &ShardFiles, progress: &Progress) -> Result<Verified, Stora
     let acknowledged = Watermark::inspect(&files.watermark, files.ledger, files.shard)?;
     let mut snapshots = snapshot::list(&files.snapshots)?.into_iter().peekable();
     let mut ledger = Ledger::new(files.shard);
+    let mut exchanged = Exchanged::default();
     let mut records = 0;
     let mut compared = 0;
     let mut acknowledged_found = acknowledged == files.genesis();
     let mut wrong_snapshot = None;
     let end = stored.walk(files.genesis(), &mut |record, after| {
-        replay(&mut ledger, record)?;
+        replay(&mut ledger, &mut exchanged, record)?;
         records += 1;
         progress.add(after.last.get() - record.first().get() + 1);
         acknowledged_found |= acknowledged == *after;
@@ -85,13 +157,139 @@ pub fn verify(files: &ShardFiles, progress: &Progress) -> Result<Verified, Stora
             next_step: RESTORE_BACKUP,
         });
     }
+    exchanged.clearing = ledger.clearing().clone();
     Ok(Verified {
         accounts: ledger.accounts().len() as u64,
         last: end.last,
         records,
         snapshots: compared,
         totals,
+        exchanged,
     })
+}
+
+/// Applies a record's events, and adds up what they exchange.
+fn replay(ledger: &mut Ledger, exchanged: &mut Exchanged, record: &Record<'_>) -> Result<(), Malformed> {
+    let shard = record.shard();
+    for event in record.events() {
+        let (sequence, event) = event?;
+        ledger.replay(&event).map_err(|error| Malformed {
+            offset: 0,
+            what: format!("the event of sequence {sequence} does not follow: {error}"),
+        })?;
+        match &event.change {
+            Change::Decided { decision, .. } => {
+                let mut others =
+                    decision.parts.iter().map(|part| part.shard).filter(|to| *to != shard).peekable();
+                if others.peek().is_some() {
+                    let by = TransactionId { time: event.time, shard, sequence };
+                    let digest = decision_digest(by, decision);
+                    others.for_each(|to| exchanged.sent.entry(to).or_insert(Flow::NONE).add(by, digest));
+                }
+            }
+            Change::Settled { by, decision, .. } => {
+                let flow = exchanged.received.entry(by.shard).or_insert(Flow::NONE);
+                flow.add(*by, decision_digest(*by, decision));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Proves that the shards agree on what they exchanged, and says how much of it is in flight.
+fn compare(files: &[ShardFiles], shards: &[Verified]) -> Result<u64, StorageError> {
+    let mut clearing = BTreeMap::<Currency, Total>::new();
+    for shard in shards {
+        for (currency, part) in &shard.exchanged.clearing {
+            clearing.entry(*currency).or_default().add_total(*part);
+        }
+    }
+    for (to, verified) in files.iter().zip(shards) {
+        for from in verified.exchanged.received.keys() {
+            if files.iter().all(|files| files.shard != *from) {
+                let what = format!("it has applied decisions of shard {from}, which is not there");
+                return Err(disagreement(to, verified.last, what));
+            }
+        }
+    }
+    let mut count = 0;
+    for (from, sender) in files.iter().zip(shards) {
+        let mut log = None;
+        for (to, sent) in &sender.exchanged.sent {
+            let Some((receiver_files, receiver)) =
+                files.iter().zip(shards).find(|(files, _)| files.shard == *to)
+            else {
+                return Err(disagreement(
+                    from,
+                    sent.last,
+                    format!("it is for shard {to}, which is not there"),
+                ));
+            };
+            let received = receiver.exchanged.received.get(&from.shard).copied().unwrap_or(Flow::NONE);
+            let mut in_flight = Vec::new();
+            if sent.last != received.last {
+                // Opened only now that something is in flight, which is seldom.
+                let log = match &mut log {
+                    Some(log) => log,
+                    None => log.insert(StoredLog::open(from)?),
+                };
+                in_flight = in_flight::between(from.shard, log, sent.last, *to, received.last)?;
+            }
+            if sent.without(received.last, &in_flight) != received {
+                let what = format!(
+                    "what it applied of the decisions of shard {} up to {} is not what that decided",
+                    from.shard, received.last
+                );
+                return Err(disagreement(receiver_files, receiver.last, what));
+            }
+            count += in_flight.len() as u64;
+            in_flight.iter().for_each(|decided| clear(&mut clearing, decided, *to));
+        }
+        for (shard, verified) in files.iter().zip(shards) {
+            let never_sent = !sender.exchanged.sent.contains_key(&shard.shard);
+            if never_sent && verified.exchanged.received.contains_key(&from.shard) {
+                let what = format!("it has applied decisions of shard {}, which has none for it", from.shard);
+                return Err(disagreement(shard, verified.last, what));
+            }
+        }
+    }
+    match (clearing.iter().find(|(_, total)| !total.is_zero()), files.first()) {
+        (Some((currency, total)), Some(first)) => {
+            let what = format!(
+                "what its shards owe one another in {currency} does not sum to zero but to {}",
+                total.to_text(*currency)
+            );
+            let path = first.journal.parent().and_then(|shard| shard.parent()).unwrap_or(&first.journal);
+            Err(StorageError::Corrupt {
+                path: path.to_owned(),
+                position: "the end of all logs".into(),
+                what,
+                next_step: RESTORE_BACKUP,
+            })
+        }
+        _ => Ok(count),
+    }
+}
+
+/// Adds what the part for `to` will move once it is applied.
+fn clear(clearing: &mut BTreeMap<Currency, Total>, decided: &Decided, to: ShardId) {
+    let decision = &decided.decision;
+    let Some(part) = decision.part(to).filter(|_| !decision.is_with_world()) else {
+        return;
+    };
+    for effect in &part.effects {
+        clearing.entry(effect.currency).or_default().add(effect.change.posted().negated());
+    }
+}
+
+fn disagreement(files: &ShardFiles, at: Sequence, what: String) -> StorageError {
+    StorageError::Corrupt {
+        path: files.journal.clone(),
+        position: format!("sequence {at}"),
+        what,
+        next_step: in_flight::RESTORE_TOGETHER,
+    }
 }
 
 fn differs(path: &std::path::Path, at: Sequence) -> StorageError {
@@ -100,5 +298,130 @@ fn differs(path: &std::path::Path, at: Sequence) -> StorageError {
         position: format!("sequence {at}"),
         what: "it is not the state that the log leads to".into(),
         next_step: snapshot::FALL_BACK,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::ledger::{Event, Timestamp};
+    use crate::storage::journal::record::Draft;
+    use crate::storage::journal::{Journal, JournalOptions};
+    use crate::storage::log::recover;
+    use crate::storage::manifest::{Birth, DataDirectory};
+    use crate::storage::samples::{Exchange, LEDGER};
+
+    fn progress() -> Progress {
+        Progress::new("testing", "events", None)
+    }
+
+    /// A ledger's files with these events, and the first of `snapshots` shards' with a snapshot and archive.
+    fn stored(path: &Path, events: &[Vec<Event>], snapshots: usize) -> Vec<ShardFiles> {
+        let birth = Birth { shards: events.len(), ledger: LEDGER, created: Timestamp::default() };
+        let directory = DataDirectory::open(path, None, &birth).expect("created");
+        let mut all = Vec::new();
+        for (number, events) in events.iter().enumerate() {
+            let shard = ShardId::new(number).expect("in range");
+            let files = ShardFiles::new(&directory, shard);
+            let mut recovered = recover(&files, JournalOptions::default(), &progress()).expect("recovers");
+            let mut position = recovered.journal.position();
+            for event in events {
+                recovered.ledger.replay(event).expect("follows");
+                let draft = Draft::new(position.last.next(), event);
+                recovered.journal.append(&draft.seal(shard, &mut position)).expect("follows");
+            }
+            recovered.journal.sync().expect("works");
+            if number < snapshots {
+                recovered.log.finish(recovered.journal, &recovered.ledger).expect("finished");
+            }
+            all.push(files);
+        }
+        all
+    }
+
+    fn verified(events: &[Vec<Event>]) -> Result<u64, String> {
+        let temporary = tempfile::tempdir().expect("a directory");
+        let files = stored(temporary.path(), events, events.len() / 2);
+        let ledger = verify_ledger(&files, &progress()).map_err(|error| error.to_string())?;
+        assert_eq!(ledger.shards.len(), events.len());
+        Ok(ledger.in_flight)
+    }
+
+    fn exchange() -> Exchange {
+        let mut exchange = Exchange::new(3);
+        let by = exchange.transfer(2, &[(0, -100), (1, 60), (2, 40)]);
+        exchange.settle(0, by);
+        exchange.settle(1, by);
+        let by = exchange.transfer(0, &[(0, -5), (1, 5)]);
+        exchange.settle(1, by);
+        exchange.transfer(1, &[(1, 70)]);
+        exchange
+    }
+
+    #[test]
+    fn shards_that_agree_are_proven_and_what_is_in_flight_is_counted() {
+        let mut exchange = exchange();
+        assert_eq!(verified(&exchange.events), Ok(0));
+        exchange.transfer(0, &[(0, -1), (1, 1)]);
+        exchange.transfer(2, &[(2, -3), (1, 3)]);
+        let by = exchange.transfer(2, &[(2, -4), (0, 4)]);
+        exchange.settle(0, by);
+        exchange.transfer(2, &[(2, -5), (0, 3), (1, 2)]);
+        exchange.transfer(2, &[(1, 9)]);
+        assert_eq!(verified(&exchange.events), Ok(5));
+        let mut alone = Exchange::new(1);
+        alone.transfer(0, &[(0, 9)]);
+        assert_eq!(verified(&alone.events), Ok(0));
+    }
+
+    #[test]
+    fn a_copy_that_is_not_what_was_decided_is_refused() {
+        let mut exchange = exchange();
+        // Another time, which no sum of money tells.
+        let changed = exchange.events[1].iter_mut().find_map(|event| match &mut event.change {
+            Change::Settled { by, decision, .. } if by.shard.index() == 0 => Some(decision),
+            _ => None,
+        });
+        changed.expect("it is there").note.reference =
+            Some(crate::ledger::Reference::parse("another").expect("valid"));
+        let error = verified(&exchange.events).expect_err("another copy");
+        assert!(
+            error.contains("shard-0001") && error.contains("of the decisions of shard 0 up to 3 is not what"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_shard_that_is_older_than_what_others_have_of_it_is_refused() {
+        let mut set_back = exchange();
+        set_back.events[0].truncate(2);
+        let error = verified(&set_back.events).expect_err("shard 0 has not sent anything");
+        assert!(
+            error.contains("shard-0001") && error.contains("decisions of shard 0, which has none for it"),
+            "{error}"
+        );
+        let mut exchange = exchange();
+        let by = exchange.transfer(0, &[(0, -1), (1, 1)]);
+        exchange.settle(1, by);
+        exchange.events[0].pop();
+        let error = verified(&exchange.events).expect_err("shard 0 has not sent the last one");
+        assert!(error.contains("shard 1 has applied decision 4 of shard 0"), "{error}");
+        assert!(error.contains("restore all shards from one backup"), "{error}");
+    }
+
+    #[test]
+    fn a_shard_that_is_missing_is_refused() {
+        let mut exchange = exchange();
+        exchange.transfer(0, &[(0, -1), (1, 1)]);
+        let temporary = tempfile::tempdir().expect("a directory");
+        let files = stored(temporary.path(), &exchange.events, 0);
+        for missing in 0..3 {
+            let mut some = files.clone();
+            some.remove(missing);
+            let error = verify_ledger(&some, &progress()).expect_err("a shard is missing").to_string();
+            assert!(error.contains(&format!("shard {missing}, which is not there")), "{error}");
+        }
     }
 }

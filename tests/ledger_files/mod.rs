@@ -8,7 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use teller::ledger::{
-    AccountName, AccountRef, Amount, Command, Event, IdempotencyKey, KeyDigest, Ledger, LedgerParts,
+    AccountName, AccountRef, Amount, Command, Currency, Event, IdempotencyKey, KeyDigest, Ledger, LedgerParts,
+    OverdraftDefault, Quantity,
     Sequence, ShardId, Target, Terms, Timestamp,
 };
 use teller::progress::Progress;
@@ -80,7 +81,7 @@ impl Shard {
         let Recovered { ledger, journal, .. } = &mut self.recovered;
         let terms = Terms {
             now: Timestamp::from_millis(1_763_800_000_000 + 10 * ledger.last().get()),
-            overdraft_limit: Amount::ZERO,
+            overdraft: OverdraftDefault { currency: Currency::USD, limit: Amount::ZERO },
             key_retention_ms: 1_000_000,
             keys_max: 1000,
         };
@@ -96,13 +97,13 @@ impl Shard {
 
     pub(crate) fn open(&mut self, name: &str) {
         let name = AccountName::parse(name).expect("valid");
-        self.run(&Command::Open { name, overdraft_limit: None }, None);
+        self.run(&Command::Open { name, currency: Currency::USD, overdraft_limit: None }, None);
     }
 
     pub(crate) fn deposit(&mut self, name: &str, units: i128) {
         let target =
             Target { account: AccountRef::Name(AccountName::parse(name).expect("valid")), version: None };
-        let amount = Amount::from_minor_units(units).expect("in range");
+        let amount = Quantity::of(Amount::from_minor_units(units).expect("in range"), Currency::USD);
         self.run(&Command::Deposit { target, amount }, u8::try_from(units).ok());
     }
 

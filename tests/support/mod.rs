@@ -45,8 +45,8 @@ impl MemoryBank {
     ) -> MemoryBank {
         let rules = ShardRules {
             overdraft: OverdraftDefault {
-                limit: Amount::from_minor_units(5000).expect("in range"),
                 currency: Currency::USD,
+                limit: Amount::from_minor_units(5000).expect("in range"),
             },
             key_retention_ms: 24 * 60 * 60 * 1000,
             keys_max,

@@ -34,8 +34,9 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use self::book::Book;
 use self::notation::{Leg, Notation};
 use super::{Source, no_account};
+use crate::http::kind_name;
 use crate::ledger::{
-    AccountName, AccountNumber, Amount, Change, Currency, Direction, Event, Sequence, ShardId, TransactionId,
+    AccountName, AccountNumber, Amount, Change, Currency, Event, Sequence, ShardId, TransactionId,
 };
 use crate::storage::StorageError;
 use crate::storage::log::ShardFiles;
@@ -86,25 +87,44 @@ impl Transaction {
 
     /// The transaction that an event was, if it was one. Each has one event that says so, whatever the number of
     /// shards that it touched.
-    fn of(event: &Event, shard: ShardId, sequence: Sequence, book: &Book) -> Option<Transaction> {
-        let id = TransactionId { time: event.time, shard, sequence };
-        match &event.change {
-            Change::Posted { account, direction, amount, .. } => {
-                let holder = Holder::Account(shard, *account);
-                let currency = book.account(shard, *account).currency;
-                let kind = match direction {
-                    Direction::Deposit => "deposit",
-                    Direction::Withdrawal => "withdrawal",
-                };
-                let amount = direction.signed(*amount);
-                let postings = vec![
-                    Posting { holder, amount, currency },
-                    Posting { holder: Holder::World, amount: amount.negated(), currency },
-                ];
-                Some(Transaction::new(id, kind, postings))
+    fn of(
+        event: &Event,
+        shard: ShardId,
+        sequence: Sequence,
+        book: &Book,
+        settlements: bool,
+    ) -> Option<Transaction> {
+        let (id, opened, currency) = match &event.change {
+            Change::Posted { account, .. } => {
+                let account = book.account(shard, *account);
+                (TransactionId { time: event.time, shard, sequence }, account.opened, account.currency)
             }
-            Change::Opened { .. } | Change::Closed { .. } | Change::Refused { .. } | Change::Claimed => None,
+            Change::Decided { .. } => {
+                (TransactionId { time: event.time, shard, sequence }, event.time, Currency::USD)
+            }
+            // The deciding shard's log has it, unless only one account's shard is read.
+            Change::Settled { by, .. } if settlements => (*by, event.time, Currency::USD),
+            _ => return None,
+        };
+        let decision = event.change.to_decision(shard, opened, currency)?;
+        let mut postings: Vec<_> = decision
+            .effects()
+            .filter(|(_, effect)| !effect.change.posted().is_zero())
+            .map(|(shard, effect)| Posting {
+                holder: Holder::Account(shard, effect.account),
+                amount: effect.change.posted(),
+                currency: effect.currency,
+            })
+            .collect();
+        if decision.is_with_world() {
+            let world = |posting: &Posting| Posting {
+                holder: Holder::World,
+                amount: posting.amount.negated(),
+                currency: posting.currency,
+            };
+            postings.extend(postings.iter().map(world).collect::<Vec<_>>());
         }
+        (!postings.is_empty()).then(|| Transaction::new(id, kind_name(&decision.kind), postings))
     }
 }
 
@@ -141,10 +161,12 @@ fn in_order(
     book: &Book,
     take: &mut dyn FnMut(Transaction) -> io::Result<()>,
 ) -> Result<(), Box<dyn Error>> {
+    // What another shard decided is in this one's log too, and in nobody's else that is read.
+    let settlements = shards.len() == 1;
     thread::scope(|scope| {
         let start = |files| {
             let (sender, receiver) = bounded(TRANSACTIONS_AHEAD);
-            scope.spawn(move || read(source, files, book, &sender));
+            scope.spawn(move || read(source, files, book, settlements, &sender));
             receiver
         };
         // Whichever way this ends, the receivers go then, and the readers end because of it.
@@ -172,15 +194,16 @@ fn read(
     source: &Source,
     files: &ShardFiles,
     book: &Book,
+    settlements: bool,
     sender: &Sender<Result<Transaction, StorageError>>,
 ) {
-    let walked =
-        source.walk(files, &mut |sequence, event| match Transaction::of(event, files.shard, sequence, book)
-            .map(|transaction| sender.send(Ok(transaction)))
-        {
+    let walked = source.walk(files, &mut |sequence, event| {
+        let transaction = Transaction::of(event, files.shard, sequence, book, settlements);
+        match transaction.map(|transaction| sender.send(Ok(transaction))) {
             Some(Err(_)) => ControlFlow::Break(()),
             Some(Ok(())) | None => ControlFlow::Continue(()),
-        });
+        }
+    });
     if let Err(error) = walked {
         // If nobody wants transactions any more, nobody wants to know why there are no more of them.
         let _ = sender.send(Err(error));

@@ -8,8 +8,9 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::{Source, What, no_account};
+use crate::http::kind_name;
 use crate::ledger::{
-    AccountId, AccountName, Amount, Change, Currency, Direction, Event, Timestamp, TransactionId,
+    AccountChange, AccountId, AccountName, Amount, Change, Currency, Event, Timestamp, TransactionId,
 };
 use crate::storage::log::{ShardFiles, StoredLog, replay};
 
@@ -46,31 +47,50 @@ fn print_transactions(
     rows: &mut Rows,
 ) -> Result<bool, Box<dyn Error>> {
     // By number. Without this a transaction would not know its account's name.
-    let mut names: Vec<AccountName> = Vec::new();
+    let mut accounts: Vec<(AccountName, Timestamp, Currency)> = Vec::new();
     let mut failed = None;
-    let mut print = |sequence, event: &Event| match &event.change {
-        Change::Opened { name, .. } => {
-            names.push(name.clone());
-            Ok(())
+    let mut print = |sequence, event: &Event| {
+        if let Change::Opened { name, currency, .. } = &event.change {
+            accounts.push((name.clone(), event.time, *currency));
         }
-        Change::Posted { account, direction, amount, entry } => {
-            let name = &names[account.index()];
-            if only.is_some_and(|only| only != name) {
-                return Ok(());
+        let (opened, currency) = match &event.change {
+            Change::Posted { account, .. } | Change::Closed { account, .. } => {
+                let (_, opened, currency) = accounts[account.index()];
+                (opened, currency)
+            }
+            _ => (event.time, Currency::USD),
+        };
+        let Some(decision) = event.change.to_decision(files.shard, opened, currency) else {
+            return Ok(());
+        };
+        let id = match &event.change {
+            Change::Settled { by, .. } => *by,
+            _ => TransactionId { time: event.time, shard: files.shard, sequence },
+        };
+        for effect in decision.part(files.shard).map_or(&[][..], |part| &part.effects) {
+            if let AccountChange::Opened(account) = &effect.change
+                && accounts.len() == effect.account.index()
+            {
+                accounts.push((account.name.clone(), id.time, effect.currency));
+            }
+            let (name, ..) = &accounts[effect.account.index()];
+            let amount = effect.change.posted();
+            if amount.is_zero() || only.is_some_and(|only| only != name) {
+                continue;
             }
             rows.print(&TransactionRow {
-                id: TransactionId { time: event.time, shard: files.shard, sequence }.to_uuid(),
+                id: id.to_uuid(),
                 account: name,
-                kind: match direction {
-                    Direction::Deposit => "deposit",
-                    Direction::Withdrawal => "withdrawal",
-                },
-                amount: amount.to_decimal(Currency::USD).to_string(),
-                balance: entry.balance.to_decimal(Currency::USD).to_string(),
-                created: event.time.seconds(),
-            })
+                direction: if amount.is_positive() { "deposit" } else { "withdrawal" },
+                amount: amount.magnitude().text(effect.currency).to_string(),
+                balance: effect.after.balance.text(effect.currency).to_string(),
+                created: id.time.seconds(),
+                kind: kind_name(&decision.kind),
+                currency: effect.currency.code(),
+                reference: decision.note.reference.as_deref(),
+            })?;
         }
-        Change::Closed { .. } | Change::Refused { .. } | Change::Claimed => Ok(()),
+        Ok(())
     };
     source.walk(files, &mut |sequence, event| match print(sequence, event) {
         Ok(()) => ControlFlow::Continue(()),
@@ -82,7 +102,7 @@ fn print_transactions(
     if let Some(error) = failed {
         return Err(error);
     }
-    Ok(only.is_none_or(|only| names.contains(only)))
+    Ok(only.is_none_or(|only| accounts.iter().any(|(name, ..)| name == only)))
 }
 
 /// Prints a shard's accounts as they are at the end of its log.
@@ -93,7 +113,7 @@ fn print_accounts(source: &Source, files: &ShardFiles, rows: &mut Rows) -> Resul
         replay(&mut ledger, record)
     })?;
     for account in ledger.accounts() {
-        let text = |amount: Amount| amount.to_decimal(account.currency).to_string();
+        let text = |amount: Amount| amount.text(account.currency).to_string();
         let id = AccountId { opened: account.opened, shard: files.shard, number: account.number };
         rows.print(&AccountRow {
             id: id.to_uuid(),
@@ -110,17 +130,21 @@ fn print_accounts(source: &Source, files: &ShardFiles, rows: &mut Rows) -> Resul
     Ok(())
 }
 
-/// A transaction. The first columns are those that `teller import` reads; the amount is positive; `created` is
-/// in Unix seconds.
+/// One account's side of a transaction. The first columns are those that `teller import` reads: `type` says which way
+/// the money went, and the amount is positive. `created` is in Unix seconds; `kind` says what it was; the sides of a
+/// transfer have one id.
 #[derive(Serialize)]
 struct TransactionRow<'a> {
     id: Uuid,
     account: &'a str,
     #[serde(rename = "type")]
-    kind: &'static str,
+    direction: &'static str,
     amount: String,
     balance: String,
     created: u64,
+    kind: &'static str,
+    currency: &'a str,
+    reference: Option<&'a str>,
 }
 
 /// An account. Times are in Unix seconds; an account without a limit of its own has none here.

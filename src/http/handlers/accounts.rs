@@ -1,24 +1,39 @@
 //! Accounts: opened, read, closed.
 
-use hyper::StatusCode;
-use hyper::header::{ETAG, LOCATION};
+use std::borrow::Cow;
 
-use crate::bank::AccountSelector;
+use hyper::StatusCode;
+use hyper::header::{ETAG, HeaderValue, LINK, LOCATION};
+use serde_json::{Value, json};
+
+use super::statements::{AtQuery, account_now_or_then, accounts_now_or_then, not_in_the_future};
+use super::transactions::{Cursor, PageLimit};
+use crate::bank::{AccountSelector, KeyHome};
 use crate::http::call::Call;
+use crate::http::cursor::{self, ListDigest};
 use crate::http::headers::{self, Scope};
 use crate::http::operation::{
     BANK, CHANGE, EVERY, IF_MATCH, IF_NONE_MATCH, JSON_BODY, KEYED, KEYED_IF_MATCH, NAMED, Operation,
     REFERRED, ReplyHeader, RequestBody, Success,
 };
 use crate::http::path::encode;
-use crate::http::problem::{Code, Problem};
-use crate::http::reply::{self, Caching, JSON, Reply};
+use crate::http::problem::{Code, Place, Problem};
+use crate::http::query::{Parameter, Query, parameters};
+use crate::http::reply::{self, Caching, Content, JSON, Reply};
 use crate::http::routes::Endpoint;
+use crate::http::wire::detail::TransactionDetail;
+use crate::http::wire::links::PageLinks;
+use crate::http::wire::metadata::MetadataFilter;
+use crate::http::wire::moments::Moment;
 use crate::http::wire::read::read_body;
-use crate::http::wire::schema::Describe;
-use crate::http::wire::{Account, AccountV1, OpenAccount, OpenAccountV1};
-use crate::ledger::AccountName;
-use crate::ledger::operation::Opening;
+use crate::http::wire::schema::{Describe, Schemas};
+use crate::http::wire::statements::{PastAccount, PastAccountPage};
+use crate::http::wire::values::Flag;
+use crate::http::wire::write::Text;
+use crate::http::wire::{Account, AccountPage, AccountPatch, AccountV1, OpenAccount, OpenAccountV1};
+use crate::ledger::operation::{Condition, Opening, Operation as LedgerOperation, Requirement};
+use crate::ledger::{AccountName, AccountNumber, Currency, SHARDS_MAX, ShardId};
+use crate::shard::batch::AccountFilter;
 
 pub(in crate::http) static OPEN_V1: Operation = Operation {
     endpoint: Endpoint::OpenAccountV1,
@@ -87,10 +102,11 @@ pub(in crate::http) static READ: Operation = Operation {
     endpoint: Endpoint::Account,
     id: "readAccount",
     summary: "Read an account",
-    details: "By id it finds closed accounts too.",
+    details: "By id it finds closed accounts too. With `at` it is the account as it was then.",
+    query: AtQuery::SHAPE,
     headers: IF_NONE_MATCH,
-    success: ACCOUNT_NOW,
-    problems: &[EVERY, BANK, REFERRED],
+    success: Success { body: Some((JSON, account_now_or_then)), ..ACCOUNT_NOW },
+    problems: &[EVERY, BANK, REFERRED, &[Code::InvalidParameter, Code::AccountNotThereYet]],
     ..Operation::PLAIN
 };
 
@@ -105,6 +121,95 @@ pub(in crate::http) static CLOSE: Operation = Operation {
     ..Operation::PLAIN
 };
 
+pub(in crate::http) static UPDATE: Operation = Operation {
+    endpoint: Endpoint::UpdateAccount,
+    id: "updateAccount",
+    summary: "Change an account's terms",
+    details: "A merge patch (RFC 7396): what is null is removed, what is not there stays as it is. Lowering the \
+        overdraft limit under what is in use is allowed: the account cannot pay then until it is covered again.",
+    headers: KEYED_IF_MATCH,
+    request: Some(RequestBody::json::<AccountPatch>().of_type("application/merge-patch+json")),
+    success: Success {
+        status: 200,
+        meaning: "What was changed, and how the account stands after it.",
+        body: Some((JSON, TransactionDetail::describe)),
+        headers: &[ReplyHeader::ETag],
+        ..Success::EMPTY
+    },
+    problems: &[
+        EVERY,
+        BANK,
+        CHANGE,
+        JSON_BODY,
+        IF_MATCH,
+        REFERRED,
+        &[Code::AccountClosed, Code::TooManyDecimals, Code::MetadataFull, Code::BalanceOutOfRange],
+    ],
+    ..Operation::PLAIN
+};
+
+pub(in crate::http) static LIST: Operation = Operation {
+    endpoint: Endpoint::Accounts,
+    id: "listAccounts",
+    summary: "Read the accounts",
+    details: "Page by page: `next`, and the Link header, lead on. `metadata[key]=value` asks for those that have this \
+        entry. A page looks at a bounded number of accounts, so it may have few, even none, and still a next one.",
+    query: AccountsQuery::SHAPE,
+    headers: IF_NONE_MATCH,
+    success: Success {
+        status: 200,
+        meaning: "A page of the accounts.",
+        body: Some((JSON, accounts_now_or_then)),
+        headers: &[ReplyHeader::ETag, ReplyHeader::CacheControl],
+        headers_at_times: &[ReplyHeader::Link],
+        ..Success::EMPTY
+    },
+    problems: &[EVERY, BANK, &[Code::InvalidParameter, Code::InvalidCursor]],
+    ..Operation::PLAIN
+};
+
+parameters! {
+    /// Which accounts.
+    struct AccountsQuery {
+        /// Those whose names begin so.
+        prefix: Option<Prefix>,
+        /// Those in this currency.
+        currency: Option<Currency>,
+        /// Only closed ones, or only open ones.
+        closed: Option<Flag>,
+        /// How many accounts the page has at most.
+        limit: PageLimit,
+        /// Where to go on: `next` of the page before, as it came, with the same filters.
+        cursor: Option<Cursor>,
+        /// The accounts that there were at this moment, as they were then.
+        at: Option<Moment>,
+        /// Those whose metadata has this value: `metadata[key]=value`, for one key or several. Not with `at`.
+        metadata: Option<MetadataFilter>,
+    }
+}
+
+/// The beginning of a name.
+struct Prefix(Box<str>);
+
+impl Describe for Prefix {
+    fn describe(_: &mut Schemas) -> Value {
+        json!({ "type": "string", "pattern": "^[ -~]{1,255}$", "examples": ["savings-"] })
+    }
+}
+
+impl Parameter for Prefix {
+    fn parse(text: &str) -> Result<Prefix, Cow<'static, str>> {
+        // What begins a name is itself one.
+        AccountName::parse(text).map(|name| Prefix((*name).into())).map_err(|error| error.to_string().into())
+    }
+}
+
+impl Parameter for Currency {
+    fn parse(text: &str) -> Result<Currency, Cow<'static, str>> {
+        Currency::from_code(text.as_bytes()).ok_or_else(|| "is not a currency code of ISO 4217 such as USD".into())
+    }
+}
+
 const ACCOUNT_NOW: Success = Success {
     status: 200,
     meaning: "The account as it is now.",
@@ -115,8 +220,22 @@ const ACCOUNT_NOW: Success = Success {
 };
 const CLOSING_DETAILS: &str = "The account has to stand at zero. Closing is for ever: the name stays taken, and \
     the account can still be read by its id.";
-const OPENING: &[Code] = &[Code::AccountExists, Code::AccountsExhausted];
-const CLOSING: &[Code] = &[Code::AccountClosed, Code::AccountNotEmpty, Code::UnexpectedBody];
+const OPENING: &[Code] =
+    &[Code::AccountExists, Code::AccountsExhausted, Code::BalanceOutOfRange, Code::TooManyDecimals];
+const CLOSING: &[Code] =
+    &[Code::AccountClosed, Code::AccountHasHolds, Code::AccountNotEmpty, Code::UnexpectedBody];
+
+/// Where in the list of accounts a cursor leads: shard and number.
+fn place_of_cursor(place: u64) -> (ShardId, AccountNumber) {
+    // What no shard is, the bank has no accounts of.
+    let last = ShardId::new(SHARDS_MAX - 1).expect("in range");
+    let shard = usize::try_from(place >> 32).ok().and_then(ShardId::new).unwrap_or(last);
+    (shard, AccountNumber::new(place as u32))
+}
+
+fn cursor_place(shard: ShardId, number: AccountNumber) -> u64 {
+    (shard.index() as u64) << 32 | u64::from(number.get())
+}
 
 impl Call<'_> {
     pub(super) async fn open_account_v1(&mut self) -> Result<Reply, Problem> {
@@ -137,13 +256,106 @@ impl Call<'_> {
         let body = self.read_json().await?;
         let origin = self.origin(Scope::Accounts, &body)?;
         let open: OpenAccount = read_body(&body)?;
-        let limit = open.overdraft_limit.map(|limit| limit.0);
-        let opened = bank.open(Opening::plain(open.name, bank.currency(), limit), origin).await?;
+        let opened = bank.open(open.to_opening(bank.currency()), origin).await?;
         let location = reply::location(format_args!("/v2/accounts/{}", opened.value.id.to_uuid()));
         let mut reply = reply::json(StatusCode::CREATED, &Account::opened(&opened.value));
         reply.headers_mut().insert(LOCATION, location);
         reply.headers_mut().insert(ETAG, headers::etag_of_version(1));
         Ok(reply::marked(reply, &opened))
+    }
+
+    pub(super) async fn list_accounts(&self, query: &Query<'_>) -> Result<Reply, Problem> {
+        let bank = self.bank()?;
+        let read = AccountsQuery::read(query)?;
+        let at = read.at.map(Moment::floor);
+        if let Some(moment) = at {
+            not_in_the_future("at", moment)?;
+            if read.metadata.is_some() {
+                let place = Place::Parameter("metadata".into());
+                let detail = "is known as it is today: ask without at";
+                return Err(Problem::at(Code::InvalidParameter, place, detail));
+            }
+        }
+        let filter = AccountFilter {
+            prefix: read.prefix.map(|prefix| prefix.0),
+            currency: read.currency,
+            closed: read.closed.map(|flag| flag.0),
+            metadata: read.metadata.map(|metadata| metadata.0).unwrap_or_default(),
+        };
+        const PATH: &str = "/v2/accounts";
+        let PageLimit(limit) = read.limit;
+        let filters = query.canonical(&["limit", "cursor"]);
+        let list = ListDigest::of([PATH].into_iter().chain(filters.iter().map(String::as_str)));
+        let from = read.cursor.as_ref().map(|Cursor(text)| cursor::decode(text, list)).transpose()?;
+        let from = place_of_cursor(from.unwrap_or(0));
+        let address = |cursor: Option<&str>| {
+            let cursor = cursor.map(|cursor| format!("cursor={cursor}"));
+            let parameters = filters.iter().chain(&cursor).map(|parameter| format!("&{parameter}"));
+            format!("{PATH}?limit={limit}{}", parameters.collect::<String>())
+        };
+        let (mut now, mut then) = (Vec::new(), Vec::new());
+        let next = match at {
+            None => {
+                let (accounts, next) = bank.accounts(filter.into(), from, limit).await?;
+                now = accounts;
+                next
+            }
+            Some(moment) => {
+                let (accounts, next) = bank.accounts_at(&filter, from, limit, moment).await?;
+                then = accounts;
+                next
+            }
+        };
+        let next = next.map(|(shard, number)| cursor::encode(list, cursor_place(shard, number)));
+        let links = PageLinks {
+            this: address(read.cursor.as_ref().map(|cursor| cursor.0.as_str())),
+            next: next.as_deref().map(|next| address(Some(next))),
+        };
+        let link = links.next.as_ref().map(|next| {
+            HeaderValue::try_from(format!("<{next}>; rel=\"next\"")).expect("what is encoded fits in a header")
+        });
+        let next = next.as_deref().map(Text);
+        let content = match at {
+            None => Content::json(&AccountPage {
+                count: now.len() as u64,
+                items: now.iter().map(Account::of).collect(),
+                next,
+                links,
+            }),
+            Some(_) => Content::json(&PastAccountPage {
+                count: then.len() as u64,
+                items: then.iter().map(PastAccount::of).collect(),
+                next,
+                links,
+            }),
+        };
+        let mut reply = content.reply(self.headers(), Caching::Ask);
+        if let Some(link) = link {
+            reply.headers_mut().insert(LINK, link);
+        }
+        Ok(reply)
+    }
+
+    pub(super) async fn update_account(&mut self) -> Result<Reply, Problem> {
+        let bank = self.bank()?;
+        let account = self.account()?;
+        let version = headers::if_match(self.headers())?;
+        let body = self.read_json().await?;
+        let origin = self.account_origin(&account, &body).await?;
+        let patch: AccountPatch = read_body(&body)?;
+        let place = bank.place(account);
+        let conditions = version.map(|version| Condition {
+            account: place.clone(),
+            requirement: Requirement::Match(version),
+        });
+        let home = KeyHome::Shard(place.shard);
+        let operation = LedgerOperation::Amend { account: place, amendment: Box::new(patch.to_amendment()) };
+        let done = bank.operate(operation, conditions.into_iter().collect(), home, false, origin).await?;
+        let mut reply = reply::json(StatusCode::OK, &TransactionDetail::of(&done.value, None));
+        if let Some((_, effect)) = done.value.decision.effects().next() {
+            reply.headers_mut().insert(ETAG, headers::etag_of_version(effect.after.version));
+        }
+        Ok(reply::marked(reply, &done))
     }
 
     pub(super) async fn account_v1(&self) -> Result<Reply, Problem> {
@@ -174,8 +386,7 @@ impl Call<'_> {
         let bank = self.bank()?;
         let version = headers::if_match(self.headers())?;
         self.read_nothing().await?;
-        let name = self.name_of(&account).await?;
-        let origin = self.origin(Scope::Account(&name), &[])?;
+        let origin = self.account_origin(&account, &[]).await?;
         let closed = bank.close(account, version, origin).await?;
         Ok(reply::marked(reply::empty(StatusCode::NO_CONTENT), &closed))
     }

@@ -70,7 +70,7 @@ pub(in crate::http) static LIST: Operation = Operation {
         status: 200,
         meaning: "Events.",
         body: Some((JSON, EventPage::describe)),
-        also: &[(EVENT_STREAM, describe_stream)],
+        other_bodies: &[(EVENT_STREAM, describe_stream)],
         headers: &[ReplyHeader::CacheControl],
         headers_at_times: &[ReplyHeader::Link],
     },
@@ -109,7 +109,9 @@ impl Call<'_> {
         let EventsQuery { after, account: Accounts(accounts), types: Kinds(kinds), limit } =
             EventsQuery::read(query)?;
         let limit = limit.map(|Limit(limit)| limit);
-        let is_stream = headers::preferred(self.headers(), &[JSON, EVENT_STREAM])? == EVENT_STREAM;
+        let offered = [JSON, EVENT_STREAM];
+        let preferred = headers::preferred(self.headers(), &offered);
+        let is_stream = offered[preferred.ok_or_else(|| Problem::plain(Code::NotAcceptable))?] == EVENT_STREAM;
         let position = self.position(bank, after, is_stream)?;
         let mut filter = EventFilter { accounts: Vec::with_capacity(accounts.len()), kinds };
         for account in accounts {
@@ -312,10 +314,6 @@ impl Parameter for After {
     fn parse(text: &str) -> Result<After, Cow<'static, str>> {
         Ok(if text == "now" { After::Now } else { After::Cursor(text.to_owned()) })
     }
-
-    fn absent() -> After {
-        After::Cursor(String::new())
-    }
 }
 
 /// Accounts.
@@ -347,8 +345,8 @@ impl Parameter for Accounts {
         Ok(Accounts(accounts))
     }
 
-    fn absent() -> Accounts {
-        Accounts(Vec::new())
+    fn absent() -> Option<Accounts> {
+        Some(Accounts(Vec::new()))
     }
 }
 
@@ -383,8 +381,8 @@ impl Parameter for Kinds {
         Ok(Kinds(kinds))
     }
 
-    fn absent() -> Kinds {
-        Kinds(Vec::new())
+    fn absent() -> Option<Kinds> {
+        Some(Kinds(Vec::new()))
     }
 }
 
@@ -405,9 +403,5 @@ impl Parameter for Limit {
             .filter(|limit| (1..=PAGE_ENTRIES_MAX).contains(limit))
             .map(Limit)
             .ok_or_else(|| format!("must be a number from 1 to {PAGE_ENTRIES_MAX}").into())
-    }
-
-    fn absent() -> Limit {
-        Limit(PAGE_EVENTS_DEFAULT)
     }
 }

@@ -6,24 +6,30 @@ use hyper::StatusCode;
 use hyper::header::{HeaderValue, LINK, LOCATION};
 use serde_json::{Value, json};
 
-use crate::bank::{AccountSelector, Order, PAGE_ENTRIES_MAX};
+use super::statements::between;
+use crate::bank::{AccountSelector, EntryFilter, EntryType, Order, PAGE_ENTRIES_MAX};
 use crate::http::call::Call;
-use crate::http::cursor;
+use crate::http::cursor::{self, CURSOR_PATTERN, ListDigest};
 use crate::http::headers::{self, Scope};
 use crate::http::operation::{
     BANK, CHANGE, EVERY, IF_MATCH, IF_NONE_MATCH, JSON_BODY, KEYED_IF_MATCH, NAMED, Operation, REFERRED,
     ReplyHeader, RequestBody, Success, TRANSACTION,
 };
-use crate::http::problem::{Code, Place, Problem};
+use crate::http::problem::{Code, Problem};
 use crate::http::query::{Parameter, Query, parameters};
 use crate::http::reply::{self, Caching, Content, JSON, Reply};
 use crate::http::routes::Endpoint;
+use crate::http::wire::detail::TransactionDetail;
 use crate::http::wire::links::PageLinks;
+use crate::http::wire::metadata::MetadataFilter;
+use crate::http::wire::moments::Moment;
 use crate::http::wire::read::read_body;
 use crate::http::wire::schema::{Describe, Schemas};
+use crate::http::wire::transfers::note;
+use crate::http::wire::values::LimitText;
 use crate::http::wire::write::Text;
 use crate::http::wire::{Posting, PostingV1, Transaction, TransactionPage, TransactionV1};
-use crate::ledger::Direction;
+use crate::ledger::{Direction, Kind, Reference};
 
 /// How many transactions a page has if the client does not say.
 const PAGE_ENTRIES_DEFAULT: usize = 100;
@@ -39,7 +45,7 @@ pub(in crate::http) static WITHDRAW_V1: Operation = Operation {
     endpoint: Endpoint::WithdrawV1,
     id: "withdrawV1",
     summary: "Pay out of an account (version 1)",
-    problems: &[EVERY, BANK, CHANGE, JSON_BODY, IF_MATCH, NAMED, POSTING, &[Code::InsufficientFunds]],
+    problems: &[EVERY, BANK, CHANGE, JSON_BODY, IF_MATCH, NAMED, POSTING, PAYING],
     ..POST_V1
 };
 
@@ -91,7 +97,8 @@ pub(in crate::http) static WITHDRAW: Operation = Operation {
         IF_MATCH,
         REFERRED,
         POSTING,
-        &[Code::AccountClosed, Code::InsufficientFunds],
+        NOTED,
+        PAYING,
     ],
     ..POST
 };
@@ -99,7 +106,7 @@ pub(in crate::http) static WITHDRAW: Operation = Operation {
 const POST: Operation = Operation {
     request: Some(RequestBody::json::<Posting>()),
     success: Success { body: Some((JSON, Transaction::describe)), ..POST_V1.success },
-    problems: &[EVERY, BANK, CHANGE, JSON_BODY, IF_MATCH, REFERRED, POSTING, &[Code::AccountClosed]],
+    problems: &[EVERY, BANK, CHANGE, JSON_BODY, IF_MATCH, REFERRED, POSTING, NOTED],
     leads_to: &[
         ("readTransaction", "id", "$response.body#/id"),
         ("readAccount", "account", "$response.body#/account_id"),
@@ -111,8 +118,14 @@ pub(in crate::http) static READ: Operation = Operation {
     endpoint: Endpoint::Transaction,
     id: "readTransaction",
     summary: "Read a transaction",
+    details: "Of any type, with all its sides. A transfer can still be reversed; all others, and one that was, never \
+        change.",
     headers: IF_NONE_MATCH,
-    success: TRANSACTION_FOUND,
+    success: Success {
+        meaning: "The transaction.",
+        body: Some((JSON, TransactionDetail::describe)),
+        ..TRANSACTION_FOUND
+    },
     problems: &[EVERY, BANK, TRANSACTION],
     ..Operation::PLAIN
 };
@@ -120,7 +133,6 @@ pub(in crate::http) static READ: Operation = Operation {
 const TRANSACTION_FOUND: Success = Success {
     status: 200,
     meaning: "The transaction, which never changes.",
-    body: Some((JSON, Transaction::describe)),
     headers: &[ReplyHeader::ETag, ReplyHeader::CacheControl],
     headers_at_times: &[],
     ..Success::EMPTY
@@ -131,7 +143,8 @@ pub(in crate::http) static LIST: Operation = Operation {
     id: "listTransactions",
     summary: "Read an account's history",
     details: "Page by page: `next`, and the Link header, lead on. Later transactions do not move a page that was \
-        begun.",
+        begun. All filters that are given have to be true of a transaction. One page looks at no more than 10,000 \
+        transactions: it may have less than `limit` of them, even none, and yet a next one.",
     query: HistoryQuery::SHAPE,
     headers: IF_NONE_MATCH,
     success: Success {
@@ -146,7 +159,9 @@ pub(in crate::http) static LIST: Operation = Operation {
     ..Operation::PLAIN
 };
 
-const POSTING: &[Code] = &[Code::BalanceOutOfRange];
+const POSTING: &[Code] = &[Code::BalanceOutOfRange, Code::TooManyDecimals];
+const PAYING: &[Code] = &[Code::InsufficientFunds, Code::AccountFrozen, Code::VelocityLimit];
+const NOTED: &[Code] = &[Code::AccountClosed, Code::ReferenceUsed];
 
 parameters! {
     /// Which part of a history.
@@ -155,8 +170,23 @@ parameters! {
         limit: PageLimit,
         /// Newest first, or oldest first.
         order: Order,
-        /// Where to go on: `next` of the page before, as it came. Limit may change on the way; order may not.
+        /// Where to go on: `next` of the page before, as it came. Limit may change on the way; nothing else may.
         cursor: Option<Cursor>,
+        /// Of these types, with commas between. Without it, of all that are about money: all but opening, amendment,
+        /// closing, linking and unlinking.
+        types: Option<Types>,
+        /// From this moment on.
+        from: Option<Moment>,
+        /// Before this moment.
+        to: Option<Moment>,
+        /// Those that move at least so much, in or out; or hold or release so much, if they move nothing.
+        amount_min: Option<LimitText>,
+        /// The same: at most so much.
+        amount_max: Option<LimitText>,
+        /// With exactly this reference.
+        reference: Option<Reference>,
+        /// With these values in their metadata: `metadata[invoice]=7`.
+        metadata: Option<MetadataFilter>,
     }
 }
 
@@ -182,16 +212,12 @@ impl Call<'_> {
         let account = self.account()?;
         let version = headers::if_match(self.headers())?;
         let body = self.read_json().await?;
-        let name = self.name_of(&account).await?;
-        let origin = self.origin(Scope::Account(&name), &body)?;
+        let origin = self.account_origin(&account, &body).await?;
         let posting: Posting = read_body(&body)?;
-        let posted = bank.post(account, version, direction, posting.amount.0, origin).await?;
-        // Asked for through the transaction, because the account may have been closed since: then its name does
-        // not find it any more.
-        let (_, account) = bank.transaction(posted.value.id).await?;
-        let transaction = Transaction::of(&posted.value, account.id, account.currency);
-        let mut reply = reply::json(StatusCode::CREATED, &transaction);
-        let location = reply::location(format_args!("/v2/transactions/{}", posted.value.id.to_uuid()));
+        let note = note(&posting.reference, &posting.metadata);
+        let posted = bank.post_noted(account, version, direction, posting.amount.0, note, origin).await?;
+        let mut reply = reply::json(StatusCode::CREATED, &Transaction::of(&posted.value));
+        let location = reply::location(format_args!("/v2/transactions/{}", posted.value.executed.id.to_uuid()));
         reply.headers_mut().insert(LOCATION, location);
         Ok(reply::marked(reply, &posted))
     }
@@ -203,44 +229,65 @@ impl Call<'_> {
     }
 
     pub(super) async fn transaction(&self) -> Result<Reply, Problem> {
-        let (transaction, account) = self.bank()?.transaction(self.transaction_id()?).await?;
-        let resource = Transaction::of(&transaction, account.id, account.currency);
-        Ok(reply::tagged(self.headers(), etag_of(&transaction), Caching::Forever, &resource))
+        let bank = self.bank()?;
+        let executed = bank.executed(self.transaction_id()?).await?;
+        let reversed_by = match executed.decision.kind {
+            Kind::Transfer => bank.reversal_of(executed.id).await?,
+            _ => None,
+        };
+        let caching = match executed.decision.kind {
+            Kind::Transfer if reversed_by.is_none() => Caching::Ask,
+            _ => Caching::Forever,
+        };
+        Ok(Content::json(&TransactionDetail::of(&executed, reversed_by)).reply(self.headers(), caching))
     }
 
     pub(super) async fn history(&self, query: &Query<'_>) -> Result<Reply, Problem> {
         let bank = self.bank()?;
         let account = self.account()?;
-        let HistoryQuery { limit: PageLimit(limit), order, cursor: from } = HistoryQuery::read(query)?;
+        let read = HistoryQuery::read(query)?;
+        let (from, to) = between(read.from, read.to)?;
+        let filter = EntryFilter {
+            types: read.types.map(|types| types.0),
+            from,
+            to,
+            amount_min: read.amount_min.map(|amount| amount.0),
+            amount_max: read.amount_max.map(|amount| amount.0),
+            reference: read.reference,
+            metadata: read.metadata.map(|metadata| metadata.0).unwrap_or_default(),
+        };
+        let (PageLimit(limit), order) = (read.limit, read.order);
         // A cursor belongs to an id; a name has one only as long as the account is open.
         let id = match &account {
             AccountSelector::Id(id) => *id,
             AccountSelector::Name(_) => bank.account(account).await?.id,
         };
-        let version = match &from {
-            None => None,
-            Some(Cursor(text)) => Some(cursor::decode(text, id, order).map_err(|detail| {
-                Problem::at(Code::InvalidCursor, Place::Parameter("cursor".into()), detail)
-            })?),
-        };
-        let page = bank.history(AccountSelector::Id(id), order, version, limit).await?;
-        let next = page.next.map(|version| cursor::encode(id, order, version));
+        let path = format!("/v2/accounts/{}/transactions", id.to_uuid());
+        let filters = query.canonical(&["limit", "order", "cursor"]);
+        let parts = [path.as_str(), order_text(order)].into_iter().chain(filters.iter().map(String::as_str));
+        let list = ListDigest::of(parts);
+        let start = read.cursor.as_ref().map(|Cursor(text)| cursor::decode(text, list)).transpose()?;
+        let page = bank.history(AccountSelector::Id(id), filter, order, start, limit).await?;
+        let next = page.next.map(|version| cursor::encode(list, version));
         let address = |cursor: Option<&str>| {
-            let order = order_text(order);
-            let path = format!("/v2/accounts/{}/transactions?limit={limit}&order={order}", id.to_uuid());
-            cursor.map_or_else(|| path.clone(), |cursor| format!("{path}&cursor={cursor}"))
+            let mut address = format!("{path}?limit={limit}&order={}", order_text(order));
+            let cursor = cursor.map(|cursor| format!("cursor={cursor}"));
+            for parameter in filters.iter().chain(&cursor) {
+                address.push('&');
+                address.push_str(parameter);
+            }
+            address
         };
         let links = PageLinks {
-            this: address(from.as_ref().map(|cursor| cursor.0.as_str())),
+            this: address(read.cursor.as_ref().map(|cursor| cursor.0.as_str())),
             next: next.as_deref().map(|next| address(Some(next))),
         };
         let link = links.next.as_ref().map(|next| {
-            HeaderValue::try_from(format!("<{next}>; rel=\"next\"")).expect("ids and cursors fit in a header")
+            HeaderValue::try_from(format!("<{next}>; rel=\"next\"")).expect("what is encoded fits in a header")
         });
-        let item = |transaction| Transaction::of(transaction, id, page.account.currency);
         let content = Content::json(&TransactionPage {
-            count: page.transactions.len() as u64,
-            items: page.transactions.iter().map(item).collect(),
+            count: page.entries.len() as u64,
+            items: page.entries.iter().map(Transaction::of).collect(),
             next: next.as_deref().map(Text),
             links,
         });
@@ -258,7 +305,7 @@ fn etag_of(transaction: &crate::bank::Transaction) -> HeaderValue {
 }
 
 /// How many items a page has at most.
-struct PageLimit(usize);
+pub(super) struct PageLimit(pub(super) usize);
 
 impl Describe for PageLimit {
     fn describe(_: &mut Schemas) -> Value {
@@ -281,8 +328,8 @@ impl Parameter for PageLimit {
             .ok_or_else(|| format!("must be a number from 1 to {PAGE_ENTRIES_MAX}").into())
     }
 
-    fn absent() -> PageLimit {
-        PageLimit(PAGE_ENTRIES_DEFAULT)
+    fn absent() -> Option<PageLimit> {
+        Some(PageLimit(PAGE_ENTRIES_DEFAULT))
     }
 }
 
@@ -301,8 +348,8 @@ impl Parameter for Order {
         }
     }
 
-    fn absent() -> Order {
-        Order::Descending
+    fn absent() -> Option<Order> {
+        Some(Order::Descending)
     }
 }
 
@@ -314,11 +361,11 @@ fn order_text(order: Order) -> &'static str {
 }
 
 /// A cursor, still text: what it says depends on the list.
-struct Cursor(String);
+pub(super) struct Cursor(pub(super) String);
 
 impl Describe for Cursor {
     fn describe(_: &mut Schemas) -> Value {
-        json!({ "type": "string", "pattern": "^[A-Za-z0-9_-]{40}$" })
+        json!({ "type": "string", "pattern": CURSOR_PATTERN })
     }
 }
 
@@ -326,8 +373,31 @@ impl Parameter for Cursor {
     fn parse(text: &str) -> Result<Cursor, Cow<'static, str>> {
         Ok(Cursor(text.to_owned()))
     }
+}
 
-    fn absent() -> Cursor {
-        Cursor(String::new())
+/// Some types of transactions.
+struct Types(Vec<EntryType>);
+
+impl Describe for Types {
+    fn describe(_: &mut Schemas) -> Value {
+        let names = EntryType::ALL.map(EntryType::name).join("|");
+        let pattern = format!("^({names})(,({names}))*$");
+        json!({ "type": "string", "pattern": pattern, "examples": ["deposit,transfer"] })
+    }
+}
+
+impl Parameter for Types {
+    fn parse(text: &str) -> Result<Types, Cow<'static, str>> {
+        let find = |name: &str| EntryType::ALL.into_iter().find(|known| known.name() == name);
+        let types: Option<Vec<EntryType>> = text.split(',').map(find).collect();
+        types.map(Types).ok_or_else(|| {
+            format!("must be types with commas between: {}", EntryType::ALL.map(EntryType::name).join(", ")).into()
+        })
+    }
+}
+
+impl Parameter for Reference {
+    fn parse(text: &str) -> Result<Reference, Cow<'static, str>> {
+        Reference::parse(text).map_err(|error| error.to_string().into())
     }
 }

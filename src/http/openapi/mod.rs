@@ -89,7 +89,8 @@ fn path_parameter(name: &str, schemas: &mut Schemas) -> Value {
     let (schema, meaning) = match name {
         "account" => (AccountSelector::describe(schemas), "An account reference."),
         "name" => (AccountName::describe(schemas), "The name of an open account."),
-        "id" => (Id::describe(schemas), "The resource's id."),
+        "other" => (AccountSelector::describe(schemas), "The reference of the other account."),
+        "id" | "hold" => (Id::describe(schemas), "The resource's id."),
         "code" => (Code::describe(schemas), "The problem's code."),
         other => unreachable!("the variable {other} of a route is described here"),
     };
@@ -127,11 +128,11 @@ fn describe_responses(operation: &Operation, schemas: &mut Schemas) -> Value {
         "description": success.meaning,
         "headers": headers(success.headers, success.headers_at_times),
     });
-    if let Some((media_type, describe)) = success.body {
-        let bodies = [(media_type, describe)].into_iter().chain(success.also.iter().copied());
-        let content: Map<String, Value> = bodies
-            .map(|(media_type, describe)| (media_type.to_owned(), json!({ "schema": describe(schemas) })))
-            .collect();
+    let bodies = success.body.iter().chain(success.other_bodies);
+    let content: Map<String, Value> = bodies
+        .map(|(media_type, describe)| ((*media_type).to_owned(), json!({ "schema": describe(schemas) })))
+        .collect();
+    if !content.is_empty() {
         reply["content"] = content.into();
     }
     let links: Map<String, Value> = operation
@@ -296,6 +297,8 @@ impl ReplyHeader {
         ReplyHeader::Link,
         ReplyHeader::RetryAfter,
         ReplyHeader::IdempotentReplayed,
+        ReplyHeader::ContentDisposition,
+        ReplyHeader::Vary,
     ];
 
     fn name(self) -> &'static str {
@@ -307,6 +310,8 @@ impl ReplyHeader {
             ReplyHeader::Link => "Link",
             ReplyHeader::RetryAfter => "Retry-After",
             ReplyHeader::IdempotentReplayed => "Idempotent-Replayed",
+            ReplyHeader::ContentDisposition => "Content-Disposition",
+            ReplyHeader::Vary => "Vary",
         }
     }
 
@@ -336,6 +341,12 @@ impl ReplyHeader {
                 json!({ "type": "string", "enum": ["true"] }),
                 "The reply is that of an earlier request with the same key.",
             ),
+            ReplyHeader::ContentDisposition => {
+                (json!({ "type": "string" }), "The name of the file to save it as.")
+            }
+            ReplyHeader::Vary => {
+                (json!({ "type": "string" }), "The request headers that choose the representation.")
+            }
         };
         with_meaning(json!({ "required": required, "schema": schema }), meaning)
     }
@@ -349,7 +360,10 @@ fn example(document: &Value, schema: &Value) -> Value {
     if let Some(example) = schema.pointer("/examples/0").or_else(|| schema.pointer("/enum/0")) {
         return example.clone();
     }
-    if let Some(first) = schema.pointer("/anyOf/0").or_else(|| schema.pointer("/allOf/0")) {
+    if let Some(only) = schema.get("const") {
+        return only.clone();
+    }
+    if let Some(first) = ["/anyOf/0", "/allOf/0", "/oneOf/0"].iter().find_map(|path| schema.pointer(path)) {
         return example(document, first);
     }
     match schema["type"].as_str() {

@@ -107,13 +107,13 @@ impl Linked for AccountLinkLinks {
         Relation { name: "account", path: "/v2/accounts/{account}", offered: |_| true, meaning: "The account." },
         Relation {
             name: "linked-account",
-            path: "/v2/accounts/{other}",
+            path: "/v2/accounts/{account}",
             offered: |_| true,
             meaning: "The account that it is linked to.",
         },
     ];
 
-    fn variable(&self, name: &str) -> Uuid {
-        if name == "other" { self.other } else { self.account }
+    fn variable(&self, relation: &str, name: &str) -> Uuid {
+        if name == "other" || relation == "linked-account" { self.other } else { self.account }
     }
 }

@@ -141,7 +141,7 @@ pub(in crate::http) const KINDS: [&str; 14] = [
 ];
 
 /// The name of a kind.
-pub(in crate::http) fn kind_name(kind: &Kind) -> &'static str {
+pub(crate) fn kind_name(kind: &Kind) -> &'static str {
     match kind {
         Kind::Opening => "opening",
         Kind::Deposit => "deposit",
@@ -238,7 +238,7 @@ impl Linked for DetailLinks {
         },
     ];
 
-    fn variable(&self, name: &str) -> Uuid {
+    fn variable(&self, _relation: &str, name: &str) -> Uuid {
         if name == "hold" { self.hold.unwrap_or_default() } else { self.id }
     }
 }

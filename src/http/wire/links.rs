@@ -28,8 +28,8 @@ pub(in crate::http) trait Linked: Sized + 'static {
     /// All of them.
     const RELATIONS: &'static [Relation<Self>];
 
-    /// What stands for a variable of a path.
-    fn variable(&self, name: &str) -> Uuid;
+    /// What stands for a variable of the path of a relation.
+    fn variable(&self, relation: &str, name: &str) -> Uuid;
 }
 
 /// The links of a resource.
@@ -61,7 +61,7 @@ impl<S: Linked> Write for Links<S> {
             {
                 out.extend_from_slice(before.as_bytes());
                 let mut buffer = Uuid::encode_buffer();
-                let id = self.0.variable(name).hyphenated().encode_lower(&mut buffer);
+                let id = self.0.variable(relation.name, name).hyphenated().encode_lower(&mut buffer);
                 out.extend_from_slice(id.as_bytes());
                 rest = behind;
             }
@@ -76,6 +76,9 @@ impl<S: Linked> Write for Links<S> {
 #[cfg(test)]
 pub(in crate::http) static RELATED_PATHS: &[fn() -> Vec<&'static str>] = &[
     paths_of::<super::accounts::AccountLinks>,
+    paths_of::<super::account_links::AccountLinkLinks>,
+    paths_of::<super::detail::DetailLinks>,
+    paths_of::<super::holds::HoldLinks>,
     paths_of::<super::transactions::TransactionLinks>,
     paths_of::<super::service::TrialBalanceLinks>,
 ];

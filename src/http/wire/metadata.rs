@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::nested::{Entries, EntryName, Patch};
 use super::read::{Parsed, ReadScalar, parse_text};
 use super::schema::{Describe, Schemas};
+use crate::http::query::Parameter;
 use crate::ledger::operation::MetadataChange;
 use crate::ledger::{self, METADATA_ENTRIES_MAX, METADATA_KEY_BYTES_MAX, METADATA_VALUE_BYTES_MAX};
 
@@ -67,6 +68,34 @@ pub(in crate::http) fn changes(patch: &MetadataPatch) -> Vec<MetadataChange> {
         (key.0.clone(), value)
     };
     patch.0.iter().map(change).collect()
+}
+
+/// Values that metadata has to have: `metadata[key]=value`, for one key or several.
+pub(in crate::http) struct MetadataFilter(pub(in crate::http) Vec<(Box<str>, Box<str>)>);
+
+impl Describe for MetadataFilter {
+    fn describe(_: &mut Schemas) -> Value {
+        json!({
+            "type": "object",
+            "propertyNames": { "pattern": "^[a-z]{1,8}$" },
+            "additionalProperties": { "type": "string", "pattern": "^[ -~]{0,64}$" },
+            "maxProperties": 4,
+        })
+    }
+}
+
+impl Parameter for MetadataFilter {
+    const KEYED: bool = true;
+
+    fn parse(_: &str) -> Parsed<MetadataFilter> {
+        Err("needs a key in brackets".into())
+    }
+
+    fn parse_keyed(values: Vec<(Box<str>, Box<str>)>) -> Parsed<MetadataFilter> {
+        // Metadata that cannot be is asked for by mistake.
+        let metadata = ledger::Metadata::new(values).map_err(|error| error.to_string())?;
+        Ok(MetadataFilter(metadata.entries().to_vec()))
+    }
 }
 
 /// What is wrong with a text that is kept, if anything is.

@@ -54,7 +54,6 @@ impl<T: Read> Read for Patch<T> {
 }
 
 /// An array of `MIN` to `MAX` items.
-#[cfg_attr(not(test), expect(dead_code, reason = "arrays come with transfers and batches"))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::http) struct List<T, const MIN: usize, const MAX: usize>(pub(in crate::http) Vec<T>);
 
@@ -94,7 +93,6 @@ impl<T: Read, const MIN: usize, const MAX: usize> Read for List<T, MIN, MAX> {
     }
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "arrays come with transfers and batches"))]
 struct ItemsVisitor<'f, 'a> {
     kept_max: usize,
     raws: &'f mut Vec<&'a RawValue>,

@@ -134,7 +134,6 @@ pub(in crate::http) enum Pointer<'a> {
     /// A member of an object.
     Member(&'a Pointer<'a>, &'a str),
     /// An item of an array.
-    #[cfg_attr(not(test), expect(dead_code, reason = "arrays come with transfers and batches"))]
     Item(&'a Pointer<'a>, usize),
 }
 

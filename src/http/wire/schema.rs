@@ -49,13 +49,17 @@ impl Schemas {
         json!({ "$ref": format!("#/components/schemas/{name}") })
     }
 
-    /// The schema that a reference leads to.
-    ///
-    /// # Panics
-    /// If it is no reference.
-    pub(in crate::http) fn resolve(&self, reference: &Value) -> &Value {
+    /// The schema of a type with a name, for a place that says more of it than the name does. The others that it
+    /// refers to keep their names.
+    pub(in crate::http) fn inline(&mut self, describe: Describer) -> Value {
+        let mut described = Schemas::default();
+        let reference = describe(&mut described);
         let name = reference["$ref"].as_str().and_then(|path| path.rsplit('/').next());
-        &self.0[name.expect("a reference to a schema")].schema
+        let schema = name.and_then(|name| described.0.remove(name)).map_or(reference.clone(), |named| named.schema);
+        for (name, named) in described.0 {
+            self.0.entry(name).or_insert(named);
+        }
+        schema
     }
 
     /// All of them, by name.

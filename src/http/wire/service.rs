@@ -113,7 +113,7 @@ impl Linked for TrialBalanceLinks {
         meaning: "The trial balance.",
     }];
 
-    fn variable(&self, _: &str) -> Uuid {
+    fn variable(&self, _relation: &str, _: &str) -> Uuid {
         unreachable!("its path has no variable")
     }
 }

@@ -1,15 +1,18 @@
-//! Transactions on the wire: deposits, withdrawals, and an account's history.
+//! Transactions on the wire: deposits, withdrawals, and an account's history of whatever kind.
 
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::links::{Linked, Links, PageLinks, Relation};
+use super::metadata::Metadata;
 use super::read::body;
 use super::schema::{Describe, Schemas};
 use super::values::{AmountNumber, AmountText};
 use super::write::{Id, MoneyNumber, MoneyText, Seconds, Text, Time, Write, resource, text};
-use crate::bank;
-use crate::ledger::{AccountId, AccountName, Currency, Direction};
+use crate::bank::{self, AccountEntry, EntryType};
+use crate::ledger::{
+    self, AccountId, AccountName, Currency, Direction, Effect, Kind, Reference,
+};
 
 body! {
     /// What pays into or out of an account in version 1.
@@ -24,6 +27,10 @@ body! {
     pub(in crate::http) struct Posting {
         /// How much.
         amount: AmountText,
+        /// The client's reference.
+        reference: Option<Reference>,
+        /// Whatever else the client keeps with it.
+        metadata: Option<Metadata>,
     }
 }
 
@@ -64,20 +71,34 @@ impl<'a> TransactionV1<'a> {
 }
 
 resource! {
-    /// A transaction: one entry of an account's history.
-    pub(in crate::http) struct Transaction {
-        /// The transaction's id.
+    /// A transaction as one account sees it: an entry of its history.
+    pub(in crate::http) struct Transaction<'a> {
+        /// The transaction's id, which is the same in all accounts that it touches.
         id: Id,
-        /// The id of its account.
+        /// The id of the account.
         account_id: Id,
-        /// Which way the money went.
-        kind as "type": Direction,
-        /// How much, below zero for a withdrawal.
+        /// What was done.
+        kind as "type": EntryType,
+        /// What it added to the account's balance, below zero for what it took.
         amount: MoneyText,
+        /// By how much it changed what the account's pending holds reserve.
+        held_change: MoneyText,
         /// The account's balance after it.
         balance: MoneyText,
+        /// What the account's pending holds reserve after it.
+        held: MoneyText,
         /// The account's version after it.
         version: u64,
+        /// The client's reference.
+        reference: Option<&'a Reference>,
+        /// The client's metadata.
+        metadata: &'a ledger::Metadata,
+        /// The other accounts that it touched.
+        counterparties: Vec<Counterparty>,
+        /// The hold that it placed, captured, voided or let expire.
+        hold_id: Option<Id>,
+        /// The transfer that it pays back.
+        reversal_of: Option<Id>,
         /// When it was booked.
         created: Time,
         /// Where to go from here.
@@ -85,23 +106,50 @@ resource! {
     }
 }
 
-impl Transaction {
-    /// `account` and `currency` are its account's.
-    pub(in crate::http) fn of(
-        transaction: &bank::Transaction,
-        account: AccountId,
+resource! {
+    /// Another account that a transaction touched.
+    pub(in crate::http) struct Counterparty {
+        /// Its id.
+        account_id: Id,
+        /// Its currency.
         currency: Currency,
-    ) -> Transaction {
-        let (id, account) = (transaction.id.to_uuid(), account.to_uuid());
+        /// What it got, below zero for what it paid.
+        amount: MoneyText,
+    }
+}
+
+impl<'a> Transaction<'a> {
+    /// An entry of an account's history.
+    pub(in crate::http) fn of(entry: &'a AccountEntry) -> Transaction<'a> {
+        let (effect, note) = (entry.effect(), &entry.executed.decision.note);
+        let (id, account) = (entry.executed.id.to_uuid(), entry.account.to_uuid());
+        let hold = entry.hold().map(|hold| hold.to_uuid());
+        let reversal_of = match entry.executed.decision.kind {
+            Kind::Reversal { of } => Some(of.to_uuid()),
+            _ => None,
+        };
+        let counterparty = |(account, effect): (AccountId, &Effect)| Counterparty {
+            account_id: Id(account.to_uuid()),
+            currency: effect.currency,
+            amount: MoneyText(effect.change.posted(), effect.currency),
+        };
+        let money = |amount| MoneyText(amount, effect.currency);
         Transaction {
             id: Id(id),
             account_id: Id(account),
-            kind: transaction.direction,
-            amount: MoneyText(transaction.direction.signed(transaction.amount), currency),
-            balance: MoneyText(transaction.balance, currency),
-            version: transaction.version,
-            created: Time(transaction.created()),
-            links: Links(TransactionLinks { id, account }),
+            kind: entry.entry_type(),
+            amount: money(effect.change.posted()),
+            held_change: money(entry.held_change),
+            balance: money(effect.after.balance),
+            held: money(effect.after.held),
+            version: effect.after.version,
+            reference: note.reference.as_ref(),
+            metadata: &note.metadata,
+            counterparties: entry.others().map(counterparty).collect(),
+            hold_id: hold.map(Id),
+            reversal_of: reversal_of.map(Id),
+            created: Time(entry.created()),
+            links: Links(TransactionLinks { id, account, hold }),
         }
     }
 }
@@ -110,6 +158,7 @@ impl Transaction {
 pub(in crate::http) struct TransactionLinks {
     id: Uuid,
     account: Uuid,
+    hold: Option<Uuid>,
 }
 
 impl Linked for TransactionLinks {
@@ -119,18 +168,28 @@ impl Linked for TransactionLinks {
             name: "self",
             path: "/v2/transactions/{id}",
             offered: |_| true,
-            meaning: "The transaction.",
+            meaning: "The transaction with all its sides.",
         },
         Relation {
             name: "account",
             path: "/v2/accounts/{account}",
             offered: |_| true,
-            meaning: "Its account.",
+            meaning: "The account.",
+        },
+        Relation {
+            name: "hold",
+            path: "/v2/holds/{hold}",
+            offered: |transaction| transaction.hold.is_some(),
+            meaning: "The hold.",
         },
     ];
 
-    fn variable(&self, name: &str) -> Uuid {
-        if name == "account" { self.account } else { self.id }
+    fn variable(&self, _relation: &str, name: &str) -> Uuid {
+        match name {
+            "account" => self.account,
+            "hold" => self.hold.unwrap_or_default(),
+            _ => self.id,
+        }
     }
 }
 
@@ -140,7 +199,7 @@ resource! {
         /// How many transactions are on this page.
         count: u64,
         /// The transactions, in the order that was asked for.
-        items: Vec<Transaction>,
+        items: Vec<Transaction<'a>>,
         /// The cursor of the next page; null if this is the last one.
         next: Option<Text<'a>>,
         /// This page and the next.
@@ -169,20 +228,14 @@ impl Write for DirectionV1 {
     }
 }
 
-impl Describe for Direction {
-    fn describe(_: &mut Schemas) -> Value {
-        json!({ "type": "string", "enum": ["deposit", "withdrawal"] })
+impl Describe for EntryType {
+    fn describe(schemas: &mut Schemas) -> Value {
+        Kind::describe(schemas)
     }
 }
 
-impl Write for Direction {
+impl Write for EntryType {
     fn write(&self, out: &mut Vec<u8>) {
-        text(
-            out,
-            match self {
-                Direction::Deposit => "deposit",
-                Direction::Withdrawal => "withdrawal",
-            },
-        );
+        text(out, self.name());
     }
 }

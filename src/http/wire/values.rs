@@ -10,6 +10,7 @@ use super::read::{Parsed, ReadScalar, kind, parse_text};
 use super::schema::{Describe, Schemas, with_meaning};
 use super::write::{self, UUID_PATTERN};
 use crate::bank::AccountSelector;
+use crate::http::query::Parameter;
 use crate::ledger::{
     AccountId, AccountName, AmountError, Currency, ExcessDecimals, IdError, NameError, Quantity,
 };
@@ -193,11 +194,7 @@ impl Describe for LimitText {
 
 impl ReadScalar for LimitText {
     fn parse(raw: &str) -> Parsed<LimitText> {
-        let limit = parse_exact(raw)?;
-        if limit < Quantity::ZERO {
-            return Err("must not be negative".into());
-        }
-        Ok(LimitText(limit))
+        not_negative(parse_exact(raw)?)
     }
 }
 
@@ -228,19 +225,35 @@ impl ReadScalar for Currency {
     }
 }
 
+impl Parameter for LimitText {
+    fn parse(text: &str) -> Parsed<LimitText> {
+        not_negative(exact(text)?)
+    }
+}
+
+fn not_negative(limit: Quantity) -> Parsed<LimitText> {
+    if limit < Quantity::ZERO {
+        return Err("must not be negative".into());
+    }
+    Ok(LimitText(limit))
+}
+
 /// How many decimals an amount of version 1 has.
 const DECIMALS_V1: u8 = 2;
 
 /// Version 2 has one spelling of an amount: no exponent, no leading zeros. Zeros at the end are spelling too. How many
 /// decimals it may have is the currency's affair, which only the ledger knows.
 pub(super) fn parse_exact(raw: &str) -> Parsed<Quantity> {
-    let text = parse_text(raw)?;
-    let (whole, fraction) = text.split_once('.').unwrap_or((&text, ""));
+    exact(&parse_text(raw)?)
+}
+
+fn exact(text: &str) -> Parsed<Quantity> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let whole = whole.strip_prefix('-').unwrap_or(whole);
     if text.contains(['e', 'E']) || (whole.len() > 1 && whole.starts_with('0')) {
         return Err(AmountError::NotANumber.to_string().into());
     }
-    let amount = Quantity::parse(&text, ExcessDecimals::Refuse).map_err(|error| error.to_string())?;
+    let amount = Quantity::parse(text, ExcessDecimals::Refuse).map_err(|error| error.to_string())?;
     let scale = Currency::SCALE_MAX;
     if fraction.len() > usize::from(scale) {
         return Err(AmountError::TooManyDecimals { scale }.to_string().into());

@@ -14,7 +14,7 @@
 //!  64        events, each behind its length as a varint
 //! ```
 //!
-//! An event (`amount`, `time` and so on as in [`crate::storage::fields`], times after the event's own; a text stands
+//! An event (`amount`, `time` and so on as in `storage::fields`, times after the event's own; a text stands
 //! behind its length):
 //!
 //! ```text

@@ -427,7 +427,7 @@ impl Generation {
             if announced_bytes(&piece) > piece.len() {
                 self.add_piece(&mut whole, first, 0, &key, &piece)?;
                 let mut number = 1;
-                while let Some(next) = entries.next_if(|next| is_further_piece(next)) {
+                while let Some(next) = entries.next_if(is_further_piece) {
                     let (key, piece) = next.map_err(|error| self.corrupt_at(first, error.to_string()))?;
                     self.add_piece(&mut whole, first, number, &key, &piece)?;
                     number += 1;

@@ -76,10 +76,10 @@ fn encode(out: &mut Vec<u8>, event: &Event, base: Timestamp, sequence: Sequence)
         change => (kind_of(change), event.key.is_some()),
     };
     out.push(if has_key { kind | WITH_KEY } else { kind });
-    put_varint(out, event.time.millis() - base.millis());
+    put_later(out, event.time, base);
     if let Some(KeyUse { key, expires }) = event.key.filter(|_| has_key) {
         put_key(out, &key);
-        put_varint(out, expires.millis() - event.time.millis());
+        put_later(out, expires, event.time);
     }
     match &event.change {
         Change::Opened { account, name, currency, overdraft_limit } => {
@@ -252,6 +252,12 @@ pub(super) fn read_distance(reader: &mut Reader<'_>, sequence: Sequence) -> Resu
             .and_then(Sequence::new)
             .ok_or_else(|| at.malformed("a link points before the first event")),
     }
+}
+
+/// Appends a time that is not before `base`.
+fn put_later(out: &mut Vec<u8>, time: Timestamp, base: Timestamp) {
+    assert!(time >= base, "time does not run backwards, and a key is kept for some");
+    put_varint(out, time.millis() - base.millis());
 }
 
 fn read_later(reader: &mut Reader<'_>, base: Timestamp) -> Result<Timestamp, Malformed> {

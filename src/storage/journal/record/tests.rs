@@ -294,9 +294,8 @@ fn read_hostile(bytes: &mut [u8], first: Sequence) {
 #[test]
 fn hostile_bytes_behind_a_valid_checksum_are_errors_and_never_panics() {
     let events = events();
-    let mut start = 101;
     // One record an event, so that an error in one does not keep the others from being read.
-    for event in &events {
+    for (start, event) in (101..).zip(&events) {
         let first = sequence(start);
         let bytes = sealed_from(first, std::slice::from_ref(event), &mut far_position());
         for at in 4..bytes.len() {
@@ -306,7 +305,6 @@ fn hostile_bytes_behind_a_valid_checksum_are_errors_and_never_panics() {
                 read_hostile(&mut hostile, first);
             }
         }
-        start += 1;
     }
 }
 

@@ -1,0 +1,149 @@
+//! Links between accounts.
+
+use hyper::StatusCode;
+
+use crate::bank::{AccountSelector, KeyHome, Origin};
+use crate::http::call::Call;
+use crate::http::headers::Scope;
+use crate::http::operation::{
+    BANK, CHANGE, EVERY, IF_NONE_MATCH, JSON_BODY, KEYED, Operation, REFERRED, ReplyHeader, RequestBody, Success,
+};
+use crate::http::problem::{Code, Problem};
+use crate::http::reply::{self, Caching, Content, JSON, Reply};
+use crate::http::routes::Endpoint;
+use crate::http::wire::account_links::{AccountLink, AccountLinkList, LinkRequest};
+use crate::http::wire::read::read_body;
+use crate::http::wire::schema::Describe;
+use crate::http::wire::write::Id;
+use crate::ledger::AccountId;
+use crate::ledger::operation::Operation as LedgerOperation;
+use crate::shard::batch::AccountView;
+
+pub(in crate::http) static PUT: Operation = Operation {
+    endpoint: Endpoint::PutLink,
+    id: "linkAccount",
+    summary: "Link an account to another",
+    details: "Or change what the link is for. The same request again changes nothing.",
+    request: Some(RequestBody::json::<LinkRequest>()),
+    success: Success { status: 200, meaning: "The link.", body: Some((JSON, AccountLink::describe)), ..Success::EMPTY },
+    problems: &[
+        EVERY,
+        BANK,
+        CHANGE,
+        JSON_BODY,
+        REFERRED,
+        &[
+            Code::AccountClosed,
+            Code::AccountRepeated,
+            Code::CurrencyMismatch,
+            Code::LinkCycle,
+            Code::LinkChainTooLong,
+            Code::LinksExhausted,
+        ],
+    ],
+    ..Operation::PLAIN
+};
+
+pub(in crate::http) static GET: Operation = Operation {
+    endpoint: Endpoint::ReadLink,
+    id: "readLink",
+    summary: "Read a link",
+    headers: IF_NONE_MATCH,
+    success: Success {
+        status: 200,
+        meaning: "The link.",
+        body: Some((JSON, AccountLink::describe)),
+        headers: &[ReplyHeader::ETag, ReplyHeader::CacheControl],
+        headers_at_times: &[],
+        ..Success::EMPTY
+    },
+    problems: &[EVERY, BANK, REFERRED, &[Code::LinkNotFound]],
+    ..Operation::PLAIN
+};
+
+pub(in crate::http) static LIST: Operation = Operation {
+    endpoint: Endpoint::Links,
+    id: "listLinks",
+    summary: "Read an account's links",
+    headers: IF_NONE_MATCH,
+    success: Success { meaning: "The links.", body: Some((JSON, AccountLinkList::describe)), ..GET.success },
+    problems: &[EVERY, BANK, REFERRED],
+    ..Operation::PLAIN
+};
+
+pub(in crate::http) static DELETE: Operation = Operation {
+    endpoint: Endpoint::DeleteLink,
+    id: "unlinkAccount",
+    summary: "Remove a link",
+    headers: KEYED,
+    success: Success { meaning: "The link is removed.", ..Success::EMPTY },
+    problems: &[EVERY, BANK, CHANGE, REFERRED, &[Code::AccountClosed, Code::LinkNotFound, Code::UnexpectedBody]],
+    ..Operation::PLAIN
+};
+
+impl Call<'_> {
+    pub(super) async fn put_link(&mut self) -> Result<Reply, Problem> {
+        let bank = self.bank()?;
+        let (account, to) = (self.account()?, self.other_account()?);
+        let body = self.read_json().await?;
+        let LinkRequest { kind } = read_body(&body)?;
+        let operation = LedgerOperation::Link { account: bank.place(account.clone()), to: bank.place(to.clone()), kind };
+        // Putting is idempotent by itself: the same request again finds the link there.
+        let origin = Origin { key: None, request_id: self.request_id.as_str().into() };
+        bank.operate(operation, Vec::new(), KeyHome::Key, false, origin).await?;
+        let (account, to) = (self.id_of(account).await?, self.id_of(to).await?);
+        Ok(reply::json(StatusCode::OK, &AccountLink::of(account, to, kind)))
+    }
+
+    pub(super) async fn read_link(&self) -> Result<Reply, Problem> {
+        let account = self.bank()?.account(self.account()?).await?;
+        let to = self.id_of(self.other_account()?).await?;
+        let link = links_of(&account).iter().find(|link| link.to == to);
+        let link = link.ok_or_else(|| Problem::plain(Code::LinkNotFound))?;
+        let resource = AccountLink::of(account.id, link.to, link.kind);
+        Ok(Content::json(&resource).reply(self.headers(), Caching::Ask))
+    }
+
+    pub(super) async fn links(&self) -> Result<Reply, Problem> {
+        let account = self.bank()?.account(self.account()?).await?;
+        let items: Vec<_> =
+            links_of(&account).iter().map(|link| AccountLink::of(account.id, link.to, link.kind)).collect();
+        let protects = account.details.as_deref().map_or(&[][..], |details| &details.protects);
+        let protects = protects.iter().map(|account| Id(account.to_uuid())).collect();
+        let list = AccountLinkList { count: items.len() as u64, items, protects };
+        Ok(Content::json(&list).reply(self.headers(), Caching::Ask))
+    }
+
+    pub(super) async fn delete_link(&mut self) -> Result<Reply, Problem> {
+        let bank = self.bank()?;
+        let (account, to) = (self.account()?, self.other_account()?);
+        self.read_nothing().await?;
+        let place = bank.place(account.clone());
+        let other = self.found.segments[1].as_bytes();
+        let origin = self.account_origin(&account, other).await?;
+        let home = KeyHome::Shard(place.shard);
+        let operation = LedgerOperation::Unlink { account: place, to: bank.place(to) };
+        let done = bank.operate(operation, Vec::new(), home, false, origin).await?;
+        Ok(reply::marked(reply::empty(StatusCode::NO_CONTENT), &done))
+    }
+
+    async fn id_of(&self, account: AccountSelector) -> Result<AccountId, Problem> {
+        match account {
+            AccountSelector::Id(id) => Ok(id),
+            name @ AccountSelector::Name(_) => Ok(self.bank()?.account(name).await?.id),
+        }
+    }
+
+    /// Who asks, with an idempotency key that belongs to an account.
+    pub(super) async fn account_origin(&self, account: &AccountSelector, body: &[u8]) -> Result<Origin, Problem> {
+        if !crate::http::headers::has_idempotency_key(self.headers()) {
+            return Ok(Origin { key: None, request_id: self.request_id.as_str().into() });
+        }
+        let name = self.name_of(account).await?;
+        self.origin(Scope::Account(&name), body)
+    }
+}
+
+fn links_of(account: &AccountView) -> &[crate::ledger::Link] {
+    account.details.as_deref().map_or(&[], |details| &details.links)
+}

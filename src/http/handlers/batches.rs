@@ -1,0 +1,270 @@
+//! Batches: many operations in one request.
+
+use std::borrow::Cow;
+
+use hyper::StatusCode;
+use serde_json::{Value, json};
+
+use crate::bank::{
+    self, BATCH_ATOMIC_ITEMS_MAX, BATCH_ITEMS_MAX, BatchRefusal, BatchResult, Done, Executed, KeyHome,
+};
+use crate::http::call::Call;
+use crate::http::headers::{self, Scope};
+use crate::http::operation::{
+    BANK, CHANGE, EVERY, HOLD, JSON_BODY, KEYED, MOVING, Operation, ReplyHeader, RequestBody, Success,
+};
+use crate::http::problem::{Code, Party, Place, Problem};
+use crate::http::query::{Parameter, Query, parameters};
+use crate::http::reply::{self, JSON, Reply};
+use crate::http::routes::Endpoint;
+use crate::http::wire::batches::{Batch, BatchReply, ItemBody, ItemResult, RawItem, problem_body, read_item};
+use crate::http::wire::detail::TransactionDetail;
+use crate::http::wire::holds::HoldResource;
+use crate::http::wire::read::read_body;
+use crate::http::wire::schema::{Describe, Schemas};
+use crate::http::wire::values::Flag;
+use crate::http::wire::write::Write;
+use crate::http::wire::Account;
+use crate::ledger::Kind;
+
+/// The longest body of a batch, in bytes.
+pub(in crate::http) const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// The media type of a batch with one item a line.
+pub(in crate::http) const NDJSON: &str = "application/x-ndjson";
+
+pub(in crate::http) static EXECUTE: Operation = Operation {
+    endpoint: Endpoint::Batch,
+    id: "executeBatch",
+    summary: "Execute many operations",
+    details: "At most 10,000 in 8 MiB, one after the other in their order; each has a result of its own. Instead of \
+        the JSON object, `application/x-ndjson` has one item a line; `atomic` is a query parameter then. An item may \
+        have an idempotency `key` of its own: if an earlier request has ended it, that end counts, also if the others \
+        are to be all or nothing. The batch's `Idempotency-Key` counts for all of it.",
+    query: BatchQuery::SHAPE,
+    headers: KEYED,
+    request: Some(RequestBody::json::<Batch>().up_to(BATCH_BYTES_MAX)),
+    success: Success {
+        status: 200,
+        meaning: "What became of the items.",
+        body: Some((JSON, BatchReply::describe)),
+        headers: &[],
+        headers_at_times: &[ReplyHeader::IdempotentReplayed],
+        ..Success::EMPTY
+    },
+    problems: &[
+        EVERY,
+        BANK,
+        CHANGE,
+        JSON_BODY,
+        HOLD,
+        MOVING,
+        &[
+            Code::AccountExists,
+            Code::AccountsExhausted,
+            Code::BatchTooLarge,
+            Code::HoldEnded,
+            Code::HoldExceeded,
+            Code::HoldsExhausted,
+            Code::InvalidParameter,
+            Code::LegsUnbalanced,
+            Code::NotAttempted,
+        ],
+    ],
+    ..Operation::PLAIN
+};
+
+parameters! {
+    /// How a batch is to be taken.
+    struct BatchQuery {
+        /// Which results the reply has: of all items, of those that were refused, or none.
+        results: Results,
+        /// All or nothing. With a JSON object, that has to say the same if it says anything.
+        atomic: Option<Flag>,
+    }
+}
+
+/// Which results a reply has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Results {
+    All,
+    Refused,
+    None,
+}
+
+impl Describe for Results {
+    fn describe(_: &mut Schemas) -> Value {
+        json!({ "type": "string", "enum": ["all", "refused", "none"], "default": "all" })
+    }
+}
+
+impl Parameter for Results {
+    fn parse(text: &str) -> Result<Results, Cow<'static, str>> {
+        match text {
+            "all" => Ok(Results::All),
+            "refused" => Ok(Results::Refused),
+            "none" => Ok(Results::None),
+            _ => Err("must be all, refused or none".into()),
+        }
+    }
+
+    fn absent() -> Option<Results> {
+        Some(Results::All)
+    }
+}
+
+impl Parameter for Flag {
+    fn parse(text: &str) -> Result<Flag, Cow<'static, str>> {
+        match text {
+            "true" => Ok(Flag(true)),
+            "false" => Ok(Flag(false)),
+            _ => Err("must be true or false".into()),
+        }
+    }
+
+    fn absent() -> Option<Flag> {
+        Some(Flag(false))
+    }
+}
+
+impl Call<'_> {
+    pub(super) async fn batch(&mut self, query: &Query<'_>) -> Result<Reply, Problem> {
+        let bank = self.bank()?;
+        let BatchQuery { results: wanted, atomic } = BatchQuery::read(query)?;
+        let body = self.read_either(NDJSON).await?;
+        let mut fingerprint = vec![u8::from(atomic.is_some_and(|flag| flag.0))];
+        fingerprint.extend_from_slice(&body);
+        let origin = self.origin(Scope::Collection("batches"), &fingerprint)?;
+        let (items, atomic) = if headers::is_media_type(self.headers(), NDJSON) {
+            (lines(&body)?, atomic.is_some_and(|flag| flag.0))
+        } else {
+            let batch: Batch = read_body(&body)?;
+            let atomic = atomic_of(atomic, batch.atomic)?;
+            (batch.items.0, atomic)
+        };
+        if atomic && items.len() > BATCH_ATOMIC_ITEMS_MAX {
+            return Err(Problem::plain(Code::BatchTooLarge));
+        }
+        let mut results: Vec<Option<ItemResult>> = Vec::with_capacity(items.len());
+        let mut places = Vec::with_capacity(items.len());
+        let mut read = Vec::with_capacity(items.len());
+        let request_id = self.request_id.as_str();
+        let mut wrong = Vec::new();
+        for RawItem(raw) in &items {
+            match read_item(raw) {
+                Ok((item, key)) => {
+                    let (operation, conditions) = item.to_operation(bank);
+                    let key = key.map(|key| (headers::item_key(&key, raw), KeyHome::Key));
+                    places.push(results.len());
+                    read.push(bank::BatchItem { operation, conditions, key });
+                    results.push(None);
+                }
+                Err(problem) => {
+                    wrong.push((results.len(), problem));
+                    results.push(None);
+                }
+            }
+        }
+        let mut first_request_id = None;
+        if atomic && !wrong.is_empty() {
+            // One of them cannot be executed, so none is.
+            let problem = Problem::plain(Code::NotAttempted);
+            for place in places {
+                results[place] = Some(refused(place, &problem, request_id));
+            }
+        } else if !read.is_empty() {
+            let outcome = bank.batch(read, atomic, origin).await.map_err(|refusal| match refusal {
+                BatchRefusal::TooLarge => Problem::plain(Code::BatchTooLarge),
+                BatchRefusal::Refused(refusal) => refusal.into(),
+            })?;
+            first_request_id = outcome.first_request_id;
+            // A repeated reply is the first one, to the letter.
+            let request_id = first_request_id.as_deref().unwrap_or(request_id);
+            for (place, result) in places.into_iter().zip(outcome.results) {
+                results[place] = Some(match result {
+                    BatchResult::Done(done) => executed(place, &done, bank, wanted == Results::All),
+                    BatchResult::Refused(refusal) => {
+                        let problem = Problem::from(refusal).pointing(|party| pointer(&items[place], party));
+                        refused(place, &problem, request_id)
+                    }
+                    BatchResult::NotAttempted => {
+                        refused(place, &Problem::plain(Code::NotAttempted), request_id)
+                    }
+                });
+            }
+        }
+        for (place, problem) in wrong {
+            let request_id = first_request_id.as_deref().unwrap_or(request_id);
+            results[place] = Some(refused(place, &problem, request_id));
+        }
+        let results: Vec<ItemResult> = results.into_iter().flatten().collect();
+        let refused = results.iter().filter(|result| result.status >= 400).count();
+        let count = results.len() as u64;
+        let shown = |result: &ItemResult| match wanted {
+            Results::All => true,
+            Results::Refused => result.status >= 400,
+            Results::None => false,
+        };
+        let reply = reply::json(
+            StatusCode::OK,
+            &BatchReply {
+                count,
+                executed: count - refused as u64,
+                refused: refused as u64,
+                results: results.into_iter().filter(shown).collect(),
+            },
+        );
+        Ok(reply::marked(reply, &Done { value: (), replayed: first_request_id.is_some() }))
+    }
+}
+
+/// The items of a batch with one a line. Empty lines are none.
+fn lines(body: &[u8]) -> Result<Vec<RawItem>, Problem> {
+    let text = std::str::from_utf8(body).map_err(|error| {
+        let detail = format!("the body is not UTF-8 from byte {} on", error.valid_up_to());
+        Problem::new(Code::MalformedJson, detail)
+    })?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let items: Vec<RawItem> = lines.take(BATCH_ITEMS_MAX + 1).map(|line| RawItem(line.into())).collect();
+    match items.len() {
+        0 => Err(Problem::new(Code::MalformedJson, "the body is empty; at least one item is needed")),
+        count if count > BATCH_ITEMS_MAX => {
+            Err(Problem::new(Code::InvalidRequest, format!("the body has more than {BATCH_ITEMS_MAX} items")))
+        }
+        _ => Ok(items),
+    }
+}
+
+fn atomic_of(query: Option<Flag>, body: Option<Flag>) -> Result<bool, Problem> {
+    match (query, body) {
+        (Some(query), Some(body)) if query != body => Err(Problem::at(
+            Code::InvalidParameter,
+            Place::Parameter("atomic".into()),
+            "contradicts the body",
+        )),
+        (query, body) => Ok(query.or(body).is_some_and(|flag| flag.0)),
+    }
+}
+
+/// Where in an item stands what has met a refusal. Refusals are few: those items are read again rather than all kept.
+fn pointer(RawItem(raw): &RawItem, party: Party) -> Cow<'static, str> {
+    read_item(raw).map_or("".into(), |(item, _)| item.pointer(party))
+}
+
+fn refused(index: usize, problem: &Problem, request_id: &str) -> ItemResult {
+    let status = problem.code.status().as_u16();
+    ItemResult { index, status, replayed: false, body: problem_body(problem, request_id) }
+}
+
+fn executed(index: usize, done: &Done<Executed>, bank: &bank::Bank, shown: bool) -> ItemResult {
+    let mut json = Vec::new();
+    if shown {
+        match done.value.decision.kind {
+            Kind::Opening => Account::opened(&bank.opened(&done.value)).write(&mut json),
+            Kind::Hold => HoldResource::placed(&done.value, false).write(&mut json),
+            _ => TransactionDetail::of(&done.value, None).write(&mut json),
+        }
+    }
+    let status = StatusCode::CREATED.as_u16();
+    ItemResult { index, status, replayed: done.replayed, body: ItemBody::Resource(json) }
+}

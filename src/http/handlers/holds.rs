@@ -1,0 +1,156 @@
+//! Holds: placed, read, captured, voided.
+
+use hyper::StatusCode;
+use hyper::header::LOCATION;
+
+use super::transfers::{DryRun, DryRunQuery, MADE, made};
+use crate::bank::KeyHome;
+use crate::http::call::Call;
+use crate::http::headers::Scope;
+use crate::http::operation::{
+    BANK, CHANGE, EVERY, HOLD, IF_NONE_MATCH, JSON_BODY, KEYED, MOVING, Operation, REFERRED, ReplyHeader, RequestBody,
+    Success,
+};
+use crate::http::problem::{Code, Problem};
+use crate::http::query::Query;
+use crate::http::reply::{self, Caching, Content, JSON, Reply};
+use crate::http::routes::Endpoint;
+use crate::http::wire::holds::{CaptureRequest, HoldList, HoldRequest, HoldResource, VoidRequest};
+use crate::http::wire::read::read_body;
+use crate::http::wire::schema::Describe;
+use crate::http::wire::transfers::{conditions, note};
+use crate::ledger::operation::Operation as LedgerOperation;
+
+pub(in crate::http) static PLACE: Operation = Operation {
+    endpoint: Endpoint::Hold,
+    id: "hold",
+    summary: "Reserve money",
+    details: "It stays in the account but is not available, until it is captured, voided, or its time is over. A dry \
+        run says what would happen, changes nothing, and is answered with 200.",
+    query: DryRunQuery::SHAPE,
+    headers: KEYED,
+    request: Some(RequestBody::json::<HoldRequest>()),
+    success: Success {
+        status: 201,
+        meaning: "The hold, as it was placed.",
+        body: Some((JSON, HoldResource::describe)),
+        ..MADE
+    },
+    problems: &[EVERY, BANK, CHANGE, JSON_BODY, MOVING, &[Code::HoldsExhausted, Code::InvalidParameter]],
+    leads_to: &[
+        ("readHold", "hold", "$response.body#/id"),
+        ("captureHold", "hold", "$response.body#/id"),
+        ("voidHold", "hold", "$response.body#/id"),
+    ],
+    ..Operation::PLAIN
+};
+
+pub(in crate::http) static READ: Operation = Operation {
+    endpoint: Endpoint::ReadHold,
+    id: "readHold",
+    summary: "Read a hold",
+    headers: IF_NONE_MATCH,
+    success: Success {
+        status: 200,
+        meaning: "The hold as it is now.",
+        body: Some((JSON, HoldResource::describe)),
+        headers: &[ReplyHeader::ETag, ReplyHeader::CacheControl],
+        headers_at_times: &[],
+        ..Success::EMPTY
+    },
+    problems: &[EVERY, BANK, HOLD],
+    ..Operation::PLAIN
+};
+
+pub(in crate::http) static LIST: Operation = Operation {
+    endpoint: Endpoint::Holds,
+    id: "listHolds",
+    summary: "Read an account's holds",
+    details: "Those that are pending, or ended within a day; at most 1,000, the oldest first.",
+    headers: IF_NONE_MATCH,
+    success: Success { meaning: "The holds.", body: Some((JSON, HoldList::describe)), ..READ.success },
+    problems: &[EVERY, BANK, REFERRED],
+    ..Operation::PLAIN
+};
+
+pub(in crate::http) static CAPTURE: Operation = Operation {
+    endpoint: Endpoint::Capture,
+    id: "captureHold",
+    summary: "Pay out what a hold reserves",
+    details: "All of it, or `amount`, and then the rest is released. The body may be left away.",
+    headers: KEYED,
+    request: Some(RequestBody::json::<CaptureRequest>()),
+    success: MADE,
+    problems: &[EVERY, BANK, CHANGE, JSON_BODY, HOLD, MOVING, &[Code::HoldEnded, Code::HoldExceeded]],
+    ..Operation::PLAIN
+};
+
+pub(in crate::http) static VOID: Operation = Operation {
+    endpoint: Endpoint::Void,
+    id: "voidHold",
+    summary: "Give a hold up",
+    details: "The body may be left away.",
+    headers: KEYED,
+    request: Some(RequestBody::json::<VoidRequest>()),
+    success: MADE,
+    problems: &[EVERY, BANK, CHANGE, JSON_BODY, HOLD, MOVING, &[Code::HoldEnded]],
+    ..Operation::PLAIN
+};
+
+impl Call<'_> {
+    pub(super) async fn place_hold(&mut self, query: &Query<'_>) -> Result<Reply, Problem> {
+        let bank = self.bank()?;
+        let DryRunQuery { dry_run: DryRun(dry_run) } = DryRunQuery::read(query)?;
+        let body = self.read_json().await?;
+        let origin = self.origin(Scope::Collection("holds"), &body)?;
+        let hold: HoldRequest = read_body(&body)?;
+        let conditions = conditions(bank, hold.conditions.as_ref());
+        let done = bank.operate(hold.to_operation(bank), conditions, KeyHome::Key, dry_run, origin).await;
+        let done = done.map_err(|refusal| Problem::from(refusal).pointing(|party| hold.pointer(party)))?;
+        let resource = HoldResource::placed(&done.value, dry_run);
+        if dry_run {
+            return Ok(reply::json(StatusCode::OK, &resource));
+        }
+        let mut reply = reply::json(StatusCode::CREATED, &resource);
+        let id = resource.id.expect("a hold that was placed has an id").0;
+        reply.headers_mut().insert(LOCATION, reply::location(format_args!("/v2/holds/{id}")));
+        Ok(reply::marked(reply, &done))
+    }
+
+    pub(super) async fn read_hold(&self) -> Result<Reply, Problem> {
+        let hold = self.bank()?.hold(self.hold_id()?).await?;
+        Ok(Content::json(&HoldResource::of(&hold)).reply(self.headers(), Caching::Ask))
+    }
+
+    pub(super) async fn holds(&self) -> Result<Reply, Problem> {
+        let (_, holds) = self.bank()?.holds(self.account()?).await?;
+        let list = HoldList { count: holds.len() as u64, items: holds.iter().map(HoldResource::of).collect() };
+        Ok(Content::json(&list).reply(self.headers(), Caching::Ask))
+    }
+
+    pub(super) async fn capture_hold(&mut self) -> Result<Reply, Problem> {
+        self.bank()?;
+        let hold = self.hold_id()?;
+        let body = self.read_json().await?;
+        let CaptureRequest { amount, reference, metadata } =
+            read_body(if body.is_empty() { b"{}" } else { &body })?;
+        let (amount, note) = (amount.map(|amount| amount.0), note(&reference, &metadata));
+        self.end_hold(LedgerOperation::Capture { hold, amount, note }, &body).await
+    }
+
+    pub(super) async fn void_hold(&mut self) -> Result<Reply, Problem> {
+        self.bank()?;
+        let hold = self.hold_id()?;
+        let body = self.read_json().await?;
+        let VoidRequest { reference, metadata } = read_body(if body.is_empty() { b"{}" } else { &body })?;
+        self.end_hold(LedgerOperation::Void { hold, note: note(&reference, &metadata) }, &body).await
+    }
+
+    async fn end_hold(&self, operation: LedgerOperation, body: &[u8]) -> Result<Reply, Problem> {
+        let hold = self.hold_id()?;
+        let origin = self.origin(Scope::Hold(&hold.to_uuid().to_string()), body)?;
+        let home = KeyHome::Shard(hold.shard);
+        let done = self.bank()?.operate(operation, Vec::new(), home, false, origin).await?;
+        Ok(made(&done, false))
+    }
+}
