@@ -493,7 +493,10 @@ async fn a_stream_tells_what_pages_tell_as_it_happens() {
 
     // Pages say the same, and so does a stream from the beginning or from anywhere.
     for limit in [13, 1000] {
-        assert_eq!(pages(&service, "", limit).await, told.iter().map(|told| told.data.clone()).collect::<Vec<_>>());
+        assert_eq!(
+            pages(&service, "", limit).await,
+            told.iter().map(|told| told.data.clone()).collect::<Vec<_>>()
+        );
     }
     blocking(|| {
         for place in [0, 100, told.len() - 21] {
@@ -504,13 +507,15 @@ async fn a_stream_tells_what_pages_tell_as_it_happens() {
         // A browser comes back to the address that it began with.
         let path = format!("/v2/events?after={}", told[3].id);
         assert_eq!(Reader::resume(&address, &path, &told[40].id).take(2), told[41..43]);
-        let filtered = Reader::open(&address, "/v2/events?types=opening&limit=6&account=name:a1,name:a2", &[]).take(2);
+        let filtered =
+            Reader::open(&address, "/v2/events?types=opening&limit=6&account=name:a1,name:a2", &[]).take(2);
         assert!(filtered.iter().all(|told| told.kind == "opening"));
     });
     assert_eq!(pages(&service, "&types=opening&types=deposit&account=name:a1", 50).await.len(), {
         let opened = &bank.account(AccountSelector::Name(name("a1"))).await.expect("it is there").id;
         let id = opened.to_uuid().to_string();
-        let concerns = |told: &&Told| told.data["accounts"][0]["account_id"] == *id && told.kind != "transfer";
+        let concerns =
+            |told: &&Told| told.data["accounts"][0]["account_id"] == *id && told.kind != "transfer";
         told.iter().filter(concerns).count()
     });
 
@@ -638,7 +643,8 @@ async fn a_slow_reader_is_dropped_and_resumes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_makes_no_sense_is_refused() {
     let (service, bank) = served(Limits::default()).await;
-    let cursor = service.get("/v2/events?limit=3").await.json()["next"].as_str().expect("a cursor").to_owned();
+    let cursor =
+        service.get("/v2/events?limit=3").await.json()["next"].as_str().expect("a cursor").to_owned();
     let other = MemoryBank::start(2);
     let foreign = Service::over(other, Limits::default()).await;
     let of_two = foreign.get("/v2/events").await.json()["next"].as_str().expect("a cursor").to_owned();
@@ -723,7 +729,10 @@ fn a_reader_misses_nothing_and_gets_nothing_twice_over_kills() {
                         let account = format!("r{round}-c{client}-{}", step / 20);
                         let (path, body) = match step % 20 {
                             0 => ("/v2/accounts".to_owned(), format!("{{\"name\":\"{account}\"}}")),
-                            _ => (format!("/v2/accounts/name:{account}/deposits"), r#"{"amount":"1"}"#.to_owned()),
+                            _ => (
+                                format!("/v2/accounts/name:{account}/deposits"),
+                                r#"{"amount":"1"}"#.to_owned(),
+                            ),
                         };
                         let Some(reply) = post_bare(&address, &path, &body) else { return };
                         let id = reply["id"].as_str().expect("an id").to_owned();

@@ -164,9 +164,9 @@ impl EventFilter {
         (self.kinds.is_empty() || self.kinds.contains(&kind))
             && (self.accounts.is_empty()
                 || self.accounts.iter().any(|account| match change.decision() {
-                    Some(decision) => decision.effects().any(|(shard, effect)| {
-                        (shard, effect.account) == (account.shard, account.number)
-                    }),
+                    Some(decision) => decision
+                        .effects()
+                        .any(|(shard, effect)| (shard, effect.account) == (account.shard, account.number)),
                     None => account.shard == shard && change.entry(shard, account.number).is_some(),
                 }))
     }
@@ -338,7 +338,9 @@ impl Feed {
                         Role::Aside => {}
                         Role::Copy(by) => {
                             let Some(other) = self.lanes.get_mut(by.shard.index()) else {
-                                return Err(self.lanes[index].corrupt("a shard that there is not has decided"));
+                                return Err(
+                                    self.lanes[index].corrupt("a shard that there is not has decided")
+                                );
                             };
                             if other.passed < by.sequence {
                                 // The copy is durable, so its decision is.

@@ -22,7 +22,9 @@ use crate::http::reply::{self, JSON, Reply};
 use crate::http::routes::Endpoint;
 use crate::http::stream::StreamWriter;
 use crate::http::wire::detail::TransactionDetail;
-use crate::http::wire::events::{Cursor, EventPage, describe_stream, parse_cursor, write_event, write_position};
+use crate::http::wire::events::{
+    Cursor, EventPage, describe_stream, parse_cursor, write_event, write_position,
+};
 use crate::http::wire::links::PageLinks;
 use crate::http::wire::schema::{Describe, Schemas};
 use crate::http::wire::values::parse_reference;
@@ -107,8 +109,9 @@ impl Call<'_> {
         let EventsQuery { after, account: Accounts(accounts), types: Kinds(kinds), limit } =
             EventsQuery::read(query)?;
         let limit = limit.map(|Limit(limit)| limit);
-        let liked = headers::preferred(self.headers(), &[JSON, EVENT_STREAM]);
-        let is_stream = liked.ok_or_else(|| Problem::plain(Code::NotAcceptable))? == 1;
+        let offered = [JSON, EVENT_STREAM];
+        let preferred = headers::preferred(self.headers(), &offered);
+        let is_stream = offered[preferred.ok_or_else(|| Problem::plain(Code::NotAcceptable))?] == EVENT_STREAM;
         let position = self.position(bank, after, is_stream)?;
         let mut filter = EventFilter { accounts: Vec::with_capacity(accounts.len()), kinds };
         for account in accounts {
@@ -136,7 +139,8 @@ impl Call<'_> {
                 Some(After::Cursor(text)) => (Place::Parameter("after".into()), text),
             },
             (_, more) => {
-                let detail = if more.is_some() { "must be sent once" } else { "is for streams; a page takes after" };
+                let detail =
+                    if more.is_some() { "must be sent once" } else { "is for streams; a page takes after" };
                 return Err(invalid(Place::Header("Last-Event-ID"), detail));
             }
         };
@@ -310,10 +314,6 @@ impl Parameter for After {
     fn parse(text: &str) -> Result<After, Cow<'static, str>> {
         Ok(if text == "now" { After::Now } else { After::Cursor(text.to_owned()) })
     }
-
-    fn absent() -> Option<After> {
-        Some(After::Cursor(String::new()))
-    }
 }
 
 /// Accounts.
@@ -338,7 +338,9 @@ impl Parameter for Accounts {
             .map(|value| parse_reference(&decode(value)?).map_err(|error| Cow::from(format!("{error}"))))
             .collect::<Result<Vec<_>, _>>()?;
         if accounts.len() > ACCOUNTS_MAX {
-            return Err(format!("names {} accounts; at most {ACCOUNTS_MAX} are allowed", accounts.len()).into());
+            return Err(
+                format!("names {} accounts; at most {ACCOUNTS_MAX} are allowed", accounts.len()).into()
+            );
         }
         Ok(Accounts(accounts))
     }
@@ -401,9 +403,5 @@ impl Parameter for Limit {
             .filter(|limit| (1..=PAGE_ENTRIES_MAX).contains(limit))
             .map(Limit)
             .ok_or_else(|| format!("must be a number from 1 to {PAGE_ENTRIES_MAX}").into())
-    }
-
-    fn absent() -> Option<Limit> {
-        Some(Limit(PAGE_EVENTS_DEFAULT))
     }
 }
