@@ -475,6 +475,57 @@ fn stop(shards: Vec<ShardThreads<MemoryJournal>>) {
     assert!(in_flight.is_zero(), "nothing is in flight (P3)");
 }
 
+/// P1, P3: while the log of one shard is stuck, that of the other takes nothing that rests on it: no decision about
+/// accounts that are not durable there, and no settlement of a decision that is not.
+#[test]
+fn a_log_waits_for_what_its_batches_require_of_the_other() {
+    for stuck in [0, 1] {
+        let mut network = Network::new(2);
+        let (gates, shards): (Vec<_>, Vec<_>) = (0..2)
+            .map(|index| {
+                let (gate, go_on) = bounded(0);
+                let journal = MemoryJournal::new(id(index), LogPosition::genesis(Uuid::nil(), id(index)));
+                let journal = GatedJournal { journal, began: bounded(1).0, go_on };
+                let on_failure = Arc::new(|_, error: &StorageError| panic!("{error}"));
+                let ledger = Ledger::new(id(index));
+                let threads =
+                    ShardThreads::start(id(index), ledger, rules(), journal, now, on_failure, &mut network);
+                // Without its other end the gate is open.
+                (Some(gate).filter(|_| index == stuck), threads)
+            })
+            .unzip();
+        let handles: Vec<_> = shards.iter().map(|threads| threads.handle().clone()).collect();
+        let ask = |index: usize, request| {
+            let handle = handles[index].clone();
+            async move { handle.ask(request).await }
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build();
+        runtime.expect("a runtime").block_on(async {
+            let opening = tokio::spawn(ask(stuck, execute(open(["a", "b"][stuck]), Some(1))));
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            // The same again is answered at once, and behind the first: so that has been served.
+            let again = ask(stuck, execute(open(["a", "b"][stuck]), Some(1))).await;
+            assert_eq!(again, Ok(Reply::KeyInFlight));
+            let free = 1 - stuck;
+            let opened = ask(free, execute(open(["a", "b"][free]), None)).await;
+            assert!(matches!(opened, Ok(Reply::Executed { .. })));
+            let transferring = tokio::spawn(ask(0, transfer(0, 1, None)));
+            tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+            assert_eq!(handles[free].durable(), Sequence::FIRST, "shard {stuck} is stuck");
+            assert!(!opening.is_finished() && !transferring.is_finished());
+            drop(gates);
+            let reply = transferring.await.expect("no panic");
+            let Ok(Reply::Worked(WorkReply::Items(items))) = &reply else { panic!("{reply:?}") };
+            assert!(matches!(items[..], [ItemReply::Done { .. }]), "{items:?}");
+        });
+        shards.iter().for_each(ShardThreads::ask_to_stop);
+        for threads in shards {
+            let (ledger, journal) = threads.stop().expect("the log is intact");
+            assert_eq!((ledger.last().get(), journal.journal.durable().last.get()), (2, 2));
+        }
+    }
+}
+
 /// Many clients move money in circles, both ways, between shards with threads: all of them are answered.
 #[test]
 fn works_that_cross_never_wait_for_one_another_for_ever() {

@@ -68,7 +68,14 @@ impl Task {
 enum Ended {
     Done(TransactionId),
     Refused(Rejection),
-    List(Vec<Result<TransactionId, ItemOutcome>>),
+    List(Vec<Listed>),
+}
+
+/// How an item of a list ended.
+#[derive(Clone, Debug, PartialEq)]
+enum Listed {
+    Done(TransactionId),
+    Not(ItemOutcome),
 }
 
 /// What clients have been told.
@@ -144,9 +151,9 @@ impl Knowledge {
                 let list = items.iter().map(|item| match item {
                     ItemReply::Done { id, decision } => {
                         self.know_decision(*id, decision);
-                        Ok(*id)
+                        Listed::Done(*id)
                     }
-                    ItemReply::Not(outcome) => Err(outcome.clone()),
+                    ItemReply::Not(outcome) => Listed::Not(outcome.clone()),
                 });
                 let list: Vec<_> = list.collect();
                 // A command that needed more than one account comes back as a list of one.
@@ -158,20 +165,22 @@ impl Knowledge {
                 };
                 // Of a list that is all or nothing, nothing is remembered but the whole.
                 let is_atomic = matches!(request, Request::Work(work) if work.atomic);
-                let is_off = is_atomic && list.iter().any(Result::is_err);
+                let is_off = is_atomic && list.iter().any(|item| matches!(item, Listed::Not(_)));
                 for (key, result) in item_keys.into_iter().zip(&list) {
                     let Some(key) = key.filter(|_| !is_off) else { continue };
                     match result {
-                        Ok(id) => self.remember(key, Ended::Done(*id)),
-                        Err(ItemOutcome::Refused(rejected)) => {
+                        Listed::Done(id) => self.remember(key, Ended::Done(*id)),
+                        Listed::Not(ItemOutcome::Refused(rejected)) => {
                             self.remember(key, Ended::Refused(rejected.rejection.clone()));
                         }
-                        Err(ItemOutcome::Settled(outcome)) => self.remember(key, settled(*outcome, key)),
-                        Err(_) => {}
+                        Listed::Not(ItemOutcome::Settled(outcome)) => {
+                            self.remember(key, settled(*outcome, key))
+                        }
+                        Listed::Not(_) => {}
                     }
                 }
-                let passes = |result: &Result<_, ItemOutcome>| {
-                    matches!(result, Err(ItemOutcome::KeyInFlight | ItemOutcome::KeysExhausted))
+                let passes = |result: &Listed| {
+                    matches!(result, Listed::Not(ItemOutcome::KeyInFlight | ItemOutcome::KeysExhausted))
                 };
                 let key = key.filter(|_| !(is_atomic && list.iter().any(passes)));
                 if let (Some(key), Request::Work(_)) = (key, request) {
@@ -229,11 +238,11 @@ fn ended(outcome: Outcome, event: &Event) -> Ended {
             results
                 .iter()
                 .map(|result| match result {
-                    ItemOutcome::Done { back } => Ok(TransactionId {
+                    ItemOutcome::Done { back } => Listed::Done(TransactionId {
                         sequence: Sequence::new(id.sequence.get() - u64::from(*back)).expect("in range"),
                         ..id
                     }),
-                    outcome => Err(outcome.clone()),
+                    outcome => Listed::Not(outcome.clone()),
                 })
                 .collect(),
         ),
