@@ -11,12 +11,12 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use support::{Arena, Feed, LEDGER, Random, amount, name, rules, shard, sized, timed};
+use support::{Arena, Feed, LEDGER, Random, dollars, name, opening, rules, shard, sized, timed};
 use teller::clock;
-use teller::ledger::{AccountName, AccountRef, Command, Target};
+use teller::ledger::{AccountName, AccountRef, Command, Ledger, Target};
 use teller::progress::Progress;
-use teller::shard::batch::{Reply, Request, Shard};
-use teller::shard::worker::ShardThreads;
+use teller::shard::batch::{Reply, Request};
+use teller::shard::worker::{Network, ShardThreads};
 use teller::storage::journal::record::LogPosition;
 use teller::storage::journal::{Journal, JournalOptions, MemoryJournal};
 use teller::storage::log::{ShardFiles, recover};
@@ -33,7 +33,7 @@ fn main() {
     let feed = Feed::new(ACCOUNTS, |_, _| {});
     let mut start = LogPosition::genesis(LEDGER, shard());
     start.last = feed.ledger.last();
-    let memory = start_shard(Shard::new(shard(), feed.ledger, rules()), MemoryJournal::new(shard(), start));
+    let memory = start_shard(feed.ledger, MemoryJournal::new(shard(), start));
     duels(&mut arena, "in memory", &memory, &Echo::start(None));
     memory.stop().expect("memory does not fail");
 
@@ -43,7 +43,7 @@ fn main() {
     let files = ShardFiles::new(&data, shard());
     let recovered = recover(&files, JournalOptions::default(), &Progress::new("bench", "events", None))
         .expect("recovered");
-    let disk = start_shard(Shard::new(shard(), recovered.ledger, rules()), recovered.journal);
+    let disk = start_shard(recovered.ledger, recovered.journal);
     open_accounts(&disk);
     let bare = File::create(directory.path().join("bare")).expect("a file");
     duels(&mut arena, "on disk", &disk, &Echo::start(Some(bare)));
@@ -51,16 +51,18 @@ fn main() {
     arena.finish();
 }
 
-fn start_shard<J: Journal + 'static>(state: Shard, journal: J) -> ShardThreads<J> {
+fn start_shard<J: Journal + 'static>(ledger: Ledger, journal: J) -> ShardThreads<J> {
     ShardThreads::start(
         shard(),
-        state,
+        ledger,
+        rules(),
         journal,
         clock::now,
         Arc::new(|_, error| {
             eprintln!("{error}");
             std::process::abort();
         }),
+        &mut Network::new(1),
     )
 }
 
@@ -73,10 +75,7 @@ fn open_accounts<J: Journal + 'static>(threads: &ShardThreads<J>) {
         let mut tasks = JoinSet::new();
         for number in 0..ACCOUNTS {
             let handle = threads.handle().clone();
-            tasks.spawn(async move {
-                let command = Command::Open { name: name(number), overdraft_limit: None };
-                handle.ask(execute(command)).await.expect("it answers")
-            });
+            tasks.spawn(async move { handle.ask(execute(opening(number))).await.expect("it answers") });
         }
         while tasks.join_next().await.is_some() {}
     });
@@ -103,8 +102,9 @@ fn duels<J: Journal + 'static>(arena: &mut Arena, group: &str, threads: &ShardTh
                         for _ in 0..count {
                             let account = AccountRef::Name(names[random.below(ACCOUNTS)].clone());
                             let target = Target { account, version: None };
-                            let reply =
-                                handle.ask(execute(Command::Deposit { target, amount: amount(1) })).await;
+                            let reply = handle
+                                .ask(execute(Command::Deposit { target, amount: dollars("0.01") }))
+                                .await;
                             assert!(matches!(reply, Ok(Reply::Executed { .. })), "{reply:?}");
                         }
                     }

@@ -4,13 +4,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use teller::ledger::operation::{HomedKey, Item, Operation, Place, Sum};
+use teller::ledger::workspace::Needs;
 use teller::ledger::{
-    AccountName, AccountRef, Amount, Command, IdempotencyKey, KeyDigest, Ledger, Rejection, Sequence,
-    ShardId, Target, Timestamp,
+    AccountName, AccountRef, Amount, Command, Currency, ExcessDecimals, IdempotencyKey, KeyDigest, Ledger,
+    Note, OverdraftDefault, Quantity, Rejection, Sequence, ShardId, Target, Timestamp,
 };
-use teller::shard::batch::{Batch, Moment, Reply, Request, Shard, ShardRules};
+use teller::shard::batch::{Moment, Output, Reply, Request, Shard, ShardRules};
 use teller::shard::handle::ShardError;
-use teller::shard::worker::ShardThreads;
+use teller::shard::work::{ItemReply, Message, WorkReply, WorkRequest};
+use teller::shard::worker::{Network, ShardThreads};
 use teller::storage::StorageError;
 use teller::storage::journal::record::LogPosition;
 use teller::storage::journal::{Journal, MemoryJournal};
@@ -20,12 +23,14 @@ fn shard_id() -> ShardId {
     ShardId::new(0).expect("in range")
 }
 
-fn amount(units: i128) -> Amount {
-    Amount::from_minor_units(units).expect("in range")
+fn rules() -> ShardRules {
+    let limit = Amount::from_minor_units(5000).expect("in range");
+    let overdraft = OverdraftDefault { currency: Currency::USD, limit };
+    ShardRules { overdraft, key_retention_ms: 1000, keys_max: 2 }
 }
 
-fn rules() -> ShardRules {
-    ShardRules { overdraft_limit: amount(5000), key_retention_ms: 1000, keys_max: 2 }
+fn quantity(text: &str) -> Quantity {
+    Quantity::parse(text, ExcessDecimals::Refuse).expect("a quantity")
 }
 
 fn name(text: &str) -> AccountName {
@@ -33,12 +38,12 @@ fn name(text: &str) -> AccountName {
 }
 
 fn open(text: &str) -> Command {
-    Command::Open { name: name(text), overdraft_limit: None }
+    Command::Open { name: name(text), currency: Currency::USD, overdraft_limit: None }
 }
 
 fn deposit(text: &str) -> Command {
     let target = Target { account: AccountRef::Name(name(text)), version: None };
-    Command::Deposit { target, amount: amount(100) }
+    Command::Deposit { target, amount: quantity("1") }
 }
 
 fn execute(command: Command, key: Option<u8>) -> Request {
@@ -54,20 +59,36 @@ fn moment(millis: u64, durable: u64) -> Moment {
     }
 }
 
-/// A shard without threads, and the batch that it fills.
+/// A shard without threads, and what comes out of it.
 struct Bench {
-    shard: Shard,
-    batch: Batch<()>,
+    shard: Shard<u32>,
+    output: Output<u32>,
 }
 
 impl Bench {
     fn new() -> Bench {
-        Bench { shard: Shard::new(shard_id(), Ledger::new(), rules()), batch: Batch::default() }
+        Bench::of(shard_id(), rules())
     }
 
+    fn of(id: ShardId, rules: ShardRules) -> Bench {
+        Bench { shard: Shard::new(id, Ledger::new(id), rules), output: Output::default() }
+    }
+
+    /// The reply, and the last event that it waits for; 0 if it need not wait.
     fn serve(&mut self, request: Request, moment: Moment) -> (Reply, u64) {
-        let (reply, after) = self.shard.serve(request, moment, &mut self.batch);
-        (reply, after.get())
+        self.shard.serve(request, 0, moment, &mut self.output);
+        self.replies().pop().map(|(_, reply, after)| (reply, after)).expect("an answer")
+    }
+
+    /// The answers since the last call: whom they are for, what they say, what they wait for.
+    fn replies(&mut self) -> Vec<(u32, Reply, u64)> {
+        let ready = self.output.ready.drain(..).map(|(to, reply)| (to, reply, 0));
+        let sealed = self.output.batch.replies.drain(..);
+        ready.chain(sealed.map(|sealed| (sealed.to, sealed.reply, sealed.after.get()))).collect()
+    }
+
+    fn ask(&mut self, to: u32, request: Request) {
+        self.shard.serve(request, to, moment(1, 100), &mut self.output);
     }
 }
 
@@ -78,10 +99,10 @@ fn a_key_is_in_flight_then_settled_and_never_another_request_s() {
     let mut bench = Bench::new();
     assert!(matches!(bench.serve(execute(open("a"), Some(1)), moment(1, 0)), (Reply::Executed { .. }, 1)));
     assert_eq!(bench.serve(execute(open("a"), Some(1)), moment(2, 0)), (Reply::KeyInFlight, 0));
-    assert_eq!(bench.serve(execute(open("a"), Some(1)), moment(3, 1)), (Reply::Settled(Sequence::FIRST), 1));
+    assert_eq!(bench.serve(execute(open("a"), Some(1)), moment(3, 1)), (Reply::Settled(Sequence::FIRST), 0));
     let key = IdempotencyKey { digest: KeyDigest([1; 16]), fingerprint: [9; 16] };
     let other = Request::Execute { command: open("b"), key: Some(key), request_id: "r-2".into() };
-    assert_eq!(bench.serve(other, moment(4, 1)), (Reply::KeyReused, 1));
+    assert_eq!(bench.serve(other, moment(4, 1)), (Reply::KeyReused, 0));
     assert_eq!(bench.shard.ledger().last(), Sequence::FIRST, "nothing of that was recorded");
 }
 
@@ -94,10 +115,10 @@ fn a_refusal_with_a_key_is_kept() {
     bench.serve(execute(open("a"), None), moment(2, 1));
     assert_eq!(
         bench.serve(execute(deposit("a"), Some(1)), moment(3, 2)),
-        (Reply::Settled(Sequence::FIRST), 1)
+        (Reply::Settled(Sequence::FIRST), 0)
     );
     let without_key = bench.serve(execute(deposit("b"), None), moment(4, 2));
-    assert_eq!(without_key, (Reply::Refused(Rejection::AccountNotFound), 2));
+    assert_eq!(without_key, (Reply::Refused(Rejection::AccountNotFound), 0));
     assert_eq!(bench.shard.ledger().last().get(), 2, "a refusal without a key leaves no trace");
 }
 
@@ -118,19 +139,6 @@ fn keys_are_bounded_and_room_comes_back() {
     assert!(matches!(bench.serve(execute(deposit("a"), Some(3)), moment(1001, 2)).0, Reply::Executed { .. }));
     assert_eq!(bench.serve(execute(deposit("a"), Some(4)), moment(1001, 3)).0, Reply::KeysExhausted);
     assert!(matches!(bench.serve(execute(deposit("a"), Some(4)), moment(1002, 3)).0, Reply::Executed { .. }));
-}
-
-/// A claim that is repeated lasts as long as one that is made then: it must outlive the outcome that follows it.
-#[test]
-fn a_repeated_claim_is_renewed() {
-    let mut bench = Bench::new();
-    let claim = |key| execute(Command::Claim, Some(key));
-    assert_eq!(bench.serve(claim(1), moment(1, 0)), (Reply::Claimed, 1));
-    assert_eq!(bench.serve(claim(1), moment(900, 1)), (Reply::Claimed, 2));
-    let other = IdempotencyKey { digest: KeyDigest([1; 16]), fingerprint: [9; 16] };
-    let other = Request::Execute { command: Command::Claim, key: Some(other), request_id: "r-2".into() };
-    assert_eq!(bench.serve(other.clone(), moment(1899, 2)).0, Reply::KeyReused);
-    assert_eq!(bench.serve(other, moment(1900, 2)).0, Reply::Claimed);
 }
 
 /// A full disk refuses whatever would be recorded, and only that: reads and known keys are answered.
@@ -192,9 +200,10 @@ fn gated() -> (ShardThreads<GatedJournal>, Receiver<()>, Sender<()>) {
     let (gate, go_on) = bounded(0);
     let position = LogPosition::genesis(Uuid::nil(), shard_id());
     let journal = GatedJournal { journal: MemoryJournal::new(shard_id(), position), began, go_on };
-    let shard = Shard::new(shard_id(), Ledger::new(), rules());
+    let on_failure = Arc::new(|_, error: &StorageError| panic!("{error}"));
+    let ledger = Ledger::new(shard_id());
     let threads =
-        ShardThreads::start(shard_id(), shard, journal, now, Arc::new(|_, error| panic!("{error}")));
+        ShardThreads::start(shard_id(), ledger, rules(), journal, now, on_failure, &mut Network::new(1));
     (threads, begins, gate)
 }
 
@@ -285,10 +294,299 @@ fn a_failing_log_is_reported_and_acknowledges_nothing() {
             failures.lock().expect("no panic").push((shard, error.to_string()));
         })
     };
-    let shard = Shard::new(shard_id(), Ledger::new(), rules());
-    let threads = ShardThreads::start(shard_id(), shard, journal, now, on_failure);
+    let ledger = Ledger::new(shard_id());
+    let threads =
+        ShardThreads::start(shard_id(), ledger, rules(), journal, now, on_failure, &mut Network::new(1));
     let reply = runtime().block_on(threads.handle().ask(execute(open("a"), None)));
     assert_eq!(reply, Err(ShardError::Ended));
     assert!(threads.stop().is_err());
     assert_eq!(failures.lock().expect("no panic").len(), 1);
+}
+
+fn id(index: usize) -> ShardId {
+    ShardId::new(index).expect("in range")
+}
+
+/// The account `a` of shard 0, `b` of shard 1 and so on.
+fn place(index: usize) -> Place {
+    let name = name(&char::from(b'a' + index as u8).to_string());
+    Place { shard: id(index), account: AccountRef::Name(name) }
+}
+
+fn transfer(from: usize, to: usize, key: Option<HomedKey>) -> Request {
+    let (from, to) = (place(from), place(to));
+    let mut needs = std::collections::BTreeMap::<ShardId, Needs>::new();
+    for place in [&from, &to] {
+        needs.entry(place.shard).or_default().accounts.push(place.account.clone());
+    }
+    if let Some(HomedKey { home, key }) = key {
+        needs.entry(home).or_default().keys.push(key);
+    }
+    let operation =
+        Operation::Transfer { from, to, amount: Sum::Exactly(quantity("0.01")), note: Note::default() };
+    Request::Work(Box::new(WorkRequest {
+        items: vec![Item { operation, conditions: Vec::new(), key }],
+        atomic: false,
+        dry_run: false,
+        key: None,
+        request_id: "r-1".into(),
+        needs: needs.into_iter().collect(),
+    }))
+}
+
+fn read(index: usize) -> Request {
+    Request::Account(place(index).account)
+}
+
+/// Shards without threads, each with its account, opened and durable.
+fn benches<const N: usize>() -> [Bench; N] {
+    std::array::from_fn(|index| {
+        let mut bench = Bench::of(id(index), rules());
+        let AccountRef::Name(name) = place(index).account else { unreachable!() };
+        bench.serve(execute(open(&name), None), moment(1, 0));
+        bench
+    })
+}
+
+/// Hands the messages of one shard to the others, and returns how many there were.
+fn carry<const N: usize>(benches: &mut [Bench; N], from: usize) -> usize {
+    let messages: Vec<_> = benches[from].output.messages.drain(..).collect();
+    let count = messages.len();
+    for (to, message) in messages {
+        let Bench { shard, output } = &mut benches[to.index()];
+        shard.hear(message, moment(1, 100), output);
+    }
+    count
+}
+
+fn version(reply: &Reply) -> u64 {
+    let Reply::Account(Some(view)) = reply else { panic!("{reply:?}") };
+    view.version
+}
+
+/// P2: once a transfer is decided, whoever looks at its other side waits until that is settled; and everyone is served
+/// in the order of asking.
+#[test]
+fn a_read_of_an_account_with_an_unsettled_transfer_waits_and_nobody_is_overtaken() {
+    let mut benches = benches::<2>();
+    benches[0].ask(1, transfer(0, 1, None));
+    benches[0].ask(2, read(0));
+    benches[0].ask(3, execute(deposit("a"), None));
+    benches[0].ask(4, read(0));
+    carry(&mut benches, 0);
+    let decided = benches[1].replies();
+    assert!(matches!(&decided[..], [(1, Reply::Worked(WorkReply::Items(_)), 2)]), "{decided:?}");
+    assert!(benches[0].replies().is_empty(), "they wait though the transfer is decided");
+    carry(&mut benches, 1);
+    let replies = benches[0].replies();
+    let asked: Vec<_> = replies.iter().map(|(to, ..)| *to).collect();
+    // Those that need not wait for the disk come first; within either sort it is the order of asking.
+    assert_eq!(asked.len(), 3);
+    let reply_to = |wanted| &replies.iter().find(|(to, ..)| *to == wanted).expect("it is answered").1;
+    assert_eq!((version(reply_to(2)), version(reply_to(4))), (2, 3));
+    assert!(!benches[0].shard.is_locked() && !benches[1].shard.is_locked());
+    assert_eq!(benches[0].output.batch.requires.get(&id(1)), Some(&Sequence::FIRST.next()));
+}
+
+/// Two works that need the same two accounts have them one after the other, whoever comes first at each.
+#[test]
+fn works_that_cross_take_turns() {
+    let mut benches = benches::<2>();
+    benches[0].ask(1, transfer(0, 1, None));
+    benches[0].ask(2, transfer(1, 0, None));
+    assert_eq!(carry(&mut benches, 0), 1, "the second waits behind the first");
+    assert_eq!(carry(&mut benches, 1), 1);
+    assert_eq!(carry(&mut benches, 0), 1);
+    assert_eq!(carry(&mut benches, 1), 1);
+    let answered: Vec<_> = benches[1].replies().into_iter().map(|(to, ..)| to).collect();
+    assert_eq!(answered, [1, 2]);
+    assert!(benches.iter().all(|bench| !bench.shard.is_locked()));
+}
+
+/// P5: while a work with a key is on its way, a second one with it is told so at once; nothing of it stays locked.
+#[test]
+fn a_key_on_its_way_between_two_shards_is_in_flight() {
+    let mut benches = benches::<2>();
+    let key =
+        HomedKey { home: id(0), key: IdempotencyKey { digest: KeyDigest([7; 16]), fingerprint: [7; 16] } };
+    benches[0].ask(1, transfer(1, 1, Some(key)));
+    let held = std::mem::take(&mut benches[0].output.messages);
+    assert!(matches!(&held[..], [(_, Message::Work(_))]));
+    benches[0].ask(2, transfer(1, 1, Some(key)));
+    carry(&mut benches, 0);
+    let replies = benches[1].replies();
+    let [(2, Reply::Worked(WorkReply::Items(items)), _)] = &replies[..] else { panic!("{replies:?}") };
+    assert!(matches!(items[..], [ItemReply::Not(teller::ledger::ItemOutcome::KeyInFlight)]), "{items:?}");
+    carry(&mut benches, 1);
+    benches[0].ask(3, Request::Execute { command: deposit("a"), key: Some(key.key), request_id: "r".into() });
+    assert_eq!(benches[0].replies().pop().map(|(_, reply, _)| reply), Some(Reply::KeyInFlight));
+    for (_, message) in held {
+        let Bench { shard, output } = &mut benches[1];
+        shard.hear(message, moment(1, 100), output);
+    }
+    carry(&mut benches, 1);
+    assert!(benches.iter().all(|bench| !bench.shard.is_locked()));
+}
+
+/// P7: behind a locked account so many wait, and no more; each is answered when it is free.
+#[test]
+fn too_many_who_wait_are_refused_at_once() {
+    let mut benches = benches::<2>();
+    benches[0].ask(0, transfer(0, 1, None));
+    let waiting = (1..100_000).find(|&number| {
+        benches[0].ask(number, read(0));
+        matches!(benches[0].output.ready.last(), Some((_, Reply::Overloaded)))
+    });
+    let waiting = waiting.expect("waiting has an end") as usize - 1;
+    assert_eq!(waiting, 4096);
+    benches[0].ask(1, transfer(0, 1, None));
+    let refused: Vec<_> = benches[0].replies().into_iter().map(|(_, reply, _)| reply).collect();
+    assert_eq!(refused, [Reply::Overloaded, Reply::Worked(WorkReply::Overloaded)]);
+    carry(&mut benches, 0);
+    carry(&mut benches, 1);
+    assert_eq!(benches[0].replies().len(), waiting);
+    assert!(!benches[0].shard.is_locked());
+}
+
+fn network(shards: usize) -> Vec<ShardThreads<MemoryJournal>> {
+    let mut network = Network::new(shards);
+    let start = |index| {
+        let journal = MemoryJournal::new(id(index), LogPosition::genesis(Uuid::nil(), id(index)));
+        let on_failure = Arc::new(|_, error: &StorageError| panic!("{error}"));
+        let rules = ShardRules { keys_max: 1_000_000, ..rules() };
+        ShardThreads::start(id(index), Ledger::new(id(index)), rules, journal, now, on_failure, &mut network)
+    };
+    (0..shards).map(start).collect()
+}
+
+/// Ends them all, and checks that nothing is in flight between them.
+fn stop(shards: Vec<ShardThreads<MemoryJournal>>) {
+    shards.iter().for_each(ShardThreads::ask_to_stop);
+    let mut in_flight = teller::ledger::Total::default();
+    let ledgers: Vec<_> =
+        shards.into_iter().map(|threads| threads.stop().expect("the log is intact").0).collect();
+    for ledger in &ledgers {
+        assert!(ledger.totals().values().all(|total| total.is_zero()), "P3");
+        ledger.clearing().values().for_each(|part| in_flight.add_total(*part));
+        for other in &ledgers {
+            assert_eq!(ledger.received_from(other.shard()), other.sent_to(ledger.shard()), "all is settled");
+        }
+    }
+    assert!(in_flight.is_zero(), "nothing is in flight (P3)");
+}
+
+/// P1, P3: while the log of one shard is stuck, that of the other takes nothing that rests on it: no decision about
+/// accounts that are not durable there, and no settlement of a decision that is not.
+#[test]
+fn a_log_waits_for_what_its_batches_require_of_the_other() {
+    for stuck in [0, 1] {
+        let mut network = Network::new(2);
+        let (gates, shards): (Vec<_>, Vec<_>) = (0..2)
+            .map(|index| {
+                let (gate, go_on) = bounded(0);
+                let journal = MemoryJournal::new(id(index), LogPosition::genesis(Uuid::nil(), id(index)));
+                let journal = GatedJournal { journal, began: bounded(1).0, go_on };
+                let on_failure = Arc::new(|_, error: &StorageError| panic!("{error}"));
+                let ledger = Ledger::new(id(index));
+                let threads =
+                    ShardThreads::start(id(index), ledger, rules(), journal, now, on_failure, &mut network);
+                // Without its other end the gate is open.
+                (Some(gate).filter(|_| index == stuck), threads)
+            })
+            .unzip();
+        let handles: Vec<_> = shards.iter().map(|threads| threads.handle().clone()).collect();
+        let ask = |index: usize, request| {
+            let handle = handles[index].clone();
+            async move { handle.ask(request).await }
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build();
+        runtime.expect("a runtime").block_on(async {
+            let opening = tokio::spawn(ask(stuck, execute(open(["a", "b"][stuck]), Some(1))));
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            // The same again is answered at once, and behind the first: so that has been served.
+            let again = ask(stuck, execute(open(["a", "b"][stuck]), Some(1))).await;
+            assert_eq!(again, Ok(Reply::KeyInFlight));
+            let free = 1 - stuck;
+            let opened = ask(free, execute(open(["a", "b"][free]), None)).await;
+            assert!(matches!(opened, Ok(Reply::Executed { .. })));
+            let transferring = tokio::spawn(ask(0, transfer(0, 1, None)));
+            tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+            assert_eq!(handles[free].durable(), Sequence::FIRST, "shard {stuck} is stuck");
+            assert!(!opening.is_finished() && !transferring.is_finished());
+            drop(gates);
+            let reply = transferring.await.expect("no panic");
+            let Ok(Reply::Worked(WorkReply::Items(items))) = &reply else { panic!("{reply:?}") };
+            assert!(matches!(items[..], [ItemReply::Done { .. }]), "{items:?}");
+        });
+        shards.iter().for_each(ShardThreads::ask_to_stop);
+        for threads in shards {
+            let (ledger, journal) = threads.stop().expect("the log is intact");
+            assert_eq!((ledger.last().get(), journal.journal.durable().last.get()), (2, 2));
+        }
+    }
+}
+
+/// Many clients move money in circles, both ways, between shards with threads: all of them are answered.
+#[test]
+fn works_that_cross_never_wait_for_one_another_for_ever() {
+    let shards = network(3);
+    let handles: Vec<_> = shards.iter().map(|threads| threads.handle().clone()).collect();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(4)
+        .enable_time()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        for (index, handle) in handles.iter().enumerate() {
+            let AccountRef::Name(name) = place(index).account else { unreachable!() };
+            assert!(matches!(handle.ask(execute(open(&name), None)).await, Ok(Reply::Executed { .. })));
+        }
+        let clients: Vec<_> = (0..48)
+            .map(|client| {
+                let handles = handles.clone();
+                tokio::spawn(async move {
+                    for round in 0..60 {
+                        let (from, to) = ((client + round) % 3, (client * 2 + round * 2 + 1) % 3);
+                        let (from, to) = if from == to { (from, (to + 1) % 3) } else { (from, to) };
+                        let reply = handles[from.min(to)].ask(transfer(from, to, None)).await;
+                        assert!(matches!(reply, Ok(Reply::Worked(WorkReply::Items(_)))), "{reply:?}");
+                        let reply = handles[to].ask(read(to)).await;
+                        assert!(matches!(reply, Ok(Reply::Account(Some(_)))), "{reply:?}");
+                    }
+                })
+            })
+            .collect();
+        let all = async {
+            for client in clients {
+                client.await.expect("no panic");
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(60), all).await.expect("nobody waits for ever");
+    });
+    stop(shards);
+}
+
+/// A stop lets what is under way between shards come to its end, whatever each of them was at.
+#[test]
+fn a_stop_with_works_under_way_ends_and_leaves_nothing_in_flight() {
+    for round in 0..20 {
+        let shards = network(3);
+        let handles: Vec<_> = shards.iter().map(|threads| threads.handle().clone()).collect();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("a runtime");
+        runtime.block_on(async {
+            for (index, handle) in handles.iter().enumerate() {
+                let AccountRef::Name(name) = place(index).account else { unreachable!() };
+                handle.ask(execute(open(&name), None)).await.expect("answered");
+            }
+            for number in 0..30 * (round + 1) {
+                let (from, to) = (number % 3, (number + 1 + number % 2) % 3);
+                let handle = handles[from.min(to)].clone();
+                tokio::spawn(async move { handle.ask(transfer(from, to, None)).await });
+            }
+            tokio::task::yield_now().await;
+        });
+        stop(shards);
+        runtime.shutdown_background();
+    }
 }

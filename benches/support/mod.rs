@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput};
 use teller::ledger::{
-    AccountName, AccountRef, Amount, Command, Event, IdempotencyKey, KeyDigest, Ledger, Sequence, ShardId,
-    Target, Terms, Timestamp,
+    AccountName, AccountRef, Amount, Command, Currency, Event, ExcessDecimals, IdempotencyKey, KeyDigest,
+    Ledger, OverdraftDefault, Quantity, Sequence, ShardId, Target, Terms, Timestamp,
 };
 use teller::shard::batch::ShardRules;
 use teller::storage::journal::record::{Draft, LogPosition};
@@ -44,12 +44,19 @@ pub(crate) fn shard() -> ShardId {
 
 /// The rules that the server has by default.
 pub(crate) fn rules() -> ShardRules {
-    ShardRules { overdraft_limit: amount(5_000), key_retention_ms: 24 * 3600 * 1000, keys_max: 4_000_000 }
+    let limit = Amount::from_minor_units(5_000).expect("in range");
+    let overdraft = OverdraftDefault { currency: Currency::USD, limit };
+    ShardRules { overdraft, key_retention_ms: 24 * 3600 * 1000, keys_max: 4_000_000 }
 }
 
-/// An amount of cents.
-pub(crate) fn amount(cents: i128) -> Amount {
-    Amount::from_minor_units(cents).expect("in range")
+/// So many dollars, as a client writes them.
+pub(crate) fn dollars(text: &str) -> Quantity {
+    Quantity::parse(text, ExcessDecimals::Refuse).expect("a quantity")
+}
+
+/// The opening of the account with this number.
+pub(crate) fn opening(number: usize) -> Command {
+    Command::Open { name: name(number), currency: Currency::USD, overdraft_limit: None }
 }
 
 /// Runs the duels of one bench file and prints what came of them.
@@ -211,11 +218,11 @@ impl Feed {
     pub(crate) fn new(accounts: usize, mut visit: impl FnMut(Sequence, Event)) -> Feed {
         let rules = rules();
         let mut feed = Feed {
-            ledger: Ledger::new(),
+            ledger: Ledger::new(shard()),
             random: Random(accounts as u64),
             terms: Terms {
                 now: Timestamp::from_millis(EPOCH_MS),
-                overdraft_limit: rules.overdraft_limit,
+                overdraft: rules.overdraft,
                 key_retention_ms: 1000,
                 keys_max: rules.keys_max,
             },
@@ -223,8 +230,7 @@ impl Feed {
             made: 0,
         };
         for number in 0..accounts {
-            let (sequence, event) =
-                feed.happen(Command::Open { name: name(number), overdraft_limit: None }, None);
+            let (sequence, event) = feed.happen(opening(number), None);
             visit(sequence, event);
         }
         feed
@@ -238,13 +244,14 @@ impl Feed {
 
     /// A deposit of one cent to 100.00.
     pub(crate) fn deposit(&mut self) -> Command {
-        let cents = 1 + self.random.below(10_000) as i128;
-        Command::Deposit { target: self.target(), amount: amount(cents) }
+        let cents = 1 + self.random.below(10_000);
+        let amount = dollars(&format!("{}.{:02}", cents / 100, cents % 100));
+        Command::Deposit { target: self.target(), amount }
     }
 
     /// A withdrawal that no account of the benches can pay.
     pub(crate) fn unpayable(&mut self) -> Command {
-        Command::Withdraw { target: self.target(), amount: amount(i128::from(u64::MAX)) }
+        Command::Withdraw { target: self.target(), amount: dollars("184467440737095516.15") }
     }
 
     /// A key that was not used before.

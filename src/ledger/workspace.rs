@@ -518,13 +518,14 @@ impl Workspace {
         if let Some((&currency, _)) = totals.iter().find(|(_, total)| !total.is_zero()) {
             return Err(Rejection::LegsUnbalanced { currency }.into());
         }
+        let before: Vec<_> = amounts.iter().map(|&(index, _)| self.accounts[index].available()).collect();
         for (place, &(index, amount)) in amounts.iter().enumerate() {
             if !amount.is_positive() {
-                self.ensure_funds(index, amount.negated(), place)?;
+                self.ensure_funds(index, amount.negated(), place).map_err(|stop| told_before(stop, &before))?;
             }
         }
         let mut draft = Draft::new(Kind::Transfer, note);
-        self.move_all(&mut draft, &amounts)?;
+        self.move_all(&mut draft, &amounts).map_err(|stop| told_before(stop, &before))?;
         self.finish(draft)
     }
 
@@ -1007,6 +1008,18 @@ fn part_of(parts: &mut Vec<Part>, shard: ShardId) -> &mut Part {
 
 fn place_of(id: AccountId) -> Place {
     Place { shard: id.shard, account: AccountRef::Number { number: id.number, opened: id.opened } }
+}
+
+/// A refusal that tells what was available before the transfer: one leg may have been protected by the account of
+/// another, and what that had left then is a state that never was.
+fn told_before(stop: Stop, before: &[Amount]) -> Stop {
+    match stop {
+        Stop::Rejected(Rejected { rejection: Rejection::InsufficientFunds { required, currency, .. }, at }) => {
+            let available = before[usize::from(at.expect("it is about a leg"))];
+            Stop::Rejected(Rejected { rejection: Rejection::InsufficientFunds { available, required, currency }, at })
+        }
+        stop => stop,
+    }
 }
 
 fn in_currency(quantity: Quantity, currency: Currency, place: usize) -> Result<Amount, Stop> {

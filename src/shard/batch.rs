@@ -72,6 +72,8 @@ pub enum Request {
     },
     /// Add everything up.
     TrialBalance,
+    /// Say up to which time all is decided.
+    Horizon,
 }
 
 /// Which accounts a list has.
@@ -136,6 +138,13 @@ pub enum Reply {
     },
     /// The shard's totals.
     TrialBalance(TrialBalance),
+    /// Up to which time all is decided.
+    Horizon {
+        /// The last event so far, which is durable.
+        last: Sequence,
+        /// No event behind it is of an earlier time, unless the clock is set back meanwhile.
+        time: Timestamp,
+    },
 }
 
 /// An account as a reader sees it.
@@ -552,7 +561,7 @@ impl<To> Shard<To> {
                 looked_at.chain(is_last.then_some(Resource::Openings)).collect()
             }
             // The sums of a shard hold at every event (P3), whatever the others are at.
-            Request::TrialBalance | Request::Work(_) => Vec::new(),
+            Request::TrialBalance | Request::Horizon | Request::Work(_) => Vec::new(),
         }
     }
 
@@ -865,6 +874,10 @@ impl<To> Shard<To> {
             Request::TrialBalance => {
                 (Reply::TrialBalance(TrialBalance::of(&self.ledger)), self.ledger.last())
             }
+            Request::Horizon => {
+                let last = self.ledger.last();
+                (Reply::Horizon { last, time: moment.now.max(self.ledger.time()) }, last)
+            }
         };
         if after <= moment.durable {
             output.ready.push((to, reply));
@@ -1106,7 +1119,13 @@ fn decide_items(
             break;
         }
     }
-    if let Some(HomedKey { home, key }) = request.key.filter(|_| !request.dry_run) {
+    // A list that is all or nothing, and was not executed only because of another request's key or of too many of them,
+    // may be when it is tried again: that is not what its key is to stand for.
+    let passes = |result: &Decided| {
+        matches!(result, Decided::Not(ItemOutcome::KeyInFlight | ItemOutcome::KeysExhausted))
+    };
+    let is_kept = !(request.dry_run || (request.atomic && results.iter().any(passes)));
+    if let Some(HomedKey { home, key }) = request.key.filter(|_| is_kept) {
         let last = workspace.decided();
         let outcomes = results.iter().map(|result| match result {
             Decided::Done(place) => ItemOutcome::Done { back: (last - place) as u32 },

@@ -43,7 +43,7 @@ use std::sync::Arc;
 use crate::ledger::operation::Item;
 use crate::ledger::operation::HomedKey;
 use crate::ledger::workspace::{Grant, Needs};
-use crate::ledger::{Decision, ItemOutcome, Outcome, ShardId, Timestamp, TransactionId};
+use crate::ledger::{AccountId, AccountRef, Decision, ItemOutcome, Outcome, ShardId, Timestamp, TransactionId};
 
 /// How often a work sets out at most. A chain of protection and a payee need four times; more means that the links
 /// change faster than they can be followed.
@@ -148,22 +148,26 @@ impl<To> Work<To> {
 
 impl WorkRequest {
     /// Adds accounts to what is needed. Returns whether any was not needed before.
-    pub(super) fn need_accounts(&mut self, accounts: &[crate::ledger::AccountId]) -> bool {
+    pub(super) fn need_accounts(&mut self, accounts: &[AccountId]) -> bool {
         let mut added = false;
+        let references = self.items.iter().filter_map(|item| item.operation.reference().cloned());
+        let mut references: Vec<_> = references.collect();
+        references.sort_unstable();
+        references.dedup();
         for id in accounts {
-            let reference = crate::ledger::AccountRef::Number { number: id.number, opened: id.opened };
+            let reference = AccountRef::Number { number: id.number, opened: id.opened };
             let place = match self.needs.binary_search_by_key(&id.shard, |(shard, _)| *shard) {
                 Ok(place) => place,
                 Err(place) => {
-                    let references = self.items.iter().filter_map(|item| item.operation.reference().cloned());
-                    let needs = Needs { references: references.collect(), ..Needs::default() };
-                    self.needs.insert(place, (id.shard, needs));
+                    self.needs.insert(place, (id.shard, Needs::default()));
                     place
                 }
             };
-            let needs = &mut self.needs[place].1.accounts;
-            if !needs.contains(&reference) {
-                needs.push(reference);
+            let needs = &mut self.needs[place].1;
+            if !needs.accounts.contains(&reference) {
+                needs.accounts.push(reference);
+                // A shard that was needed for a key alone was not asked about references.
+                needs.references.clone_from(&references);
                 added = true;
             }
         }

@@ -11,9 +11,9 @@ use std::collections::BTreeMap;
 
 use teller::ledger::operation::{Condition, Operation, PROTECTION_CHAIN_MAX, Place, Requirement, Sum};
 use teller::ledger::{
-    AccountChange, AccountId, AccountName, AccountRef, Amount, AmountError, Change, Currency, Decision, Event,
-    HoldId, HoldOutcome, Kind, LINKS_MAX, Link, LinkKind, OverdraftDefault, Quantity, Reference, Rejection, ShardId,
-    Spent, Timestamp, TransactionId, VelocityLimits,
+    AccountChange, AccountId, AccountName, AccountRef, Amount, AmountError, Change, Currency, Decision,
+    Event, HoldId, HoldOutcome, Kind, LINKS_MAX, Link, LinkKind, OverdraftDefault, Quantity, Reference,
+    Rejection, ShardId, Spent, Timestamp, TransactionId, VelocityLimits,
 };
 
 /// All accounts.
@@ -27,7 +27,7 @@ pub(crate) struct Model {
     opened: BTreeMap<ShardId, u32>,
     /// By what transfers were reversed; not known for those that this model has decided itself.
     pub(crate) reversed: BTreeMap<TransactionId, Option<TransactionId>>,
-    references: BTreeMap<(AccountId, Reference), Option<TransactionId>>,
+    pub(crate) references: BTreeMap<(AccountId, Reference), Option<TransactionId>>,
 }
 
 /// An account.
@@ -132,7 +132,8 @@ impl Model {
 
     /// How far below zero an account may go.
     pub(crate) fn limit(&self, account: &Account) -> i128 {
-        let default = if account.currency == self.overdraft.currency { self.overdraft.limit } else { Amount::ZERO };
+        let default =
+            if account.currency == self.overdraft.currency { self.overdraft.limit } else { Amount::ZERO };
         account.limit.unwrap_or(default.minor_units())
     }
 
@@ -193,19 +194,30 @@ impl Model {
             let (available, version, currency) = (self.available(id), account.version, account.currency);
             match requirement {
                 Requirement::Match(_) if account.closed => return Err(Rejection::AccountClosed),
-                Requirement::Match(wanted) if *wanted != version => return Err(Rejection::VersionMismatch { version }),
+                Requirement::Match(wanted) if *wanted != version => {
+                    return Err(Rejection::VersionMismatch { version });
+                }
                 Requirement::Match(_) => continue,
                 Requirement::Version(wanted) if *wanted == version => continue,
                 Requirement::AvailableAtLeast(least) if available >= units(*least, currency)? => continue,
                 Requirement::Version(_) | Requirement::AvailableAtLeast(_) => {
-                    return Err(Rejection::ConditionNotMet { available: amount(available), version, currency });
+                    return Err(Rejection::ConditionNotMet {
+                        available: amount(available),
+                        version,
+                        currency,
+                    });
                 }
             }
         }
         Ok(())
     }
 
-    fn operation(&mut self, operation: &Operation, now: Timestamp, events: &mut Vec<Expected>) -> Refusable<Expected> {
+    fn operation(
+        &mut self,
+        operation: &Operation,
+        now: Timestamp,
+        events: &mut Vec<Expected>,
+    ) -> Refusable<Expected> {
         match operation {
             Operation::Open { shard, opening } => {
                 if self.names.contains_key(&opening.name) {
@@ -213,9 +225,14 @@ impl Model {
                 }
                 let currency = opening.currency;
                 let limit = opening.overdraft_limit.map(|limit| units(limit, currency)).transpose()?;
-                let velocity = opening.velocity.in_currency(currency).map_err(|error| misfit(error, currency))?;
+                let velocity =
+                    opening.velocity.in_currency(currency).map_err(|error| misfit(error, currency))?;
                 let number = self.opened.get(shard).copied().unwrap_or(0);
-                let id = AccountId { opened: now, shard: *shard, number: teller::ledger::AccountNumber::new(number) };
+                let id = AccountId {
+                    opened: now,
+                    shard: *shard,
+                    number: teller::ledger::AccountNumber::new(number),
+                };
                 let metadata = opening.metadata.entries().iter().cloned().collect();
                 let unique_reference = opening.unique_reference;
                 self.insert(id, opening.name.clone(), currency, limit, metadata, unique_reference, velocity);
@@ -269,11 +286,16 @@ impl Model {
                 if let Some((&currency, _)) = totals.iter().find(|(_, total)| **total != 0) {
                     return Err(Rejection::LegsUnbalanced { currency });
                 }
+                let before = self.clone();
                 for &(id, sum) in order.iter().filter(|(_, sum)| *sum < 0) {
-                    self.ensure_funds(id, -sum, now, events)?;
+                    self.ensure_funds(id, -sum, now, events)
+                        .map_err(|refusal| before.first_short(refusal, id, sum))?;
                 }
                 let mut event = Expected::new("transfer");
-                self.move_all(&mut event, &order, now)?;
+                for &(id, sum) in &order {
+                    self.move_all(&mut event, &[(id, sum)], now)
+                        .map_err(|refusal| before.first_short(refusal, id, sum))?;
+                }
                 Ok(event)
             }
             Operation::Reverse { transfer, legs, amount: partly, .. } => {
@@ -291,7 +313,10 @@ impl Model {
                         }
                         let part = units(*quantity, currency)?;
                         if part > back.abs() {
-                            return Err(Rejection::ReversalExceeded { transferred: amount(back.abs()), currency });
+                            return Err(Rejection::ReversalExceeded {
+                                transferred: amount(back.abs()),
+                                currency,
+                            });
                         }
                         back = part * back.signum();
                     }
@@ -354,14 +379,18 @@ impl Model {
             Operation::Amend { account, amendment } => {
                 let id = self.open(account)?;
                 let currency = self.accounts[&id].currency;
-                let limit =
-                    amendment.overdraft_limit.map(|limit| limit.map(|limit| units(limit, currency)).transpose());
+                let limit = amendment
+                    .overdraft_limit
+                    .map(|limit| limit.map(|limit| units(limit, currency)).transpose());
                 let limit = limit.transpose()?;
-                let velocity = amendment.velocity.map(|terms| {
-                    let limits = terms.unwrap_or_default().in_currency(currency);
-                    limits.map_err(|error| misfit(error, currency))
-                });
-                let velocity = velocity.transpose()?;
+                let velocity = match &amendment.velocity {
+                    None => None,
+                    Some(None) => Some(VelocityLimits::default()),
+                    Some(Some(change)) => {
+                        let limits = change.of(self.accounts[&id].velocity, currency);
+                        Some(limits.map_err(|error| misfit(error, currency))?)
+                    }
+                };
                 let mut metadata = self.accounts[&id].metadata.clone();
                 match &amendment.metadata {
                     None => {}
@@ -431,7 +460,8 @@ impl Model {
         }
         if kind == LinkKind::OverdraftProtection {
             self.same_currency(id, to)?;
-            let protected = |id: &AccountId| self.accounts.values().filter(|of| of.protection() == Some(*id)).count();
+            let protected =
+                |id: &AccountId| self.accounts.values().filter(|of| of.protection() == Some(*id)).count();
             if self.protection(id).is_some() || protected(&to) >= LINKS_MAX {
                 return Err(Rejection::LinksExhausted);
             }
@@ -493,7 +523,13 @@ impl Model {
         }
     }
 
-    fn ensure_funds(&mut self, id: AccountId, sum: i128, now: Timestamp, events: &mut Vec<Expected>) -> Refusable<()> {
+    fn ensure_funds(
+        &mut self,
+        id: AccountId,
+        sum: i128,
+        now: Timestamp,
+        events: &mut Vec<Expected>,
+    ) -> Refusable<()> {
         let available = self.available(id);
         if sum <= available {
             return Ok(());
@@ -512,7 +548,19 @@ impl Model {
         Rejection::InsufficientFunds { available, required: amount(required), currency }
     }
 
-    fn pull(&mut self, id: AccountId, lacks: i128, number: usize, now: Timestamp, events: &mut Vec<Expected>) -> bool {
+    /// A refusal for lack of funds, as it reads before anything was pulled.
+    fn first_short(&self, refusal: Rejection, id: AccountId, sum: i128) -> Rejection {
+        if matches!(refusal, Rejection::InsufficientFunds { .. }) { self.lacking(id, -sum) } else { refusal }
+    }
+
+    fn pull(
+        &mut self,
+        id: AccountId,
+        lacks: i128,
+        number: usize,
+        now: Timestamp,
+        events: &mut Vec<Expected>,
+    ) -> bool {
         let Some(source) = self.protection(id).filter(|_| number < PROTECTION_CHAIN_MAX) else {
             return false;
         };
@@ -557,7 +605,12 @@ impl Model {
         Ok(())
     }
 
-    fn move_all(&mut self, event: &mut Expected, order: &[(AccountId, i128)], now: Timestamp) -> Refusable<()> {
+    fn move_all(
+        &mut self,
+        event: &mut Expected,
+        order: &[(AccountId, i128)],
+        now: Timestamp,
+    ) -> Refusable<()> {
         for &(id, sum) in order {
             if sum > 0 {
                 self.touch(event, id, |account| account.posted += sum);
@@ -590,7 +643,8 @@ impl Model {
         let hold = self.holds.get_mut(&id).expect("it is there");
         assert_eq!(hold.outcome, None, "a hold ends once");
         hold.outcome = Some(outcome);
-        let (held, paid) = (hold.amount, if let HoldOutcome::Captured(sum) = outcome { sum.minor_units() } else { 0 });
+        let (held, paid) =
+            (hold.amount, if let HoldOutcome::Captured(sum) = outcome { sum.minor_units() } else { 0 });
         assert!(paid <= held);
         self.touch(event, account, |account| {
             account.held -= held;
@@ -647,7 +701,9 @@ impl Model {
             self.accounts.keys().find(of).copied()
         };
         let number = match &event.change {
-            Change::Opened { account, .. } | Change::Posted { account, .. } | Change::Closed { account, .. } => account,
+            Change::Opened { account, .. }
+            | Change::Posted { account, .. }
+            | Change::Closed { account, .. } => account,
             Change::Decided { decision, .. } => return self.apply(by, decision),
             Change::Settled { .. } => panic!("a settlement is a copy"),
             Change::Refused { .. } | Change::Claimed => return,
@@ -783,7 +839,9 @@ fn units(quantity: Quantity, currency: Currency) -> Refusable<i128> {
 fn misfit(error: AmountError, currency: Currency) -> Rejection {
     match error {
         AmountError::TooManyDecimals { .. } => Rejection::TooManyDecimals { currency },
-        AmountError::NotANumber | AmountError::TooLong { .. } | AmountError::TooLarge => Rejection::BalanceOutOfRange,
+        AmountError::NotANumber | AmountError::TooLong { .. } | AmountError::TooLarge => {
+            Rejection::BalanceOutOfRange
+        }
     }
 }
 

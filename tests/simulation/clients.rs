@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use teller::ledger::operation::{
-    Amendment, Condition, HomedKey, Item, Opening, Operation, Place, Requirement, Sum, VelocityTerms,
+    Amendment, Condition, HomedKey, Item, Opening, Operation, Place, Requirement, Sum, VelocityChange,
+    VelocityTerms,
 };
 use teller::ledger::workspace::Needs;
 use teller::ledger::{
-    AccountChange, AccountId, AccountName, AccountNumber, AccountRef, Amount, Change, Command, Currency, DebitLimit,
-    Decision, Event, ExcessDecimals, HoldId, IdempotencyKey, ItemOutcome, KeyDigest, Kind, LinkKind, Metadata, Note,
-    Outcome, Quantity, Reference, Rejection, Sequence, ShardId, Target, TransactionId,
+    AccountChange, AccountId, AccountName, AccountNumber, AccountRef, Amount, Change, Command, Currency,
+    DebitLimit, Decision, Event, ExcessDecimals, HoldId, IdempotencyKey, ItemOutcome, KeyDigest, Kind,
+    LinkKind, Metadata, Note, Outcome, Quantity, Reference, Rejection, Sequence, ShardId, Target,
+    TransactionId,
 };
 use teller::router::Router;
 use teller::shard::batch::{AccountFilter, Reply, Request};
@@ -66,7 +68,14 @@ impl Task {
 enum Ended {
     Done(TransactionId),
     Refused(Rejection),
-    List(Vec<Result<TransactionId, ItemOutcome>>),
+    List(Vec<Listed>),
+}
+
+/// How an item of a list ended.
+#[derive(Clone, Debug, PartialEq)]
+enum Listed {
+    Done(TransactionId),
+    Not(ItemOutcome),
 }
 
 /// What clients have been told.
@@ -142,30 +151,38 @@ impl Knowledge {
                 let list = items.iter().map(|item| match item {
                     ItemReply::Done { id, decision } => {
                         self.know_decision(*id, decision);
-                        Ok(*id)
+                        Listed::Done(*id)
                     }
-                    ItemReply::Not(outcome) => Err(outcome.clone()),
+                    ItemReply::Not(outcome) => Listed::Not(outcome.clone()),
                 });
                 let list: Vec<_> = list.collect();
                 // A command that needed more than one account comes back as a list of one.
                 let item_keys = match request {
-                    Request::Work(work) => work.items.iter().map(|item| item.key.map(|key| key.key)).collect(),
+                    Request::Work(work) => {
+                        work.items.iter().map(|item| item.key.map(|key| key.key)).collect()
+                    }
                     _ => vec![key],
                 };
                 // Of a list that is all or nothing, nothing is remembered but the whole.
                 let is_atomic = matches!(request, Request::Work(work) if work.atomic);
-                let is_off = is_atomic && list.iter().any(Result::is_err);
+                let is_off = is_atomic && list.iter().any(|item| matches!(item, Listed::Not(_)));
                 for (key, result) in item_keys.into_iter().zip(&list) {
                     let Some(key) = key.filter(|_| !is_off) else { continue };
                     match result {
-                        Ok(id) => self.remember(key, Ended::Done(*id)),
-                        Err(ItemOutcome::Refused(rejected)) => {
+                        Listed::Done(id) => self.remember(key, Ended::Done(*id)),
+                        Listed::Not(ItemOutcome::Refused(rejected)) => {
                             self.remember(key, Ended::Refused(rejected.rejection.clone()));
                         }
-                        Err(ItemOutcome::Settled(outcome)) => self.remember(key, settled(*outcome, key)),
-                        Err(_) => {}
+                        Listed::Not(ItemOutcome::Settled(outcome)) => {
+                            self.remember(key, settled(*outcome, key))
+                        }
+                        Listed::Not(_) => {}
                     }
                 }
+                let passes = |result: &Listed| {
+                    matches!(result, Listed::Not(ItemOutcome::KeyInFlight | ItemOutcome::KeysExhausted))
+                };
+                let key = key.filter(|_| !(is_atomic && list.iter().any(passes)));
                 if let (Some(key), Request::Work(_)) = (key, request) {
                     self.remember(key, Ended::List(list));
                 }
@@ -221,11 +238,11 @@ fn ended(outcome: Outcome, event: &Event) -> Ended {
             results
                 .iter()
                 .map(|result| match result {
-                    ItemOutcome::Done { back } => Ok(TransactionId {
+                    ItemOutcome::Done { back } => Listed::Done(TransactionId {
                         sequence: Sequence::new(id.sequence.get() - u64::from(*back)).expect("in range"),
                         ..id
                     }),
-                    outcome => Err(outcome.clone()),
+                    outcome => Listed::Not(outcome.clone()),
                 })
                 .collect(),
         ),
@@ -287,7 +304,12 @@ fn hash(text: &str) -> [u8; 16] {
 impl Mind<'_> {
     fn think(&mut self) -> (ShardId, Request) {
         if self.known.accounts.len() < 5 && self.random.percent(60) {
-            let work = plan(vec![Item { operation: self.open(), conditions: Vec::new(), key: None }], false, false, None);
+            let work = plan(
+                vec![Item { operation: self.open(), conditions: Vec::new(), key: None }],
+                false,
+                false,
+                None,
+            );
             return (work.needs[0].0, Request::Work(Box::new(work)));
         }
         match self.random.below(100) {
@@ -352,7 +374,10 @@ impl Mind<'_> {
 
     fn homed_key(&mut self, scope: &str, request: &str) -> HomedKey {
         let digest = KeyDigest(hash(&format!("{scope} {}", self.key_number())));
-        HomedKey { home: self.router.of_key(&digest), key: IdempotencyKey { digest, fingerprint: hash(request) } }
+        HomedKey {
+            home: self.router.of_key(&digest),
+            key: IdempotencyKey { digest, fingerprint: hash(request) },
+        }
     }
 
     fn command(&mut self) -> (ShardId, Request) {
@@ -364,7 +389,8 @@ impl Mind<'_> {
         let (shard, command) = match self.random.below(100) {
             0..20 => {
                 let overdraft_limit = self.random.percent(20).then(|| self.quantity());
-                let command = Command::Open { name: name.clone(), currency: self.currency(), overdraft_limit };
+                let command =
+                    Command::Open { name: name.clone(), currency: self.currency(), overdraft_limit };
                 (self.router.of_name(&name), command)
             }
             20..60 => (place.shard, Command::Deposit { target, amount }),
@@ -382,24 +408,35 @@ impl Mind<'_> {
         let place = self.account();
         match self.random.below(100) {
             0..50 => (place.shard, Request::Account(place.account)),
-            50..58 => (place.shard, Request::AccountByNumber(AccountNumber::new(self.random.below(4) as u32))),
+            50..58 => {
+                (place.shard, Request::AccountByNumber(AccountNumber::new(self.random.below(4) as u32)))
+            }
             58..70 => match self.hold() {
                 Some(hold) => (hold.shard, Request::Hold(hold)),
                 None => (place.shard, Request::TrialBalance),
             },
-            70..80 => (place.shard, Request::Holds { account: place.account, count: 1 + self.random.below(9) as usize }),
+            70..80 => (
+                place.shard,
+                Request::Holds { account: place.account, count: 1 + self.random.below(9) as usize },
+            ),
             80..87 => match self.transfer() {
                 Some((id, _)) => (id.shard, Request::Reversal(id.sequence)),
                 None => (place.shard, Request::TrialBalance),
             },
-            87..97 => {
+            87..95 => {
                 let filter = AccountFilter {
                     currency: self.random.percent(20).then(|| self.currency()),
                     closed: self.random.percent(20).then_some(false),
                     ..AccountFilter::default()
                 };
-                let (from, count) = (AccountNumber::new(self.random.below(3) as u32), 1 + self.random.below(9) as usize);
+                let (from, count) =
+                    (AccountNumber::new(self.random.below(3) as u32), 1 + self.random.below(9) as usize);
                 (place.shard, Request::Accounts { from, count, filter: filter.into() })
+            }
+            95..99 => {
+                let account = AccountNumber::new(self.random.below(4) as u32);
+                let reference = Reference::parse(&format!("invoice {}", self.random.below(REFERENCES)));
+                (place.shard, Request::Reference { account, reference: reference.expect("valid") })
             }
             _ => (place.shard, Request::TrialBalance),
         }
@@ -449,7 +486,9 @@ impl Mind<'_> {
                 note,
             },
             7 => match self.hold() {
-                Some(hold) => Operation::Capture { hold, amount: self.random.percent(40).then_some(amount), note },
+                Some(hold) => {
+                    Operation::Capture { hold, amount: self.random.percent(40).then_some(amount), note }
+                }
                 None => Operation::Deposit { account, amount, note },
             },
             8 => match self.hold() {
@@ -486,7 +525,10 @@ impl Mind<'_> {
     }
 
     fn velocity(&mut self) -> VelocityTerms {
-        let debits = DebitLimit { count: 1 + self.random.below(3) as u32, window_seconds: 1 + self.random.below(60) as u32 };
+        let debits = DebitLimit {
+            count: 1 + self.random.below(3) as u32,
+            window_seconds: 1 + self.random.below(60) as u32,
+        };
         VelocityTerms {
             per_day: self.random.percent(50).then(|| self.quantity()),
             per_month: self.random.percent(20).then(|| self.quantity()),
@@ -497,7 +539,8 @@ impl Mind<'_> {
     fn multi_transfer(&mut self, note: Note) -> Operation {
         let payees = 1 + self.random.below(4);
         let each = 1 + self.random.below(15) as i64;
-        let quantity = |units: i64| Quantity::parse(&units.to_string(), ExcessDecimals::Refuse).expect("a quantity");
+        let quantity =
+            |units: i64| Quantity::parse(&units.to_string(), ExcessDecimals::Refuse).expect("a quantity");
         let mut legs: Vec<_> = (0..payees).map(|_| (self.account(), quantity(each))).collect();
         let mut owed = each * payees as i64 + i64::from(self.random.percent(5));
         if owed > 1 && self.random.percent(50) {
@@ -514,7 +557,16 @@ impl Mind<'_> {
             0 => amendment.frozen = Some(true),
             1 => amendment.frozen = Some(false),
             2 => amendment.overdraft_limit = Some(self.random.percent(70).then(|| self.quantity())),
-            3 => amendment.velocity = Some(self.random.percent(60).then(|| self.velocity())),
+            3 => {
+                let VelocityTerms { per_day, per_month, debits } = self.velocity();
+                let mut some = |is_there| is_there || self.random.percent(30);
+                let change = VelocityChange {
+                    per_day: some(per_day.is_some()).then_some(per_day),
+                    per_month: some(per_month.is_some()).then_some(per_month),
+                    debits: some(debits.is_some()).then_some(debits),
+                };
+                amendment.velocity = Some(self.random.percent(70).then_some(change));
+            }
             _ => {
                 let value = self.random.percent(70).then(|| format!("{}", self.random.below(9)).into());
                 let change = (format!("key {}", self.random.below(3)).into(), value);

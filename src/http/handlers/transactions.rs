@@ -97,8 +97,8 @@ pub(in crate::http) static WITHDRAW: Operation = Operation {
         IF_MATCH,
         REFERRED,
         POSTING,
+        NOTED,
         PAYING,
-        &[Code::AccountClosed],
     ],
     ..POST
 };
@@ -106,7 +106,7 @@ pub(in crate::http) static WITHDRAW: Operation = Operation {
 const POST: Operation = Operation {
     request: Some(RequestBody::json::<Posting>()),
     success: Success { body: Some((JSON, Transaction::describe)), ..POST_V1.success },
-    problems: &[EVERY, BANK, CHANGE, JSON_BODY, IF_MATCH, REFERRED, POSTING, &[Code::AccountClosed]],
+    problems: &[EVERY, BANK, CHANGE, JSON_BODY, IF_MATCH, REFERRED, POSTING, NOTED],
     leads_to: &[
         ("readTransaction", "id", "$response.body#/id"),
         ("readAccount", "account", "$response.body#/account_id"),
@@ -160,7 +160,8 @@ pub(in crate::http) static LIST: Operation = Operation {
 };
 
 const POSTING: &[Code] = &[Code::BalanceOutOfRange, Code::TooManyDecimals];
-const PAYING: &[Code] = &[Code::AccountFrozen, Code::InsufficientFunds, Code::VelocityLimit];
+const PAYING: &[Code] = &[Code::InsufficientFunds, Code::AccountFrozen, Code::VelocityLimit];
+const NOTED: &[Code] = &[Code::AccountClosed, Code::ReferenceUsed];
 
 parameters! {
     /// Which part of a history.
