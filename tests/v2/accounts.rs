@@ -279,7 +279,7 @@ fn only_an_account_at_zero_without_holds_is_closed() {
     teller.restart();
     let closed = teller.account(&id);
     assert!(closed["closed"].is_string());
-    assert_eq!(relations(&closed), ["holds", "links", "self", "transactions"]);
+    assert_eq!(relations(&closed), ["holds", "links", "self", "statement", "transactions"]);
     let by_id = format!("/v2/accounts/{id}");
     teller.delete(&by_id).refused(409, "account-closed");
     teller.patch(&by_id, json!({ "frozen": true })).refused(409, "account-closed");
