@@ -4,7 +4,9 @@ import schemathesis
 
 
 @schemathesis.hook
-def filter_path_parameters(context, path_parameters):
+def map_path_parameters(context, path_parameters):
     """A literal `%` with two hexadecimal digits behind it: the client takes them for encoded already and sends them as
     they are, so that the service would see another name than the one that was tried."""
-    return path_parameters is None or not any("%" in str(value) for value in path_parameters.values())
+    if path_parameters is None:
+        return None
+    return {name: value.replace("%", "_") if isinstance(value, str) else value for name, value in path_parameters.items()}

@@ -7,6 +7,8 @@
 mod accounts;
 #[path = "v2/batches.rs"]
 mod batches;
+#[path = "v2/crashes.rs"]
+mod crashes;
 #[path = "v2/holds.rs"]
 mod holds;
 #[path = "v2/limits.rs"]

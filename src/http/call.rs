@@ -156,12 +156,11 @@ fn invalid_name(detail: impl std::fmt::Display) -> Problem {
 fn account_in(segment: &str) -> Result<AccountSelector, Problem> {
     let not_text = |detail| match segment.starts_with(NAME_PREFIX) {
         true => invalid_name(detail),
-        false => invalid_id(ReferenceError::Id(IdError::NotAUuid)),
+        false => invalid_id(ReferenceError::NotAUuid),
     };
     parse_reference(&decode(segment).map_err(not_text)?).map_err(|error| match error {
         ReferenceError::Name(error) => invalid_name(error),
-        ReferenceError::Id(IdError::NotAUuid) => invalid_id(error),
-        ReferenceError::Id(IdError::Foreign) => Problem::plain(Code::AccountNotFound),
+        ReferenceError::NotAUuid => invalid_id(error),
     })
 }
 

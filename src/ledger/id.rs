@@ -183,6 +183,13 @@ pub struct HoldId {
 }
 
 impl AccountId {
+    /// An id that no account has: no shard comes to its last number.
+    pub const NOBODYS: AccountId = AccountId {
+        opened: Timestamp::MAX,
+        shard: ShardId((SHARDS_MAX - 1) as u16),
+        number: AccountNumber(u32::MAX),
+    };
+
     /// The id as clients see it.
     pub fn to_uuid(self) -> Uuid {
         pack(self.opened, KIND_ACCOUNT, self.shard, u64::from(self.number.0))
@@ -218,6 +225,14 @@ impl TransactionId {
 }
 
 impl HoldId {
+    /// An id that no hold has: its account is nobody's.
+    pub const NOBODYS: HoldId = HoldId {
+        time: AccountId::NOBODYS.opened,
+        shard: AccountId::NOBODYS.shard,
+        account: AccountId::NOBODYS.number,
+        version: 0,
+    };
+
     /// The id as clients see it.
     pub fn to_uuid(self) -> Uuid {
         pack(self.time, KIND_HOLD, self.shard, u64::from(self.account.0) << 30 | u64::from(self.version))

@@ -164,6 +164,12 @@ impl Quantity {
         self.0.cmp(&(amount.0 * units_in_one(QUANTITY_DECIMALS - currency.scale())))
     }
 
+    /// The quantity as a whole number of major units, if it is one.
+    pub const fn whole(self) -> Option<i128> {
+        let unit = units_in_one(QUANTITY_DECIMALS);
+        if self.0 % unit == 0 { Some(self.0 / unit) } else { None }
+    }
+
     /// The quantity without its sign.
     pub const fn magnitude(self) -> Quantity {
         Quantity(self.0.abs())

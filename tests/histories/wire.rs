@@ -242,12 +242,14 @@ fn success(op: &Op, body: &Value, book: &Book) -> Output {
     match op {
         Op::Open { account, .. } | Op::Read { account } => Output::Done(vec![whole(*account, body)]),
         // On its own it is asked for in version 1, which shows the balance only.
-        Op::Deposit { account, .. } | Op::Withdraw { account, .. } if body["accounts"].is_null() => Output::Done(vec![Seen {
-            account: *account,
-            posted: cents(&body["balance"]),
-            held: None,
-            version: body["version"].as_u64(),
-        }]),
+        Op::Deposit { account, .. } | Op::Withdraw { account, .. } if body["accounts"].is_null() => {
+            Output::Done(vec![Seen {
+                account: *account,
+                posted: cents(&body["balance"]),
+                held: None,
+                version: body["version"].as_u64(),
+            }])
+        }
         Op::Deposit { .. }
         | Op::Withdraw { .. }
         | Op::Transfer { .. }
@@ -261,7 +263,8 @@ fn success(op: &Op, body: &Value, book: &Book) -> Output {
             let results = results(body);
             assert_eq!(items.len(), results.len(), "one result an item: {body}");
             if let Op::Batch { atomic: true, .. } = op
-                && let Some(refused) = results.iter().find(|result| !succeeded(result) && was_attempted(result))
+                && let Some(refused) =
+                    results.iter().find(|result| !succeeded(result) && was_attempted(result))
             {
                 assert!(!results.iter().any(succeeded), "all or nothing: {body}");
                 return Output::Refused(refusal(refused));
@@ -279,12 +282,7 @@ fn success(op: &Op, body: &Value, book: &Book) -> Output {
 fn whole(account: AccountNumber, body: &Value) -> Seen {
     let (posted, held) = (cents(&body["posted"]), cents(&body["held"]));
     assert_eq!(cents(&body["available"]), posted - held + cents(&body["overdraft_limit"]), "{body}");
-    Seen {
-        account,
-        posted,
-        held: Some(held),
-        version: Some(body["version"].as_u64().expect("a version")),
-    }
+    Seen { account, posted, held: Some(held), version: Some(body["version"].as_u64().expect("a version")) }
 }
 
 /// An account as the reply to a change shows it.

@@ -41,7 +41,10 @@ fn an_account_is_opened_with_all_it_can_have() {
         assert_eq!(account[member], expected, "{member}");
     }
     assert_eq!(account["velocity_limits"]["debits"], json!({ "count": 3, "window_seconds": 60 }));
-    assert_eq!((opened.header("etag"), opened.header("location")), ("\"1\"", &*text(&account["_links"]["self"]["href"])));
+    assert_eq!(
+        (opened.header("etag"), opened.header("location")),
+        ("\"1\"", &*text(&account["_links"]["self"]["href"]))
+    );
     for restart in [false, true] {
         if restart {
             teller.restart();
@@ -58,9 +61,11 @@ fn an_account_is_opened_with_all_it_can_have() {
 #[test]
 fn each_currency_has_its_own_decimals() {
     let teller = Teller::start();
-    for (shard, currency, amount, posted, too_fine) in
-        [(0, "JPY", "7", "7", "7.5"), (1, "KWD", "7.125", "7.125", "7.1255"), (2, "EUR", "7.1", "7.10", "7.125")]
-    {
+    for (shard, currency, amount, posted, too_fine) in [
+        (0, "JPY", "7", "7", "7.5"),
+        (1, "KWD", "7.125", "7.125", "7.1255"),
+        (2, "EUR", "7.1", "7.10", "7.125"),
+    ] {
         let account = teller.open_as(shard, currency, "0", json!({ "currency": currency }));
         let path = format!("/v2/accounts/{account}/deposits");
         let deposit = teller.post(&path, json!({ "amount": amount })).is(201);
@@ -72,7 +77,8 @@ fn each_currency_has_its_own_decimals() {
         assert_eq!(teller.account(&account)["posted"], posted);
     }
     let balance = teller.get("/v2/trial-balance").is(200);
-    let sums: Vec<_> = balance["currencies"].as_array().expect("a list").iter().map(|line| &line["sum"]).collect();
+    let sums: Vec<_> =
+        balance["currencies"].as_array().expect("a list").iter().map(|line| &line["sum"]).collect();
     assert_eq!(sums, ["0.00", "0", "0.000"]);
     // The service's own limit is in its own currency.
     let default = |currency: &str| {
@@ -105,7 +111,8 @@ fn accounts_are_listed_page_by_page() {
     assert_eq!(names(&list("metadata%5Bparity%5D=1&metadata[a%20b]=x%26y&prefix=p1")).len(), 1);
     assert_eq!(names(&list("metadata[parity]=1&metadata[a%20b]=x")).len(), 0);
     assert_eq!(names(&list("metadata[none]=1")).len(), 0);
-    for (filter, count) in [("", 9), ("&prefix=p", 7), ("&metadata%5Ba%20b%5D=x%26y", 7), ("&closed=true", 1)] {
+    for (filter, count) in [("", 9), ("&prefix=p", 7), ("&metadata%5Ba%20b%5D=x%26y", 7), ("&closed=true", 1)]
+    {
         for limit in [1, 2, 3] {
             let mut seen = Vec::new();
             let mut address = format!("/v2/accounts?limit={limit}{filter}");
@@ -154,7 +161,9 @@ fn a_merge_patch_changes_what_it_names() {
     let read = teller.account(&account);
     assert_eq!(read["velocity_limits"], json!({ "per_day": null, "per_month": "9.00", "debits": debits }));
     // Null goes back to the service's own limit, and takes everything else away.
-    teller.patch(&path, json!({ "overdraft_limit": null, "metadata": null, "velocity_limits": null })).is(200);
+    teller
+        .patch(&path, json!({ "overdraft_limit": null, "metadata": null, "velocity_limits": null }))
+        .is(200);
     teller.restart();
     let read = teller.account(&account);
     assert_eq!(
@@ -236,7 +245,11 @@ fn a_frozen_account_receives_and_does_not_pay() {
     teller.post(&format!("{path}/withdrawals"), one.clone()).refused(422, "account-frozen");
     let by_name = format!("/accounts/{}/withdraw", &a["name:".len()..]);
     teller.post(&by_name, json!({ "amount": 1 })).refused(422, "account-frozen");
-    teller.post("/v2/holds", json!({ "account": a, "amount": "1" })).refused_at(422, "account-frozen", "/account");
+    teller.post("/v2/holds", json!({ "account": a, "amount": "1" })).refused_at(
+        422,
+        "account-frozen",
+        "/account",
+    );
     teller.post(&format!("/v2/holds/{hold}/capture"), json!({})).refused(422, "account-frozen");
     teller.post(&format!("/v2/holds/{hold}/void"), json!({})).is(201);
     teller.post(&format!("{path}/deposits"), one.clone()).is(201);
@@ -266,7 +279,7 @@ fn only_an_account_at_zero_without_holds_is_closed() {
     teller.restart();
     let closed = teller.account(&id);
     assert!(closed["closed"].is_string());
-    assert_eq!(relations(&closed), ["holds", "links", "self", "transactions"]);
+    assert_eq!(relations(&closed), ["holds", "links", "self", "statement", "transactions"]);
     let by_id = format!("/v2/accounts/{id}");
     teller.delete(&by_id).refused(409, "account-closed");
     teller.patch(&by_id, json!({ "frozen": true })).refused(409, "account-closed");

@@ -68,7 +68,8 @@ fn items_of_every_kind_come_one_after_the_other() {
     (expected[1], expected[7]) = (poor(), poor());
     (expected[10], expected[11]) = (refused(409, "hold-ended"), refused(409, "account-exists"));
     assert_eq!(outcomes(&batch), expected);
-    let indices: Vec<_> = results(&batch).iter().map(|result| result["index"].as_u64().expect("a number")).collect();
+    let indices: Vec<_> =
+        results(&batch).iter().map(|result| result["index"].as_u64().expect("a number")).collect();
     assert_eq!(indices, (0..12).collect::<Vec<_>>());
     let result = |index: usize| &results(&batch)[index]["result"];
     assert_eq!((&result(0)["name"], &result(0)["metadata"]), (&json!("new"), &json!({ "k": "v" })));
@@ -97,8 +98,14 @@ fn one_item_a_line_is_a_batch_too() {
     );
     let batch = teller.send("POST", "/v2/batches", &[NDJSON], body.clone()).is(200);
     let invalid = || refused(400, "invalid-request");
-    let expected =
-        [done(), done(), invalid(), refused(400, "malformed-json"), invalid(), refused(422, "too-many-decimals")];
+    let expected = [
+        done(),
+        done(),
+        invalid(),
+        refused(400, "malformed-json"),
+        invalid(),
+        refused(422, "too-many-decimals"),
+    ];
     assert_eq!(outcomes(&batch), expected);
     assert_eq!(results(&batch)[2]["problem"]["errors"][0]["pointer"], "/type");
     assert_eq!(teller.posted([&a, &b]), ["7.00", "2.00"]);
@@ -115,11 +122,18 @@ fn one_item_a_line_is_a_batch_too() {
 fn the_client_says_which_results_it_wants() {
     let teller = Teller::start();
     let [a] = teller.open_each([(0, "10")]);
-    let body = json!({ "items": [withdraw(&a, "1"), withdraw(&a, "100"), withdraw(&a, "1"), { "type": "x" }] });
-    for (query, shown) in [("?results=all", &[0, 1, 2, 3][..]), ("?results=refused", &[1, 3]), ("?results=none", &[])] {
+    let body =
+        json!({ "items": [withdraw(&a, "1"), withdraw(&a, "100"), withdraw(&a, "1"), { "type": "x" }] });
+    for (query, shown) in
+        [("?results=all", &[0, 1, 2, 3][..]), ("?results=refused", &[1, 3]), ("?results=none", &[])]
+    {
         let batch = teller.post(&format!("/v2/batches{query}"), body.clone()).is(200);
-        assert_eq!((&batch["count"], &batch["executed"], &batch["refused"]), (&json!(4), &json!(2), &json!(2)));
-        let indices: Vec<_> = results(&batch).iter().map(|result| result["index"].as_u64().expect("it")).collect();
+        assert_eq!(
+            (&batch["count"], &batch["executed"], &batch["refused"]),
+            (&json!(4), &json!(2), &json!(2))
+        );
+        let indices: Vec<_> =
+            results(&batch).iter().map(|result| result["index"].as_u64().expect("it")).collect();
         assert_eq!(indices, shown);
     }
     assert_eq!(teller.posted([&a]), ["4.00"]);
@@ -130,9 +144,7 @@ fn the_client_says_which_results_it_wants() {
 fn an_atomic_batch_happens_whole_or_not_at_all() {
     let teller = Teller::start();
     let [a, b, c] = teller.open_each([(0, "10"), (1, "0"), (2, "0")]);
-    let transfer = |from: &str, to: &str, amount: &str| {
-        json!({ "type": "transfer", "from": from, "to": to, "amount": amount })
-    };
+    let transfer = |from: &str, to: &str, amount: &str| json!({ "type": "transfer", "from": from, "to": to, "amount": amount });
     let before = teller.everything();
     let items = json!([
         transfer(&a, &b, "10"),
@@ -209,9 +221,7 @@ fn a_repeated_batch_is_answered_to_the_letter() {
 fn an_item_has_a_key_of_its_own() {
     let mut teller = Teller::start();
     let [a, b] = teller.open_each([(0, "10"), (1, "10")]);
-    let item = |account: &str, amount: &str, key: &str| {
-        json!({ "type": "withdraw", "account": account, "amount": amount, "key": key })
-    };
+    let item = |account: &str, amount: &str, key: &str| json!({ "type": "withdraw", "account": account, "amount": amount, "key": key });
     let items = [item(&a, "1", "k1"), item(&b, "100", "k2"), item(&a, "2", "k1"), item(&a, "1", "k1")];
     let batch = teller.post("/v2/batches", json!({ "items": items })).is(200);
     let poor = || refused(422, "insufficient-funds");
@@ -266,7 +276,9 @@ fn a_batch_is_bounded() {
     let body = json!({ "items": items(10_001) });
     teller.post("/v2/batches", body).refused_at(400, "invalid-request", "/items");
     teller.post("/v2/batches", json!({ "items": [] })).refused_at(400, "invalid-request", "/items");
-    let atomic = |count: usize| teller.post("/v2/batches?results=none", json!({ "atomic": true, "items": items(count) }));
+    let atomic = |count: usize| {
+        teller.post("/v2/batches?results=none", json!({ "atomic": true, "items": items(count) }))
+    };
     atomic(1001).refused(413, "batch-too-large");
     assert_eq!(atomic(1000).is(200)["executed"], 1000);
     // One record has room for a MiB.

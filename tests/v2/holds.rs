@@ -100,7 +100,9 @@ fn the_first_of_two_outcomes_counts() {
     let [a, b] = teller.open_each([(0, "100"), (1, "0")]);
     let mut captures = 0;
     for round in 0..20 {
-        let to = if round % 2 == 0 { json!({ "account": a, "amount": "1" }) } else {
+        let to = if round % 2 == 0 {
+            json!({ "account": a, "amount": "1" })
+        } else {
             json!({ "account": a, "amount": "1", "to": b })
         };
         let (path, _) = place(&teller, to);

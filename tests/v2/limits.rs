@@ -36,7 +36,8 @@ fn what_leaves_in_a_day_or_month_is_limited() {
         teller.post("/v2/transfers", transfer).refused_at(422, "velocity-limit", "/from");
         let hold = json!({ "account": a, "amount": "2.01" });
         teller.post("/v2/holds", hold).refused_at(422, "velocity-limit", "/account");
-        let legs = json!({ "legs": [{ "account": b, "amount": "2.01" }, { "account": a, "amount": "-2.01" }] });
+        let legs =
+            json!({ "legs": [{ "account": b, "amount": "2.01" }, { "account": a, "amount": "-2.01" }] });
         teller.post("/v2/transfers", legs).refused_at(422, "velocity-limit", "/legs/1/account");
     }
     teller.post("/v2/transfers", json!({ "from": a, "to": b, "amount": "2" })).is(201);
@@ -84,7 +85,8 @@ fn what_another_account_pulls_counts_too() {
     let [a] = teller.open_each([(0, "1")]);
     let kind = json!({ "kind": "overdraft-protection" });
     teller.put(&format!("/v2/accounts/{a}/links/{source}"), kind).is(200);
-    let withdraw = |amount: &str| teller.post(&format!("/v2/accounts/{a}/withdrawals"), json!({ "amount": amount }));
+    let withdraw =
+        |amount: &str| teller.post(&format!("/v2/accounts/{a}/withdrawals"), json!({ "amount": amount }));
     withdraw("6.01").refused(422, "insufficient-funds");
     withdraw("6").is(201);
     assert_eq!(teller.posted([&a, &source]), ["0.00", "95.00"]);

@@ -47,7 +47,9 @@ fn accounts_are_linked_and_unlinked() {
     teller.send("DELETE", &path, &key, "").repeats(&removed);
     teller.delete(&path).refused(404, "link-not-found");
     assert_eq!(teller.get(&format!("/v2/accounts/{b}/links")).is(200)["protects"], json!([]));
-    teller.put(&format!("/v2/accounts/{a}/links/{a}"), json!({ "kind": "related" })).refused(422, "account-repeated");
+    teller
+        .put(&format!("/v2/accounts/{a}/links/{a}"), json!({ "kind": "related" }))
+        .refused(422, "account-repeated");
     let nobody = format!("/v2/accounts/{a}/links/name:nobody");
     teller.put(&nobody, json!({ "kind": "related" })).refused(404, "account-not-found");
     teller.end();
@@ -70,7 +72,8 @@ fn a_chain_of_four_helps_out_wherever_its_accounts_are() {
     assert_eq!(teller.posted([a, b, c, d]), ["0.00", "1.00", "3.00", "4.00"]);
     assert_eq!(teller.account(a)["version"], 5, "opened, paid in, linked, helped, withdrawn");
     // The whole chain at once.
-    let withdraw = |amount: &str| teller.post(&format!("/v2/accounts/{a}/withdrawals"), json!({ "amount": amount }));
+    let withdraw =
+        |amount: &str| teller.post(&format!("/v2/accounts/{a}/withdrawals"), json!({ "amount": amount }));
     let problem = withdraw("8.01").refused(422, "insufficient-funds");
     assert_eq!((&problem["available"], &problem["required"]), (&json!("0.00"), &json!("8.01")));
     let transfer = teller.post("/v2/transfers", json!({ "from": a, "to": e, "amount": "5" })).is(201);
@@ -78,9 +81,13 @@ fn a_chain_of_four_helps_out_wherever_its_accounts_are() {
     assert_eq!(sides(&transfer)[0].1, "0.00");
     assert_eq!(teller.posted([a, b, c, d, e]), ["0.00", "0.00", "0.00", "3.00", "55.00"]);
     let hold = teller.post("/v2/holds", json!({ "account": a, "amount": "2" })).is(201);
-    assert_eq!(sides(&hold), [side("0.00", "2.00", "2.00", teller.account(a)["version"].as_u64().expect("a version"))]);
+    assert_eq!(
+        sides(&hold),
+        [side("0.00", "2.00", "2.00", teller.account(a)["version"].as_u64().expect("a version"))]
+    );
     teller.restart();
-    let withdraw = |amount: &str| teller.post(&format!("/v2/accounts/{a}/withdrawals"), json!({ "amount": amount }));
+    let withdraw =
+        |amount: &str| teller.post(&format!("/v2/accounts/{a}/withdrawals"), json!({ "amount": amount }));
     withdraw("1.01").refused(422, "insufficient-funds");
     withdraw("1").is(201);
     assert_eq!(teller.posted([a, b, c, d]), ["2.00", "0.00", "0.00", "0.00"]);
@@ -109,7 +116,8 @@ fn a_refused_operation_has_pulled_nothing() {
     teller.patch(&format!("/v2/accounts/{b}"), json!({ "frozen": false })).is(200);
     let after = teller.everything();
     let posted = |all: &std::collections::HashMap<String, Value>| {
-        let mut posted: Vec<_> = all.iter().map(|(id, account)| (id.clone(), account["posted"].clone())).collect();
+        let mut posted: Vec<_> =
+            all.iter().map(|(id, account)| (id.clone(), account["posted"].clone())).collect();
         posted.sort_by(|one, other| one.0.cmp(&other.0));
         posted
     };
@@ -178,7 +186,9 @@ fn an_account_has_a_bounded_number_of_links() {
         protect(&teller, other, &b).is(200);
     }
     let last = &others[16];
-    teller.put(&format!("/v2/accounts/{a}/links/{last}"), json!({ "kind": "related" })).refused(422, "links-exhausted");
+    teller
+        .put(&format!("/v2/accounts/{a}/links/{last}"), json!({ "kind": "related" }))
+        .refused(422, "links-exhausted");
     protect(&teller, last, &b).refused(422, "links-exhausted");
     assert_eq!(teller.get(&format!("/v2/accounts/{a}/links")).is(200)["count"], 16);
     teller.end();

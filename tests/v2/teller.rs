@@ -78,7 +78,13 @@ impl Teller {
 
     /// Sends a request with these headers.
     #[track_caller]
-    pub(crate) fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Reply {
+    pub(crate) fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Reply {
         let mut request = Request::builder().method(method).uri(self.client.uri(path));
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -229,7 +235,8 @@ impl Reply {
 /// A name that lies in a shard.
 pub(crate) fn name_in(shard: usize, label: &str) -> String {
     let router = Router::new(SHARDS);
-    let lies_there = |name: &String| router.of_name(&AccountName::parse(name).expect("a name")).index() == shard;
+    let lies_there =
+        |name: &String| router.of_name(&AccountName::parse(name).expect("a name")).index() == shard;
     let names = (0..).map(|number| format!("{label}-{number}"));
     names.into_iter().find(lies_there).expect("a shard has names")
 }

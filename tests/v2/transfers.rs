@@ -99,7 +99,8 @@ fn legs_of_several_shards_and_currencies_balance_in_each() {
         { "account": a, "amount": "-1" }, { "account": b, "amount": "2" }, { "account": teller.id(&a), "amount": "-1" },
     ] });
     teller.post("/v2/transfers", repeated).refused_at(422, "account-repeated", "/legs/2/account");
-    let nobody = json!({ "legs": [{ "account": a, "amount": "-1" }, { "account": "name:nobody", "amount": "1" }] });
+    let nobody =
+        json!({ "legs": [{ "account": a, "amount": "-1" }, { "account": "name:nobody", "amount": "1" }] });
     teller.post("/v2/transfers", nobody).refused_at(404, "account-not-found", "/legs/1/account");
     assert_eq!(teller.everything(), before);
     teller.end();
@@ -109,8 +110,10 @@ fn legs_of_several_shards_and_currencies_balance_in_each() {
 fn sixty_four_legs_happen_together() {
     let teller = Teller::start();
     let payer = teller.open(0, "payer", "100");
-    let payees: Vec<String> = (0..63).map(|number| teller.open(number % 3, &format!("p{number}"), "0")).collect();
-    let mut legs: Vec<Value> = payees.iter().map(|payee| json!({ "account": payee, "amount": "1" })).collect();
+    let payees: Vec<String> =
+        (0..63).map(|number| teller.open(number % 3, &format!("p{number}"), "0")).collect();
+    let mut legs: Vec<Value> =
+        payees.iter().map(|payee| json!({ "account": payee, "amount": "1" })).collect();
     legs.push(json!({ "account": payer, "amount": "-63" }));
     let moved = teller.post("/v2/transfers", json!({ "legs": legs })).is(201);
     assert_eq!(sides(&moved).len(), 64);
@@ -183,9 +186,8 @@ fn what_cannot_pay_does_not_and_what_is_closed_is_told() {
     let id = teller.id(&closed);
     teller.delete(&format!("/v2/accounts/{closed}")).is(204);
     teller.patch(&format!("/v2/accounts/{a}"), json!({ "frozen": true })).is(200);
-    let transfer = |from: &str, to: &str| {
-        teller.post("/v2/transfers", json!({ "from": from, "to": to, "amount": "1" }))
-    };
+    let transfer =
+        |from: &str, to: &str| teller.post("/v2/transfers", json!({ "from": from, "to": to, "amount": "1" }));
     transfer(&a, &b).refused_at(422, "account-frozen", "/from");
     transfer(&b, &a).is(201);
     transfer(&b, &id).refused_at(409, "account-closed", "/to");
@@ -242,7 +244,8 @@ fn a_unique_reference_is_used_once_an_account() {
     }
     transfer(&teller, &a, &c, "r2").is(201);
     // Within one batch as well.
-    let item = |reference: &str| json!({ "type": "deposit", "account": a, "amount": "1", "reference": reference });
+    let item =
+        |reference: &str| json!({ "type": "deposit", "account": a, "amount": "1", "reference": reference });
     let batch = teller.post("/v2/batches", json!({ "items": [item("r3"), item("r3"), item("r4")] })).is(200);
     let status = |index: usize| batch["results"][index]["status"].as_u64();
     assert_eq!([status(0), status(1), status(2)], [Some(201), Some(409), Some(201)]);

@@ -10,7 +10,7 @@ use super::metadata::{self, Metadata, MetadataPatch};
 use super::nested::Patch;
 use super::read::{Parsed, ReadScalar, body};
 use super::schema::{Describe, Schemas};
-use super::values::{Flag, LimitText};
+use super::values::{Flag, LimitText, parse_whole};
 use super::write::{Id, MoneyNumber, MoneyText, Seconds, Text, Time, resource};
 use crate::bank::OpenedAccount;
 use crate::ledger::operation::{Amendment, Opening, VelocityChange, VelocityTerms};
@@ -157,7 +157,7 @@ impl Describe for DebitCount {
 
 impl ReadScalar for DebitCount {
     fn parse(raw: &str) -> Parsed<DebitCount> {
-        parse_whole(raw, 0, u32::MAX).map(DebitCount)
+        parse_count(raw, 0, u32::MAX).map(DebitCount)
     }
 }
 
@@ -173,15 +173,13 @@ impl Describe for WindowSeconds {
 
 impl ReadScalar for WindowSeconds {
     fn parse(raw: &str) -> Parsed<WindowSeconds> {
-        parse_whole(raw, 1, WINDOW_SECONDS_MAX).map(WindowSeconds)
+        parse_count(raw, 1, WINDOW_SECONDS_MAX).map(WindowSeconds)
     }
 }
 
-fn parse_whole(raw: &str, min: u32, max: u32) -> Parsed<u32> {
-    let digits = raw.bytes().all(|byte| byte.is_ascii_digit());
-    let number = Some(raw).filter(|_| digits).and_then(|raw| raw.parse().ok());
-    number
-        .filter(|number| (min..=max).contains(number))
+fn parse_count(raw: &str, min: u32, max: u32) -> Parsed<u32> {
+    parse_whole(raw, min.into(), max.into())
+        .and_then(|number| number.try_into().ok())
         .ok_or_else(|| format!("must be a whole number, {min} to {max}").into())
 }
 

@@ -18,7 +18,7 @@ use crate::bank::{AccountSelector, BATCH_ITEMS_MAX, Bank};
 use crate::http::problem::{Party, Problem};
 use crate::http::wire::Version;
 use crate::ledger::operation::{Condition, Operation};
-use crate::ledger::{HoldId, Reference};
+use crate::ledger::{HoldId, IdError, Reference};
 
 /// The members of an item that say what it is; the others are those of the request that it stands for.
 const ITEM_MEMBERS: &[&str] = &["type", "key"];
@@ -268,7 +268,11 @@ impl Describe for HoldId {
 
 impl ReadScalar for HoldId {
     fn parse(raw: &str) -> Parsed<HoldId> {
-        HoldId::parse(&parse_text(raw)?).map_err(|error| error.to_string().into())
+        match HoldId::parse(&parse_text(raw)?) {
+            // What is a UUID but no hold's finds no hold.
+            Err(IdError::Foreign) => Ok(HoldId::NOBODYS),
+            id => id.map_err(|error| error.to_string().into()),
+        }
     }
 }
 

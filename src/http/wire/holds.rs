@@ -11,7 +11,7 @@ use super::metadata::Metadata;
 use super::read::{Parsed, ReadScalar, body};
 use super::schema::{Describe, Schemas, with_meaning};
 use super::transfers::{AmountOrAll, Conditions, note, requirement_pointer};
-use super::values::AmountText;
+use super::values::{AmountText, parse_whole};
 use super::write::{Id, MoneyText, Time, Write, resource, text};
 use crate::bank::{AccountSelector, Bank, Executed};
 use crate::http::problem::Party;
@@ -103,10 +103,7 @@ impl Describe for HoldSeconds {
 
 impl ReadScalar for HoldSeconds {
     fn parse(raw: &str) -> Parsed<HoldSeconds> {
-        let digits = raw.bytes().all(|byte| byte.is_ascii_digit());
-        let seconds = Some(raw).filter(|_| digits).and_then(|raw| raw.parse().ok());
-        let seconds = seconds.filter(|seconds| (1..=HOLD_TIME_MS_MAX / 1000).contains(seconds));
-        seconds
+        parse_whole(raw, 1, HOLD_TIME_MS_MAX / 1000)
             .map(HoldSeconds)
             .ok_or_else(|| format!("must be a whole number of seconds, 1 to {}", HOLD_TIME_MS_MAX / 1000).into())
     }

@@ -240,12 +240,19 @@ pub(in crate::http) fn members<'a, const N: usize>(
     let mut wrong = Vec::new();
     let visitor = MembersVisitor { names, raws: &mut raws, wrong: &mut wrong };
     errors.visit(value, visitor);
+    // Whoever reads these members reads one of each.
+    let mut others = Vec::new();
     for wrong in wrong {
         match wrong {
             WrongMember::Repeated(name) => {
                 errors.push(Pointer::Member(&value.at, name), "stands there more than once");
             }
-            WrongMember::Unknown(name) if value.others.contains(&&*name) => {}
+            WrongMember::Unknown(name) if value.others.contains(&&*name) => {
+                if others.contains(&name) {
+                    errors.push(Pointer::Member(&value.at, &name), "stands there more than once");
+                }
+                others.push(name);
+            }
             WrongMember::Unknown(name) if name.len() > FIELD_NAME_SHOWN_BYTES_MAX => {
                 errors.push(value.at, format!("has an unknown field with a name of {} bytes", name.len()));
             }

@@ -8,7 +8,7 @@ use super::metadata::Metadata;
 use super::nested::List;
 use super::read::{Errors, Parsed, Read, ReadScalar, Value, body, parse_text};
 use super::schema::{Describe, Schemas, with_meaning};
-use super::values::{AmountText, parse_exact};
+use super::values::{AmountText, parse_exact, parse_whole};
 use super::write;
 use crate::bank::{AccountSelector, Bank};
 use crate::http::problem::Party;
@@ -274,9 +274,7 @@ impl Describe for VersionNumber {
 
 impl ReadScalar for VersionNumber {
     fn parse(raw: &str) -> Parsed<VersionNumber> {
-        let digits = raw.bytes().all(|byte| byte.is_ascii_digit());
-        let number = Some(raw).filter(|_| digits).and_then(|raw| raw.parse().ok()).filter(|number| *number > 0);
-        number.map(VersionNumber).ok_or_else(|| "must be a whole number, 1 or more".into())
+        parse_whole(raw, 1, u64::MAX).map(VersionNumber).ok_or_else(|| "must be a whole number, 1 or more".into())
     }
 }
 

@@ -54,27 +54,30 @@ impl write::Write for AccountName {
 pub(in crate::http) enum ReferenceError {
     /// What stands behind the prefix is no name.
     Name(NameError),
-    /// Without the prefix it has to be an id.
-    Id(IdError),
+    /// Without the prefix it has to be an id, a UUID.
+    NotAUuid,
 }
 
 impl std::fmt::Display for ReferenceError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             ReferenceError::Name(error) => write!(f, "{error}"),
-            ReferenceError::Id(IdError::NotAUuid) => {
+            ReferenceError::NotAUuid => {
                 write!(f, "{}, nor {NAME_PREFIX} and an account's name", IdError::NotAUuid)
             }
-            ReferenceError::Id(IdError::Foreign) => write!(f, "is not the id of an account"),
         }
     }
 }
 
-/// Reads an account reference: an id, or `name:` and a name.
+/// Reads an account reference: an id, or `name:` and a name. What is a UUID but no account's finds no account.
 pub(in crate::http) fn parse_reference(text: &str) -> Result<AccountSelector, ReferenceError> {
     match text.strip_prefix(NAME_PREFIX) {
         Some(name) => AccountName::parse(name).map(AccountSelector::Name).map_err(ReferenceError::Name),
-        None => AccountId::parse(text).map(AccountSelector::Id).map_err(ReferenceError::Id),
+        None => match AccountId::parse(text) {
+            Ok(id) => Ok(AccountSelector::Id(id)),
+            Err(IdError::Foreign) => Ok(AccountSelector::Id(AccountId::NOBODYS)),
+            Err(IdError::NotAUuid) => Err(ReferenceError::NotAUuid),
+        },
     }
 }
 
@@ -196,6 +199,18 @@ impl ReadScalar for LimitText {
     fn parse(raw: &str) -> Parsed<LimitText> {
         not_negative(parse_exact(raw)?)
     }
+}
+
+/// Reads a whole number within these bounds. As in JSON Schema, 7.0 is one.
+pub(super) fn parse_whole(raw: &str, min: u64, max: u64) -> Option<u64> {
+    let is_number = raw.starts_with(|first: char| first.is_ascii_digit());
+    let number = if raw.bytes().all(|byte| byte.is_ascii_digit()) {
+        raw.parse().ok()
+    } else {
+        let exact = is_number.then(|| Quantity::parse(raw, ExcessDecimals::Refuse).ok());
+        exact.flatten().and_then(Quantity::whole).and_then(|number| number.try_into().ok())
+    };
+    number.filter(|number| (min..=max).contains(number))
 }
 
 /// True or false.

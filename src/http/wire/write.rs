@@ -305,11 +305,13 @@ impl Write for TotalText {
 }
 
 impl Describe for Currency {
-    fn describe(_: &mut Schemas) -> Value {
-        json!({
-            "type": "string",
-            "pattern": "^[A-Z]{3}$",
-            "examples": [Currency::USD.code()],
+    fn describe(schemas: &mut Schemas) -> Value {
+        schemas.named::<Self>("Currency", |_| {
+            json!({
+                "type": "string",
+                "enum": Currency::ALL.iter().map(Currency::code).collect::<Vec<_>>(),
+                "examples": [Currency::USD.code()],
+            })
         })
     }
 }
