@@ -18,10 +18,10 @@ use support::{Arena, LEDGER, Random, bare, name, rules, sized, timed};
 use teller::bank::{Bank, BankShard, Origin};
 use teller::clock;
 use teller::http::{self, Api, Limits};
-use teller::ledger::{SHARDS_MAX, ShardId};
+use teller::ledger::operation::Opening;
+use teller::ledger::{Currency, SHARDS_MAX, ShardId};
 use teller::progress::Progress;
-use teller::shard::batch::Shard;
-use teller::shard::worker::ShardThreads;
+use teller::shard::worker::{Network, ShardThreads};
 use teller::storage::journal::JournalOptions;
 use teller::storage::log::{ShardFiles, recover};
 use teller::storage::manifest::{Birth, DataDirectory};
@@ -90,26 +90,29 @@ async fn start_service(path: &Path) -> SocketAddr {
     let shards = std::thread::available_parallelism().map_or(1, usize::from).min(SHARDS_MAX);
     let birth = Birth { shards, ledger: LEDGER, created: clock::now() };
     let data = DataDirectory::open(&path.join("ledger"), None, &birth).expect("a new ledger");
+    let mut network = Network::new(shards);
     let shards = (0..shards).filter_map(ShardId::new).map(|id| {
         let files = ShardFiles::new(&data, id);
         let progress = Progress::new("bench", "events", None);
         let recovered = recover(&files, JournalOptions::default(), &progress).expect("recovered");
         let threads = ShardThreads::start(
             id,
-            Shard::new(id, recovered.ledger, rules()),
+            recovered.ledger,
+            rules(),
             recovered.journal,
             clock::now,
             Arc::new(|_, error| {
                 eprintln!("{error}");
                 std::process::abort();
             }),
+            &mut network,
         );
         BankShard { handle: threads.handle().clone(), log: recovered.log }
     });
-    let bank = Arc::new(Bank::new(shards.collect(), rules().overdraft_limit));
+    let bank = Arc::new(Bank::new(shards.collect(), rules().overdraft));
     for number in 0..ACCOUNTS {
         let origin = Origin { key: None, request_id: "bench".into() };
-        bank.open(name(number), None, origin).await.expect("opened");
+        bank.open(Opening::plain(name(number), Currency::USD, None), origin).await.expect("opened");
     }
     let api = Arc::new(Api::new());
     api.ready(bank);

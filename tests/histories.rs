@@ -4,7 +4,7 @@
 //! SIGKILL and started again, up to twice a history. Every reply, with its balances and versions, has to be
 //! explained by one order of all operations of the history that respects real time (P1, P2, P5): see
 //! `histories/checker.rs` for the search, `model.rs` for the bank as one serial object, `recorder.rs` for how
-//! histories are made, `workload.rs` for what is asked and which of it the server has, `wire.rs` for the JSON.
+//! histories are made, `workload.rs` for what is asked, `wire.rs` for the JSON.
 //! `pretend.rs` shows that mistakes are found: a bank in memory that makes one of them on purpose.
 //!
 //! `TELLER_HISTORIES=200 cargo test --release --test histories -- --nocapture` checks 200 histories;

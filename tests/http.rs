@@ -305,7 +305,10 @@ async fn an_account_reference_is_an_id_or_a_name() {
     let again = service.send("POST", &format!("/v2/accounts/{id}/deposits"), &key, body).await;
     assert_eq!((again.header("idempotent-replayed"), &again.body), ("true", &first.body));
     let read = service.get(first.header("location")).await;
-    assert_eq!((read.status.as_u16(), &read.body), (200, &first.body));
+    // The reply is the account's entry; what is there has all sides of the transaction, of which this has one.
+    let sides = read.json()["accounts"].clone();
+    assert_eq!((read.status.as_u16(), &read.json()["id"]), (200, &transaction["id"]));
+    assert_eq!((&sides[0]["account_id"], &sides[0]["amount"], &sides[1]), (&json!(id), &json!("12.34"), &Value::Null));
     assert_eq!(first.header("location"), transaction["_links"]["self"]["href"]);
     let history = service.get(&format!("{by_name}/transactions")).await;
     assert_eq!(history.json()["items"], json!([transaction]));
@@ -334,19 +337,20 @@ async fn links_show_what_can_be_done() {
     service.post("/v2/accounts", r#"{"name": "a"}"#).await;
     let path = service.get("/v2/accounts/name:a").await.json()["_links"]["self"]["href"].clone();
     let path = path.as_str().unwrap();
-    assert_eq!(links(path).await, ["close", "deposits", "self", "transactions", "withdrawals"]);
+    let open = ["close", "deposits", "holds", "links", "self", "statement", "transactions", "update", "withdrawals"];
+    assert_eq!(links(path).await, open);
     service.post("/accounts/a/deposit", r#"{"amount":1}"#).await;
-    assert_eq!(links(path).await, ["deposits", "self", "transactions", "withdrawals"]);
+    assert_eq!(links(path).await, open[1..]);
     service.post("/accounts/a/withdraw", r#"{"amount":1}"#).await;
     service.send("DELETE", path, &[], "").await;
-    assert_eq!(links(path).await, ["self", "transactions"]);
+    assert_eq!(links(path).await, ["holds", "links", "self", "statement", "transactions"]);
     // Every link of the service that is no template leads somewhere.
     let root = service.get("/").await.json();
     assert_eq!(root["name"], "teller");
     let account = &root["_links"]["account"];
-    assert_eq!(account, &json!({"href": "/v2/accounts/{account}", "templated": true}));
+    assert_eq!(account, &json!({"href": "/v2/accounts/{account}{?at}", "templated": true}));
     let history = &root["_links"]["transactions"]["href"];
-    assert_eq!(history, "/v2/accounts/{account}/transactions{?limit,order,cursor}");
+    assert_eq!(history, "/v2/accounts/{account}/transactions{?limit,order,cursor,types,from,to,amount_min,amount_max,reference}");
     for (name, link) in root["_links"].as_object().unwrap() {
         if link["templated"] != true {
             let found = service.send("OPTIONS", link["href"].as_str().unwrap(), &[], "").await;

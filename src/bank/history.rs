@@ -17,8 +17,8 @@ use std::time::Duration;
 use super::{AccountSelector, Bank, Executed, PAGE_ENTRIES_MAX, Refusal, refusal};
 use crate::clock;
 use crate::ledger::{
-    AccountChange, AccountId, AccountName, AccountNumber, Amount, Change, Currency, Decision, Effect, HoldId, HoldKey,
-    Kind, Quantity, Reference, Sequence, ShardId, Timestamp, Total, TransactionId,
+    AccountChange, AccountId, AccountName, AccountNumber, Amount, Change, Currency, Decision, Effect, HoldId,
+    HoldKey, Kind, Quantity, Reference, Sequence, ShardId, Timestamp, Total, TransactionId,
 };
 use crate::shard::batch::{AccountFilter, AccountView, Reply, Request};
 use crate::storage::StorageError;
@@ -296,8 +296,12 @@ impl AccountEntry {
             Kind::Capture { hold } | Kind::Void { hold } | Kind::Expiry { hold } => Some(hold),
             Kind::Hold => {
                 let effect = self.effect();
-                let version = u32::try_from(effect.after.version).expect("holds are placed at early versions");
-                Some(HoldKey { account: effect.account, version }.id(self.account.shard, self.executed.id.time))
+                let version =
+                    u32::try_from(effect.after.version).expect("holds are placed at early versions");
+                Some(
+                    HoldKey { account: effect.account, version }
+                        .id(self.account.shard, self.executed.id.time),
+                )
             }
             _ => None,
         }
@@ -362,7 +366,10 @@ impl Bank {
             && account.details.as_ref().is_some_and(|details| details.unique_reference)
         {
             let only = self.version_of(&account, reference.clone()).await?;
-            versions = only.filter(|version| versions.contains(version)).map_or(1..=0, |only| only..=only);
+            let Some(only) = only.filter(|version| versions.contains(version)) else {
+                return Ok(Page { account, entries: Vec::new(), next: None });
+            };
+            versions = only..=only;
         }
         let chain = Chain::of(&account);
         let (entries, next) = self
@@ -409,7 +416,8 @@ impl Bank {
                 accounts.iter().filter(|account| account.opened <= moment).map(Chain::of).collect();
             let pasts = self
                 .read_history(accounts[0].id.shard, move |history| {
-                    let past = |chain: Chain| Ok(chain.at(history, Point::Time(moment))?.map(|past| (chain, past)));
+                    let past =
+                        |chain: Chain| Ok(chain.at(history, Point::Time(moment))?.map(|past| (chain, past)));
                     chains.into_iter().map(past).collect::<Result<Vec<_>, StorageError>>()
                 })
                 .await?;
@@ -448,7 +456,8 @@ impl Bank {
     /// The version of the account at which a reference was used that can be used once.
     async fn version_of(&self, account: &AccountView, reference: Reference) -> Result<Option<u64>, Refusal> {
         let AccountId { shard, number, .. } = account.id;
-        let by = match self.shard(shard).handle.ask(Request::Reference { account: number, reference }).await? {
+        let by = match self.shard(shard).handle.ask(Request::Reference { account: number, reference }).await?
+        {
             Reply::Reference(by) => by,
             reply => return Err(refusal(reply)),
         };
@@ -464,13 +473,21 @@ impl Bank {
         shard: ShardId,
         read: impl FnOnce(&mut HistoryReader<'_>) -> Result<T, StorageError> + Send + 'static,
     ) -> Result<T, Refusal> {
+        let log = Arc::clone(&self.shard(shard).log);
+        self.read_logs(move || read(&mut HistoryReader::new(shard, &*log))).await
+    }
+
+    /// Reads logs on a thread that may block.
+    pub(super) async fn read_logs<T: Send + 'static>(
+        &self,
+        read: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
+    ) -> Result<T, Refusal> {
         let _place = self.history_places.try_acquire().map_err(|_| Refusal::Overloaded)?;
         let reader = Arc::clone(&self.history_readers).acquire_owned().await.map_err(|_| Refusal::Ended)?;
-        let log = Arc::clone(&self.shard(shard).log);
         tokio::task::spawn_blocking(move || {
             // Held by the thread: a client that goes away does not free the place of a thread that works on.
             let _reader = reader;
-            read(&mut HistoryReader::new(shard, &*log))
+            read()
         })
         .await
         .map_err(|_| Refusal::Ended)?
@@ -525,12 +542,7 @@ impl Past {
 
 impl Chain {
     fn of(account: &AccountView) -> Chain {
-        Chain {
-            id: account.id,
-            currency: account.currency,
-            newest: account.newest,
-            version: account.version,
-        }
+        Chain { id: account.id, currency: account.currency, newest: account.newest, version: account.version }
     }
 
     /// The newest entry before a moment.
@@ -580,9 +592,9 @@ impl Chain {
             if entries.len() as u64 == count {
                 break;
             }
-            let (balance, held) = found.peek().map_or_else(Default::default, |before| {
-                (before.entry.balance, before.entry.held)
-            });
+            let (balance, held) = found
+                .peek()
+                .map_or_else(Default::default, |before| (before.entry.balance, before.entry.held));
             let after = entry.entry.after();
             let held_change = after.held.checked_sub(held).expect("what is held is not negative");
             let entry = self.to_entry(entry, held_change);
@@ -596,7 +608,7 @@ impl Chain {
         Ok(entries)
     }
 
-    fn to_entry(&self, entry: HistoryEntry, held_change: Amount) -> AccountEntry {
+    fn to_entry(self, entry: HistoryEntry, held_change: Amount) -> AccountEntry {
         let HistoryEntry { sequence, event, .. } = entry;
         let shard = self.id.shard;
         let id = match &event.change {

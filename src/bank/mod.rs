@@ -10,6 +10,7 @@
 //! the two cannot come apart.
 
 mod batch;
+pub mod events;
 mod history;
 mod plan;
 
@@ -63,6 +64,7 @@ pub struct Bank {
     overdraft: OverdraftDefault,
     history_places: Semaphore,
     history_readers: Arc<Semaphore>,
+    accounts_known: events::AccountsKnown,
 }
 
 /// Who asks for a change, and how it may be repeated.
@@ -210,6 +212,7 @@ impl Bank {
             overdraft,
             history_places: Semaphore::new(HISTORY_READERS_MAX + HISTORY_READERS_WAITING_MAX),
             history_readers: Arc::new(Semaphore::new(HISTORY_READERS_MAX)),
+            accounts_known: events::AccountsKnown::default(),
         }
     }
 

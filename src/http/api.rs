@@ -4,12 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use hyper::header::{ALLOW, CONNECTION, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, StatusCode};
 
 use super::URI_BYTES_MAX;
 use super::call::Call;
@@ -21,6 +19,7 @@ use super::problem::{Code, Problem};
 use super::query::{Query, QueryShape};
 use super::reply::{self, Reply};
 use super::routes::{self, Found};
+use super::stream::Streams;
 use super::wire::Version;
 use crate::bank::Bank;
 
@@ -30,6 +29,7 @@ pub struct Api {
     bank: OnceLock<BankCell>,
     ending: AtomicBool,
     pub(super) metrics: Metrics,
+    pub(super) streams: Arc<Streams>,
 }
 
 struct BankCell(Arc<Bank>);
@@ -50,7 +50,7 @@ pub(super) enum Stage {
 
 /// A reply, and what the connection should know.
 pub(super) struct Answer {
-    pub(super) reply: Response<Full<Bytes>>,
+    pub(super) reply: Reply,
     /// The client may still be sending a body that nobody will read.
     pub(super) body_unread: bool,
 }
@@ -64,7 +64,9 @@ impl Default for Api {
 impl Api {
     /// An API without a bank: it says that it is starting.
     pub fn new() -> Api {
-        Api { bank: OnceLock::new(), ending: AtomicBool::new(false), metrics: Metrics::new() }
+        let streams = Arc::<Streams>::default();
+        let metrics = Metrics::new(Arc::clone(&streams));
+        Api { bank: OnceLock::new(), ending: AtomicBool::new(false), metrics, streams }
     }
 
     /// Takes the bank, and answers from now on.
@@ -88,7 +90,7 @@ impl Api {
         }
     }
 
-    pub(super) fn bank(&self) -> Result<&Bank, Problem> {
+    pub(super) fn bank(&self) -> Result<&Arc<Bank>, Problem> {
         match self.bank.get() {
             Some(BankCell(bank)) => Ok(bank),
             None if self.stage() == Stage::Ending => Err(Problem::plain(Code::Ending)),

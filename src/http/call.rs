@@ -1,6 +1,7 @@
 //! A request that has found its operation: what all handlers ask of it.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -44,7 +45,7 @@ impl<'a> Call<'a> {
     }
 
     /// The bank, once it is there. It outlives the call, so what is asked of it does not borrow the call.
-    pub(super) fn bank(&self) -> Result<&'a Bank, Problem> {
+    pub(super) fn bank(&self) -> Result<&'a Arc<Bank>, Problem> {
         self.api.bank()
     }
 

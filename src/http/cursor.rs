@@ -71,7 +71,9 @@ fn place(text: &str, list: ListDigest) -> Result<u64, &'static str> {
         return Err(MANGLED);
     }
     if checked[1..17] != list.0 {
-        return Err("continues another list: one of another account, in another order, or with other filters");
+        return Err(
+            "continues another list: one of another account, in another order, or with other filters",
+        );
     }
     Ok(checked[17..].iter().fold(0, |place, &byte| place << 8 | u64::from(byte)))
 }

@@ -329,14 +329,15 @@ pub(super) fn preferred(headers: &HeaderMap, offered: &[&str]) -> Option<usize> 
         let (major, _) = media_type.split_once('/').unwrap_or((media_type, ""));
         // The most precise range counts.
         let any_minor = format!("{major}/*");
-        [media_type, &any_minor, "*/*"].iter().find_map(|wanted| {
+        [(media_type, 2), (&any_minor, 1), ("*/*", 0)].iter().find_map(|(wanted, precision)| {
             let qualities = ranges.iter().filter(|(range, _)| range == wanted).map(|(_, quality)| *quality);
-            qualities.max()
+            qualities.max().map(|quality| (quality, *precision))
         })
     };
-    let rated = offered.iter().enumerate().map(|(place, offered)| (place, quality_of(offered).unwrap_or(0)));
-    let best = rated.rev().max_by_key(|(_, quality)| *quality)?;
-    (best.1 > 0).then_some(best.0)
+    // Of those that it likes alike, the one that it names most precisely.
+    let rated = offered.iter().enumerate().map(|(place, offered)| (place, quality_of(offered).unwrap_or((0, 0))));
+    let (place, (quality, _)) = rated.rev().max_by_key(|(_, rating)| *rating)?;
+    (quality > 0).then_some(place)
 }
 
 /// A media range without its parameters, and its quality in thousandths.

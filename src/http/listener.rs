@@ -5,6 +5,8 @@
 //! - at most [`Limits::connections_max`] connections are served; a few more are told so, the rest are closed;
 //! - no client can hold a connection by being slow: the head of a request, its body, and the client's reading
 //!   of the reply each have a time limit. Waiting for the next request counts as waiting for its head;
+//! - a client that closes its side after a request still gets its reply; but not a stream, whose reader would be
+//!   missed only when the next writes fail;
 //! - an error of accepting one connection does not end the accepting of others, and does not spin;
 //! - a reply to a client that is still sending is not lost to the reset that closing would cause: the
 //!   connection is closed in one direction first, and what comes is thrown away for a moment.
@@ -34,6 +36,7 @@ use super::api::{Answer, Api};
 use super::headers::RequestId;
 use super::metrics::Gauge;
 use super::problem::{Code, Problem};
+use super::stream::Body;
 use super::wire::Version;
 
 /// How much of what a client sends is buffered. Pipelined requests queue here, and then in the kernel.
@@ -60,6 +63,12 @@ pub struct Limits {
     pub body_read_time_max: Duration,
     /// How long a client may take nothing of a reply that waits for it.
     pub write_stall_time_max: Duration,
+    /// How many streams are served at one time. Each merges the logs for itself.
+    pub streams_max: usize,
+    /// After how long without an event a stream says that it is there.
+    pub stream_heartbeat: Duration,
+    /// How long a reader of a stream may take nothing of what waits for it.
+    pub stream_stall_time_max: Duration,
     /// How long requests that are being worked on at the end have to be answered.
     pub drain_time_max: Duration,
 }
@@ -71,6 +80,10 @@ impl Default for Limits {
             head_read_time_max: Duration::from_secs(30),
             body_read_time_max: Duration::from_secs(10),
             write_stall_time_max: Duration::from_secs(30),
+            streams_max: 128,
+            // Shorter than the half minute after which many proxies take a silent connection for dead.
+            stream_heartbeat: Duration::from_secs(15),
+            stream_stall_time_max: Duration::from_secs(10),
             drain_time_max: Duration::from_secs(10),
         }
     }
@@ -126,6 +139,7 @@ pub async fn serve(
         }
     }
     drop(listener);
+    server.api.streams.end();
     drop(stopped);
     // Without receivers there is no connection to tell.
     let _ = stop.send(());
@@ -201,14 +215,21 @@ impl Server {
     ) {
         let _open = Gauge::raise(&self.api.metrics.connections);
         let linger = Arc::new(AtomicBool::new(false));
-        let io = PatientStream::new(stream, Arc::clone(&linger), self.limits.write_stall_time_max);
+        let streams = Arc::new(AtomicBool::new(false));
+        let io = PatientStream::new(
+            stream,
+            Arc::clone(&linger),
+            Arc::clone(&streams),
+            self.limits.write_stall_time_max,
+        );
         let service = service_fn(|request: Request<Incoming>| {
-            let linger = &linger;
+            let (linger, streams) = (&linger, &streams);
             async move {
                 let Answer { reply, body_unread } = self.api.answer(request, &self.limits).await;
                 if body_unread {
                     linger.store(true, Relaxed);
                 }
+                streams.store(matches!(reply.body(), Body::Stream(_)), Relaxed);
                 Ok::<Response<_>, std::convert::Infallible>(reply)
             }
         });
@@ -231,6 +252,8 @@ struct PatientStream {
     inner: TokioIo<TcpStream>,
     /// Whether the client may still be sending when the connection closes.
     linger: Arc<AtomicBool>,
+    /// Whether what is being sent does not end by itself.
+    streams: Arc<AtomicBool>,
     /// When the closing ends at the latest; set once it has begun.
     linger_end: Option<Pin<Box<Sleep>>>,
     write_stall_time_max: Duration,
@@ -239,14 +262,30 @@ struct PatientStream {
 }
 
 impl PatientStream {
-    fn new(stream: TcpStream, linger: Arc<AtomicBool>, write_stall_time_max: Duration) -> PatientStream {
+    fn new(
+        stream: TcpStream,
+        linger: Arc<AtomicBool>,
+        streams: Arc<AtomicBool>,
+        write_stall_time_max: Duration,
+    ) -> PatientStream {
         PatientStream {
             inner: TokioIo::new(stream),
             linger,
+            streams,
             linger_end: None,
             write_stall_time_max,
             write_end: None,
         }
+    }
+
+    /// Whether the reader of a stream has gone. Otherwise this task is woken when it goes.
+    fn is_deserted(&self, cx: &mut Context<'_>) -> bool {
+        let mut byte = [0; 1];
+        self.streams.load(Relaxed)
+            && matches!(
+                self.inner.inner().poll_peek(cx, &mut tokio::io::ReadBuf::new(&mut byte)),
+                Poll::Ready(Ok(0) | Err(_))
+            )
     }
 
     /// Passes the outcome of a write on, unless writes have been waiting for too long.
@@ -294,6 +333,10 @@ impl Write for PatientStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Here because the connection does not read while it replies, but flushes whenever it is woken.
+        if self.is_deserted(cx) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         let outcome = Pin::new(&mut self.inner).poll_flush(cx);
         self.timed(outcome, cx)
     }

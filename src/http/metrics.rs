@@ -1,10 +1,12 @@
 //! Counters for `/metrics`, in the text format of Prometheus. Atomics only: counting never waits.
 
 use std::fmt::{self, Write};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::routes::ROUTES;
+use super::stream::Streams;
 
 /// Upper ends of the latency buckets, in microseconds, and how Prometheus spells them in seconds.
 const BUCKETS: [(u64, &str); 8] = [
@@ -29,6 +31,7 @@ pub(super) struct Metrics {
     in_flight: AtomicU64,
     pub(super) connections: AtomicU64,
     pub(super) connections_refused: AtomicU64,
+    streams: Arc<Streams>,
 }
 
 #[derive(Debug, Default)]
@@ -40,12 +43,13 @@ struct RouteMetrics {
 }
 
 impl Metrics {
-    pub(super) fn new() -> Metrics {
+    pub(super) fn new(streams: Arc<Streams>) -> Metrics {
         Metrics {
             routes: (0..=ROUTES.len()).map(|_| RouteMetrics::default()).collect(),
             in_flight: AtomicU64::new(0),
             connections: AtomicU64::new(0),
             connections_refused: AtomicU64::new(0),
+            streams,
         }
     }
 
@@ -102,6 +106,9 @@ impl Metrics {
             ("teller_http_requests_in_flight", "gauge", &self.in_flight),
             ("teller_http_connections", "gauge", &self.connections),
             ("teller_http_connections_refused_total", "counter", &self.connections_refused),
+            ("teller_http_streams", "gauge", &self.streams.open),
+            ("teller_http_stream_events_total", "counter", &self.streams.events),
+            ("teller_http_stream_readers_dropped_total", "counter", &self.streams.dropped),
         ] {
             writeln!(out, "# TYPE {name} {kind}\n{name} {}", value.load(Relaxed))?;
         }
@@ -137,7 +144,7 @@ mod tests {
 
     #[test]
     fn requests_are_counted_by_route_class_and_time() {
-        let metrics = Metrics::new();
+        let metrics = Metrics::new(Arc::default());
         let _inside = metrics.enter();
         metrics.answered(Some(0), 201, Duration::from_micros(250));
         metrics.answered(Some(0), 201, Duration::from_micros(1500));

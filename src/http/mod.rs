@@ -30,6 +30,8 @@
 //! A request that has reached the bank takes effect whether or not its client waits for the reply; a client
 //! that lost the connection asks again with the same idempotency key.
 //!
+//! A reply is complete when it leaves, but for the events that a client asks to hear as they happen (`stream`).
+//!
 //! Left out on purpose: TLS, authentication and compression (a proxy's), and HTTP/2, which buys nothing for
 //! small replies behind one.
 
@@ -47,6 +49,7 @@ mod problem;
 mod query;
 mod reply;
 mod routes;
+mod stream;
 mod wire;
 
 pub use api::Api;

@@ -131,6 +131,7 @@ pub(super) enum RequestHeader {
     IdempotencyKey,
     IfMatch,
     IfNoneMatch,
+    LastEventId,
 }
 
 /// A header of a reply.

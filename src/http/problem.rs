@@ -6,13 +6,12 @@
 
 use std::borrow::Cow;
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use serde_json::json;
 use uuid::Uuid;
 
+use super::reply::Reply;
 use super::wire::Version;
 use super::wire::schema::{Describe, Schemas};
 use super::wire::AllowanceLeft;
@@ -94,7 +93,7 @@ codes! {
         "A statement covers at most 10,000 entries of the account, holds and the like included. Ask for a shorter time, or read the list of transactions page by page.";
     NotAcceptable "not-acceptable" NOT_ACCEPTABLE Never,
         "There is no such representation",
-        "The Accept header allows none of application/json, text/csv and text/plain. Send one of those, or say `format=json`, `format=csv` or `format=text`, which wins.";
+        "The Accept header allows none of the media types that the resource has: application/json everywhere, text/csv and text/plain for statements (where `format` wins over it), text/event-stream for events.";
     AccountClosed "account-closed" CONFLICT Never,
         "The account is closed",
         "The account was closed and only its history is left. Nothing can change it any more.";
@@ -217,7 +216,7 @@ codes! {
         "`errors` says which parameter, and what it may be.";
     InvalidCursor "invalid-cursor" BAD_REQUEST Never,
         "The cursor is not valid here",
-        "A cursor continues the list that gave it: the same account, order and filters. Use `next` as it came, or start without a cursor.";
+        "A cursor continues the list that gave it: the same account, order and filters, or of events the same ledger. Use `next` as it came, or start without a cursor.";
     InvalidId "invalid-id" BAD_REQUEST Never,
         "The id is not a UUID",
         "An id has 32 hexadecimal digits in groups of 8-4-4-4-12.";
@@ -254,6 +253,9 @@ codes! {
     TooManyConnections "too-many-connections" SERVICE_UNAVAILABLE After(1),
         "Too many connections are open",
         "Nothing was read from this connection. Reuse connections, or retry after Retry-After.";
+    TooManyStreams "too-many-streams" SERVICE_UNAVAILABLE After(5),
+        "Too many streams are open",
+        "The service bounds how many readers it serves live. Read `/v2/events` page by page, or retry after Retry-After.";
     DiskFull "disk-full" SERVICE_UNAVAILABLE After(10),
         "The disk is full",
         "Nothing was done, and nothing can be changed until the operator makes room. Reading still works.";
@@ -284,6 +286,15 @@ pub(super) enum Place {
     Parameter(Cow<'static, str>),
     /// In a header.
     Header(&'static str),
+}
+
+/// Which part of an operation met a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Party {
+    /// The account with this number in the operation.
+    Account(u16),
+    /// The requirement with this number; one condition of a body may have two.
+    Requirement(usize),
 }
 
 /// A fact about the refusal, for programs.
@@ -351,12 +362,12 @@ impl Problem {
     }
 
     /// Points to the account of the body that met it, if it is one of several.
-    pub(super) fn pointing(mut self, pointer: impl Fn(u16) -> Cow<'static, str>) -> Problem {
+    pub(super) fn pointing(mut self, pointer: impl Fn(Party) -> Cow<'static, str>) -> Problem {
         if let Some(party) = self.party.take() {
-            let pointer = match party.checked_sub(CONDITION_PLACES_FROM) {
-                Some(condition) => format!("/conditions/{condition}").into(),
-                None => pointer(party),
-            };
+            let pointer = pointer(match party.checked_sub(CONDITION_PLACES_FROM) {
+                Some(requirement) => Party::Requirement(requirement.into()),
+                None => Party::Account(party),
+            });
             let detail = self.detail.clone();
             self.errors.push(FieldError { place: Place::Pointer(pointer), detail });
         }
@@ -369,8 +380,8 @@ impl Problem {
     }
 
     /// The reply. `request_id` is this request's; the body of a repeated refusal shows the first one's.
-    pub(super) fn respond(&self, version: Version, request_id: &str) -> Response<Full<Bytes>> {
-        let mut response = Response::new(Full::new(Bytes::from(self.body(version, request_id))));
+    pub(super) fn respond(&self, version: Version, request_id: &str) -> Reply {
+        let mut response = Response::new(self.body(version, request_id).into());
         *response.status_mut() = self.code.status();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

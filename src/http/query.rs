@@ -30,6 +30,9 @@ impl QueryShape {
 #[derive(Debug)]
 pub(super) struct Query<'q>(Vec<Given<'q>>);
 
+/// Values by their keys.
+pub(super) type KeyedValues = Vec<(Box<str>, Box<str>)>;
+
 /// One parameter as it stands there.
 #[derive(Debug)]
 struct Given<'q> {
@@ -44,6 +47,8 @@ struct Given<'q> {
 pub(super) trait Parameter: Describe + Sized {
     /// Whether it has a key; then it is read by [`Parameter::parse_keyed`].
     const KEYED: bool = false;
+    /// Whether it has any number of values; then it is read by [`Parameter::parse_list`].
+    const LISTED: bool = false;
 
     /// Reads the parameter's value.
     ///
@@ -55,8 +60,17 @@ pub(super) trait Parameter: Describe + Sized {
     ///
     /// # Errors
     /// Says what is wrong with them.
-    fn parse_keyed(_: Vec<(Box<str>, Box<str>)>) -> Result<Self, Cow<'static, str>> {
+    fn parse_keyed(_: KeyedValues) -> Result<Self, Cow<'static, str>> {
         Err("has no key".into())
+    }
+
+    /// Reads all values, which are separated by commas or stand in parameters of their own. They are still encoded, so
+    /// an encoded comma belongs to its value.
+    ///
+    /// # Errors
+    /// Says what is wrong with them.
+    fn parse_list(_: &[&str]) -> Result<Self, Cow<'static, str>> {
+        Err("is no list".into())
     }
 
     /// What counts if it is not there; without that it has to be.
@@ -110,6 +124,10 @@ impl<'q> Query<'q> {
         let parsed = match (given.next(), given.next()) {
             (None, _) => P::absent().ok_or(Cow::Borrowed("is missing")),
             (Some(_), _) if P::KEYED => self.read_keyed(name).and_then(P::parse_keyed),
+            (Some(_), _) if P::LISTED => {
+                let all = self.0.iter().filter(|given| given.name == name);
+                P::parse_list(&all.flat_map(|given| given.value.split(',')).collect::<Vec<_>>())
+            }
             (Some(_), Some(_)) => Err("stands there more than once".into()),
             (Some(given), None) => decode(given.value).map_err(Cow::Borrowed).and_then(|text| P::parse(&text)),
         };
@@ -132,8 +150,8 @@ impl<'q> Query<'q> {
         all
     }
 
-    fn read_keyed(&self, name: &str) -> Result<Vec<(Box<str>, Box<str>)>, Cow<'static, str>> {
-        let mut values: Vec<(Box<str>, Box<str>)> = Vec::new();
+    fn read_keyed(&self, name: &str) -> Result<KeyedValues, Cow<'static, str>> {
+        let mut values = KeyedValues::new();
         for given in self.0.iter().filter(|given| given.name == name) {
             let Some(key) = &given.key else {
                 return Err(format!("needs a key in brackets: {name}[key]=value").into());
@@ -207,7 +225,7 @@ impl<P: Parameter> Parameter for Option<P> {
         P::parse(text).map(Some)
     }
 
-    fn parse_keyed(values: Vec<(Box<str>, Box<str>)>) -> Result<Self, Cow<'static, str>> {
+    fn parse_keyed(values: KeyedValues) -> Result<Self, Cow<'static, str>> {
         P::parse_keyed(values).map(Some)
     }
 
@@ -288,7 +306,7 @@ mod tests {
             unreachable!("it has keys")
         }
 
-        fn parse_keyed(values: Vec<(Box<str>, Box<str>)>) -> Result<Self, Cow<'static, str>> {
+        fn parse_keyed(values: KeyedValues) -> Result<Self, Cow<'static, str>> {
             Ok(Words(values))
         }
     }

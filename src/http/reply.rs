@@ -4,11 +4,11 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 use data_encoding::BASE64URL_NOPAD;
-use http_body_util::Full;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue};
 use hyper::{HeaderMap, Response, StatusCode};
 
 use super::headers;
+use super::stream::Body;
 use super::wire::write::Write;
 use crate::bank::Done;
 
@@ -20,7 +20,7 @@ const CONTENT_TAG_BYTES: usize = 16;
 
 pub(super) const JSON: &str = "application/json";
 
-pub(super) type Reply = Response<Full<Bytes>>;
+pub(super) type Reply = Response<Body>;
 
 /// For how long a client may use a reply without asking again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl Caching {
 
 /// A reply that is complete without a body.
 pub(super) fn empty(status: StatusCode) -> Reply {
-    let mut reply = Response::new(Full::default());
+    let mut reply = Response::new(Body::default());
     *reply.status_mut() = status;
     reply
 }
@@ -57,7 +57,7 @@ pub(super) fn empty(status: StatusCode) -> Reply {
 pub(super) fn json(status: StatusCode, resource: &impl Write) -> Reply {
     let mut out = Vec::with_capacity(REPLY_BYTES_TYPICAL);
     resource.write(&mut out);
-    let mut reply = Response::new(Full::new(Bytes::from(out)));
+    let mut reply = Response::new(Body::from(out));
     *reply.status_mut() = status;
     reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
     reply
@@ -112,7 +112,7 @@ impl Content {
         let mut reply = if known {
             empty(StatusCode::NOT_MODIFIED)
         } else {
-            let mut reply = Response::new(Full::new(self.bytes.clone()));
+            let mut reply = Response::new(Body::from(self.bytes.clone()));
             reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(self.media_type));
             reply
         };
@@ -124,7 +124,7 @@ impl Content {
 
 /// A text that is true only now.
 pub(super) fn fresh_text(media_type: &'static str, text: String) -> Reply {
-    let mut reply = Response::new(Full::new(Bytes::from(text)));
+    let mut reply = Response::new(Body::from(text.into_bytes()));
     reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     reply.headers_mut().insert(CACHE_CONTROL, Caching::Never.header());
     reply

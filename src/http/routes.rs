@@ -9,7 +9,9 @@ use std::sync::LazyLock;
 use hyper::Method;
 use hyper::header::HeaderValue;
 
-use super::handlers::{account_links, accounts, batches, holds, service, statements, transactions, transfers};
+use super::handlers::{
+    account_links, accounts, batches, events, holds, service, statements, transactions, transfers,
+};
 use super::operation::Operation;
 use super::query::QueryShape;
 use super::wire::Version;
@@ -49,6 +51,7 @@ pub(super) enum Endpoint {
     Transaction,
     History,
     Statement,
+    Events,
     TrialBalance,
     Service,
     OpenApi,
@@ -125,6 +128,7 @@ pub(super) static ROUTES: &[Route] = {
         v2("/v2/accounts/{account}/transactions", "transactions", &[(GET, &transactions::LIST)]),
         v2("/v2/accounts/{account}/statement", "statement", &[(GET, &statements::STATEMENT)]),
         v2("/v2/transactions/{id}", "transaction", &[(GET, &transactions::READ)]),
+        v2("/v2/events", "events", &[(GET, &events::LIST)]),
         v2("/v2/trial-balance", "trial-balance", &[(GET, &service::TRIAL_BALANCE)]),
         v2("/", "self", &[(GET, &service::SERVICE)]),
         v2("/openapi.json", "openapi", &[(GET, &service::OPENAPI)]),

@@ -72,6 +72,8 @@ pub enum Request {
     },
     /// Add everything up.
     TrialBalance,
+    /// Say up to which time all is decided.
+    Horizon,
 }
 
 /// Which accounts a list has.
@@ -136,6 +138,13 @@ pub enum Reply {
     },
     /// The shard's totals.
     TrialBalance(TrialBalance),
+    /// Up to which time all is decided.
+    Horizon {
+        /// The last event so far, which is durable.
+        last: Sequence,
+        /// No event behind it is of an earlier time, unless the clock is set back meanwhile.
+        time: Timestamp,
+    },
 }
 
 /// An account as a reader sees it.
@@ -552,7 +561,7 @@ impl<To> Shard<To> {
                 looked_at.chain(is_last.then_some(Resource::Openings)).collect()
             }
             // The sums of a shard hold at every event (P3), whatever the others are at.
-            Request::TrialBalance | Request::Work(_) => Vec::new(),
+            Request::TrialBalance | Request::Horizon | Request::Work(_) => Vec::new(),
         }
     }
 
@@ -645,13 +654,9 @@ impl<To> Shard<To> {
             })
             .collect();
         self.expire_of(&accounts, moment, output);
-        let mut grant = self.ledger.grant(work.needs_here(), &self.terms(moment.now));
-        for (_, status) in &mut grant.keys {
-            if matches!(status, KeyStatus::Settled(sequence) if *sequence > moment.durable) {
-                *status = KeyStatus::IN_FLIGHT;
-            }
-        }
-        work.grants.push(grant);
+        // A key that was settled a moment ago is not refused as in flight: its first reply may be there already, while
+        // the settlement here is not durable yet. What the work answers waits for that, since the grant has seen it.
+        work.grants.push(self.ledger.grant(work.needs_here(), &self.terms(moment.now)));
         if work.grants.len() < work.request.needs.len() {
             output.messages.push((work.next_shard(), Message::Work(work)));
         } else {
@@ -869,6 +874,10 @@ impl<To> Shard<To> {
             Request::TrialBalance => {
                 (Reply::TrialBalance(TrialBalance::of(&self.ledger)), self.ledger.last())
             }
+            Request::Horizon => {
+                let last = self.ledger.last();
+                (Reply::Horizon { last, time: moment.now.max(self.ledger.time()) }, last)
+            }
         };
         if after <= moment.durable {
             output.ready.push((to, reply));
@@ -900,7 +909,8 @@ impl<To> Shard<To> {
                 KeyStatus::New if self.ledger.keys().is_full(terms.keys_max, terms.now) => {
                     return Executed::Reply(Reply::KeysExhausted, Sequence::NONE);
                 }
-                KeyStatus::Settled(sequence) if sequence > moment.durable => {
+                // Decided here, so the first reply waits as well. With another shard's help it may be there already.
+                KeyStatus::Settled(sequence) if sequence > moment.durable && self.protection(command).is_none() => {
                     return Executed::Reply(Reply::KeyInFlight, Sequence::NONE);
                 }
                 KeyStatus::Settled(sequence) => return Executed::Reply(Reply::Settled(sequence), sequence),
@@ -957,7 +967,7 @@ impl<To> Shard<To> {
         else {
             return None;
         };
-        let protection = self.ledger.account(&target.account)?.details.as_ref()?.protection()?;
+        let protection = self.protection(command)?;
         let account = Place { shard: self.id, account: target.account.clone() };
         let requirement = target.version.map(Requirement::Match);
         let conditions = requirement.map(|requirement| Condition { account: account.clone(), requirement });
@@ -981,6 +991,14 @@ impl<To> Shard<To> {
         };
         request.need_accounts(&[protection]);
         Some(request)
+    }
+
+    /// The account that helps out if this command lacks funds.
+    fn protection(&self, command: &Command) -> Option<AccountId> {
+        let Command::Withdraw { target, .. } = command else {
+            return None;
+        };
+        self.ledger.account(&target.account)?.details.as_ref()?.protection()
     }
 
     /// The last event that a refusal of `command` depended on: the account's newest if the account alone decided,
@@ -1090,7 +1108,8 @@ fn decide_items(
             ItemOutcome::Done { .. } => Decided::Done(workspace.decided() - 1),
             outcome => Decided::Not(outcome),
         };
-        let failed = matches!(result, Decided::Not(_));
+        // What an earlier request with its key has ended is not attempted again, and keeps that end.
+        let failed = matches!(&result, Decided::Not(outcome) if !matches!(outcome, ItemOutcome::Settled(_)));
         results.push(result);
         if failed && request.atomic {
             let place = results.len() - 1;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use crossbeam_channel::Sender;
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::batch::{Reply, Request};
 use super::work;
@@ -53,6 +53,8 @@ pub(super) struct ShardStatus {
     /// Who waits for `durable` to move on.
     pub(super) waiting: Mutex<()>,
     pub(super) moved_on: Condvar,
+    /// Who waits for any shard of the network to move on: all of them share it.
+    pub(super) any_moved_on: Arc<Notify>,
 }
 
 impl ShardStatus {
@@ -65,6 +67,8 @@ impl ShardStatus {
         // Taken, so that nobody who has just looked misses the call.
         drop(self.waiting.lock());
         self.moved_on.notify_all();
+        // One uncontended lock a commit when nobody listens.
+        self.any_moved_on.notify_waiters();
     }
 
     /// Waits until an event is durable.
@@ -108,6 +112,12 @@ impl ShardHandle {
     /// The last event that is known to be durable.
     pub fn durable(&self) -> Sequence {
         self.status.durable()
+    }
+
+    /// What is called whenever more of any shard of this shard's network has become durable. Who takes a place in it
+    /// ([`Notify::notified`]), then looks, then waits, misses nothing.
+    pub fn any_moved_on(&self) -> &Arc<Notify> {
+        &self.status.any_moved_on
     }
 
     /// Tells the shard whether the disk has no room; then it refuses whatever would be recorded. Returns what

@@ -61,10 +61,12 @@ struct Peers {
 impl Network {
     /// The inboxes of so many shards.
     pub fn new(shards: usize) -> Network {
+        let any_moved_on = Arc::default();
         let (handles, ends) = (0..shards)
             .map(|_| {
                 let (inbox, end) = unbounded();
-                (ShardHandle { inbox, status: Arc::new(ShardStatus::default()) }, Some(end))
+                let status = ShardStatus { any_moved_on: Arc::clone(&any_moved_on), ..ShardStatus::default() };
+                (ShardHandle { inbox, status: Arc::new(status) }, Some(end))
             })
             .unzip::<_, _, Vec<_>, _>();
         let peers = Peers { handles: handles.into(), unfinished: Arc::default(), stopping: Arc::default() };

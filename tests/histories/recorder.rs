@@ -25,7 +25,7 @@ use crate::model::{AccountNumber, BankOperation, Op, Output, answered, unanswere
 use crate::process::{DataDir, Server, TIME_MAX};
 use crate::random::Random;
 use crate::wire::{self, Book, Request};
-use crate::workload::{ENABLED, Holds, Workload};
+use crate::workload::{EVERYTHING, Holds, Workload};
 
 /// How many shards the server has.
 pub(crate) const SHARDS: usize = 3;
@@ -115,7 +115,7 @@ impl Recorder {
         let stage = Stage {
             book: Book::new(&prefix, accounts, SHARDS),
             prefix,
-            workload: Workload { accounts, kinds: ENABLED },
+            workload: Workload { accounts, kinds: EVERYTHING },
             holds: Mutex::default(),
             clock: self.clock,
             requests,

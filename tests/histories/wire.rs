@@ -96,7 +96,7 @@ impl Book {
             Op::Batch { items, .. } => {
                 for (item, result) in items.iter().zip(results(body)) {
                     if succeeded(result) {
-                        self.learn_item(item, result, holds);
+                        self.learn_item(item, &result["result"], holds);
                     }
                 }
             }
@@ -241,13 +241,19 @@ pub(crate) fn read(op: &Op, response: &Response, book: &Book) -> Output {
 fn success(op: &Op, body: &Value, book: &Book) -> Output {
     match op {
         Op::Open { account, .. } | Op::Read { account } => Output::Done(vec![whole(*account, body)]),
-        Op::Deposit { account, .. } | Op::Withdraw { account, .. } => Output::Done(vec![Seen {
+        // On its own it is asked for in version 1, which shows the balance only.
+        Op::Deposit { account, .. } | Op::Withdraw { account, .. } if body["accounts"].is_null() => Output::Done(vec![Seen {
             account: *account,
             posted: cents(&body["balance"]),
             held: None,
             version: body["version"].as_u64(),
         }]),
-        Op::Transfer { .. } | Op::Hold { .. } | Op::Capture { .. } | Op::Void { .. } => {
+        Op::Deposit { .. }
+        | Op::Withdraw { .. }
+        | Op::Transfer { .. }
+        | Op::Hold { .. }
+        | Op::Capture { .. }
+        | Op::Void { .. } => {
             let accounts = body["accounts"].as_array().unwrap_or_else(|| panic!("no accounts in {body}"));
             Output::Done(accounts.iter().map(|value| after(book.account(value), value)).collect())
         }
@@ -255,12 +261,13 @@ fn success(op: &Op, body: &Value, book: &Book) -> Output {
             let results = results(body);
             assert_eq!(items.len(), results.len(), "one result an item: {body}");
             if let Op::Batch { atomic: true, .. } = op
-                && let Some(refused) = results.iter().find(|result| !succeeded(result))
+                && let Some(refused) = results.iter().find(|result| !succeeded(result) && was_attempted(result))
             {
+                assert!(!results.iter().any(succeeded), "all or nothing: {body}");
                 return Output::Refused(refusal(refused));
             }
             let output = |(item, result): (&Op, &Value)| match succeeded(result) {
-                true => success(item, result, book),
+                true => success(item, &result["result"], book),
                 false => Output::Refused(refusal(result)),
             };
             Output::Items(items.iter().zip(results).map(output).collect())
@@ -270,11 +277,12 @@ fn success(op: &Op, body: &Value, book: &Book) -> Output {
 
 /// An account as version 2 shows it. What it has available is what is posted and not held, and its limit.
 fn whole(account: AccountNumber, body: &Value) -> Seen {
-    let posted = cents(&body["posted"]);
+    let (posted, held) = (cents(&body["posted"]), cents(&body["held"]));
+    assert_eq!(cents(&body["available"]), posted - held + cents(&body["overdraft_limit"]), "{body}");
     Seen {
         account,
         posted,
-        held: Some(posted + cents(&body["overdraft_limit"]) - cents(&body["available"])),
+        held: Some(held),
         version: Some(body["version"].as_u64().expect("a version")),
     }
 }
@@ -297,6 +305,11 @@ fn succeeded(result: &Value) -> bool {
     result["status"].as_u64().is_some_and(|status| (200..300).contains(&status))
 }
 
+/// Whether an item was looked at; else another one is why it was not done.
+fn was_attempted(result: &Value) -> bool {
+    result["problem"]["code"] != "not-attempted"
+}
+
 fn refusal(problem: &Value) -> Refusal {
     let problem = if problem["problem"].is_object() { &problem["problem"] } else { problem };
     match problem["code"].as_str() {
@@ -305,10 +318,10 @@ fn refusal(problem: &Value) -> Refusal {
         Some("insufficient-funds") => {
             Refusal::InsufficientFunds { available: problem.get("available").map(cents) }
         }
-        Some("condition-failed") => Refusal::ConditionFailed,
+        Some("condition-not-met") => Refusal::ConditionFailed,
         Some("hold-not-found") => Refusal::HoldNotFound,
-        Some("hold-settled") => Refusal::HoldSettled,
-        Some("capture-too-large") => Refusal::CaptureTooLarge,
+        Some("hold-ended") => Refusal::HoldSettled,
+        Some("hold-exceeded") => Refusal::CaptureTooLarge,
         _ => panic!("not a refusal that the model has: {problem}"),
     }
 }

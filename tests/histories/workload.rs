@@ -50,7 +50,7 @@ const WEIGHTS: &[(Kind, u64)] = &[
     (Kind::AtomicBatch, 6),
 ];
 
-/// All kinds.
+/// All kinds; the server has them all.
 pub(crate) const EVERYTHING: &[Kind] = &[
     Kind::Open,
     Kind::Deposit,
@@ -65,9 +65,6 @@ pub(crate) const EVERYTHING: &[Kind] = &[
     Kind::Batch,
     Kind::AtomicBatch,
 ];
-
-/// The kinds that the server has.
-pub(crate) const ENABLED: &[Kind] = &[Kind::Open, Kind::Deposit, Kind::Withdraw, Kind::Read, Kind::ReadPair];
 
 /// The kinds that can be an item of a batch.
 const IN_BATCHES: &[Kind] = &[

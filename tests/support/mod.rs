@@ -74,6 +74,7 @@ impl MemoryBank {
 
     /// Ends the shards; the bank answers nothing more.
     pub fn stop(self) {
+        self.shards.iter().for_each(ShardThreads::ask_to_stop);
         for shard in self.shards {
             shard.stop().expect("a journal in memory does not fail");
         }

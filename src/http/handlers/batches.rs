@@ -13,7 +13,7 @@ use crate::http::headers::{self, Scope};
 use crate::http::operation::{
     BANK, CHANGE, EVERY, HOLD, JSON_BODY, KEYED, MOVING, Operation, ReplyHeader, RequestBody, Success,
 };
-use crate::http::problem::{Code, Place, Problem};
+use crate::http::problem::{Code, Party, Place, Problem};
 use crate::http::query::{Parameter, Query, parameters};
 use crate::http::reply::{self, JSON, Reply};
 use crate::http::routes::Endpoint;
@@ -39,7 +39,8 @@ pub(in crate::http) static EXECUTE: Operation = Operation {
     summary: "Execute many operations",
     details: "At most 10,000 in 8 MiB, one after the other in their order; each has a result of its own. Instead of \
         the JSON object, `application/x-ndjson` has one item a line; `atomic` is a query parameter then. An item may \
-        have an idempotency `key` of its own; the batch's `Idempotency-Key` counts for all of it.",
+        have an idempotency `key` of its own: if an earlier request has ended it, that end counts, also if the others \
+        are to be all or nothing. The batch's `Idempotency-Key` counts for all of it.",
     query: BatchQuery::SHAPE,
     headers: KEYED,
     request: Some(RequestBody::json::<Batch>().up_to(BATCH_BYTES_MAX)),
@@ -182,7 +183,10 @@ impl Call<'_> {
             for (place, result) in places.into_iter().zip(outcome.results) {
                 results[place] = Some(match result {
                     BatchResult::Done(done) => executed(place, &done, bank, wanted == Results::All),
-                    BatchResult::Refused(refusal) => refused(place, &refusal.into(), request_id),
+                    BatchResult::Refused(refusal) => {
+                        let problem = Problem::from(refusal).pointing(|party| pointer(&items[place], party));
+                        refused(place, &problem, request_id)
+                    }
                     BatchResult::NotAttempted => {
                         refused(place, &Problem::plain(Code::NotAttempted), request_id)
                     }
@@ -240,6 +244,11 @@ fn atomic_of(query: Option<Flag>, body: Option<Flag>) -> Result<bool, Problem> {
         )),
         (query, body) => Ok(query.or(body).is_some_and(|flag| flag.0)),
     }
+}
+
+/// Where in an item stands what has met a refusal. Refusals are few: those items are read again rather than all kept.
+fn pointer(RawItem(raw): &RawItem, party: Party) -> Cow<'static, str> {
+    read_item(raw).map_or("".into(), |(item, _)| item.pointer(party))
 }
 
 fn refused(index: usize, problem: &Problem, request_id: &str) -> ItemResult {

@@ -106,8 +106,7 @@ impl Call<'_> {
         let hold: HoldRequest = read_body(&body)?;
         let conditions = conditions(bank, hold.conditions.as_ref());
         let done = bank.operate(hold.to_operation(bank), conditions, KeyHome::Key, dry_run, origin).await;
-        let pointer = |party| if party == 0 { "/account".into() } else { "/to".into() };
-        let done = done.map_err(|refusal| Problem::from(refusal).pointing(pointer))?;
+        let done = done.map_err(|refusal| Problem::from(refusal).pointing(|party| hold.pointer(party)))?;
         let resource = HoldResource::placed(&done.value, dry_run);
         if dry_run {
             return Ok(reply::json(StatusCode::OK, &resource));

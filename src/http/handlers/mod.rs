@@ -6,6 +6,7 @@
 pub(super) mod account_links;
 pub(super) mod accounts;
 pub(super) mod batches;
+pub(super) mod events;
 pub(super) mod holds;
 pub(super) mod service;
 pub(super) mod statements;
@@ -52,6 +53,7 @@ impl Call<'_> {
             Endpoint::Transaction => self.transaction().await,
             Endpoint::History => self.history(&query).await,
             Endpoint::Statement => self.statement(&query).await,
+            Endpoint::Events => self.events(&query).await,
             Endpoint::TrialBalance => self.trial_balance().await,
             Endpoint::Service => Ok(self.service()),
             Endpoint::OpenApi => Ok(self.openapi()),

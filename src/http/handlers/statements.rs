@@ -9,9 +9,7 @@ use crate::bank::{AccountSelector, Point};
 use crate::clock;
 use crate::http::call::Call;
 use crate::http::headers;
-use crate::http::operation::{
-    BANK, EVERY, IF_NONE_MATCH, Operation, REFERRED, ReplyHeader, Success,
-};
+use crate::http::operation::{BANK, EVERY, IF_NONE_MATCH, Operation, REFERRED, ReplyHeader, Success};
 use crate::http::problem::{Code, Place, Problem};
 use crate::http::query::{Parameter, Query, parameters};
 use crate::http::reply::{Caching, Content, JSON, Reply};
@@ -45,7 +43,12 @@ pub(in crate::http) static STATEMENT: Operation = Operation {
         headers: &[ReplyHeader::ETag, ReplyHeader::CacheControl, ReplyHeader::Vary],
         headers_at_times: &[ReplyHeader::ContentDisposition],
     },
-    problems: &[EVERY, BANK, REFERRED, &[Code::InvalidParameter, Code::StatementTooLong, Code::NotAcceptable]],
+    problems: &[
+        EVERY,
+        BANK,
+        REFERRED,
+        &[Code::InvalidParameter, Code::StatementTooLong, Code::NotAcceptable],
+    ],
     ..Operation::PLAIN
 };
 

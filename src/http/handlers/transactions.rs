@@ -45,7 +45,7 @@ pub(in crate::http) static WITHDRAW_V1: Operation = Operation {
     endpoint: Endpoint::WithdrawV1,
     id: "withdrawV1",
     summary: "Pay out of an account (version 1)",
-    problems: &[EVERY, BANK, CHANGE, JSON_BODY, IF_MATCH, NAMED, POSTING, &[Code::InsufficientFunds]],
+    problems: &[EVERY, BANK, CHANGE, JSON_BODY, IF_MATCH, NAMED, POSTING, PAYING],
     ..POST_V1
 };
 
@@ -97,7 +97,8 @@ pub(in crate::http) static WITHDRAW: Operation = Operation {
         IF_MATCH,
         REFERRED,
         POSTING,
-        &[Code::AccountClosed, Code::InsufficientFunds],
+        NOTED,
+        PAYING,
     ],
     ..POST
 };
@@ -105,7 +106,7 @@ pub(in crate::http) static WITHDRAW: Operation = Operation {
 const POST: Operation = Operation {
     request: Some(RequestBody::json::<Posting>()),
     success: Success { body: Some((JSON, Transaction::describe)), ..POST_V1.success },
-    problems: &[EVERY, BANK, CHANGE, JSON_BODY, IF_MATCH, REFERRED, POSTING, &[Code::AccountClosed]],
+    problems: &[EVERY, BANK, CHANGE, JSON_BODY, IF_MATCH, REFERRED, POSTING, NOTED],
     leads_to: &[
         ("readTransaction", "id", "$response.body#/id"),
         ("readAccount", "account", "$response.body#/account_id"),
@@ -158,7 +159,9 @@ pub(in crate::http) static LIST: Operation = Operation {
     ..Operation::PLAIN
 };
 
-const POSTING: &[Code] = &[Code::BalanceOutOfRange];
+const POSTING: &[Code] = &[Code::BalanceOutOfRange, Code::TooManyDecimals];
+const PAYING: &[Code] = &[Code::InsufficientFunds, Code::AccountFrozen, Code::VelocityLimit];
+const NOTED: &[Code] = &[Code::AccountClosed, Code::ReferenceUsed];
 
 parameters! {
     /// Which part of a history.

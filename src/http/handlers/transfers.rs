@@ -134,7 +134,7 @@ impl Call<'_> {
         let transfer: Transfer = read_body(&body)?;
         let (operation, conditions) = transfer.to_operation(bank);
         let done = bank.operate(operation, conditions, KeyHome::Key, dry_run, origin).await;
-        let done = done.map_err(|refusal| Problem::from(refusal).pointing(|party| transfer.pointer(party).into()))?;
+        let done = done.map_err(|refusal| Problem::from(refusal).pointing(|party| transfer.pointer(party)))?;
         Ok(made(&done, dry_run))
     }
 

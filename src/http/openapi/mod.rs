@@ -234,6 +234,7 @@ impl RequestHeader {
         RequestHeader::IdempotencyKey,
         RequestHeader::IfMatch,
         RequestHeader::IfNoneMatch,
+        RequestHeader::LastEventId,
     ];
 
     fn component(self) -> &'static str {
@@ -242,6 +243,7 @@ impl RequestHeader {
             RequestHeader::IdempotencyKey => "Idempotency-Key",
             RequestHeader::IfMatch => "If-Match",
             RequestHeader::IfNoneMatch => "If-None-Match",
+            RequestHeader::LastEventId => "Last-Event-ID",
         }
     }
 
@@ -276,6 +278,10 @@ impl RequestHeader {
             RequestHeader::IfNoneMatch => (
                 json!({ "type": "string", "examples": ["\"7\""] }),
                 "ETags that the client has. What cannot be read matches nothing.",
+            ),
+            RequestHeader::LastEventId => (
+                json!({ "type": "string", "pattern": "^[A-Za-z0-9_-]+$" }),
+                "The `id` of the last event that the client has, for a stream to go on behind it.",
             ),
         };
         with_meaning(json!({ "name": self.component(), "in": "header", "schema": schema }), meaning)

@@ -429,6 +429,12 @@ impl Linked for AccountLinks {
             meaning: "Its history.",
         },
         Relation {
+            name: "statement",
+            path: "/v2/accounts/{account}/statement",
+            offered: |_| true,
+            meaning: "What changed its balance, with opening and closing balance.",
+        },
+        Relation {
             name: "deposits",
             path: "/v2/accounts/{account}/deposits",
             offered: |account| account.open,

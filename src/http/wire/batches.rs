@@ -1,5 +1,7 @@
 //! Batches on the wire: many operations in one request.
 
+use std::borrow::Cow;
+
 use serde_json::{Value as Json, json};
 
 use super::OpenAccount;
@@ -9,11 +11,11 @@ use super::metadata::Metadata;
 use super::nested::List;
 use super::read::{Errors, Parsed, Read, ReadScalar, Value, body, kind, parse_text};
 use super::schema::{Describe, Describer, Schemas, with_meaning};
-use super::transfers::{AmountOrAll, Conditions, Transfer, conditions, note};
+use super::transfers::{AmountOrAll, Conditions, Transfer, conditions, note, requirement_pointer};
 use super::values::{AmountText, Flag};
 use super::write::{Object, Write, resource};
 use crate::bank::{AccountSelector, BATCH_ITEMS_MAX, Bank};
-use crate::http::problem::Problem;
+use crate::http::problem::{Party, Problem};
 use crate::http::wire::Version;
 use crate::ledger::operation::{Condition, Operation};
 use crate::ledger::{HoldId, Reference};
@@ -203,6 +205,23 @@ fn parse_item_key(raw: &str) -> Parsed<Box<str>> {
 }
 
 impl BatchItem {
+    /// Where in the item the part of the operation stands that has met a refusal.
+    pub(in crate::http) fn pointer(&self, party: Party) -> Cow<'static, str> {
+        let conditions = match self {
+            BatchItem::Transfer(transfer) => return transfer.pointer(party),
+            BatchItem::Hold(hold) => return hold.pointer(party),
+            // It names no account: the hold knows them.
+            BatchItem::Capture(_) | BatchItem::Void(_) => return "/hold".into(),
+            BatchItem::Open(_) => None,
+            BatchItem::Deposit(item) => item.conditions.as_ref(),
+            BatchItem::Withdraw(item) => item.conditions.as_ref(),
+        };
+        match party {
+            Party::Account(_) => "/account".into(),
+            Party::Requirement(place) => requirement_pointer(conditions, place),
+        }
+    }
+
     /// The operation and its conditions.
     pub(in crate::http) fn to_operation(&self, bank: &Bank) -> (Operation, Vec<Condition>) {
         match self {

@@ -1,5 +1,7 @@
 //! Holds on the wire.
 
+use std::borrow::Cow;
+
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
@@ -8,10 +10,11 @@ use super::links::{Linked, Links, Relation};
 use super::metadata::Metadata;
 use super::read::{Parsed, ReadScalar, body};
 use super::schema::{Describe, Schemas, with_meaning};
-use super::transfers::{AmountOrAll, Conditions, note};
+use super::transfers::{AmountOrAll, Conditions, note, requirement_pointer};
 use super::values::AmountText;
 use super::write::{Id, MoneyText, Time, Write, resource, text};
 use crate::bank::{AccountSelector, Bank, Executed};
+use crate::http::problem::Party;
 use crate::ledger::operation::{HOLD_TIME_MS_MAX, Operation};
 use crate::ledger::{AccountChange, Currency, Hold, HoldId, HoldKey, HoldOutcome, HoldStatus, Reference};
 use crate::shard::batch::HoldView;
@@ -47,6 +50,15 @@ impl HoldRequest {
             to: self.to.clone().map(|to| bank.place(to)),
             expires_in_ms: self.expires_in.map_or(HOLD_SECONDS_DEFAULT, |seconds| seconds.0) * 1000,
             note: note(&self.reference, &self.metadata),
+        }
+    }
+
+    /// Where in the body the part of the operation stands that has met a refusal.
+    pub(in crate::http) fn pointer(&self, party: Party) -> Cow<'static, str> {
+        match party {
+            Party::Account(0) => "/account".into(),
+            Party::Account(_) => "/to".into(),
+            Party::Requirement(place) => requirement_pointer(self.conditions.as_ref(), place),
         }
     }
 }

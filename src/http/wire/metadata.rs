@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::nested::{Entries, EntryName, Patch};
 use super::read::{Parsed, ReadScalar, parse_text};
 use super::schema::{Describe, Schemas};
-use crate::http::query::Parameter;
+use crate::http::query::{KeyedValues, Parameter};
 use crate::ledger::operation::MetadataChange;
 use crate::ledger::{self, METADATA_ENTRIES_MAX, METADATA_KEY_BYTES_MAX, METADATA_VALUE_BYTES_MAX};
 
@@ -71,7 +71,7 @@ pub(in crate::http) fn changes(patch: &MetadataPatch) -> Vec<MetadataChange> {
 }
 
 /// Values that metadata has to have: `metadata[key]=value`, for one key or several.
-pub(in crate::http) struct MetadataFilter(pub(in crate::http) Vec<(Box<str>, Box<str>)>);
+pub(in crate::http) struct MetadataFilter(pub(in crate::http) KeyedValues);
 
 impl Describe for MetadataFilter {
     fn describe(_: &mut Schemas) -> Value {
@@ -91,7 +91,7 @@ impl Parameter for MetadataFilter {
         Err("needs a key in brackets".into())
     }
 
-    fn parse_keyed(values: Vec<(Box<str>, Box<str>)>) -> Parsed<MetadataFilter> {
+    fn parse_keyed(values: KeyedValues) -> Parsed<MetadataFilter> {
         // Metadata that cannot be is asked for by mistake.
         let metadata = ledger::Metadata::new(values).map_err(|error| error.to_string())?;
         Ok(MetadataFilter(metadata.entries().to_vec()))

@@ -9,6 +9,7 @@ pub(super) mod account_links;
 mod accounts;
 pub(super) mod batches;
 pub(super) mod detail;
+pub(super) mod events;
 pub(super) mod holds;
 pub(super) mod links;
 pub(super) mod metadata;
@@ -231,7 +232,7 @@ mod tests {
         assert_eq!(
             write(&|out| Account::of(&account).write(out)),
             format!(
-                r#"{{"id":"{id}","name":"Zoë \"Z\"","currency":"USD","posted":"-12.30","held":"0.00","available":"37.70","overdraft_limit":"50.00","frozen":false,"reference":null,"metadata":{{}},"unique_reference":false,"velocity_limits":null,"allowance":null,"version":4,"created":"2023-11-14T22:13:20.123Z","updated":"2023-11-14T22:13:21.000Z","closed":"2023-11-14T22:13:21.000Z","_links":{{"self":{{"href":"/v2/accounts/{id}"}},"transactions":{{"href":"/v2/accounts/{id}/transactions"}},"holds":{{"href":"/v2/accounts/{id}/holds"}},"links":{{"href":"/v2/accounts/{id}/links"}}}}}}"#
+                r#"{{"id":"{id}","name":"Zoë \"Z\"","currency":"USD","posted":"-12.30","held":"0.00","available":"37.70","overdraft_limit":"50.00","frozen":false,"reference":null,"metadata":{{}},"unique_reference":false,"velocity_limits":null,"allowance":null,"version":4,"created":"2023-11-14T22:13:20.123Z","updated":"2023-11-14T22:13:21.000Z","closed":"2023-11-14T22:13:21.000Z","_links":{{"self":{{"href":"/v2/accounts/{id}"}},"transactions":{{"href":"/v2/accounts/{id}/transactions"}},"statement":{{"href":"/v2/accounts/{id}/statement"}},"holds":{{"href":"/v2/accounts/{id}/holds"}},"links":{{"href":"/v2/accounts/{id}/links"}}}}}}"#
             )
         );
     }

@@ -56,7 +56,8 @@ fn rfc3339(text: &str) -> Option<Moment> {
         let digits = text.get(from..to)?;
         digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse::<i64>().ok())?
     };
-    let is = |place: usize, any_of: &[u8]| text.as_bytes().get(place).is_some_and(|byte| any_of.contains(byte));
+    let is =
+        |place: usize, any_of: &[u8]| text.as_bytes().get(place).is_some_and(|byte| any_of.contains(byte));
     let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
     let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
     let punctuated = is(4, b"-") && is(7, b"-") && is(10, b"Tt") && is(13, b":") && is(16, b":");
@@ -76,7 +77,9 @@ fn rfc3339(text: &str) -> Option<Moment> {
     };
     let offset_minutes = match zone.as_bytes() {
         b"Z" | b"z" => 0,
-        [sign @ (b'+' | b'-'), a, b, b':', c, d] if [a, b, c, d].iter().all(|digit| digit.is_ascii_digit()) => {
+        [sign @ (b'+' | b'-'), a, b, b':', c, d]
+            if [a, b, c, d].iter().all(|digit| digit.is_ascii_digit()) =>
+        {
             let digit = |byte: &u8| i64::from(byte - b'0');
             let (hours, minutes) = (digit(a) * 10 + digit(b), digit(c) * 10 + digit(d));
             if hours > 23 || minutes > 59 {

@@ -173,9 +173,13 @@ impl<'a> Statement<'a> {
 /// balance; those between are its lines.
 pub(in crate::http) fn csv(statement: &bank::Statement) -> String {
     let currency = statement.account.currency;
-    let mut out = String::from("created,type,amount,balance,currency,reference,counterparty_id,id,version\r\n");
+    let mut out =
+        String::from("created,type,amount,balance,currency,reference,counterparty_id,id,version\r\n");
     let time = Rfc3339(statement.from).to_string();
-    csv_record(&mut out, &[&time, "opening-balance", "", statement.opening.text(currency).as_str(), currency.code()]);
+    csv_record(
+        &mut out,
+        &[&time, "opening-balance", "", statement.opening.text(currency).as_str(), currency.code()],
+    );
     for line in &statement.lines {
         csv_record(
             &mut out,
@@ -193,7 +197,10 @@ pub(in crate::http) fn csv(statement: &bank::Statement) -> String {
         );
     }
     let time = statement.to.map(|to| Rfc3339(to).to_string()).unwrap_or_default();
-    csv_record(&mut out, &[&time, "closing-balance", "", statement.closing.text(currency).as_str(), currency.code()]);
+    csv_record(
+        &mut out,
+        &[&time, "closing-balance", "", statement.closing.text(currency).as_str(), currency.code()],
+    );
     out
 }
 
@@ -247,11 +254,8 @@ pub(in crate::http) fn plain_text(statement: &bank::Statement) -> String {
             *width = cell.chars().count().max(*width);
         }
     }
-    let mut out = format!(
-        "Statement of {}, {}\n{from} to {to}, {currency}\n\n",
-        account.name,
-        account.id.to_uuid()
-    );
+    let mut out =
+        format!("Statement of {}, {}\n{from} to {to}, {currency}\n\n", account.name, account.id.to_uuid());
     for [created, kind, amount, balance, reference, counterparty] in &rows {
         let [created_width, kind_width, amount_width, balance_width, reference_width, _] = widths;
         let line = format!(

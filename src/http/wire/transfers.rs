@@ -11,6 +11,7 @@ use super::schema::{Describe, Schemas, with_meaning};
 use super::values::{AmountText, parse_exact};
 use super::write;
 use crate::bank::{AccountSelector, Bank};
+use crate::http::problem::Party;
 use crate::ledger::operation::{CONDITIONS_MAX, Condition, LEGS_MAX, Operation, Requirement, Sum};
 use crate::ledger::{Note, NoteError, Quantity, Reference};
 
@@ -140,12 +141,14 @@ impl Transfer {
         }
     }
 
-    /// Where in the body the account stands that an operation's `party` is.
-    pub(in crate::http) fn pointer(&self, party: u16) -> String {
+    /// Where in the body the part of the operation stands that has met a refusal.
+    pub(in crate::http) fn pointer(&self, party: Party) -> Cow<'static, str> {
         match (self, party) {
-            (Transfer::Pair(_), 0) => "/from".to_owned(),
-            (Transfer::Pair(_), _) => "/to".to_owned(),
-            (Transfer::Legs(_), place) => format!("/legs/{place}/account"),
+            (Transfer::Pair(_), Party::Account(0)) => "/from".into(),
+            (Transfer::Pair(_), Party::Account(_)) => "/to".into(),
+            (Transfer::Legs(_), Party::Account(place)) => format!("/legs/{place}/account").into(),
+            (Transfer::Pair(pair), Party::Requirement(place)) => requirement_pointer(pair.conditions.as_ref(), place),
+            (Transfer::Legs(legs), Party::Requirement(place)) => requirement_pointer(legs.conditions.as_ref(), place),
         }
     }
 }
@@ -161,13 +164,26 @@ pub(in crate::http) fn conditions(bank: &Bank, conditions: Option<&Conditions>) 
     let mut all = Vec::new();
     for condition in conditions.map_or(&[][..], |conditions| &conditions.0) {
         let account = bank.place(condition.account.clone());
-        let available = condition.available_gte.map(|amount| Requirement::AvailableAtLeast(amount.0));
-        let version = condition.version.map(|version| Requirement::Version(version.0));
-        for requirement in [available, version].into_iter().flatten() {
-            all.push(Condition { account: account.clone(), requirement });
-        }
+        let requirements = condition.requirements();
+        all.extend(requirements.map(|requirement| Condition { account: account.clone(), requirement }));
     }
     all
+}
+
+/// Where in the body the condition stands that the requirement with this number, of all of [`conditions`], is from.
+pub(in crate::http) fn requirement_pointer(conditions: Option<&Conditions>, number: usize) -> Cow<'static, str> {
+    let conditions = conditions.map_or(&[][..], |conditions| &conditions.0).iter().enumerate();
+    let mut places = conditions.flat_map(|(place, condition)| condition.requirements().map(move |_| place));
+    let place = places.nth(number).expect("a requirement is from a condition");
+    format!("/conditions/{place}").into()
+}
+
+impl ConditionBody {
+    fn requirements(&self) -> impl Iterator<Item = Requirement> + use<> {
+        let available = self.available_gte.map(|amount| Requirement::AvailableAtLeast(amount.0));
+        let version = self.version.map(|version| Requirement::Version(version.0));
+        [available, version].into_iter().flatten()
+    }
 }
 
 /// An amount, or all that is available.

@@ -1,0 +1,682 @@
+//! Events: all that happens to accounts, in one order, read from the logs of all shards.
+//!
+//! # What is an event
+//! A decision about accounts, once: from the log of the shard that decided it. The copies that other shards keep
+//! ([`Change::Settled`]) are not events, nor is what the service keeps for itself (refusals and ends of batches that
+//! are remembered for a key, claims). Nothing is taken from replies or from memory: an event is shown from its record,
+//! and only when the shard says that the record is durable (P1).
+//!
+//! # Why a decision may be shown before its settlements are durable (P2)
+//! Who has seen an event may read any of its accounts at once and has to find its effect there. In the deciding shard
+//! it is applied before it is recorded. In each other shard the accounts are locked from before the decision until
+//! the settlement is applied, and whoever asks for a locked account waits for that; the answer leaves when the
+//! settlement is durable. After a crash the settlements that are missing are made before any account answers. So the
+//! decision's own durability is enough, and from then on nothing can undo it.
+//!
+//! # In which order
+//! 1. The events of one shard come as its log has them.
+//! 2. An event comes after all that it could have depended on. Between shards that is known from the logs: the copy of
+//!    a decision stands in a log before all that was decided there with knowledge of it, so the log is not read past
+//!    the copy before the decision has been shown; and each account that a decision has a part in, in whatever shard,
+//!    is shown at the version before first.
+//! 3. Of what is free to come, the earliest comes first, and at one time that of the lower shard.
+//!
+//! The moment of deciding strictly follows both 1 and 2 (a shard decides in the order of its log, and an account is
+//! locked from grant to settlement), so of the events not yet shown the one that was decided first is always free: the
+//! merge never stands still. Times never run backwards along 1 and 2, so 3 makes a stream ordered by time; the times
+//! alone would not do, as many events have one millisecond.
+//!
+//! Rule 3 makes the order the same for all readers, if each waits until it knows that no shard will come up with
+//! something earlier. A shard that has an event to show has nothing earlier behind it. A shard with nothing is asked
+//! for its [horizon](Request::Horizon): its last event, told when that is durable, and a time before which it will
+//! decide nothing any more, so an idle shard holds nobody up. If it cannot say so within [`HORIZON_TIME_MAX`] (the
+//! clock was set back, a disk hangs), it is not waited for: then, and when a clock runs backwards between a horizon and
+//! an event, two readers may see events of two shards that have nothing to do with each other in different orders.
+//! Rules 1 and 2, and that each event comes exactly once, do not depend on any clock.
+//!
+//! # Where a reader is
+//! A [`Position`] is the last event passed in each shard's log. It needs no memory of the service's: a reader may come
+//! back with it after a day or a crash, and with another filter.
+//!
+//! Simplified: each reader merges for itself, so a hundred live readers decode each event a hundred times. One merge
+//! for all would have to keep what the slowest has not seen, or let it fall back to this one.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::{Bank, Executed, Refusal};
+use crate::ledger::{
+    AccountId, AccountNumber, Change, Currency, Event, Kind, Sequence, ShardId, Timestamp, TransactionId,
+};
+use crate::shard::batch::{Reply, Request};
+use crate::shard::handle::ShardError;
+use crate::storage::codec::Malformed;
+use crate::storage::journal::JournalReader;
+use crate::storage::journal::record::Record;
+use crate::storage::{RESTORE_BACKUP, StorageError};
+
+/// How many events one reading looks at, whatever its filter leaves of them: some ten milliseconds of work.
+const EVENTS_SCANNED_MAX: usize = 20_000;
+
+/// How long a shard is waited for that does not say up to when all is decided.
+const HORIZON_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// How soon it is asked again: after the millisecond in which it could not say.
+const HORIZON_PAUSE: Duration = Duration::from_millis(2);
+
+/// Of how many accounts currency and opening time are kept, which the short events leave out: some 4 MB.
+const ACCOUNTS_KNOWN_MAX: usize = 65_536;
+
+/// How far a reader has come: the last event passed in each shard's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position(Arc<[Sequence]>);
+
+impl Position {
+    /// The position behind these events, one of each shard.
+    pub fn new(passed: Vec<Sequence>) -> Position {
+        Position(passed.into())
+    }
+
+    /// The last events passed, in the order of the shards.
+    pub fn passed(&self) -> &[Sequence] {
+        &self.0
+    }
+}
+
+/// The kind of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "they are those of `Kind`")]
+pub enum EventKind {
+    Opening,
+    Deposit,
+    Withdrawal,
+    Transfer,
+    Protection,
+    Reversal,
+    Hold,
+    Capture,
+    Void,
+    Expiry,
+    Amendment,
+    Closing,
+    Linking,
+    Unlinking,
+}
+
+impl EventKind {
+    /// All of them.
+    pub const ALL: [EventKind; 14] = [
+        EventKind::Opening,
+        EventKind::Deposit,
+        EventKind::Withdrawal,
+        EventKind::Transfer,
+        EventKind::Protection,
+        EventKind::Reversal,
+        EventKind::Hold,
+        EventKind::Capture,
+        EventKind::Void,
+        EventKind::Expiry,
+        EventKind::Amendment,
+        EventKind::Closing,
+        EventKind::Linking,
+        EventKind::Unlinking,
+    ];
+
+    /// The kind of what was decided, unless it is nothing that happened to accounts.
+    pub fn of(kind: &Kind) -> Option<EventKind> {
+        Some(match kind {
+            Kind::Opening => EventKind::Opening,
+            Kind::Deposit => EventKind::Deposit,
+            Kind::Withdrawal => EventKind::Withdrawal,
+            Kind::Transfer => EventKind::Transfer,
+            Kind::Protection => EventKind::Protection,
+            Kind::Reversal { .. } => EventKind::Reversal,
+            Kind::Hold => EventKind::Hold,
+            Kind::Capture { .. } => EventKind::Capture,
+            Kind::Void { .. } => EventKind::Void,
+            Kind::Expiry { .. } => EventKind::Expiry,
+            Kind::Amendment => EventKind::Amendment,
+            Kind::Closing => EventKind::Closing,
+            Kind::Linking => EventKind::Linking,
+            Kind::Unlinking => EventKind::Unlinking,
+            Kind::Refusal { .. } | Kind::Batch { .. } => return None,
+        })
+    }
+}
+
+/// Which events a reader wants.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventFilter {
+    /// Those with an effect on one of these accounts; if there are none, on any.
+    pub accounts: Vec<AccountId>,
+    /// Those of these kinds; if there are none, of any.
+    pub kinds: Vec<EventKind>,
+}
+
+impl EventFilter {
+    fn matches(&self, kind: EventKind, shard: ShardId, change: &Change) -> bool {
+        (self.kinds.is_empty() || self.kinds.contains(&kind))
+            && (self.accounts.is_empty()
+                || self.accounts.iter().any(|account| match change.decision() {
+                    Some(decision) => decision
+                        .effects()
+                        .any(|(shard, effect)| (shard, effect.account) == (account.shard, account.number)),
+                    None => account.shard == shard && change.entry(shard, account.number).is_some(),
+                }))
+    }
+}
+
+/// An event, and where a reader is who has seen it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Happened {
+    /// What was executed.
+    pub executed: Executed,
+    /// The position behind it.
+    pub after: Position,
+}
+
+/// What one reading found.
+#[derive(Debug)]
+pub struct EventPage {
+    /// The events, in order.
+    pub events: Vec<Happened>,
+    /// Whether there may be more already: the reading ended because it was long enough.
+    pub more: bool,
+}
+
+/// A reader's way through the logs.
+#[derive(Debug)]
+pub struct Feed {
+    /// One a shard, in their order.
+    lanes: Vec<Lane>,
+}
+
+/// The log of one shard, as far as it is read ahead.
+#[derive(Debug)]
+struct Lane {
+    shard: ShardId,
+    /// The last event that was passed.
+    passed: Sequence,
+    /// The last event that was read, and its time.
+    read: Sequence,
+    read_time: Timestamp,
+    /// The last event that is known to be durable. Nothing behind it is read.
+    durable: Sequence,
+    /// Nothing behind `durable` is of an earlier time.
+    horizon: Timestamp,
+    /// The shard was waited for long enough.
+    is_waived: bool,
+    /// The events behind `passed`, up to `read`.
+    window: VecDeque<(Sequence, Event)>,
+    /// The accounts with entries in the window: the version of the first, and how many there are.
+    ahead: HashMap<AccountNumber, (u64, u32)>,
+}
+
+/// What the merge does with an event.
+enum Role {
+    /// It is not for clients.
+    Aside,
+    /// It is the copy of this decision.
+    Copy(TransactionId),
+    Shown(EventKind),
+}
+
+/// An event that was chosen, as it is in the log.
+struct Found {
+    shard: ShardId,
+    sequence: Sequence,
+    event: Event,
+    after: Position,
+}
+
+/// Why a merge stops.
+#[derive(Debug, PartialEq)]
+enum Halt {
+    /// It was long enough.
+    Full,
+    /// Nothing more is durable.
+    Empty,
+    /// It is not known that these shards have nothing before these times.
+    Horizon(Vec<(ShardId, Timestamp)>),
+}
+
+/// What a merge reads: a log and what is durable of it, by shard.
+trait Source {
+    fn log(&self, shard: ShardId) -> &dyn JournalReader;
+    fn durable(&self, shard: ShardId) -> Sequence;
+}
+
+impl Feed {
+    fn new(after: &Position) -> Feed {
+        let lane = |(index, passed): (usize, &Sequence)| Lane {
+            shard: ShardId::new(index).expect("a position has as many shards as the ledger"),
+            passed: *passed,
+            read: *passed,
+            read_time: Timestamp::default(),
+            durable: *passed,
+            horizon: Timestamp::default(),
+            is_waived: false,
+            window: VecDeque::new(),
+            ahead: HashMap::new(),
+        };
+        Feed { lanes: after.0.iter().enumerate().map(lane).collect() }
+    }
+
+    /// Where the reader is.
+    pub fn position(&self) -> Position {
+        Position(self.lanes.iter().map(|lane| lane.passed).collect())
+    }
+
+    fn has_passed(&self, position: &Position) -> bool {
+        self.lanes.iter().zip(&*position.0).all(|(lane, sequence)| lane.passed >= *sequence)
+    }
+
+    /// Passes events until `found` has `count`; `scanned` counts all that were passed.
+    fn advance(
+        &mut self,
+        source: &dyn Source,
+        filter: &EventFilter,
+        count: usize,
+        found: &mut Vec<Found>,
+        scanned: &mut usize,
+    ) -> Result<Halt, StorageError> {
+        for lane in &mut self.lanes {
+            lane.durable = lane.durable.max(source.durable(lane.shard));
+        }
+        loop {
+            self.pass_what_is_not_shown(source, scanned)?;
+            if found.len() >= count || *scanned >= EVENTS_SCANNED_MAX {
+                return Ok(Halt::Full);
+            }
+            let Some((time, chosen)) = self.choose(source)? else {
+                return match self.lanes.iter().find(|lane| !lane.window.is_empty()) {
+                    None => Ok(Halt::Empty),
+                    Some(lane) => Err(lane.corrupt("the logs of the shards do not lead to one another")),
+                };
+            };
+            let unknown = self.unknown_before(time, chosen, source);
+            if !unknown.is_empty() {
+                return Ok(Halt::Horizon(unknown));
+            }
+            if self.lanes.iter().any(Lane::has_more_to_read) {
+                // A shard has moved on while it was looked at.
+                continue;
+            }
+            let (sequence, event) = self.lanes[chosen].pass();
+            *scanned += 1;
+            let shard = self.lanes[chosen].shard;
+            if let Role::Shown(kind) = role(&event)
+                && filter.matches(kind, shard, &event.change)
+            {
+                found.push(Found { shard, sequence, event, after: self.position() });
+            }
+        }
+    }
+
+    /// Passes what is not for clients, and the copies of decisions that have been shown.
+    fn pass_what_is_not_shown(
+        &mut self,
+        source: &dyn Source,
+        scanned: &mut usize,
+    ) -> Result<(), StorageError> {
+        let mut moved = true;
+        while moved {
+            moved = false;
+            for index in 0..self.lanes.len() {
+                while *scanned < EVENTS_SCANNED_MAX {
+                    let lane = &mut self.lanes[index];
+                    lane.fill(source)?;
+                    let Some((_, event)) = lane.window.front() else { break };
+                    match role(event) {
+                        Role::Shown(_) => break,
+                        Role::Aside => {}
+                        Role::Copy(by) => {
+                            let Some(other) = self.lanes.get_mut(by.shard.index()) else {
+                                return Err(
+                                    self.lanes[index].corrupt("a shard that there is not has decided")
+                                );
+                            };
+                            if other.passed < by.sequence {
+                                // The copy is durable, so its decision is.
+                                moved |= other.durable < by.sequence;
+                                other.durable = other.durable.max(by.sequence);
+                                break;
+                            }
+                        }
+                    }
+                    self.lanes[index].pass();
+                    *scanned += 1;
+                    moved = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The lane whose first event is to be shown next, and the event's time.
+    fn choose(&mut self, source: &dyn Source) -> Result<Option<(Timestamp, usize)>, StorageError> {
+        let shown = |(index, lane): (usize, &Lane)| {
+            let (_, event) = lane.window.front()?;
+            matches!(role(event), Role::Shown(_)).then_some((event.time, index))
+        };
+        let mut heads: Vec<_> = self.lanes.iter().enumerate().filter_map(shown).collect();
+        heads.sort_unstable();
+        for (time, index) in heads {
+            if self.is_free(index, source)? {
+                return Ok(Some((time, index)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether all accounts of the first event of a lane have been shown at the version before it.
+    fn is_free(&mut self, index: usize, source: &dyn Source) -> Result<bool, StorageError> {
+        let lane = &self.lanes[index];
+        let (_, event) = lane.window.front().expect("the lane has an event");
+        let Some(decision) = event.change.decision().filter(|decision| decision.parts.len() > 1) else {
+            return Ok(true);
+        };
+        let (own, time) = (lane.shard, event.time);
+        let elsewhere: Vec<_> = decision
+            .effects()
+            .filter(|(shard, _)| *shard != own)
+            .map(|(shard, effect)| (shard, effect.account, effect.after.version))
+            .collect();
+        for (shard, account, version) in elsewhere {
+            let Some(other) = self.lanes.get_mut(shard.index()) else {
+                return Err(self.lanes[index].corrupt("a shard that there is not has a part in a decision"));
+            };
+            // What the decision saw was durable before it was.
+            other.durable = other.durable.max(source.durable(shard));
+            loop {
+                if let Some((first, _)) = other.ahead.get(&account) {
+                    if *first < version {
+                        return Ok(false);
+                    }
+                    break;
+                }
+                if other.read_time > time || !other.read_record(source)? {
+                    break;
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// The shards that may still come up with something that would have to be shown before what was chosen.
+    fn unknown_before(
+        &mut self,
+        time: Timestamp,
+        chosen: usize,
+        source: &dyn Source,
+    ) -> Vec<(ShardId, Timestamp)> {
+        let mut unknown = Vec::new();
+        for (index, lane) in self.lanes.iter_mut().enumerate() {
+            if !lane.window.is_empty() || lane.is_waived {
+                continue;
+            }
+            let needed = if index > chosen { time } else { Timestamp::from_millis(time.millis() + 1) };
+            if lane.horizon >= needed {
+                continue;
+            }
+            let durable = source.durable(lane.shard);
+            if durable > lane.durable {
+                lane.durable = durable;
+            } else {
+                unknown.push((lane.shard, needed));
+            }
+        }
+        unknown
+    }
+}
+
+impl Lane {
+    fn has_more_to_read(&self) -> bool {
+        self.window.is_empty() && self.read < self.durable
+    }
+
+    /// Reads on if nothing is there.
+    fn fill(&mut self, source: &dyn Source) -> Result<(), StorageError> {
+        if self.window.is_empty() {
+            self.read_record(source)?;
+        }
+        Ok(())
+    }
+
+    /// Reads the rest of one record, if it is durable.
+    fn read_record(&mut self, source: &dyn Source) -> Result<bool, StorageError> {
+        if self.read >= self.durable {
+            return Ok(false);
+        }
+        let wanted = self.read.next();
+        let malformed = |lane: &Lane, error: Malformed| lane.corrupt(&error.to_string());
+        let Some(bytes) = source.log(self.shard).record(wanted)? else {
+            return Err(self.corrupt("a durable event is missing"));
+        };
+        let record = Record::parse(&bytes).map_err(|error| malformed(self, error))?;
+        for event in record.events() {
+            let (sequence, event) = event.map_err(|error| malformed(self, error))?;
+            if sequence < wanted || sequence > self.durable {
+                continue;
+            }
+            for (account, version) in entries(&event.change, self.shard) {
+                self.ahead.entry(account).or_insert((version, 0)).1 += 1;
+            }
+            (self.read, self.read_time) = (sequence, event.time);
+            self.window.push_back((sequence, event));
+        }
+        assert!(self.read >= wanted, "the record of an event has it");
+        Ok(true)
+    }
+
+    /// Takes the first event out.
+    fn pass(&mut self) -> (Sequence, Event) {
+        let (sequence, event) = self.window.pop_front().expect("the lane has an event");
+        assert_eq!(sequence, self.passed.next(), "no event is left out");
+        self.passed = sequence;
+        for (account, version) in entries(&event.change, self.shard) {
+            let (first, count) = self.ahead.get_mut(&account).expect("it was counted when it was read");
+            assert_eq!(*first, version, "an account's entries follow one another");
+            (*first, *count) = (*first + 1, *count - 1);
+            if *count == 0 {
+                self.ahead.remove(&account);
+            }
+        }
+        (sequence, event)
+    }
+
+    fn corrupt(&self, what: &str) -> StorageError {
+        StorageError::Corrupt {
+            path: format!("the log of shard {}", self.shard).into(),
+            position: format!("sequence {}", self.passed.next()),
+            what: what.to_owned(),
+            next_step: RESTORE_BACKUP,
+        }
+    }
+}
+
+fn role(event: &Event) -> Role {
+    let kind = match &event.change {
+        Change::Opened { .. } => Some(EventKind::Opening),
+        Change::Posted { direction, .. } => Some(match direction {
+            crate::ledger::Direction::Deposit => EventKind::Deposit,
+            crate::ledger::Direction::Withdrawal => EventKind::Withdrawal,
+        }),
+        Change::Closed { .. } => Some(EventKind::Closing),
+        Change::Decided { decision, .. } => EventKind::of(&decision.kind),
+        Change::Settled { by, .. } => return Role::Copy(*by),
+        Change::Refused { .. } | Change::Claimed => None,
+    };
+    kind.map_or(Role::Aside, Role::Shown)
+}
+
+/// The accounts of the shard that have an entry here, and their versions after it.
+fn entries(change: &Change, shard: ShardId) -> impl Iterator<Item = (AccountNumber, u64)> {
+    let short = match change {
+        Change::Opened { account, .. } => Some((*account, 1)),
+        Change::Posted { account, entry, .. } | Change::Closed { account, entry } => {
+            Some((*account, entry.version))
+        }
+        _ => None,
+    };
+    let part = change.decision().and_then(|decision| decision.part(shard));
+    let effects = part.into_iter().flat_map(|part| &part.effects);
+    short.into_iter().chain(effects.map(|effect| (effect.account, effect.after.version)))
+}
+
+/// What short events leave out: when accounts were opened, and their currencies. Neither changes, so it is never out
+/// of date; when it is full it starts again.
+#[derive(Debug, Default)]
+pub(super) struct AccountsKnown(Mutex<HashMap<(ShardId, AccountNumber), (Timestamp, Currency)>>);
+
+impl AccountsKnown {
+    fn get(&self, shard: ShardId, account: AccountNumber) -> Option<(Timestamp, Currency)> {
+        self.0.lock().get(&(shard, account)).copied()
+    }
+
+    fn insert(&self, shard: ShardId, account: AccountNumber, terms: (Timestamp, Currency)) {
+        let mut known = self.0.lock();
+        if known.len() >= ACCOUNTS_KNOWN_MAX {
+            known.clear();
+        }
+        known.insert((shard, account), terms);
+    }
+}
+
+/// The logs of a bank.
+struct Logs(Vec<(Arc<dyn JournalReader>, crate::shard::handle::ShardHandle)>);
+
+impl Source for Logs {
+    fn log(&self, shard: ShardId) -> &dyn JournalReader {
+        &*self.0[shard.index()].0
+    }
+
+    fn durable(&self, shard: ShardId) -> Sequence {
+        self.0[shard.index()].1.durable()
+    }
+}
+
+impl Bank {
+    /// Before all events.
+    pub fn beginning(&self) -> Position {
+        Position(self.shards.iter().map(|_| Sequence::NONE).collect())
+    }
+
+    /// Behind all events that are durable now.
+    pub fn present(&self) -> Position {
+        Position(self.shards.iter().map(|shard| shard.handle.durable()).collect())
+    }
+
+    /// A reader's way on from a position; `None` if that is not one of this ledger.
+    pub fn feed(&self, after: &Position) -> Option<Feed> {
+        let is_of_this = after.0.len() == self.shards.len()
+            && after.0.iter().zip(&self.shards).all(|(passed, shard)| *passed <= shard.handle.durable());
+        is_of_this.then(|| Feed::new(after))
+    }
+
+    /// What is called whenever there may be new events. See
+    /// [`any_moved_on`](crate::shard::handle::ShardHandle::any_moved_on).
+    pub fn any_moved_on(&self) -> &Arc<Notify> {
+        self.shards[0].handle.any_moved_on()
+    }
+
+    /// Reads on: up to `count` events that the filter lets through. It may be fewer, even none, when the filter leaves
+    /// little of what there is. What is durable when it begins is read, unless there are more than `count`.
+    ///
+    /// # Errors
+    /// See [`Refusal`]. The feed is lost then; another one goes on from the position of the last event that was shown.
+    pub async fn read_events(
+        &self,
+        mut feed: Feed,
+        filter: &Arc<EventFilter>,
+        count: usize,
+    ) -> Result<(Feed, EventPage), Refusal> {
+        let mut found = Vec::new();
+        let mut scanned = 0;
+        let patience = Instant::now() + HORIZON_TIME_MAX;
+        feed.lanes.iter_mut().for_each(|lane| lane.is_waived = false);
+        let present = self.present();
+        let more = loop {
+            let filter = Arc::clone(filter);
+            let logs = self.shards.iter().map(|shard| (Arc::clone(&shard.log), shard.handle.clone()));
+            let logs = Logs(logs.collect());
+            let read = self.read_logs(move || {
+                let halt = feed.advance(&logs, &filter, count, &mut found, &mut scanned)?;
+                Ok((feed, found, scanned, halt))
+            });
+            let halt;
+            (feed, found, scanned, halt) = read.await?;
+            match halt {
+                Halt::Full => break true,
+                Halt::Empty => break false,
+                // Whoever has a reply finds its event; what came later need not hold that up.
+                Halt::Horizon(_) if !found.is_empty() && feed.has_passed(&present) => break true,
+                Halt::Horizon(unknown) => self.ask_horizons(&mut feed, unknown, patience).await?,
+            }
+        };
+        let mut events = Vec::with_capacity(found.len());
+        for found in found {
+            events.push(self.happened(found).await?);
+        }
+        Ok((feed, EventPage { events, more }))
+    }
+
+    /// Asks shards up to which time all is decided.
+    async fn ask_horizons(
+        &self,
+        feed: &mut Feed,
+        unknown: Vec<(ShardId, Timestamp)>,
+        patience: Instant,
+    ) -> Result<(), Refusal> {
+        let mut is_short = false;
+        for (shard, needed) in unknown {
+            let lane = &mut feed.lanes[shard.index()];
+            let asked = self.shard(shard).handle.ask(Request::Horizon);
+            match tokio::time::timeout_at(patience, asked).await {
+                Ok(Ok(Reply::Horizon { last, time })) => {
+                    lane.durable = lane.durable.max(last);
+                    lane.horizon = lane.horizon.max(time);
+                }
+                Ok(Ok(reply)) => unreachable!("a horizon was asked for, not {reply:?}"),
+                Ok(Err(ShardError::Ended)) => return Err(Refusal::Ended),
+                Ok(Err(ShardError::Overloaded)) | Err(_) => {}
+            }
+            lane.is_waived = lane.horizon < needed && Instant::now() >= patience;
+            is_short |= lane.horizon < needed;
+        }
+        if is_short {
+            tokio::time::sleep(HORIZON_PAUSE).await;
+        }
+        Ok(())
+    }
+
+    /// An event in the form of all others.
+    async fn happened(&self, found: Found) -> Result<Happened, Refusal> {
+        let Found { shard, sequence, event, after } = found;
+        let id = TransactionId { time: event.time, shard, sequence };
+        if let Change::Decided { decision, .. } = event.change {
+            return Ok(Happened { executed: Executed { id, decision: decision.into() }, after });
+        }
+        let (opened, currency) = match &event.change {
+            Change::Posted { account, .. } | Change::Closed { account, .. } => {
+                match self.accounts_known.get(shard, *account) {
+                    Some(known) => known,
+                    None => {
+                        let view = self.view(shard, Request::AccountByNumber(*account)).await?;
+                        self.accounts_known.insert(shard, *account, (view.id.opened, view.currency));
+                        (view.id.opened, view.currency)
+                    }
+                }
+            }
+            Change::Opened { currency, .. } => (event.time, *currency),
+            _ => unreachable!("only what happens to accounts is shown"),
+        };
+        Ok(Happened { executed: self.executed_short(shard, sequence, &event, opened, currency), after })
+    }
+}

@@ -1,0 +1,195 @@
+//! Replies that do not end: what a body is, and how many streams there are.
+//!
+//! What always holds:
+//!
+//! - a stream has a task of its own that fills a short queue of chunks, and the connection takes them from there; a
+//!   task waits for a queue that is full, but not for longer than [`Limits::stream_stall_time_max`];
+//! - whoever goes away ends its stream: the task sees that nobody takes chunks any more;
+//! - when the service ends, so do all streams, between two chunks: the client knows where to go on.
+//!
+//! [`Limits::stream_stall_time_max`]: super::listener::Limits::stream_stall_time_max
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tokio::sync::{mpsc, watch};
+
+use super::problem::{Code, Problem};
+
+/// How many chunks wait for a reader. More would only hide for longer that it does not follow.
+const CHUNKS_WAITING_MAX: usize = 4;
+
+/// The body of a reply.
+#[derive(Debug)]
+pub(super) enum Body {
+    /// All of it.
+    Full(Full<Bytes>),
+    /// What comes, until it ends.
+    Stream(mpsc::Receiver<Bytes>),
+}
+
+impl Default for Body {
+    fn default() -> Self {
+        Body::Full(Full::default())
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(bytes: Vec<u8>) -> Body {
+        Body::from(Bytes::from(bytes))
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Body {
+        Body::Full(Full::new(bytes))
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match self.get_mut() {
+            Body::Full(body) => Pin::new(body).poll_frame(cx),
+            Body::Stream(chunks) => {
+                chunks.poll_recv(cx).map(|chunk| chunk.map(|chunk| Ok(Frame::data(chunk))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Body::Full(body) => body.is_end_stream(),
+            Body::Stream(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Body::Full(body) => body.size_hint(),
+            Body::Stream(_) => SizeHint::default(),
+        }
+    }
+}
+
+/// All streams of a service.
+#[derive(Debug, Default)]
+pub(super) struct Streams {
+    pub(super) open: AtomicU64,
+    pub(super) events: AtomicU64,
+    pub(super) dropped: AtomicU64,
+    ending: watch::Sender<bool>,
+}
+
+/// The writing end of a stream, and its place among all.
+#[derive(Debug)]
+pub(super) struct StreamWriter {
+    streams: Arc<Streams>,
+    chunks: mpsc::Sender<Bytes>,
+    ending: watch::Receiver<bool>,
+    stall_time_max: Duration,
+}
+
+impl Streams {
+    /// Begins a stream, unless there are as many as there may be.
+    pub(super) fn begin(
+        self: &Arc<Self>,
+        streams_max: usize,
+        stall_time_max: Duration,
+    ) -> Result<(StreamWriter, Body), Problem> {
+        let ending = self.ending.subscribe();
+        if *ending.borrow() {
+            return Err(Problem::plain(Code::Ending));
+        }
+        if self.open.fetch_add(1, Relaxed) >= streams_max as u64 {
+            self.open.fetch_sub(1, Relaxed);
+            return Err(Problem::plain(Code::TooManyStreams));
+        }
+        let (chunks, taken) = mpsc::channel(CHUNKS_WAITING_MAX);
+        Ok((StreamWriter { streams: Arc::clone(self), chunks, ending, stall_time_max }, Body::Stream(taken)))
+    }
+
+    /// Ends all streams, and lets no more begin.
+    pub(super) fn end(&self) {
+        self.ending.send_replace(true);
+    }
+}
+
+impl StreamWriter {
+    /// Hands a chunk over, with how many events are in it. Whether to go on: not if the reader has gone, or takes
+    /// nothing.
+    pub(super) async fn send(&self, chunk: Vec<u8>, events: usize) -> bool {
+        match self.chunks.send_timeout(Bytes::from(chunk), self.stall_time_max).await {
+            Ok(()) => {
+                self.streams.events.fetch_add(events as u64, Relaxed);
+                true
+            }
+            Err(mpsc::error::SendTimeoutError::Timeout(_)) => {
+                self.streams.dropped.fetch_add(1, Relaxed);
+                false
+            }
+            Err(mpsc::error::SendTimeoutError::Closed(_)) => false,
+        }
+    }
+
+    /// Waits until the reader has gone or the service ends.
+    pub(super) async fn is_over(&self) {
+        let mut ending = self.ending.clone();
+        tokio::select! {
+            () = self.chunks.closed() => {}
+            // An error means that the service has gone.
+            _ = ending.wait_for(|ending| *ending) => {}
+        }
+    }
+}
+
+impl Drop for StreamWriter {
+    fn drop(&mut self) {
+        self.streams.open.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_reader_that_takes_nothing_is_dropped() {
+        let streams = Arc::new(Streams::default());
+        let (writer, body) = streams.begin(1, Duration::from_millis(20)).unwrap();
+        assert_eq!(streams.begin(1, Duration::ZERO).unwrap_err().code, Code::TooManyStreams);
+        for _ in 0..CHUNKS_WAITING_MAX {
+            assert!(writer.send(b"x".to_vec(), 1).await);
+        }
+        assert!(!writer.send(b"x".to_vec(), 1).await);
+        drop((writer, body));
+        let counts = [&streams.open, &streams.events, &streams.dropped].map(|count| count.load(Relaxed));
+        assert_eq!(counts, [0, CHUNKS_WAITING_MAX as u64, 1]);
+        streams.end();
+        assert_eq!(streams.begin(1, Duration::ZERO).unwrap_err().code, Code::Ending);
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_over_when_its_reader_or_the_service_goes() {
+        let streams = Arc::new(Streams::default());
+        let (writer, body) = streams.begin(9, Duration::from_secs(10)).unwrap();
+        drop(body);
+        writer.is_over().await;
+        assert!(!writer.send(Vec::new(), 0).await);
+        let (writer, _body) = streams.begin(9, Duration::from_secs(10)).unwrap();
+        streams.end();
+        writer.is_over().await;
+    }
+}

@@ -1,0 +1,302 @@
+//! `POST /v2/batches`.
+
+use serde_json::{Value, json};
+
+use crate::teller::{Reply, Teller, side, sides, text};
+
+const NDJSON: (&str, &str) = ("content-type", "application/x-ndjson");
+
+fn results(batch: &Value) -> &[Value] {
+    batch["results"].as_array().unwrap_or_else(|| panic!("no results: {batch}"))
+}
+
+/// Each result's status and, if it is refused, code.
+fn outcomes(batch: &Value) -> Vec<(u64, String)> {
+    let outcome = |result: &Value| {
+        let status = result["status"].as_u64().expect("a status");
+        (status, result["problem"]["code"].as_str().unwrap_or_default().to_owned())
+    };
+    results(batch).iter().map(outcome).collect()
+}
+
+fn done() -> (u64, String) {
+    (201, String::new())
+}
+
+fn refused(status: u64, code: &str) -> (u64, String) {
+    (status, code.to_owned())
+}
+
+fn deposit(account: &str, amount: &str) -> Value {
+    json!({ "type": "deposit", "account": account, "amount": amount })
+}
+
+fn withdraw(account: &str, amount: &str) -> Value {
+    json!({ "type": "withdraw", "account": account, "amount": amount })
+}
+
+fn lines(items: &[Value]) -> String {
+    items.iter().map(|item| format!("{item}\n")).collect()
+}
+
+#[test]
+fn items_of_every_kind_come_one_after_the_other() {
+    let teller = Teller::start();
+    let [a, b] = teller.open_each([(0, "10"), (1, "0")]);
+    let hold = |amount: &str| {
+        text(&teller.post("/v2/holds", json!({ "account": a, "amount": amount, "to": b })).is(201)["id"])
+    };
+    let (first, second) = (hold("2"), hold("3"));
+    let items = json!([
+        { "type": "open", "name": "new", "overdraft_limit": "0", "currency": "USD", "metadata": { "k": "v" } },
+        { "type": "withdraw", "account": "name:new", "amount": "1" },
+        { "type": "deposit", "account": "name:new", "amount": "4", "reference": "r" },
+        { "type": "withdraw", "account": "name:new", "amount": "1.5", "metadata": { "k": "v" } },
+        { "type": "transfer", "from": "name:new", "to": b, "amount": "all" },
+        { "type": "transfer", "legs": [{ "account": b, "amount": "-2" }, { "account": "name:new", "amount": "2" }] },
+        { "type": "hold", "account": "name:new", "amount": "2", "expires_in": 60 },
+        { "type": "withdraw", "account": "name:new", "amount": "1" },
+        { "type": "capture", "hold": first, "amount": "1" },
+        { "type": "void", "hold": second },
+        { "type": "void", "hold": second },
+        { "type": "open", "name": "new" },
+    ]);
+    let batch = teller.post("/v2/batches", json!({ "items": items })).is(200);
+    assert_eq!((&batch["count"], &batch["executed"], &batch["refused"]), (&json!(12), &json!(8), &json!(4)));
+    let poor = || refused(422, "insufficient-funds");
+    let mut expected = vec![done(); 12];
+    (expected[1], expected[7]) = (poor(), poor());
+    (expected[10], expected[11]) = (refused(409, "hold-ended"), refused(409, "account-exists"));
+    assert_eq!(outcomes(&batch), expected);
+    let indices: Vec<_> = results(&batch).iter().map(|result| result["index"].as_u64().expect("a number")).collect();
+    assert_eq!(indices, (0..12).collect::<Vec<_>>());
+    let result = |index: usize| &results(&batch)[index]["result"];
+    assert_eq!((&result(0)["name"], &result(0)["metadata"]), (&json!("new"), &json!({ "k": "v" })));
+    assert_eq!(sides(result(4)), [side("-2.50", "0.00", "0.00", 4), side("2.50", "2.50", "0.00", 2)]);
+    assert_eq!((&result(6)["status"], &result(6)["amount"]), (&json!("pending"), &json!("2.00")));
+    assert_eq!(result(8)["hold_id"], first);
+    let problem = &results(&batch)[10]["problem"];
+    assert_eq!(problem["hold_status"], "voided");
+    assert_eq!(teller.posted([&a, &b]), ["9.00", "1.50"]);
+    assert_eq!(results(&batch)[7]["problem"]["errors"][0]["pointer"], "/account");
+    // What a batch made is there like anything else.
+    assert_eq!(teller.get(&text(&result(2)["_links"]["self"]["href"])).is(200), *result(2));
+    teller.end();
+}
+
+#[test]
+fn one_item_a_line_is_a_batch_too() {
+    let teller = Teller::start();
+    let [a, b] = teller.open_each([(2, "10"), (1, "0")]);
+    let body = format!(
+        "{}\n\n  {}\r\n{}\nnot JSON\n[1]\n{}",
+        withdraw(&a, "1"),
+        json!({ "type": "transfer", "from": a, "to": b, "amount": "2" }),
+        json!({ "type": "pay" }),
+        deposit(&b, "0.001"),
+    );
+    let batch = teller.send("POST", "/v2/batches", &[NDJSON], body.clone()).is(200);
+    let invalid = || refused(400, "invalid-request");
+    let expected =
+        [done(), done(), invalid(), refused(400, "malformed-json"), invalid(), refused(422, "too-many-decimals")];
+    assert_eq!(outcomes(&batch), expected);
+    assert_eq!(results(&batch)[2]["problem"]["errors"][0]["pointer"], "/type");
+    assert_eq!(teller.posted([&a, &b]), ["7.00", "2.00"]);
+    // All or nothing: what cannot be read cannot be done.
+    let batch = teller.send("POST", "/v2/batches?atomic=true", &[NDJSON], body).is(200);
+    assert_eq!((&batch["executed"], &batch["refused"]), (&json!(0), &json!(6)));
+    assert_eq!(outcomes(&batch)[0], refused(424, "not-attempted"));
+    assert_eq!(outcomes(&batch)[3], refused(400, "malformed-json"));
+    assert_eq!(teller.posted([&a, &b]), ["7.00", "2.00"]);
+    teller.end();
+}
+
+#[test]
+fn the_client_says_which_results_it_wants() {
+    let teller = Teller::start();
+    let [a] = teller.open_each([(0, "10")]);
+    let body = json!({ "items": [withdraw(&a, "1"), withdraw(&a, "100"), withdraw(&a, "1"), { "type": "x" }] });
+    for (query, shown) in [("?results=all", &[0, 1, 2, 3][..]), ("?results=refused", &[1, 3]), ("?results=none", &[])] {
+        let batch = teller.post(&format!("/v2/batches{query}"), body.clone()).is(200);
+        assert_eq!((&batch["count"], &batch["executed"], &batch["refused"]), (&json!(4), &json!(2), &json!(2)));
+        let indices: Vec<_> = results(&batch).iter().map(|result| result["index"].as_u64().expect("it")).collect();
+        assert_eq!(indices, shown);
+    }
+    assert_eq!(teller.posted([&a]), ["4.00"]);
+    teller.end();
+}
+
+#[test]
+fn an_atomic_batch_happens_whole_or_not_at_all() {
+    let teller = Teller::start();
+    let [a, b, c] = teller.open_each([(0, "10"), (1, "0"), (2, "0")]);
+    let transfer = |from: &str, to: &str, amount: &str| {
+        json!({ "type": "transfer", "from": from, "to": to, "amount": amount })
+    };
+    let before = teller.everything();
+    let items = json!([
+        transfer(&a, &b, "10"),
+        { "type": "open", "name": "new" },
+        { "type": "hold", "account": b, "amount": "10" },
+        transfer(&b, &c, "0.01"),
+        transfer(&a, &c, "0.01"),
+    ]);
+    let atomic = |items: &Value| teller.post("/v2/batches", json!({ "atomic": true, "items": items }));
+    let batch = atomic(&items).is(200);
+    let not = || refused(424, "not-attempted");
+    assert_eq!(outcomes(&batch), [not(), not(), not(), refused(422, "insufficient-funds"), not()]);
+    assert_eq!((&batch["executed"], &batch["refused"]), (&json!(0), &json!(5)));
+    assert_eq!(teller.everything(), before);
+    teller.get("/v2/accounts/name:new").refused(404, "account-not-found");
+    let items = json!([transfer(&a, &b, "10"), transfer(&b, &c, "4"), transfer(&c, &a, "1")]);
+    let batch = atomic(&items).is(200);
+    assert_eq!(outcomes(&batch), vec![done(); 3]);
+    assert_eq!(teller.posted([&a, &b, &c]), ["1.00", "6.00", "3.00"]);
+    // The query and the body have to agree.
+    let both = |query: &str, body: bool| {
+        let body = json!({ "atomic": body, "items": [withdraw(&c, "100"), withdraw(&a, "1")] });
+        teller.post(&format!("/v2/batches?atomic={query}"), body)
+    };
+    both("true", false).refused(400, "invalid-parameter");
+    both("false", true).refused(400, "invalid-parameter");
+    assert_eq!(both("true", true).is(200)["executed"], 0);
+    assert_eq!(both("false", false).is(200)["executed"], 1);
+    teller.end();
+}
+
+#[test]
+fn a_repeated_batch_is_answered_to_the_letter() {
+    let mut teller = Teller::start();
+    let [a, b] = teller.open_each([(0, "10"), (1, "0")]);
+    let hold = text(&teller.post("/v2/holds", json!({ "account": a, "amount": "1" })).is(201)["id"]);
+    let items = json!([
+        { "type": "open", "name": "new", "metadata": { "k": "v" } },
+        { "type": "transfer", "from": a, "to": b, "amount": "3" },
+        withdraw(&b, "4"),
+        { "type": "deposit", "account": a, "amount": "1", "key": "own" },
+        { "type": "hold", "account": a, "amount": "1" },
+        { "type": "capture", "hold": hold },
+        { "type": "nonsense" },
+    ]);
+    let send = |teller: &Teller, key: &str, atomic: bool, items: &Value| -> Reply {
+        teller.post_keyed("/v2/batches", key, json!({ "atomic": atomic, "items": items }))
+    };
+    let first = send(&teller, "k", false, &items);
+    assert_eq!(first.is(200)["executed"], 5);
+    let all_or_nothing = json!([withdraw(&a, "1"), withdraw(&a, "1")]);
+    let whole = send(&teller, "whole", true, &all_or_nothing);
+    assert_eq!(whole.is(200)["executed"], 2);
+    let failing = json!([withdraw(&a, "1"), withdraw(&a, "100"), withdraw(&b, "1")]);
+    let nothing = send(&teller, "nothing", true, &failing);
+    assert_eq!(nothing.is(200)["executed"], 0);
+    let posted = teller.posted([&a, &b]);
+    for restart in [false, true] {
+        if restart {
+            teller.restart();
+        }
+        send(&teller, "k", false, &items).repeats(&first);
+        send(&teller, "whole", true, &all_or_nothing).repeats(&whole);
+        send(&teller, "nothing", true, &failing).repeats(&nothing);
+        send(&teller, "k", false, &json!([withdraw(&a, "1")])).refused(422, "idempotency-key-reused");
+        send(&teller, "k", true, &all_or_nothing).refused(422, "idempotency-key-reused");
+        send(&teller, "whole", false, &all_or_nothing).refused(422, "idempotency-key-reused");
+        assert_eq!(teller.posted([&a, &b]), posted);
+    }
+    teller.end();
+}
+
+#[test]
+fn an_item_has_a_key_of_its_own() {
+    let mut teller = Teller::start();
+    let [a, b] = teller.open_each([(0, "10"), (1, "10")]);
+    let item = |account: &str, amount: &str, key: &str| {
+        json!({ "type": "withdraw", "account": account, "amount": amount, "key": key })
+    };
+    let items = [item(&a, "1", "k1"), item(&b, "100", "k2"), item(&a, "2", "k1"), item(&a, "1", "k1")];
+    let batch = teller.post("/v2/batches", json!({ "items": items })).is(200);
+    let poor = || refused(422, "insufficient-funds");
+    assert_eq!(outcomes(&batch)[..3], [done(), poor(), refused(422, "idempotency-key-reused")]);
+    // The first use of the key is in this very batch, which is not on disk yet.
+    assert_eq!(outcomes(&batch)[3], refused(409, "idempotency-key-in-flight"));
+    teller.post(&format!("/v2/accounts/{b}/deposits"), json!({ "amount": "100" })).is(201);
+    for restart in [false, true] {
+        if restart {
+            teller.restart();
+        }
+        // In another batch, at another place, in another form.
+        let body = lines(&[withdraw(&b, "1"), items[1].clone(), items[0].clone()]);
+        let again = teller.send("POST", "/v2/batches", &[NDJSON], body).is(200);
+        assert_eq!(outcomes(&again), [done(), poor(), done()]);
+        assert_eq!(results(&again)[2]["result"], results(&batch)[0]["result"]);
+        let replayed: Vec<_> = results(&again).iter().map(|result| result["replayed"].clone()).collect();
+        assert_eq!(replayed[0], false);
+        assert_eq!(replayed[2], true);
+    }
+    assert_eq!(teller.posted([&a, &b]), ["9.00", "108.00"]);
+    teller.end();
+}
+
+#[test]
+fn an_atomic_batch_whose_items_were_done_before_is_done() {
+    let teller = Teller::start();
+    let [a, b] = teller.open_each([(0, "10"), (1, "10")]);
+    let item = |account: &str, key: &str| json!({ "type": "withdraw", "account": account, "amount": "1", "key": key });
+    let atomic = |items: Value| teller.post("/v2/batches", json!({ "atomic": true, "items": items })).is(200);
+    let items = json!([item(&a, "k1"), item(&b, "k2")]);
+    let first = atomic(items.clone());
+    assert_eq!(outcomes(&first), [done(), done()]);
+    let again = atomic(items);
+    assert_eq!(outcomes(&again), [done(), done()], "{again}");
+    assert_eq!(results(&again)[0]["result"], results(&first)[0]["result"]);
+    assert_eq!(teller.posted([&a, &b]), ["9.00", "9.00"]);
+    teller.end();
+}
+
+#[test]
+fn a_batch_is_bounded() {
+    let teller = Teller::start();
+    let [a] = teller.open_each([(0, "0")]);
+    let items = |count: usize| vec![deposit(&a, "0.01"); count];
+    let body = lines(&items(10_000));
+    let batch = teller.send("POST", "/v2/batches?results=none", &[NDJSON], body).is(200);
+    assert_eq!((&batch["count"], &batch["executed"]), (&json!(10_000), &json!(10_000)));
+    assert_eq!(teller.posted([&a]), ["100.00"]);
+    let body = lines(&items(10_001));
+    teller.send("POST", "/v2/batches", &[NDJSON], body).refused(400, "invalid-request");
+    let body = json!({ "items": items(10_001) });
+    teller.post("/v2/batches", body).refused_at(400, "invalid-request", "/items");
+    teller.post("/v2/batches", json!({ "items": [] })).refused_at(400, "invalid-request", "/items");
+    let atomic = |count: usize| teller.post("/v2/batches?results=none", json!({ "atomic": true, "items": items(count) }));
+    atomic(1001).refused(413, "batch-too-large");
+    assert_eq!(atomic(1000).is(200)["executed"], 1000);
+    // One record has room for a MiB.
+    let metadata: Value = (0..16).map(|number| (format!("{number:064}"), json!("v".repeat(256)))).collect();
+    let large = json!({ "type": "deposit", "account": a, "amount": "0.01", "metadata": metadata });
+    let body = json!({ "atomic": true, "items": vec![large.clone(); 300] });
+    teller.post("/v2/batches", body).refused(413, "batch-too-large");
+    let whole = teller.post("/v2/batches?results=none", json!({ "items": vec![large; 300] })).is(200);
+    assert_eq!(whole["executed"], 300);
+    let too_large = format!("{}{}", deposit(&a, "0.01"), " ".repeat(8 * 1024 * 1024));
+    teller.send("POST", "/v2/batches", &[NDJSON], too_large).refused(413, "payload-too-large");
+    let just_fits = deposit(&a, "0.01").to_string();
+    let just_fits = format!("{just_fits}{}", " ".repeat(8 * 1024 * 1024 - just_fits.len()));
+    assert_eq!(teller.send("POST", "/v2/batches", &[NDJSON], just_fits).is(200)["executed"], 1);
+    assert_eq!(teller.posted([&a]), ["113.01"]);
+    teller.end();
+}
+
+#[test]
+fn a_repeated_batch_of_many_chunks_goes_on_where_it_was() {
+    let mut teller = Teller::start();
+    let [a, b] = teller.open_each([(0, "30"), (1, "0")]);
+    let transfer = json!({ "type": "transfer", "from": a, "to": b, "amount": "0.01" });
+    let body = lines(&vec![transfer; 3500]);
+    let headers = [NDJSON, ("idempotency-key", "k")];
+    let first = teller.send("POST", "/v2/batches?results=refused", &headers, body.clone());
+    let batch = first.is(200);
+    assert_eq!((&batch["executed"], &batch["refused"]), (&json!(3000), &json!(500)));
+    teller.restart();
+    teller.send("POST", "/v2/batches?results=refused", &headers, body).repeats(&first);
+    assert_eq!(teller.posted([&a, &b]), ["0.00", "30.00"]);
+    teller.end();
+}

@@ -1,0 +1,93 @@
+//! Velocity limits.
+
+use serde_json::{Value, json};
+
+use crate::teller::{Teller, text};
+
+const WINDOW_SECONDS_MAX: u64 = 2_678_400;
+
+fn allowance(teller: &Teller, account: &str) -> Value {
+    teller.account(account)["allowance"].clone()
+}
+
+#[test]
+fn what_leaves_in_a_day_or_month_is_limited() {
+    let mut teller = Teller::start();
+    let limits = json!({ "velocity_limits": { "per_day": "10", "per_month": "12" } });
+    let a = teller.open_as(0, "a", "100", limits);
+    let [b] = teller.open_each([(1, "0")]);
+    let path = format!("/v2/accounts/{a}");
+    let left = |day: &str, month: &str| json!({ "per_day": day, "per_month": month, "debits": null });
+    teller.post(&format!("{path}/withdrawals"), json!({ "amount": "3" })).is(201);
+    teller.post("/v2/transfers", json!({ "from": a, "to": b, "amount": "3" })).is(201);
+    // A hold counts when it is placed; its capture does not count again.
+    let hold = teller.post("/v2/holds", json!({ "account": a, "amount": "2", "to": b })).is(201);
+    assert_eq!(allowance(&teller, &a), left("2.00", "4.00"));
+    teller.post(&text(&hold["_links"]["capture"]["href"]), json!({})).is(201);
+    for restart in [false, true] {
+        if restart {
+            teller.restart();
+        }
+        assert_eq!(allowance(&teller, &a), left("2.00", "4.00"));
+        let problem = teller.post(&format!("{path}/withdrawals"), json!({ "amount": "2.01" }));
+        let problem = problem.refused(422, "velocity-limit");
+        assert_eq!((&problem["required"], &problem["allowance"]), (&json!("2.01"), &left("2.00", "4.00")));
+        let transfer = json!({ "from": a, "to": b, "amount": "2.01" });
+        teller.post("/v2/transfers", transfer).refused_at(422, "velocity-limit", "/from");
+        let hold = json!({ "account": a, "amount": "2.01" });
+        teller.post("/v2/holds", hold).refused_at(422, "velocity-limit", "/account");
+        let legs = json!({ "legs": [{ "account": b, "amount": "2.01" }, { "account": a, "amount": "-2.01" }] });
+        teller.post("/v2/transfers", legs).refused_at(422, "velocity-limit", "/legs/1/account");
+    }
+    teller.post("/v2/transfers", json!({ "from": a, "to": b, "amount": "2" })).is(201);
+    teller.post(&format!("{path}/deposits"), json!({ "amount": "1" })).is(201);
+    assert_eq!(allowance(&teller, &a), left("0.00", "2.00"));
+    // What has left stays counted when the limits change.
+    teller.patch(&path, json!({ "velocity_limits": { "per_day": "11" } })).is(200);
+    assert_eq!(allowance(&teller, &a), left("1.00", "2.00"));
+    teller.patch(&path, json!({ "velocity_limits": { "per_day": null } })).is(200);
+    teller.post(&format!("{path}/withdrawals"), json!({ "amount": "2.01" })).refused(422, "velocity-limit");
+    teller.post(&format!("{path}/withdrawals"), json!({ "amount": "2" })).is(201);
+    teller.end();
+}
+
+#[test]
+fn so_many_debits_are_allowed_in_a_window() {
+    let teller = Teller::start();
+    // The longest window, so that none ends during the test but once a month.
+    let debits = json!({ "count": 3, "window_seconds": WINDOW_SECONDS_MAX });
+    let a = teller.open_as(2, "a", "100", json!({ "velocity_limits": { "debits": debits } }));
+    let [b] = teller.open_each([(0, "0")]);
+    let one = json!({ "amount": "1" });
+    let withdraw = || teller.post(&format!("/v2/accounts/{a}/withdrawals"), one.clone());
+    withdraw().is(201);
+    teller.post("/v2/transfers?dry_run=true", json!({ "from": a, "to": b, "amount": "1" })).is(200);
+    teller.post("/v2/transfers", json!({ "from": a, "to": b, "amount": "1" })).is(201);
+    let poor = json!({ "from": a, "to": b, "amount": "1000" });
+    teller.post("/v2/transfers", poor).refused(422, "insufficient-funds");
+    assert_eq!(allowance(&teller, &a)["debits"], 1);
+    let hold = teller.post("/v2/holds", json!({ "account": a, "amount": "1" })).is(201);
+    withdraw().refused(422, "velocity-limit");
+    // Giving a hold up gives nothing back until the window is over.
+    teller.post(&text(&hold["_links"]["void"]["href"]), json!({})).is(201);
+    let problem = withdraw().refused(422, "velocity-limit");
+    assert_eq!(problem["allowance"], json!({ "per_day": null, "per_month": null, "debits": 0 }));
+    // What it receives does not count.
+    teller.post(&format!("/v2/accounts/{a}/deposits"), one.clone()).is(201);
+    teller.end();
+}
+
+#[test]
+fn what_another_account_pulls_counts_too() {
+    let teller = Teller::start();
+    let source = teller.open_as(1, "source", "100", json!({ "velocity_limits": { "per_day": "5" } }));
+    let [a] = teller.open_each([(0, "1")]);
+    let kind = json!({ "kind": "overdraft-protection" });
+    teller.put(&format!("/v2/accounts/{a}/links/{source}"), kind).is(200);
+    let withdraw = |amount: &str| teller.post(&format!("/v2/accounts/{a}/withdrawals"), json!({ "amount": amount }));
+    withdraw("6.01").refused(422, "insufficient-funds");
+    withdraw("6").is(201);
+    assert_eq!(teller.posted([&a, &source]), ["0.00", "95.00"]);
+    withdraw("0.01").refused(422, "insufficient-funds");
+    teller.end();
+}

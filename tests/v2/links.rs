@@ -1,0 +1,185 @@
+//! `/v2/accounts/{a}/links/{b}`.
+
+use serde_json::{Value, json};
+
+use crate::teller::{Reply, Teller, relations, side, sides, text};
+
+fn protect(teller: &Teller, account: &str, by: &str) -> Reply {
+    teller.put(&format!("/v2/accounts/{account}/links/{by}"), json!({ "kind": "overdraft-protection" }))
+}
+
+#[test]
+fn accounts_are_linked_and_unlinked() {
+    let mut teller = Teller::start();
+    let [a, b, c] = teller.open_each([(0, "0"), (1, "0"), (2, "0")]);
+    let path = format!("/v2/accounts/{a}/links/{b}");
+    teller.get(&path).refused(404, "link-not-found");
+    let link = teller.put(&path, json!({ "kind": "related" })).is(200);
+    assert_eq!(
+        (&link["account_id"], &link["linked_account_id"], &link["kind"]),
+        (&json!(teller.id(&a)), &json!(teller.id(&b)), &json!("related"))
+    );
+    assert_eq!(relations(&link), ["account", "linked-account", "self"]);
+    assert_eq!(teller.get(&text(&link["_links"]["self"]["href"])).is(200), link);
+    let version = teller.account(&a)["version"].clone();
+    assert_eq!(teller.put(&path, json!({ "kind": "related" })).is(200), link);
+    assert_eq!(teller.account(&a)["version"], version);
+    let protected = protect(&teller, &a, &b).is(200);
+    assert_eq!(protected["kind"], "overdraft-protection");
+    teller.put(&format!("/v2/accounts/{a}/links/{c}"), json!({ "kind": "related" })).is(200);
+    for restart in [false, true] {
+        if restart {
+            teller.restart();
+        }
+        let list = teller.get(&format!("/v2/accounts/{a}/links"));
+        let links = list.is(200);
+        assert_eq!((&links["count"], &links["protects"]), (&json!(2), &json!([])));
+        assert_eq!(links["items"][0], protected);
+        let tag = [("if-none-match", list.header("etag"))];
+        teller.send("GET", &format!("/v2/accounts/{a}/links"), &tag, "").is(304);
+        let other = teller.get(&format!("/v2/accounts/{b}/links")).is(200);
+        assert_eq!((&other["count"], &other["protects"]), (&json!(0), &json!([teller.id(&a)])));
+    }
+    let key = [("idempotency-key", "k")];
+    let removed = teller.send("DELETE", &path, &key, "");
+    removed.is(204);
+    teller.restart();
+    teller.send("DELETE", &path, &key, "").repeats(&removed);
+    teller.delete(&path).refused(404, "link-not-found");
+    assert_eq!(teller.get(&format!("/v2/accounts/{b}/links")).is(200)["protects"], json!([]));
+    teller.put(&format!("/v2/accounts/{a}/links/{a}"), json!({ "kind": "related" })).refused(422, "account-repeated");
+    let nobody = format!("/v2/accounts/{a}/links/name:nobody");
+    teller.put(&nobody, json!({ "kind": "related" })).refused(404, "account-not-found");
+    teller.end();
+}
+
+#[test]
+fn a_chain_of_four_helps_out_wherever_its_accounts_are() {
+    let mut teller = Teller::start();
+    let accounts = teller.open_each([(0, "1"), (2, "2"), (1, "3"), (0, "4"), (1, "50")]);
+    let [a, b, c, d, e] = &accounts;
+    for (account, by) in [(c, d), (a, b), (b, c)] {
+        protect(&teller, account, by).is(200);
+    }
+    protect(&teller, d, e).refused(422, "link-chain-too-long");
+    protect(&teller, e, a).refused(422, "link-chain-too-long");
+    // Version 1 asks nobody and is helped too; the pulls are transactions of their own.
+    let name = &a["name:".len()..];
+    let withdrawal = teller.post(&format!("/accounts/{name}/withdraw"), json!({ "amount": 2 })).is(201);
+    assert_eq!((&withdrawal["balance"], &withdrawal["type"]), (&json!(0.0), &json!("WITHDRAWAL")));
+    assert_eq!(teller.posted([a, b, c, d]), ["0.00", "1.00", "3.00", "4.00"]);
+    assert_eq!(teller.account(a)["version"], 5, "opened, paid in, linked, helped, withdrawn");
+    // The whole chain at once.
+    let withdraw = |amount: &str| teller.post(&format!("/v2/accounts/{a}/withdrawals"), json!({ "amount": amount }));
+    let problem = withdraw("8.01").refused(422, "insufficient-funds");
+    assert_eq!((&problem["available"], &problem["required"]), (&json!("0.00"), &json!("8.01")));
+    let transfer = teller.post("/v2/transfers", json!({ "from": a, "to": e, "amount": "5" })).is(201);
+    assert_eq!(sides(&transfer).len(), 2, "{transfer}");
+    assert_eq!(sides(&transfer)[0].1, "0.00");
+    assert_eq!(teller.posted([a, b, c, d, e]), ["0.00", "0.00", "0.00", "3.00", "55.00"]);
+    let hold = teller.post("/v2/holds", json!({ "account": a, "amount": "2" })).is(201);
+    assert_eq!(sides(&hold), [side("0.00", "2.00", "2.00", teller.account(a)["version"].as_u64().expect("a version"))]);
+    teller.restart();
+    let withdraw = |amount: &str| teller.post(&format!("/v2/accounts/{a}/withdrawals"), json!({ "amount": amount }));
+    withdraw("1.01").refused(422, "insufficient-funds");
+    withdraw("1").is(201);
+    assert_eq!(teller.posted([a, b, c, d]), ["2.00", "0.00", "0.00", "0.00"]);
+    teller.end();
+}
+
+#[test]
+fn a_refused_operation_has_pulled_nothing() {
+    let teller = Teller::start();
+    let [a, b, c] = teller.open_each([(0, "1"), (1, "10"), (2, "0")]);
+    protect(&teller, &a, &b).is(200);
+    let before = teller.everything();
+    teller.post("/v2/transfers?dry_run=true", json!({ "from": a, "to": c, "amount": "5" })).is(200);
+    let legs = json!({ "legs": [
+        { "account": a, "amount": "-5" }, { "account": c, "amount": "-1" }, { "account": b, "amount": "6" },
+    ] });
+    teller.post("/v2/transfers", legs).refused_at(422, "insufficient-funds", "/legs/1/account");
+    let atomic = json!({ "atomic": true, "items": [
+        { "type": "withdraw", "account": a, "amount": "5" }, { "type": "withdraw", "account": c, "amount": "1" },
+    ] });
+    let batch = teller.post("/v2/batches", atomic).is(200);
+    assert_eq!(batch["executed"], 0);
+    teller.patch(&format!("/v2/accounts/{b}"), json!({ "frozen": true })).is(200);
+    let withdrawal = teller.post(&format!("/v2/accounts/{a}/withdrawals"), json!({ "amount": "5" }));
+    withdrawal.refused(422, "insufficient-funds");
+    teller.patch(&format!("/v2/accounts/{b}"), json!({ "frozen": false })).is(200);
+    let after = teller.everything();
+    let posted = |all: &std::collections::HashMap<String, Value>| {
+        let mut posted: Vec<_> = all.iter().map(|(id, account)| (id.clone(), account["posted"].clone())).collect();
+        posted.sort_by(|one, other| one.0.cmp(&other.0));
+        posted
+    };
+    assert_eq!(posted(&after), posted(&before));
+    // Asked for all, an account gives what is its own.
+    let swept = teller.post("/v2/transfers", json!({ "from": a, "to": c, "amount": "all" })).is(201);
+    assert_eq!(sides(&swept)[0].0, "-1.00");
+    teller.end();
+}
+
+#[test]
+fn a_repeated_withdrawal_pulls_once() {
+    let mut teller = Teller::start();
+    let [a, b] = teller.open_each([(2, "1"), (0, "10")]);
+    protect(&teller, &a, &b).is(200);
+    let path = format!("/v2/accounts/{a}/withdrawals");
+    let first = teller.post_keyed(&path, "k", json!({ "amount": "4" }));
+    first.is(201);
+    let refused = teller.post_keyed(&path, "poor", json!({ "amount": "400" }));
+    refused.refused(422, "insufficient-funds");
+    for restart in [false, true] {
+        if restart {
+            teller.restart();
+        }
+        teller.post_keyed(&path, "k", json!({ "amount": "4" })).repeats(&first);
+        teller.post_keyed(&path, "poor", json!({ "amount": "400" })).repeats(&refused);
+        teller.post_keyed(&path, "k", json!({ "amount": "5" })).refused(422, "idempotency-key-reused");
+        assert_eq!(teller.posted([&a, &b]), ["0.00", "7.00"]);
+    }
+    let version = teller.account(&a)["version"].as_u64().expect("a version");
+    let headers = [("if-match", format!("\"{}\"", version - 1))];
+    let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let body = json!({ "amount": "1" }).to_string();
+    teller.send("POST", &path, &headers, body.clone()).refused(412, "version-mismatch");
+    let tag = format!("\"{version}\"");
+    teller.send("POST", &path, &[("if-match", &tag)], body).is(201);
+    teller.end();
+}
+
+#[test]
+fn nobody_protects_itself() {
+    let teller = Teller::start();
+    let [a, b, c] = teller.open_each([(0, "0"), (1, "0"), (2, "0")]);
+    protect(&teller, &a, &b).is(200);
+    protect(&teller, &b, &a).refused(422, "link-cycle");
+    protect(&teller, &b, &c).is(200);
+    protect(&teller, &c, &a).refused(422, "link-cycle");
+    protect(&teller, &a, &c).refused(422, "links-exhausted");
+    protect(&teller, &a, &a).refused(422, "account-repeated");
+    let yen = teller.open_as(1, "yen", "0", json!({ "currency": "JPY" }));
+    protect(&teller, &c, &yen).refused(422, "currency-mismatch");
+    teller.put(&format!("/v2/accounts/{c}/links/{yen}"), json!({ "kind": "related" })).is(200);
+    // Without the link in the middle there is no circle any more.
+    teller.delete(&format!("/v2/accounts/{b}/links/{c}")).is(204);
+    protect(&teller, &c, &a).is(200);
+    teller.end();
+}
+
+#[test]
+fn an_account_has_a_bounded_number_of_links() {
+    let teller = Teller::start();
+    let [a, b] = teller.open_each([(0, "0"), (1, "0")]);
+    let others: Vec<_> = (0..17).map(|number| teller.open(number % 3, &format!("o{number}"), "0")).collect();
+    for other in &others[..16] {
+        teller.put(&format!("/v2/accounts/{a}/links/{other}"), json!({ "kind": "related" })).is(200);
+        protect(&teller, other, &b).is(200);
+    }
+    let last = &others[16];
+    teller.put(&format!("/v2/accounts/{a}/links/{last}"), json!({ "kind": "related" })).refused(422, "links-exhausted");
+    protect(&teller, last, &b).refused(422, "links-exhausted");
+    assert_eq!(teller.get(&format!("/v2/accounts/{a}/links")).is(200)["count"], 16);
+    teller.end();
+}

@@ -1,0 +1,85 @@
+//! `POST /v2/transfers/{id}/reverse`.
+
+use serde_json::{Value, json};
+
+use crate::teller::{Teller, relations, side, sides, text};
+
+fn transfer(teller: &Teller, body: Value) -> String {
+    text(&teller.post("/v2/transfers", body).is(201)["id"])
+}
+
+#[test]
+fn a_transfer_is_paid_back_once() {
+    let mut teller = Teller::start();
+    let [a, b] = teller.open_each([(0, "10"), (1, "0")]);
+    let id = transfer(&teller, json!({ "from": a, "to": b, "amount": "4" }));
+    let path = format!("/v2/transfers/{id}/reverse");
+    let made = teller.post_keyed(&path, "k", json!({ "reference": "sorry" }));
+    let reversal = made.is(201);
+    assert_eq!((&reversal["type"], &reversal["reversal_of"]), (&json!("reversal"), &json!(id)));
+    assert_eq!(sides(&reversal), [side("-4.00", "0.00", "0.00", 3), side("4.00", "10.00", "0.00", 4)]);
+    assert_eq!((&reversal["reference"], relations(&reversal)), (&json!("sorry"), vec!["self"]));
+    for restart in [false, true] {
+        if restart {
+            teller.restart();
+        }
+        let problem = teller.post(&path, json!({})).refused(409, "already-reversed");
+        assert_eq!(problem["reversed_by"], reversal["id"]);
+        teller.send("POST", &path, &[], "").refused(409, "already-reversed");
+        teller.post_keyed(&path, "k", json!({ "reference": "sorry" })).repeats(&made);
+        teller.post_keyed(&path, "k", json!({})).refused(422, "idempotency-key-reused");
+        assert_eq!(teller.get(&format!("/v2/transfers/{id}")).is(200)["reversed_by"], reversal["id"]);
+    }
+    // A reversal is no transfer that could be reversed again, and neither is a deposit.
+    let of_reversal = format!("/v2/transfers/{}/reverse", text(&reversal["id"]));
+    teller.post(&of_reversal, json!({})).refused(404, "transaction-not-found");
+    let deposit = teller.post(&format!("/v2/accounts/{a}/deposits"), json!({ "amount": "1" })).is(201);
+    let of_deposit = format!("/v2/transfers/{}/reverse", text(&deposit["id"]));
+    teller.post(&of_deposit, json!({})).refused(404, "transaction-not-found");
+    teller.end();
+}
+
+#[test]
+fn a_part_is_paid_back_if_there_are_two_legs() {
+    let teller = Teller::start();
+    let [a, b, c] = teller.open_each([(2, "10"), (0, "0"), (1, "0")]);
+    let id = transfer(&teller, json!({ "from": a, "to": b, "amount": "4" }));
+    let path = format!("/v2/transfers/{id}/reverse");
+    let problem = teller.post(&path, json!({ "amount": "4.01" })).refused(422, "reversal-exceeded");
+    assert_eq!(problem["transferred"], "4.00");
+    teller.post(&path, json!({ "amount": "0.001" })).refused(422, "too-many-decimals");
+    let would = teller.post(&format!("{path}?dry_run=true"), json!({ "amount": "1" })).is(200);
+    assert_eq!(would["dry_run"], true);
+    teller.post(&path, json!({ "amount": "1" })).is(201);
+    assert_eq!(teller.posted([&a, &b]), ["7.00", "3.00"]);
+    teller.post(&path, json!({ "amount": "1" })).refused(409, "already-reversed");
+    let legs = json!({ "legs": [
+        { "account": a, "amount": "-3" }, { "account": b, "amount": "1" }, { "account": c, "amount": "2" },
+    ] });
+    let path = format!("/v2/transfers/{}/reverse", transfer(&teller, legs));
+    teller.post(&path, json!({ "amount": "1" })).refused(422, "reversal-not-partial");
+    teller.send("POST", &path, &[], "").is(201);
+    assert_eq!(teller.posted([&a, &b, &c]), ["7.00", "3.00", "0.00"]);
+    teller.end();
+}
+
+#[test]
+fn who_was_paid_has_to_have_the_funds() {
+    let teller = Teller::start();
+    let [a, b, c] = teller.open_each([(1, "10"), (2, "0"), (0, "0")]);
+    let id = transfer(&teller, json!({ "from": a, "to": b, "amount": "4" }));
+    let path = format!("/v2/transfers/{id}/reverse");
+    transfer(&teller, json!({ "from": b, "to": c, "amount": "1" }));
+    let problem = teller.post(&path, json!({})).refused(422, "insufficient-funds");
+    assert_eq!((&problem["available"], &problem["required"]), (&json!("3.00"), &json!("4.00")));
+    assert_eq!(teller.get(&format!("/v2/transfers/{id}")).is(200)["reversed_by"], Value::Null);
+    teller.post(&format!("/v2/accounts/{b}/deposits"), json!({ "amount": "1" })).is(201);
+    teller.patch(&format!("/v2/accounts/{b}"), json!({ "frozen": true })).is(200);
+    teller.post(&path, json!({})).refused(422, "account-frozen");
+    teller.patch(&format!("/v2/accounts/{b}"), json!({ "frozen": false })).is(200);
+    teller.post(&path, json!({})).is(201);
+    let id = transfer(&teller, json!({ "from": c, "to": b, "amount": "1" }));
+    teller.delete(&format!("/v2/accounts/{c}")).is(204);
+    teller.post(&format!("/v2/transfers/{id}/reverse"), json!({})).refused(409, "account-closed");
+    teller.end();
+}
