@@ -308,7 +308,10 @@ async fn an_account_reference_is_an_id_or_a_name() {
     // The reply is the account's entry; what is there has all sides of the transaction, of which this has one.
     let sides = read.json()["accounts"].clone();
     assert_eq!((read.status.as_u16(), &read.json()["id"]), (200, &transaction["id"]));
-    assert_eq!((&sides[0]["account_id"], &sides[0]["amount"], &sides[1]), (&json!(id), &json!("12.34"), &Value::Null));
+    assert_eq!(
+        (&sides[0]["account_id"], &sides[0]["amount"], &sides[1]),
+        (&json!(id), &json!("12.34"), &Value::Null)
+    );
     assert_eq!(first.header("location"), transaction["_links"]["self"]["href"]);
     let history = service.get(&format!("{by_name}/transactions")).await;
     assert_eq!(history.json()["items"], json!([transaction]));
@@ -337,7 +340,8 @@ async fn links_show_what_can_be_done() {
     service.post("/v2/accounts", r#"{"name": "a"}"#).await;
     let path = service.get("/v2/accounts/name:a").await.json()["_links"]["self"]["href"].clone();
     let path = path.as_str().unwrap();
-    let open = ["close", "deposits", "holds", "links", "self", "statement", "transactions", "update", "withdrawals"];
+    let open =
+        ["close", "deposits", "holds", "links", "self", "statement", "transactions", "update", "withdrawals"];
     assert_eq!(links(path).await, open);
     service.post("/accounts/a/deposit", r#"{"amount":1}"#).await;
     assert_eq!(links(path).await, open[1..]);
@@ -350,7 +354,10 @@ async fn links_show_what_can_be_done() {
     let account = &root["_links"]["account"];
     assert_eq!(account, &json!({"href": "/v2/accounts/{account}{?at}", "templated": true}));
     let history = &root["_links"]["transactions"]["href"];
-    assert_eq!(history, "/v2/accounts/{account}/transactions{?limit,order,cursor,types,from,to,amount_min,amount_max,reference}");
+    assert_eq!(
+        history,
+        "/v2/accounts/{account}/transactions{?limit,order,cursor,types,from,to,amount_min,amount_max,reference}"
+    );
     for (name, link) in root["_links"].as_object().unwrap() {
         if link["templated"] != true {
             let found = service.send("OPTIONS", link["href"].as_str().unwrap(), &[], "").await;

@@ -452,6 +452,25 @@ fn decision(event: &mut Event) -> &mut Decision {
     }
 }
 
+/// One leg protected by the account of another left that one short; it was refused with what the pull had left it,
+/// which nobody could ever have seen.
+#[test]
+fn a_refused_leg_tells_what_was_available_before_the_transfer() {
+    let mut bench = pair();
+    done(&mut bench, 0, &Step::Open { name: 2, yen: false, limit: Some(0) });
+    done(&mut bench, 0, &Step::Link(0, 1, true));
+    let legs = [(0, "-150"), (1, "-80"), (2, "230")];
+    let legs = legs.into_iter().map(|(account, sum)| (bench.place(account), quantity(sum))).collect();
+    let operation = Operation::MultiTransfer { legs, note: Note::default() };
+    let item = Item { operation, conditions: Vec::new(), key: None };
+    let ItemOutcome::Refused(rejected) = bench.run(0, &item) else { panic!("it lacks 30.00") };
+    let (available, required) = (units(10_000), units(8000));
+    assert_eq!(
+        rejected.rejection,
+        Rejection::InsufficientFunds { available, required, currency: Currency::USD }
+    );
+}
+
 /// P6: what a log says is believed only if it follows from what it said before.
 #[test]
 fn replay_refuses_forged_decisions() {

@@ -4,13 +4,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use teller::ledger::operation::{HomedKey, Item, Operation, Place, Sum};
+use teller::ledger::operation::{HomedKey, Item, Opening, Operation, Place, Sum};
 use teller::ledger::workspace::Needs;
 use teller::ledger::{
-    AccountName, AccountRef, Amount, Command, Currency, ExcessDecimals, IdempotencyKey, KeyDigest, Ledger,
-    Note, OverdraftDefault, Quantity, Rejection, Sequence, ShardId, Target, Timestamp,
+    AccountName, AccountNumber, AccountRef, Amount, Command, Currency, ExcessDecimals, IdempotencyKey,
+    ItemOutcome, KeyDigest, Ledger, Note, OverdraftDefault, Quantity, Reference, Rejection, Sequence,
+    ShardId, Target, Timestamp,
 };
-use teller::shard::batch::{Moment, Output, Reply, Request, Shard, ShardRules};
+use teller::shard::batch::{AccountFilter, Moment, Output, Reply, Request, Shard, ShardRules};
 use teller::shard::handle::ShardError;
 use teller::shard::work::{ItemReply, Message, WorkReply, WorkRequest};
 use teller::shard::worker::{Network, ShardThreads};
@@ -416,7 +417,7 @@ fn a_key_on_its_way_between_two_shards_is_in_flight() {
     carry(&mut benches, 0);
     let replies = benches[1].replies();
     let [(2, Reply::Worked(WorkReply::Items(items)), _)] = &replies[..] else { panic!("{replies:?}") };
-    assert!(matches!(items[..], [ItemReply::Not(teller::ledger::ItemOutcome::KeyInFlight)]), "{items:?}");
+    assert!(matches!(items[..], [ItemReply::Not(ItemOutcome::KeyInFlight)]), "{items:?}");
     carry(&mut benches, 1);
     benches[0].ask(3, Request::Execute { command: deposit("a"), key: Some(key.key), request_id: "r".into() });
     assert_eq!(benches[0].replies().pop().map(|(_, reply, _)| reply), Some(Reply::KeyInFlight));
@@ -446,6 +447,147 @@ fn too_many_who_wait_are_refused_at_once() {
     carry(&mut benches, 1);
     assert_eq!(benches[0].replies().len(), waiting);
     assert!(!benches[0].shard.is_locked());
+}
+
+/// A work of these items; what it needs is said by whoever makes it.
+fn work(items: Vec<Item>, atomic: bool, key: Option<HomedKey>, needs: Vec<(usize, Needs)>) -> Request {
+    let needs = needs.into_iter().map(|(index, needs)| (id(index), needs)).collect();
+    let request_id = "r-1".into();
+    Request::Work(Box::new(WorkRequest { items, atomic, dry_run: false, key, request_id, needs }))
+}
+
+fn item(operation: Operation, key: Option<HomedKey>) -> Item {
+    Item { operation, conditions: Vec::new(), key }
+}
+
+fn key_at(home: usize, number: u8) -> HomedKey {
+    let key = IdempotencyKey { digest: KeyDigest([number; 16]), fingerprint: [number; 16] };
+    HomedKey { home: id(home), key }
+}
+
+/// Serves a work at its first shard, and carries messages until there are none.
+fn finish<const N: usize>(benches: &mut [Bench; N], first: usize, request: Request) -> Reply {
+    benches[first].ask(9, request);
+    while (0..N).map(|from| carry(benches, from)).sum::<usize>() > 0 {}
+    let mut replies = benches.iter_mut().flat_map(Bench::replies);
+    replies.next().expect("an answer").1
+}
+
+/// Whoever opened an account that another shard decided about has its id, while its own shard has not heard of it: it
+/// said that there is no such account.
+#[test]
+fn an_account_that_is_not_there_yet_is_waited_for() {
+    let mut benches = benches::<2>();
+    let opening = Opening::plain(name("late"), Currency::USD, None);
+    let opening = Operation::Open { shard: id(0), opening: Box::new(opening) };
+    let openings = Needs { openings: vec![name("late")], ..Needs::default() };
+    let keys = Needs { keys: vec![key_at(1, 3).key], ..Needs::default() };
+    let items = vec![item(opening, Some(key_at(1, 3)))];
+    benches[0].ask(1, work(items, false, None, vec![(0, openings), (1, keys)]));
+    carry(&mut benches, 0);
+    assert_eq!(benches[1].replies().len(), 1, "it is opened");
+    let number = AccountNumber::new(1);
+    let late = AccountRef::Number { number, opened: Timestamp::from_millis(1) };
+    benches[0].ask(2, Request::Account(late.clone()));
+    benches[0].ask(3, Request::AccountByNumber(number));
+    benches[0].ask(4, Request::Accounts { from: number, count: 10, filter: Arc::default() });
+    benches[0].ask(5, Request::Holds { account: late, count: 10 });
+    assert!(benches[0].replies().is_empty(), "they wait for the opening");
+    carry(&mut benches, 1);
+    for (to, reply, _) in benches[0].replies() {
+        let found = match &reply {
+            Reply::Account(account) => account.is_some(),
+            Reply::Accounts { accounts, .. } => accounts.len() == 1,
+            Reply::Holds(holds) => holds.is_some(),
+            _ => false,
+        };
+        assert!(found, "{to}: {reply:?}");
+    }
+}
+
+/// A list said that an account is closed before that was durable: it was sealed with the events of what it showed,
+/// and a closed account was what it left out.
+#[test]
+fn a_list_waits_for_what_it_leaves_out() {
+    let mut bench = Bench::new();
+    bench.serve(execute(open("a"), None), moment(1, 0));
+    let target = Target { account: AccountRef::Name(name("a")), version: None };
+    bench.serve(execute(Command::Close { target }, None), moment(2, 1));
+    let filter = AccountFilter { closed: Some(false), ..AccountFilter::default() };
+    let list = Request::Accounts { from: AccountNumber::new(0), count: 10, filter: filter.into() };
+    let (reply, after) = bench.serve(list, moment(3, 1));
+    assert_eq!((reply, after), (Reply::Accounts { accounts: Vec::new(), next: None }, 2));
+}
+
+/// The shard of a hold's payee was in the work for a key alone. It was not asked about references when the payee was
+/// found, and one was used twice.
+#[test]
+fn the_references_of_an_account_that_is_found_late_are_asked_for() {
+    let mut benches = benches::<2>();
+    let payee = Place { shard: id(1), account: AccountRef::Name(name("payee")) };
+    let opening = Opening { unique_reference: true, ..Opening::plain(name("payee"), Currency::USD, None) };
+    let opening = Operation::Open { shard: id(1), opening: Box::new(opening) };
+    let reference = Reference::parse("invoice 1").expect("valid");
+    let note = Note { reference: Some(reference.clone()), ..Note::default() };
+    let deposit = Operation::Deposit { account: payee.clone(), amount: quantity("1"), note: note.clone() };
+    let needs = Needs {
+        accounts: vec![payee.account.clone()],
+        openings: vec![name("payee")],
+        references: vec![reference.clone()],
+        ..Needs::default()
+    };
+    finish(
+        &mut benches,
+        1,
+        work(vec![item(opening, None), item(deposit, None)], false, None, vec![(1, needs)]),
+    );
+    let hold = Operation::Hold {
+        account: place(0),
+        amount: Sum::Exactly(quantity("1")),
+        to: Some(payee.clone()),
+        expires_in_ms: 1000,
+        note: Note::default(),
+    };
+    let of = |account| Needs { accounts: vec![account], ..Needs::default() };
+    let needs = vec![(0, of(place(0).account)), (1, of(payee.account))];
+    finish(&mut benches, 0, work(vec![item(hold, None)], false, None, needs));
+    let (key, _) = benches[0].shard.ledger().holds().iter().next().expect("a hold");
+    let hold = key.id(id(0), Timestamp::from_millis(1));
+    let capture = Operation::Capture { hold, amount: None, note };
+    let holds = Needs { holds: vec![hold], references: vec![reference], ..Needs::default() };
+    let keys = Needs { keys: vec![key_at(1, 5).key], ..Needs::default() };
+    let items = vec![item(capture, Some(key_at(1, 5)))];
+    let reply = finish(&mut benches, 0, work(items, false, None, vec![(0, holds), (1, keys)]));
+    let Reply::Worked(WorkReply::Items(items)) = &reply else { panic!("{reply:?}") };
+    let [ItemReply::Not(ItemOutcome::Refused(rejected))] = &items[..] else { panic!("{items:?}") };
+    assert!(matches!(rejected.rejection, Rejection::ReferenceUsed { .. }), "{rejected:?}");
+}
+
+/// P5: a list that is all or nothing was refused because an item's key was in flight, and its own key stood for that
+/// from then on: it could not be tried again.
+#[test]
+fn a_list_is_tried_again_when_the_key_of_an_item_was_in_flight() {
+    let mut benches = benches::<2>();
+    let deposit = |to: usize, key| {
+        item(Operation::Deposit { account: place(to), amount: quantity("1"), note: Note::default() }, key)
+    };
+    let needs = |accounts, keys| Needs { accounts, keys, ..Needs::default() };
+    let first = needs(vec![], vec![key_at(0, 1).key]);
+    let first = vec![(0, first), (1, needs(vec![place(1).account], vec![]))];
+    benches[0].ask(1, work(vec![deposit(1, Some(key_at(0, 1)))], false, None, first));
+    let list = |benches: &mut [Bench; 2]| {
+        let needs = needs(vec![place(0).account], vec![key_at(0, 1).key, key_at(0, 2).key]);
+        let items = vec![deposit(0, None), deposit(0, Some(key_at(0, 1)))];
+        benches[0].ask(2, work(items, true, Some(key_at(0, 2)), vec![(0, needs)]));
+        benches[0].replies().pop().expect("an answer").1
+    };
+    let in_flight = |reply: Reply| {
+        let Reply::Worked(WorkReply::Items(items)) = &reply else { panic!("{reply:?}") };
+        matches!(items[..], [_, ItemReply::Not(ItemOutcome::KeyInFlight)])
+    };
+    assert!(in_flight(list(&mut benches)));
+    assert!(in_flight(list(&mut benches)), "it is tried, and not answered from its key");
+    assert_eq!(benches[0].shard.ledger().last(), Sequence::FIRST, "nothing of that was recorded");
 }
 
 fn network(shards: usize) -> Vec<ShardThreads<MemoryJournal>> {

@@ -171,7 +171,9 @@ impl Bank {
             Change::Settled { by, .. } => *by,
             _ => TransactionId { time: event.time, shard, sequence },
         };
-        let Some(Kind::Batch { results, request_id }) = event.change.decision().map(|decision| &decision.kind) else {
+        let Some(Kind::Batch { results, request_id }) =
+            event.change.decision().map(|decision| &decision.kind)
+        else {
             unreachable!("a key's fingerprint binds it to its kind of request");
         };
         let sequences: Vec<_> = results
@@ -182,7 +184,10 @@ impl Bank {
             })
             .collect();
         let read = self.read_history(end.shard, move |history| {
-            sequences.into_iter().map(|sequence| Ok((sequence, history.event(sequence)?))).collect::<Result<Vec<_>, _>>()
+            sequences
+                .into_iter()
+                .map(|sequence| Ok((sequence, history.event(sequence)?)))
+                .collect::<Result<Vec<_>, _>>()
         });
         let mut events = read.await?.into_iter();
         let mut replayed = Vec::with_capacity(results.len());
@@ -247,7 +252,10 @@ fn recorded_bytes_max(item: &BatchItem) -> usize {
     let (accounts, debits, note) = match &item.operation {
         Operation::Open { opening, .. } => {
             let texts = opening.name.len() + metadata_bytes(&opening.metadata);
-            return EVENT + ACCOUNT + texts + opening.reference.as_ref().map_or(0, |reference| reference.len());
+            return EVENT
+                + ACCOUNT
+                + texts
+                + opening.reference.as_ref().map_or(0, |reference| reference.len());
         }
         Operation::Deposit { note, .. } | Operation::Void { note, .. } => (1, 0, note),
         Operation::Withdraw { note, .. } => (1, 1, note),
@@ -257,7 +265,10 @@ fn recorded_bytes_max(item: &BatchItem) -> usize {
             (legs.len(), legs.iter().filter(|(_, amount)| !amount.is_positive()).count(), note)
         }
         Operation::Reverse { legs, note, .. } => (legs.len(), 0, note),
-        Operation::Amend { .. } | Operation::Close { .. } | Operation::Link { .. } | Operation::Unlink { .. } => {
+        Operation::Amend { .. }
+        | Operation::Close { .. }
+        | Operation::Link { .. }
+        | Operation::Unlink { .. } => {
             unreachable!("it is no operation of a batch")
         }
     };

@@ -18,19 +18,19 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
+pub use batch::{
+    BATCH_ATOMIC_ITEMS_MAX, BATCH_ITEMS_MAX, BatchItem, BatchOutcome, BatchRefusal, BatchResult,
+};
 pub use history::{
-    AccountEntry, ENTRIES_EXAMINED_MAX, EntryFilter, EntryType, Order, Page, PastAccount, Point, STATEMENT_ENTRIES_MAX,
-    Statement, StatementLine,
+    AccountEntry, ENTRIES_EXAMINED_MAX, EntryFilter, EntryType, Order, Page, PastAccount, Point,
+    STATEMENT_ENTRIES_MAX, Statement, StatementLine,
 };
-pub use batch::{BATCH_ITEMS_MAX, BATCH_ATOMIC_ITEMS_MAX, BatchItem, BatchOutcome, BatchRefusal, BatchResult};
 
-use crate::ledger::operation::{
-    Condition, Item, Opening, Operation, Place, Requirement, Sum, VelocityTerms,
-};
+use crate::ledger::operation::{Condition, Item, Opening, Operation, Place, Requirement, Sum, VelocityTerms};
 use crate::ledger::{
-    AccountChange, AccountId, AccountName, AccountNumber, AccountRef, Amount, Change, Command, Currency, Decision, Direction,
-    Event, HoldId, IdempotencyKey, ItemOutcome, Kind, Note, Opened, Outcome, OverdraftDefault, Quantity, Rejected,
-    Rejection, Sequence, ShardId, Target, Timestamp, TransactionId,
+    AccountChange, AccountId, AccountName, AccountNumber, AccountRef, Amount, Change, Command, Currency,
+    Decision, Direction, Event, HoldId, IdempotencyKey, ItemOutcome, Kind, Note, Opened, Outcome,
+    OverdraftDefault, Quantity, Rejected, Rejection, Sequence, ShardId, Target, Timestamp, TransactionId,
 };
 use crate::router::Router;
 use crate::shard::batch::{AccountFilter, AccountView, HoldView, Reply, Request, TrialBalance};
@@ -359,7 +359,8 @@ impl Bank {
         } else {
             let account = Place { shard, account };
             let requirement = version.map(Requirement::Match);
-            let conditions = requirement.map(|requirement| Condition { account: account.clone(), requirement });
+            let conditions =
+                requirement.map(|requirement| Condition { account: account.clone(), requirement });
             let conditions = conditions.into_iter().collect();
             let operation = match direction {
                 Direction::Deposit => Operation::Deposit { account, amount, note },
@@ -394,7 +395,9 @@ impl Bank {
             reply => return Err(refusal(Reply::Worked(reply))),
         };
         match items.pop().expect("an item has a reply") {
-            ItemReply::Done { id, decision } => Ok(Done { value: Executed { id, decision }, replayed: false }),
+            ItemReply::Done { id, decision } => {
+                Ok(Done { value: Executed { id, decision }, replayed: false })
+            }
             ItemReply::Not(ItemOutcome::Settled(outcome)) => self.settled(outcome).await,
             ItemReply::Not(outcome) => Err(item_refusal(outcome)),
         }
@@ -476,8 +479,7 @@ impl Bank {
         let mut page = Vec::new();
         let (mut shard, mut from) = from;
         while let Some(here) = self.shards.get(shard.index()) {
-            let request =
-                Request::Accounts { from, count: count - page.len(), filter: Arc::clone(&filter) };
+            let request = Request::Accounts { from, count: count - page.len(), filter: Arc::clone(&filter) };
             let (accounts, next) = match here.handle.ask(request).await? {
                 Reply::Accounts { accounts, next } => (accounts, next),
                 reply => return Err(refusal(reply)),
@@ -486,7 +488,8 @@ impl Bank {
             if let Some(next) = next {
                 return Ok((page, Some((shard, next))));
             }
-            let Some(after) = ShardId::new(shard.index() + 1).filter(|id| id.index() < self.shards.len()) else {
+            let Some(after) = ShardId::new(shard.index() + 1).filter(|id| id.index() < self.shards.len())
+            else {
                 return Ok((page, None));
             };
             (shard, from) = (after, AccountNumber::new(0));
@@ -546,7 +549,9 @@ impl Bank {
         let event = self.read_history(id.shard, move |history| history.event(id.sequence)).await?;
         let event = event.filter(|event| event.time == id.time).ok_or(Refusal::TransactionNotFound)?;
         match &event.change {
-            Change::Opened { account, .. } | Change::Posted { account, .. } | Change::Closed { account, .. } => {
+            Change::Opened { account, .. }
+            | Change::Posted { account, .. }
+            | Change::Closed { account, .. } => {
                 let account = self.view(id.shard, Request::AccountByNumber(*account)).await?;
                 let (opened, currency) = (account.id.opened, account.currency);
                 Ok(self.executed_short(id.shard, id.sequence, &event, opened, currency))
@@ -650,7 +655,9 @@ impl Bank {
                 }
                 Short::Executed(Executed { id, decision: Arc::new((**decision).clone()) })
             }
-            Change::Opened { account, .. } | Change::Posted { account, .. } | Change::Closed { account, .. } => {
+            Change::Opened { account, .. }
+            | Change::Posted { account, .. }
+            | Change::Closed { account, .. } => {
                 let account = self.view(shard, Request::AccountByNumber(*account)).await?;
                 let (opened, currency) = (account.opened, account.currency);
                 Short::Event { sequence, event, opened, currency }

@@ -33,7 +33,9 @@ impl Bank {
         let mut needs = BTreeMap::<ShardId, Needs>::new();
         let mut references = Vec::new();
         for item in &items {
-            for place in item.operation.places().into_iter().chain(item.conditions.iter().map(|of| &of.account)) {
+            for place in
+                item.operation.places().into_iter().chain(item.conditions.iter().map(|of| &of.account))
+            {
                 needs.entry(place.shard).or_default().accounts.push(place.account.clone());
             }
             match &item.operation {

@@ -5,7 +5,9 @@ use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use hyper::HeaderMap;
-use hyper::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
+use hyper::header::{
+    ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH,
+};
 use uuid::Uuid;
 
 use super::problem::{Code, Place, Problem};
@@ -335,7 +337,8 @@ pub(super) fn preferred(headers: &HeaderMap, offered: &[&str]) -> Option<usize> 
         })
     };
     // Of those that it likes alike, the one that it names most precisely.
-    let rated = offered.iter().enumerate().map(|(place, offered)| (place, quality_of(offered).unwrap_or((0, 0))));
+    let rated =
+        offered.iter().enumerate().map(|(place, offered)| (place, quality_of(offered).unwrap_or((0, 0))));
     let (place, (quality, _)) = rated.rev().max_by_key(|(_, rating)| *rating)?;
     (quality > 0).then_some(place)
 }

@@ -12,9 +12,9 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::reply::Reply;
+use super::wire::AllowanceLeft;
 use super::wire::Version;
 use super::wire::schema::{Describe, Schemas};
-use super::wire::AllowanceLeft;
 use super::wire::write::{self, Id, MoneyNumber, MoneyText, Object, Write};
 use crate::bank::Refusal;
 use crate::ledger::workspace::CONDITION_PLACES_FROM;

@@ -129,7 +129,9 @@ impl<'q> Query<'q> {
                 P::parse_list(&all.flat_map(|given| given.value.split(',')).collect::<Vec<_>>())
             }
             (Some(_), Some(_)) => Err("stands there more than once".into()),
-            (Some(given), None) => decode(given.value).map_err(Cow::Borrowed).and_then(|text| P::parse(&text)),
+            (Some(given), None) => {
+                decode(given.value).map_err(Cow::Borrowed).and_then(|text| P::parse(&text))
+            }
         };
         let place = Place::Parameter(name.into());
         parsed.map_err(|detail| errors.push(FieldError { place, detail })).ok()

@@ -1,8 +1,8 @@
 //! An account's state.
 
 use super::{
-    AccountId, AccountName, AccountNumber, Amount, Chain, Currency, Metadata, OverdraftDefault, Reference, Spent, Timestamp,
-    VelocityLimits,
+    AccountId, AccountName, AccountNumber, Amount, Chain, Currency, Metadata, OverdraftDefault, Reference,
+    Spent, Timestamp, VelocityLimits,
 };
 
 /// How many links an account has at most in either direction, which bounds what one request can reach.

@@ -9,9 +9,9 @@
 //! - an effect says what it leaves (version, balance, held), so that whoever applies or reads it can check it.
 
 use super::{
-    AccountId, AccountName, AccountNumber, Amount, Currency, Details, HoldId, HoldKey, HoldOutcome, KeyUse, Link, Metadata, Note,
-    Reference, Rejected, Sequence, ShardId, Spent, Timestamp,
-    TransactionId, VelocityLimits,
+    AccountId, AccountName, AccountNumber, Amount, Currency, Details, HoldId, HoldKey, HoldOutcome, KeyUse,
+    Link, Metadata, Note, Reference, Rejected, Sequence, ShardId, Spent, Timestamp, TransactionId,
+    VelocityLimits,
 };
 
 /// What an operation changes.

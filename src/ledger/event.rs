@@ -3,8 +3,8 @@
 use smallvec::SmallVec;
 
 use super::{
-    AccountChange, AccountName, AccountNumber, After, Amount, Currency, Decision, Effect, IdempotencyKey, Kind, Links,
-    Note, Opened, Part, Rejection, Sequence, ShardId, Timestamp, TransactionId,
+    AccountChange, AccountName, AccountNumber, After, Amount, Currency, Decision, Effect, IdempotencyKey,
+    Kind, Links, Note, Opened, Part, Rejection, Sequence, ShardId, Timestamp, TransactionId,
 };
 
 /// One event of a shard's log. Its sequence is its place in the log, not part of it.
@@ -158,8 +158,12 @@ impl Change {
     /// The entry that an account of the shard in whose log this stands has here.
     pub fn entry(&self, shard: ShardId, wanted: AccountNumber) -> Option<Entry> {
         match self {
-            Change::Opened { account, .. } if *account == wanted => Some(Entry { version: 1, ..Entry::default() }),
-            Change::Posted { account, entry, .. } | Change::Closed { account, entry } if *account == wanted => {
+            Change::Opened { account, .. } if *account == wanted => {
+                Some(Entry { version: 1, ..Entry::default() })
+            }
+            Change::Posted { account, entry, .. } | Change::Closed { account, entry }
+                if *account == wanted =>
+            {
                 Some(*entry)
             }
             Change::Decided { decision, links } | Change::Settled { decision, links, .. } => {
@@ -186,8 +190,12 @@ impl Change {
                 };
                 (kind, *account, AccountChange::Posted { amount: direction.signed(*amount) }, entry.after())
             }
-            Change::Closed { account, entry } => (Kind::Closing, *account, AccountChange::Closed, entry.after()),
-            Change::Decided { decision, .. } | Change::Settled { decision, .. } => return Some((**decision).clone()),
+            Change::Closed { account, entry } => {
+                (Kind::Closing, *account, AccountChange::Closed, entry.after())
+            }
+            Change::Decided { decision, .. } | Change::Settled { decision, .. } => {
+                return Some((**decision).clone());
+            }
             Change::Refused { .. } | Change::Claimed => return None,
         };
         let effects = vec![Effect { account, opened, currency, change, after }];

@@ -4,8 +4,8 @@
 //! accounts of any shards and is decided on copies of them ([`super::Workspace`]).
 
 use super::{
-    AccountName, AccountRef, AmountError, Currency, HoldId, IdempotencyKey, LinkKind, Metadata, Note, Quantity,
-    Reference, ShardId, TransactionId,
+    AccountName, AccountRef, AmountError, Currency, HoldId, IdempotencyKey, LinkKind, Metadata, Note,
+    Quantity, Reference, ShardId, TransactionId,
 };
 
 /// The most legs of a transfer.
@@ -270,7 +270,8 @@ impl VelocityTerms {
     /// # Errors
     /// If an amount does not fit the currency.
     pub fn in_currency(&self, currency: Currency) -> Result<super::VelocityLimits, AmountError> {
-        let amount = |quantity: Option<Quantity>| quantity.map(|quantity| quantity.to_amount(currency)).transpose();
+        let amount =
+            |quantity: Option<Quantity>| quantity.map(|quantity| quantity.to_amount(currency)).transpose();
         Ok(super::VelocityLimits {
             per_day: amount(self.per_day)?,
             per_month: amount(self.per_month)?,
@@ -313,7 +314,9 @@ impl Operation {
             Operation::Transfer { from, to, .. } => vec![from, to],
             Operation::MultiTransfer { legs, .. } => legs.iter().map(|(place, _)| place).collect(),
             Operation::Reverse { legs, .. } => legs.iter().map(|(place, _)| place).collect(),
-            Operation::Hold { account, to, .. } => [Some(account), to.as_ref()].into_iter().flatten().collect(),
+            Operation::Hold { account, to, .. } => {
+                [Some(account), to.as_ref()].into_iter().flatten().collect()
+            }
             Operation::Link { account, to, .. } | Operation::Unlink { account, to } => vec![account, to],
         }
     }

@@ -7,10 +7,11 @@ use hashbrown::HashTable;
 
 use super::workspace::{AccountState, Decided, Grant, Needs};
 use super::{
-    Account, AccountChange, AccountId, AccountName, AccountNumber, AccountRef, AccountStatus, After, Amount, AmountError,
-    Chain, Change, Command, Currency, Decision, Direction, Effect, Entry, Event, Hold, HoldKey, HoldOutcome,
-    HoldStatus, Holds, IdempotencyKey, KeyDigest, KeyRecord, KeyStatus, Keys, Kind, Note, Part, PartLinks, Quantity,
-    Reference, Rejection, Sequence, ShardId, Target, Terms, Timestamp, Total, TransactionId,
+    Account, AccountChange, AccountId, AccountName, AccountNumber, AccountRef, AccountStatus, After, Amount,
+    AmountError, Chain, Change, Command, Currency, Decision, Direction, Effect, Entry, Event, Hold, HoldKey,
+    HoldOutcome, HoldStatus, Holds, IdempotencyKey, KeyDigest, KeyRecord, KeyStatus, Keys, Kind, Note, Part,
+    PartLinks, Quantity, Reference, Rejection, Sequence, ShardId, Target, Terms, Timestamp, Total,
+    TransactionId,
 };
 
 /// The accounts of one shard and its part of `@world`.
@@ -315,7 +316,8 @@ impl Ledger {
                     return Err(Rejection::AccountExists);
                 }
                 let number = u32::try_from(self.accounts.len()).map_err(|_| Rejection::AccountsExhausted)?;
-                let overdraft_limit = overdraft_limit.map(|limit| in_currency(limit, *currency)).transpose()?;
+                let overdraft_limit =
+                    overdraft_limit.map(|limit| in_currency(limit, *currency)).transpose()?;
                 Ok(Change::Opened {
                     account: AccountNumber::new(number),
                     name: name.clone(),
@@ -540,7 +542,9 @@ impl Ledger {
             return PartLinks::new();
         };
         let links = |effect: &Effect| {
-            self.accounts.get(effect.account.index()).map_or_else(Default::default, |account| account.chain.links())
+            self.accounts
+                .get(effect.account.index())
+                .map_or_else(Default::default, |account| account.chain.links())
         };
         part.effects.iter().map(links).collect()
     }
@@ -602,7 +606,11 @@ impl Ledger {
                 let by = TransactionId { time: event.time, shard: self.shard, sequence };
                 self.apply_part(decision, links, by, sequence);
                 for part in decision.parts.iter().filter(|part| part.shard != self.shard) {
-                    assert_eq!(part.previous, self.sent_to(part.shard), "decisions for a shard follow one another");
+                    assert_eq!(
+                        part.previous,
+                        self.sent_to(part.shard),
+                        "decisions for a shard follow one another"
+                    );
                     self.sent.insert(part.shard, sequence);
                 }
             }
@@ -678,7 +686,10 @@ impl Ledger {
                 side.entry(effect.currency).or_default().add(moved.negated());
             }
             if let Some(reference) = decision.note.reference.as_ref()
-                && self.accounts[number.index()].details.as_ref().is_some_and(|details| details.unique_reference)
+                && self.accounts[number.index()]
+                    .details
+                    .as_ref()
+                    .is_some_and(|details| details.unique_reference)
             {
                 self.references.entry(number).or_default().insert(reference.clone(), by);
             }
@@ -804,7 +815,8 @@ impl Ledger {
                 let balance = account.posted.checked_add(moved);
                 ensure(balance == Some(entry.balance), || "its balance is not the sum".to_owned())?;
                 let own_limit = account.overdraft_limit.filter(|_| *direction == Direction::Withdrawal);
-                let covers = |limit| super::account::available(entry.balance, entry.held, limit) >= Amount::ZERO;
+                let covers =
+                    |limit| super::account::available(entry.balance, entry.held, limit) >= Amount::ZERO;
                 ensure(own_limit.is_none_or(covers), || {
                     "it passes the account's overdraft limit".to_owned()
                 })?;
@@ -890,7 +902,9 @@ fn next_entry(account: &Account, balance: Amount) -> Entry {
 fn in_currency(quantity: Quantity, currency: Currency) -> Result<Amount, Rejection> {
     quantity.to_amount(currency).map_err(|error| match error {
         AmountError::TooManyDecimals { .. } => Rejection::TooManyDecimals { currency },
-        AmountError::NotANumber | AmountError::TooLong { .. } | AmountError::TooLarge => Rejection::BalanceOutOfRange,
+        AmountError::NotANumber | AmountError::TooLong { .. } | AmountError::TooLarge => {
+            Rejection::BalanceOutOfRange
+        }
     })
 }
 

@@ -69,7 +69,8 @@ impl VelocityLimits {
     /// What may still leave at a time.
     pub fn allowance(&self, spent: &Spent, now: Timestamp) -> Allowance {
         let spent = spent.at(self, now);
-        let left = |limit: Amount, spent: Amount| limit.checked_sub(spent).unwrap_or(Amount::ZERO).max(Amount::ZERO);
+        let left =
+            |limit: Amount, spent: Amount| limit.checked_sub(spent).unwrap_or(Amount::ZERO).max(Amount::ZERO);
         Allowance {
             in_day: self.per_day.map(|limit| left(limit, spent.in_day)),
             in_month: self.per_month.map(|limit| left(limit, spent.in_month)),

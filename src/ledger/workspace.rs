@@ -20,12 +20,14 @@ use super::decision::{
     AccountChange, After, Amended, Decision, Effect, ItemOutcome, Kind, Opened, Outcome, Part,
 };
 use super::operation::{
-    Amendment, Condition, Item, MetadataChange, Opening, Operation, PROTECTION_CHAIN_MAX, Place, Requirement, Sum,
+    Amendment, Condition, Item, MetadataChange, Opening, Operation, PROTECTION_CHAIN_MAX, Place, Requirement,
+    Sum,
 };
 use super::{
-    AccountId, AccountName, AccountNumber, AccountRef, Amount, AmountError, Currency, Details, Hold, HoldId, HoldKey,
-    HoldOutcome, HoldStatus, IdempotencyKey, KeyDigest, KeyStatus, KeyUse, LINKS_MAX, Link, LinkKind, Metadata, Note,
-    NoteError, Quantity, Reference, Rejected, Rejection, Sequence, ShardId, Terms, Timestamp, Total, TransactionId, VelocityLimits,
+    AccountId, AccountName, AccountNumber, AccountRef, Amount, AmountError, Currency, Details, Hold, HoldId,
+    HoldKey, HoldOutcome, HoldStatus, IdempotencyKey, KeyDigest, KeyStatus, KeyUse, LINKS_MAX, Link,
+    LinkKind, Metadata, Note, NoteError, Quantity, Reference, Rejected, Rejection, Sequence, ShardId, Terms,
+    Timestamp, Total, TransactionId, VelocityLimits,
 };
 use super::{HOLD_VERSION_MAX, METADATA_ENTRIES_MAX};
 
@@ -251,9 +253,7 @@ impl Workspace {
             KeyStatus::New | KeyStatus::Claimed => None,
             // Used further up in this very list.
             KeyStatus::IN_FLIGHT => Some(ItemOutcome::KeyInFlight),
-            KeyStatus::Settled(sequence) => {
-                Some(ItemOutcome::Settled(Outcome { shard: *home, sequence }))
-            }
+            KeyStatus::Settled(sequence) => Some(ItemOutcome::Settled(Outcome { shard: *home, sequence })),
             KeyStatus::Reused => Some(ItemOutcome::KeyReused),
         }
     }
@@ -291,7 +291,13 @@ impl Workspace {
     }
 
     /// Writes down how a list with a key of its own ended.
-    pub fn end_batch(&mut self, results: Vec<ItemOutcome>, request_id: &str, home: ShardId, key: IdempotencyKey) {
+    pub fn end_batch(
+        &mut self,
+        results: Vec<ItemOutcome>,
+        request_id: &str,
+        home: ShardId,
+        key: IdempotencyKey,
+    ) {
         let kind = Kind::Batch { results, request_id: request_id.into() };
         let decision = Decision { kind, note: Note::default(), parts: Vec::new() };
         self.push(decision, Some((home, self.terms.key_use(key))));
@@ -414,7 +420,9 @@ impl Workspace {
                 self.finish(draft)
             }
             Operation::MultiTransfer { legs, note } => self.multi_transfer(legs, note),
-            Operation::Reverse { transfer, legs, amount, note } => self.reverse(*transfer, legs, *amount, note),
+            Operation::Reverse { transfer, legs, amount, note } => {
+                self.reverse(*transfer, legs, *amount, note)
+            }
             Operation::Hold { account, amount, to, expires_in_ms, note } => {
                 let index = self.payer(account, 0)?;
                 let to = match to {
@@ -521,7 +529,8 @@ impl Workspace {
         let before: Vec<_> = amounts.iter().map(|&(index, _)| self.accounts[index].available()).collect();
         for (place, &(index, amount)) in amounts.iter().enumerate() {
             if !amount.is_positive() {
-                self.ensure_funds(index, amount.negated(), place).map_err(|stop| told_before(stop, &before))?;
+                self.ensure_funds(index, amount.negated(), place)
+                    .map_err(|stop| told_before(stop, &before))?;
             }
         }
         let mut draft = Draft::new(Kind::Transfer, note);
@@ -550,7 +559,9 @@ impl Workspace {
                 let currency = self.accounts[index].currency;
                 let part = in_currency(quantity, currency, place)?;
                 if part > amount.magnitude() {
-                    return Err(Rejection::ReversalExceeded { transferred: amount.magnitude(), currency }.into());
+                    return Err(
+                        Rejection::ReversalExceeded { transferred: amount.magnitude(), currency }.into()
+                    );
                 }
                 back = if back.is_positive() { part } else { part.negated() };
             }
@@ -598,7 +609,9 @@ impl Workspace {
         let hold = Hold { created: now, amount, to, expires, status: HoldStatus::Pending };
         self.holds.insert(id, Some(hold));
         let mut draft = Draft::new(Kind::Hold, note);
-        self.effect(&mut draft, index, AccountChange::Held { amount, to, expires }, |account| account.held = held);
+        self.effect(&mut draft, index, AccountChange::Held { amount, to, expires }, |account| {
+            account.held = held
+        });
         self.finish(draft)
     }
 
@@ -815,7 +828,11 @@ impl Workspace {
 
     fn same_currency(&self, first: usize, second: usize, number: usize) -> Result<(), Stop> {
         let (expected, found) = (self.accounts[first].currency, self.accounts[second].currency);
-        if expected == found { Ok(()) } else { Err(at(Rejection::CurrencyMismatch { expected, found }, number)) }
+        if expected == found {
+            Ok(())
+        } else {
+            Err(at(Rejection::CurrencyMismatch { expected, found }, number))
+        }
     }
 
     fn sum(&self, index: usize, sum: Sum, number: usize) -> Result<Amount, Stop> {
@@ -1014,9 +1031,15 @@ fn place_of(id: AccountId) -> Place {
 /// another, and what that had left then is a state that never was.
 fn told_before(stop: Stop, before: &[Amount]) -> Stop {
     match stop {
-        Stop::Rejected(Rejected { rejection: Rejection::InsufficientFunds { required, currency, .. }, at }) => {
+        Stop::Rejected(Rejected {
+            rejection: Rejection::InsufficientFunds { required, currency, .. },
+            at,
+        }) => {
             let available = before[usize::from(at.expect("it is about a leg"))];
-            Stop::Rejected(Rejected { rejection: Rejection::InsufficientFunds { available, required, currency }, at })
+            Stop::Rejected(Rejected {
+                rejection: Rejection::InsufficientFunds { available, required, currency },
+                at,
+            })
         }
         stop => stop,
     }
@@ -1029,7 +1052,9 @@ fn in_currency(quantity: Quantity, currency: Currency, place: usize) -> Result<A
 fn amount_error(error: AmountError, currency: Currency) -> Rejection {
     match error {
         AmountError::TooManyDecimals { .. } => Rejection::TooManyDecimals { currency },
-        AmountError::NotANumber | AmountError::TooLong { .. } | AmountError::TooLarge => Rejection::BalanceOutOfRange,
+        AmountError::NotANumber | AmountError::TooLong { .. } | AmountError::TooLarge => {
+            Rejection::BalanceOutOfRange
+        }
     }
 }
 

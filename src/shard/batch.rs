@@ -10,9 +10,10 @@ use super::work::{ATTEMPTS_MAX, ItemReply, Message, Work, WorkId, WorkReply, Wor
 use crate::ledger::operation::{Condition, HomedKey, Item, Operation, Place, Requirement, Sum};
 use crate::ledger::workspace::{Missing, Needs, Workspace};
 use crate::ledger::{
-    Account, AccountId, AccountName, AccountNumber, AccountRef, Allowance, Amount, Change, Command, Currency, Decision,
-    Details, Event, Hold, HoldId, HoldKey, HoldStatus, IdempotencyKey, ItemOutcome, KeyStatus, Ledger, Note,
-    OverdraftDefault, Reference, Rejection, Sequence, ShardId, Terms, Timestamp, Total, TransactionId,
+    Account, AccountId, AccountName, AccountNumber, AccountRef, Allowance, Amount, Change, Command, Currency,
+    Decision, Details, Event, Hold, HoldId, HoldKey, HoldStatus, IdempotencyKey, ItemOutcome, KeyStatus,
+    Ledger, Note, OverdraftDefault, Reference, Rejection, Sequence, ShardId, Terms, Timestamp, Total,
+    TransactionId,
 };
 use crate::storage::journal::record::Draft;
 
@@ -419,7 +420,11 @@ impl<To> Shard<To> {
         match request {
             Request::Work(request) => {
                 let id = self.next_work();
-                self.set_out(Work { id, request: *request, grants: Vec::new(), attempts: 1, to }, moment, output);
+                self.set_out(
+                    Work { id, request: *request, grants: Vec::new(), attempts: 1, to },
+                    moment,
+                    output,
+                );
             }
             request => self.wait_or_answer(request, to, moment, output),
         }
@@ -470,8 +475,7 @@ impl<To> Shard<To> {
             return;
         }
         for account in accounts {
-            let is_due =
-                |hold: &Hold| hold.status == HoldStatus::Pending && hold.expires <= moment.now;
+            let is_due = |hold: &Hold| hold.status == HoldStatus::Pending && hold.expires <= moment.now;
             let holds = self.ledger.holds().of_account(*account);
             let due: Vec<_> = holds.filter(|(_, hold)| is_due(hold)).map(|(key, _)| *key).collect();
             due.into_iter().for_each(|key| self.expire_hold(key, moment, output));
@@ -543,11 +547,15 @@ impl<To> Shard<To> {
         match request {
             Request::Execute { command, .. } => match command {
                 Command::Open { name, .. } => vec![Resource::Openings, self.name_resource(name)],
-                Command::Deposit { target, .. } | Command::Withdraw { target, .. } | Command::Close { target } => {
+                Command::Deposit { target, .. }
+                | Command::Withdraw { target, .. }
+                | Command::Close { target } => {
                     vec![self.account_resource(&target.account)]
                 }
             },
-            Request::Account(account) | Request::Holds { account, .. } => vec![self.account_resource(account)],
+            Request::Account(account) | Request::Holds { account, .. } => {
+                vec![self.account_resource(account)]
+            }
             Request::AccountByNumber(number) | Request::Reference { account: number, .. } => {
                 vec![self.number_resource(*number)]
             }
@@ -556,7 +564,8 @@ impl<To> Shard<To> {
             Request::Accounts { from, count, filter } => {
                 // What the filter leaves out says something too: that it does not fit.
                 let (_, end) = self.page(*from, *count, filter);
-                let looked_at = (from.get()..end as u32).map(|number| Resource::Account(AccountNumber::new(number)));
+                let looked_at =
+                    (from.get()..end as u32).map(|number| Resource::Account(AccountNumber::new(number)));
                 let is_last = end == self.ledger.accounts().len();
                 looked_at.chain(is_last.then_some(Resource::Openings)).collect()
             }
@@ -629,10 +638,8 @@ impl<To> Shard<To> {
         // A key that another request is being worked on with is not waited for: the client is told at once.
         let place = work.grants.len();
         let needs = &mut work.request.needs[place].1;
-        let busy: Vec<_> = needs
-            .keys
-            .extract_if(.., |key| !self.locks.is_free(&Resource::Key(key.digest)))
-            .collect();
+        let busy: Vec<_> =
+            needs.keys.extract_if(.., |key| !self.locks.is_free(&Resource::Key(key.digest))).collect();
         needs.busy_keys.extend(busy);
         let resources = self.needed(needs);
         let id = work.id;
@@ -700,13 +707,16 @@ impl<To> Shard<To> {
             Err(missing) => return self.set_out_again(work, &missing, moment, output),
         };
         let decided = workspace.into_decided();
-        let id_at = |back: usize| TransactionId { time: terms.now, shard: self.id, sequence: first.plus(back as u64) };
+        let id_at = |back: usize| TransactionId {
+            time: terms.now,
+            shard: self.id,
+            sequence: first.plus(back as u64),
+        };
         if request.dry_run {
             let replies = results.into_iter().map(|result| match result {
-                Decided::Done(place) => ItemReply::Done {
-                    id: id_at(place),
-                    decision: Arc::new(decided[place].decision.clone()),
-                },
+                Decided::Done(place) => {
+                    ItemReply::Done { id: id_at(place), decision: Arc::new(decided[place].decision.clone()) }
+                }
                 Decided::Not(outcome) => ItemReply::Not(outcome),
             });
             let reply = WorkReply::Items(replies.collect());
@@ -731,7 +741,9 @@ impl<To> Shard<To> {
             output.batch.record_together(first, &events);
         }
         let replies = results.into_iter().map(|result| match result {
-            Decided::Done(place) => ItemReply::Done { id: id_at(place), decision: Arc::clone(&decisions[place]) },
+            Decided::Done(place) => {
+                ItemReply::Done { id: id_at(place), decision: Arc::clone(&decisions[place]) }
+            }
             Decided::Not(outcome) => ItemReply::Not(outcome),
         });
         let reply = WorkReply::Items(replies.collect());
@@ -866,7 +878,8 @@ impl<To> Shard<To> {
             Request::Accounts { from, count, filter } => {
                 let (page, end) = self.page(from, count, &filter);
                 let looked_at = self.ledger.accounts().get(from.index()..end).unwrap_or_default();
-                let after = looked_at.iter().map(|account| account.chain.newest()).max().unwrap_or(Sequence::NONE);
+                let after =
+                    looked_at.iter().map(|account| account.chain.newest()).max().unwrap_or(Sequence::NONE);
                 let accounts = page.into_iter().map(|account| self.view(account, moment)).collect();
                 let next = (end < self.ledger.accounts().len()).then(|| AccountNumber::new(end as u32));
                 (Reply::Accounts { accounts, next }, after)
@@ -910,7 +923,9 @@ impl<To> Shard<To> {
                     return Executed::Reply(Reply::KeysExhausted, Sequence::NONE);
                 }
                 // Decided here, so the first reply waits as well. With another shard's help it may be there already.
-                KeyStatus::Settled(sequence) if sequence > moment.durable && self.protection(command).is_none() => {
+                KeyStatus::Settled(sequence)
+                    if sequence > moment.durable && self.protection(command).is_none() =>
+                {
                     return Executed::Reply(Reply::KeyInFlight, Sequence::NONE);
                 }
                 KeyStatus::Settled(sequence) => return Executed::Reply(Reply::Settled(sequence), sequence),
@@ -942,9 +957,9 @@ impl<To> Shard<To> {
             Some(rejection) => Reply::Refused(rejection),
             None => {
                 let account = match &event.change {
-                    Change::Opened { account, .. } | Change::Posted { account, .. } | Change::Closed { account, .. } => {
-                        self.ledger.account_by_number(*account)
-                    }
+                    Change::Opened { account, .. }
+                    | Change::Posted { account, .. }
+                    | Change::Closed { account, .. } => self.ledger.account_by_number(*account),
                     _ => None,
                 };
                 let account = account.expect("a command is about an account");
@@ -963,7 +978,8 @@ impl<To> Shard<To> {
         key: Option<IdempotencyKey>,
         request_id: &str,
     ) -> Option<WorkRequest> {
-        let (Command::Withdraw { target, amount }, Rejection::InsufficientFunds { .. }) = (command, rejection)
+        let (Command::Withdraw { target, amount }, Rejection::InsufficientFunds { .. }) =
+            (command, rejection)
         else {
             return None;
         };
@@ -1049,7 +1065,8 @@ impl<To> Shard<To> {
 
     fn view(&self, account: &Account, moment: Moment) -> AccountView {
         let now = moment.now.max(self.ledger.time());
-        let allowance = account.details.as_ref().map(|details| details.velocity.allowance(&details.spent, now));
+        let allowance =
+            account.details.as_ref().map(|details| details.velocity.allowance(&details.spent, now));
         AccountView {
             id: AccountId { opened: account.opened, shard: self.id, number: account.number },
             name: account.name.clone(),

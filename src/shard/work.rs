@@ -40,10 +40,12 @@
 
 use std::sync::Arc;
 
-use crate::ledger::operation::Item;
 use crate::ledger::operation::HomedKey;
+use crate::ledger::operation::Item;
 use crate::ledger::workspace::{Grant, Needs};
-use crate::ledger::{AccountId, AccountRef, Decision, ItemOutcome, Outcome, ShardId, Timestamp, TransactionId};
+use crate::ledger::{
+    AccountId, AccountRef, Decision, ItemOutcome, Outcome, ShardId, Timestamp, TransactionId,
+};
 
 /// How often a work sets out at most. A chain of protection and a payee need four times; more means that the links
 /// change faster than they can be followed.

@@ -65,7 +65,8 @@ impl Network {
         let (handles, ends) = (0..shards)
             .map(|_| {
                 let (inbox, end) = unbounded();
-                let status = ShardStatus { any_moved_on: Arc::clone(&any_moved_on), ..ShardStatus::default() };
+                let status =
+                    ShardStatus { any_moved_on: Arc::clone(&any_moved_on), ..ShardStatus::default() };
                 (ShardHandle { inbox, status: Arc::new(status) }, Some(end))
             })
             .unzip::<_, _, Vec<_>, _>();
@@ -77,7 +78,8 @@ impl Network {
 impl Peers {
     /// Whether nothing is under way between shards, and nothing will be.
     fn are_done(&self) -> bool {
-        self.stopping.load(Ordering::SeqCst) == self.handles.len() && self.unfinished.load(Ordering::SeqCst) == 0
+        self.stopping.load(Ordering::SeqCst) == self.handles.len()
+            && self.unfinished.load(Ordering::SeqCst) == 0
     }
 }
 
@@ -113,7 +115,14 @@ impl<J: Journal + 'static> ShardThreads<J> {
         let (commits_in, commits) = bounded(BATCHES_WAITING_MAX);
         let started = Instant::now();
         let shard = Shard::new(id, ledger, rules);
-        let worker = Worker { shard, inbox, commits: commits_in, status: Arc::clone(&status), peers: peers.clone(), now };
+        let worker = Worker {
+            shard,
+            inbox,
+            commits: commits_in,
+            status: Arc::clone(&status),
+            peers: peers.clone(),
+            now,
+        };
         let committer = Committer { id, journal, commits, next: None, status, peers, started };
         let spawn = "the system gives a thread";
         ShardThreads {

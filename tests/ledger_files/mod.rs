@@ -8,9 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use teller::ledger::{
-    AccountName, AccountRef, Amount, Command, Currency, Event, IdempotencyKey, KeyDigest, Ledger, LedgerParts,
-    OverdraftDefault, Quantity,
-    Sequence, ShardId, Target, Terms, Timestamp,
+    AccountName, AccountRef, Amount, Command, Currency, Event, IdempotencyKey, KeyDigest, Ledger,
+    LedgerParts, OverdraftDefault, Quantity, Sequence, ShardId, Target, Terms, Timestamp,
 };
 use teller::progress::Progress;
 use teller::storage::StorageError;

@@ -6,7 +6,8 @@ use crate::bank::{AccountSelector, KeyHome, Origin};
 use crate::http::call::Call;
 use crate::http::headers::Scope;
 use crate::http::operation::{
-    BANK, CHANGE, EVERY, IF_NONE_MATCH, JSON_BODY, KEYED, Operation, REFERRED, ReplyHeader, RequestBody, Success,
+    BANK, CHANGE, EVERY, IF_NONE_MATCH, JSON_BODY, KEYED, Operation, REFERRED, ReplyHeader, RequestBody,
+    Success,
 };
 use crate::http::problem::{Code, Problem};
 use crate::http::reply::{self, Caching, Content, JSON, Reply};
@@ -25,7 +26,12 @@ pub(in crate::http) static PUT: Operation = Operation {
     summary: "Link an account to another",
     details: "Or change what the link is for. The same request again changes nothing.",
     request: Some(RequestBody::json::<LinkRequest>()),
-    success: Success { status: 200, meaning: "The link.", body: Some((JSON, AccountLink::describe)), ..Success::EMPTY },
+    success: Success {
+        status: 200,
+        meaning: "The link.",
+        body: Some((JSON, AccountLink::describe)),
+        ..Success::EMPTY
+    },
     problems: &[
         EVERY,
         BANK,
@@ -77,7 +83,13 @@ pub(in crate::http) static DELETE: Operation = Operation {
     summary: "Remove a link",
     headers: KEYED,
     success: Success { meaning: "The link is removed.", ..Success::EMPTY },
-    problems: &[EVERY, BANK, CHANGE, REFERRED, &[Code::AccountClosed, Code::LinkNotFound, Code::UnexpectedBody]],
+    problems: &[
+        EVERY,
+        BANK,
+        CHANGE,
+        REFERRED,
+        &[Code::AccountClosed, Code::LinkNotFound, Code::UnexpectedBody],
+    ],
     ..Operation::PLAIN
 };
 
@@ -87,7 +99,8 @@ impl Call<'_> {
         let (account, to) = (self.account()?, self.other_account()?);
         let body = self.read_json().await?;
         let LinkRequest { kind } = read_body(&body)?;
-        let operation = LedgerOperation::Link { account: bank.place(account.clone()), to: bank.place(to.clone()), kind };
+        let operation =
+            LedgerOperation::Link { account: bank.place(account.clone()), to: bank.place(to.clone()), kind };
         // Putting is idempotent by itself: the same request again finds the link there.
         let origin = Origin { key: None, request_id: self.request_id.as_str().into() };
         bank.operate(operation, Vec::new(), KeyHome::Key, false, origin).await?;
@@ -135,7 +148,11 @@ impl Call<'_> {
     }
 
     /// Who asks, with an idempotency key that belongs to an account.
-    pub(super) async fn account_origin(&self, account: &AccountSelector, body: &[u8]) -> Result<Origin, Problem> {
+    pub(super) async fn account_origin(
+        &self,
+        account: &AccountSelector,
+        body: &[u8],
+    ) -> Result<Origin, Problem> {
         if !crate::http::headers::has_idempotency_key(self.headers()) {
             return Ok(Origin { key: None, request_id: self.request_id.as_str().into() });
         }

@@ -206,7 +206,8 @@ impl Parameter for Prefix {
 
 impl Parameter for Currency {
     fn parse(text: &str) -> Result<Currency, Cow<'static, str>> {
-        Currency::from_code(text.as_bytes()).ok_or_else(|| "is not a currency code of ISO 4217 such as USD".into())
+        Currency::from_code(text.as_bytes())
+            .ok_or_else(|| "is not a currency code of ISO 4217 such as USD".into())
     }
 }
 
@@ -312,7 +313,8 @@ impl Call<'_> {
             next: next.as_deref().map(|next| address(Some(next))),
         };
         let link = links.next.as_ref().map(|next| {
-            HeaderValue::try_from(format!("<{next}>; rel=\"next\"")).expect("what is encoded fits in a header")
+            HeaderValue::try_from(format!("<{next}>; rel=\"next\""))
+                .expect("what is encoded fits in a header")
         });
         let next = next.as_deref().map(Text);
         let content = match at {
@@ -344,10 +346,8 @@ impl Call<'_> {
         let origin = self.account_origin(&account, &body).await?;
         let patch: AccountPatch = read_body(&body)?;
         let place = bank.place(account);
-        let conditions = version.map(|version| Condition {
-            account: place.clone(),
-            requirement: Requirement::Match(version),
-        });
+        let conditions = version
+            .map(|version| Condition { account: place.clone(), requirement: Requirement::Match(version) });
         let home = KeyHome::Shard(place.shard);
         let operation = LedgerOperation::Amend { account: place, amendment: Box::new(patch.to_amendment()) };
         let done = bank.operate(operation, conditions.into_iter().collect(), home, false, origin).await?;

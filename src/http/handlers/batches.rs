@@ -17,6 +17,7 @@ use crate::http::problem::{Code, Party, Place, Problem};
 use crate::http::query::{Parameter, Query, parameters};
 use crate::http::reply::{self, JSON, Reply};
 use crate::http::routes::Endpoint;
+use crate::http::wire::Account;
 use crate::http::wire::batches::{Batch, BatchReply, ItemBody, ItemResult, RawItem, problem_body, read_item};
 use crate::http::wire::detail::TransactionDetail;
 use crate::http::wire::holds::HoldResource;
@@ -24,7 +25,6 @@ use crate::http::wire::read::read_body;
 use crate::http::wire::schema::{Describe, Schemas};
 use crate::http::wire::values::Flag;
 use crate::http::wire::write::Write;
-use crate::http::wire::Account;
 use crate::ledger::Kind;
 
 /// The longest body of a batch, in bytes.

@@ -111,7 +111,8 @@ impl Call<'_> {
         let limit = limit.map(|Limit(limit)| limit);
         let offered = [JSON, EVENT_STREAM];
         let preferred = headers::preferred(self.headers(), &offered);
-        let is_stream = offered[preferred.ok_or_else(|| Problem::plain(Code::NotAcceptable))?] == EVENT_STREAM;
+        let is_stream =
+            offered[preferred.ok_or_else(|| Problem::plain(Code::NotAcceptable))?] == EVENT_STREAM;
         let position = self.position(bank, after, is_stream)?;
         let mut filter = EventFilter { accounts: Vec::with_capacity(accounts.len()), kinds };
         for account in accounts {

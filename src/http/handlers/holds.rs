@@ -8,8 +8,8 @@ use crate::bank::KeyHome;
 use crate::http::call::Call;
 use crate::http::headers::Scope;
 use crate::http::operation::{
-    BANK, CHANGE, EVERY, HOLD, IF_NONE_MATCH, JSON_BODY, KEYED, MOVING, Operation, REFERRED, ReplyHeader, RequestBody,
-    Success,
+    BANK, CHANGE, EVERY, HOLD, IF_NONE_MATCH, JSON_BODY, KEYED, MOVING, Operation, REFERRED, ReplyHeader,
+    RequestBody, Success,
 };
 use crate::http::problem::{Code, Problem};
 use crate::http::query::Query;
@@ -124,7 +124,8 @@ impl Call<'_> {
 
     pub(super) async fn holds(&self) -> Result<Reply, Problem> {
         let (_, holds) = self.bank()?.holds(self.account()?).await?;
-        let list = HoldList { count: holds.len() as u64, items: holds.iter().map(HoldResource::of).collect() };
+        let list =
+            HoldList { count: holds.len() as u64, items: holds.iter().map(HoldResource::of).collect() };
         Ok(Content::json(&list).reply(self.headers(), Caching::Ask))
     }
 

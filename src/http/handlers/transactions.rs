@@ -89,17 +89,7 @@ pub(in crate::http) static WITHDRAW: Operation = Operation {
     endpoint: Endpoint::Withdraw,
     id: "withdraw",
     summary: "Pay out of an account",
-    problems: &[
-        EVERY,
-        BANK,
-        CHANGE,
-        JSON_BODY,
-        IF_MATCH,
-        REFERRED,
-        POSTING,
-        NOTED,
-        PAYING,
-    ],
+    problems: &[EVERY, BANK, CHANGE, JSON_BODY, IF_MATCH, REFERRED, POSTING, NOTED, PAYING],
     ..POST
 };
 
@@ -217,7 +207,8 @@ impl Call<'_> {
         let note = note(&posting.reference, &posting.metadata);
         let posted = bank.post_noted(account, version, direction, posting.amount.0, note, origin).await?;
         let mut reply = reply::json(StatusCode::CREATED, &Transaction::of(&posted.value));
-        let location = reply::location(format_args!("/v2/transactions/{}", posted.value.executed.id.to_uuid()));
+        let location =
+            reply::location(format_args!("/v2/transactions/{}", posted.value.executed.id.to_uuid()));
         reply.headers_mut().insert(LOCATION, location);
         Ok(reply::marked(reply, &posted))
     }
@@ -283,7 +274,8 @@ impl Call<'_> {
             next: next.as_deref().map(|next| address(Some(next))),
         };
         let link = links.next.as_ref().map(|next| {
-            HeaderValue::try_from(format!("<{next}>; rel=\"next\"")).expect("what is encoded fits in a header")
+            HeaderValue::try_from(format!("<{next}>; rel=\"next\""))
+                .expect("what is encoded fits in a header")
         });
         let content = Content::json(&TransactionPage {
             count: page.entries.len() as u64,
@@ -391,7 +383,8 @@ impl Parameter for Types {
         let find = |name: &str| EntryType::ALL.into_iter().find(|known| known.name() == name);
         let types: Option<Vec<EntryType>> = text.split(',').map(find).collect();
         types.map(Types).ok_or_else(|| {
-            format!("must be types with commas between: {}", EntryType::ALL.map(EntryType::name).join(", ")).into()
+            format!("must be types with commas between: {}", EntryType::ALL.map(EntryType::name).join(", "))
+                .into()
         })
     }
 }

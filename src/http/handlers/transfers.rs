@@ -10,8 +10,8 @@ use crate::bank::{Done, Executed, KeyHome};
 use crate::http::call::Call;
 use crate::http::headers::Scope;
 use crate::http::operation::{
-    BANK, CHANGE, EVERY, IF_NONE_MATCH, JSON_BODY, KEYED, MOVING, Operation, ReplyHeader, RequestBody, Success,
-    TRANSACTION,
+    BANK, CHANGE, EVERY, IF_NONE_MATCH, JSON_BODY, KEYED, MOVING, Operation, ReplyHeader, RequestBody,
+    Success, TRANSACTION,
 };
 use crate::http::problem::{Code, Problem};
 use crate::http::query::{Parameter, Query, parameters};
@@ -134,7 +134,8 @@ impl Call<'_> {
         let transfer: Transfer = read_body(&body)?;
         let (operation, conditions) = transfer.to_operation(bank);
         let done = bank.operate(operation, conditions, KeyHome::Key, dry_run, origin).await;
-        let done = done.map_err(|refusal| Problem::from(refusal).pointing(|party| transfer.pointer(party)))?;
+        let done =
+            done.map_err(|refusal| Problem::from(refusal).pointing(|party| transfer.pointer(party)))?;
         Ok(made(&done, dry_run))
     }
 

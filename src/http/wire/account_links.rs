@@ -104,7 +104,12 @@ impl Linked for AccountLinkLinks {
             offered: |_| true,
             meaning: "The link; DELETE removes it.",
         },
-        Relation { name: "account", path: "/v2/accounts/{account}", offered: |_| true, meaning: "The account." },
+        Relation {
+            name: "account",
+            path: "/v2/accounts/{account}",
+            offered: |_| true,
+            meaning: "The account.",
+        },
         Relation {
             name: "linked-account",
             path: "/v2/accounts/{account}",

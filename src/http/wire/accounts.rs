@@ -15,7 +15,8 @@ use super::write::{Id, MoneyNumber, MoneyText, Seconds, Text, Time, resource};
 use crate::bank::OpenedAccount;
 use crate::ledger::operation::{Amendment, Opening, VelocityChange, VelocityTerms};
 use crate::ledger::{
-    self, AccountName, Allowance, Amount, Currency, DebitLimit, Reference, Spent, VelocityLimits, WINDOW_SECONDS_MAX,
+    self, AccountName, Allowance, Amount, Currency, DebitLimit, Reference, Spent, VelocityLimits,
+    WINDOW_SECONDS_MAX,
 };
 use crate::shard::batch::AccountView;
 

@@ -78,10 +78,15 @@ impl Side {
 
 impl<'a> TransactionDetail<'a> {
     /// A transaction, and by what it was reversed.
-    pub(in crate::http) fn of(executed: &'a Executed, reversed_by: Option<TransactionId>) -> TransactionDetail<'a> {
+    pub(in crate::http) fn of(
+        executed: &'a Executed,
+        reversed_by: Option<TransactionId>,
+    ) -> TransactionDetail<'a> {
         let decision = &*executed.decision;
         let (hold, reversal_of) = match decision.kind {
-            Kind::Capture { hold } | Kind::Void { hold } | Kind::Expiry { hold } => (Some(hold.to_uuid()), None),
+            Kind::Capture { hold } | Kind::Void { hold } | Kind::Expiry { hold } => {
+                (Some(hold.to_uuid()), None)
+            }
             Kind::Reversal { of } => (None, Some(of.to_uuid())),
             Kind::Hold => (hold_of(executed), None),
             _ => (None, None),

@@ -103,9 +103,9 @@ impl Describe for HoldSeconds {
 
 impl ReadScalar for HoldSeconds {
     fn parse(raw: &str) -> Parsed<HoldSeconds> {
-        parse_whole(raw, 1, HOLD_TIME_MS_MAX / 1000)
-            .map(HoldSeconds)
-            .ok_or_else(|| format!("must be a whole number of seconds, 1 to {}", HOLD_TIME_MS_MAX / 1000).into())
+        parse_whole(raw, 1, HOLD_TIME_MS_MAX / 1000).map(HoldSeconds).ok_or_else(|| {
+            format!("must be a whole number of seconds, 1 to {}", HOLD_TIME_MS_MAX / 1000).into()
+        })
     }
 }
 
@@ -145,7 +145,9 @@ impl HoldResource {
         let money = |amount| MoneyText(amount, view.currency);
         let (ended, captured) = match status {
             HoldStatus::Pending => (None, None),
-            HoldStatus::Ended { at, outcome: HoldOutcome::Captured(amount) } => (Some(at), Some(money(amount))),
+            HoldStatus::Ended { at, outcome: HoldOutcome::Captured(amount) } => {
+                (Some(at), Some(money(amount)))
+            }
             HoldStatus::Ended { at, .. } => (Some(at), None),
         };
         let id = view.id.to_uuid();

@@ -24,7 +24,9 @@ pub(super) mod transfers;
 pub(super) mod values;
 pub(super) mod write;
 
-pub(super) use accounts::{Account, AccountPage, AccountPatch, AccountV1, AllowanceLeft, OpenAccount, OpenAccountV1};
+pub(super) use accounts::{
+    Account, AccountPage, AccountPatch, AccountV1, AllowanceLeft, OpenAccount, OpenAccountV1,
+};
 pub(super) use service::{Catalog, ProblemList, ProblemPage, Service, Status, TrialBalance};
 pub(super) use transactions::{Posting, PostingV1, Transaction, TransactionPage, TransactionV1};
 
@@ -52,8 +54,8 @@ mod tests {
     use crate::bank::{self, AccountSelector};
     use crate::http::problem::Problem;
     use crate::ledger::{
-        AccountId, AccountName, AccountNumber, Allowance, Amount, Currency, Direction, ExcessDecimals::Refuse,
-        Quantity, Sequence, ShardId, Timestamp, TransactionId,
+        AccountId, AccountName, AccountNumber, Allowance, Amount, Currency, Direction,
+        ExcessDecimals::Refuse, Quantity, Sequence, ShardId, Timestamp, TransactionId,
     };
     use crate::shard::batch::AccountView;
 
@@ -72,7 +74,8 @@ mod tests {
     }
 
     fn quantity(cents: i128) -> Quantity {
-        Quantity::parse(&Amount::from_minor_units(cents).unwrap().text(Currency::USD).to_string(), Refuse).unwrap()
+        Quantity::parse(&Amount::from_minor_units(cents).unwrap().text(Currency::USD).to_string(), Refuse)
+            .unwrap()
     }
 
     fn cents(minor_units: i128) -> Amount {
@@ -363,7 +366,8 @@ mod tests {
         for (text, minor_units) in [("1", 100), ("0.01", 1), ("12.3", 1230), ("12.30", 1230)] {
             assert_eq!(parse(text).unwrap().amount, AmountText(quantity(minor_units)));
         }
-        for bad in ["0", "0.00", "-1", "01", "1e2", "1E2", "1.00000", "1.", ".5", "+1", " 1", "00.01", "1.00001"]
+        for bad in
+            ["0", "0.00", "-1", "01", "1e2", "1E2", "1.00000", "1.", ".5", "+1", " 1", "00.01", "1.00001"]
         {
             assert!(parse(bad).is_err(), "{bad}");
         }

@@ -84,9 +84,7 @@ impl<T: Read, const MIN: usize, const MAX: usize> Read for List<T, MIN, MAX> {
         let items: Vec<Option<T>> = raws
             .iter()
             .enumerate()
-            .map(|(index, raw)| {
-                T::read(Value::new(raw.get(), Pointer::Item(&value.at, index)), errors)
-            })
+            .map(|(index, raw)| T::read(Value::new(raw.get(), Pointer::Item(&value.at, index)), errors))
             .collect();
         let items: Option<Vec<T>> = items.into_iter().collect();
         items.filter(|items| items.len() >= MIN).map(List)

@@ -173,7 +173,12 @@ impl Errors {
     }
 
     /// Tells of one member of an object.
-    pub(in crate::http) fn push_member(&mut self, at: Pointer<'_>, name: &str, detail: impl Into<Cow<'static, str>>) {
+    pub(in crate::http) fn push_member(
+        &mut self,
+        at: Pointer<'_>,
+        name: &str,
+        detail: impl Into<Cow<'static, str>>,
+    ) {
         self.push(Pointer::Member(&at, name), detail);
     }
 

@@ -55,7 +55,8 @@ impl Schemas {
         let mut described = Schemas::default();
         let reference = describe(&mut described);
         let name = reference["$ref"].as_str().and_then(|path| path.rsplit('/').next());
-        let schema = name.and_then(|name| described.0.remove(name)).map_or(reference.clone(), |named| named.schema);
+        let schema =
+            name.and_then(|name| described.0.remove(name)).map_or(reference.clone(), |named| named.schema);
         for (name, named) in described.0 {
             self.0.entry(name).or_insert(named);
         }

@@ -10,9 +10,7 @@ use super::schema::{Describe, Schemas};
 use super::values::{AmountNumber, AmountText};
 use super::write::{Id, MoneyNumber, MoneyText, Seconds, Text, Time, Write, resource, text};
 use crate::bank::{self, AccountEntry, EntryType};
-use crate::ledger::{
-    self, AccountId, AccountName, Currency, Direction, Effect, Kind, Reference,
-};
+use crate::ledger::{self, AccountId, AccountName, Currency, Direction, Effect, Kind, Reference};
 
 body! {
     /// What pays into or out of an account in version 1.

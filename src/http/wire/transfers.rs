@@ -147,8 +147,12 @@ impl Transfer {
             (Transfer::Pair(_), Party::Account(0)) => "/from".into(),
             (Transfer::Pair(_), Party::Account(_)) => "/to".into(),
             (Transfer::Legs(_), Party::Account(place)) => format!("/legs/{place}/account").into(),
-            (Transfer::Pair(pair), Party::Requirement(place)) => requirement_pointer(pair.conditions.as_ref(), place),
-            (Transfer::Legs(legs), Party::Requirement(place)) => requirement_pointer(legs.conditions.as_ref(), place),
+            (Transfer::Pair(pair), Party::Requirement(place)) => {
+                requirement_pointer(pair.conditions.as_ref(), place)
+            }
+            (Transfer::Legs(legs), Party::Requirement(place)) => {
+                requirement_pointer(legs.conditions.as_ref(), place)
+            }
         }
     }
 }
@@ -171,7 +175,10 @@ pub(in crate::http) fn conditions(bank: &Bank, conditions: Option<&Conditions>) 
 }
 
 /// Where in the body the condition stands that the requirement with this number, of all of [`conditions`], is from.
-pub(in crate::http) fn requirement_pointer(conditions: Option<&Conditions>, number: usize) -> Cow<'static, str> {
+pub(in crate::http) fn requirement_pointer(
+    conditions: Option<&Conditions>,
+    number: usize,
+) -> Cow<'static, str> {
     let conditions = conditions.map_or(&[][..], |conditions| &conditions.0).iter().enumerate();
     let mut places = conditions.flat_map(|(place, condition)| condition.requirements().map(move |_| place));
     let place = places.nth(number).expect("a requirement is from a condition");
@@ -274,7 +281,9 @@ impl Describe for VersionNumber {
 
 impl ReadScalar for VersionNumber {
     fn parse(raw: &str) -> Parsed<VersionNumber> {
-        parse_whole(raw, 1, u64::MAX).map(VersionNumber).ok_or_else(|| "must be a whole number, 1 or more".into())
+        parse_whole(raw, 1, u64::MAX)
+            .map(VersionNumber)
+            .ok_or_else(|| "must be a whole number, 1 or more".into())
     }
 }
 
@@ -304,4 +313,3 @@ impl write::Write for Reference {
         write::text(out, self);
     }
 }
-

@@ -236,7 +236,8 @@ impl ReadScalar for Flag {
 impl ReadScalar for Currency {
     fn parse(raw: &str) -> Parsed<Currency> {
         let code = parse_text(raw)?;
-        Currency::from_code(code.as_bytes()).ok_or_else(|| "is not a currency code of ISO 4217 such as USD".into())
+        Currency::from_code(code.as_bytes())
+            .ok_or_else(|| "is not a currency code of ISO 4217 such as USD".into())
     }
 }
 
