@@ -5,8 +5,9 @@ import schemathesis
 
 @schemathesis.hook
 def map_path_parameters(context, path_parameters):
-    """A literal `%` with two hexadecimal digits behind it: the client takes them for encoded already and sends them as
-    they are, so that the service would see another name than the one that was tried."""
+    """A literal `%`, which is `%25` by now, with two hexadecimal digits behind it: the client takes them for encoded
+    already and sends them as they are, so that the service would see another name than the one that was tried."""
     if path_parameters is None:
         return None
-    return {name: value.replace("%", "_") if isinstance(value, str) else value for name, value in path_parameters.items()}
+    without = lambda value: value.replace("%25", "_") if isinstance(value, str) else value
+    return {name: without(value) for name, value in path_parameters.items()}

@@ -16,6 +16,8 @@ mod limits;
 #[path = "v2/links.rs"]
 mod links;
 mod process;
+#[path = "v2/races.rs"]
+mod races;
 #[path = "v2/reversals.rs"]
 mod reversals;
 #[path = "v2/teller.rs"]

@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Deref;
 
 /// The longest name, in bytes of UTF-8; the original service's column was as wide.
-const NAME_BYTES_MAX: usize = 255;
+pub const NAME_BYTES_MAX: usize = 255;
 
 /// The name of an account: 1 to 255 bytes of UTF-8 without control characters, compared byte for byte.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -37,6 +37,8 @@ pub(crate) enum Op {
     Capture { hold: HoldNumber, cents: Option<i64> },
     /// Releases what a hold set aside.
     Void { hold: HoldNumber },
+    /// From now on the other account pays what this one lacks.
+    Protect { account: AccountNumber, by: AccountNumber },
     /// Reads an account.
     Read { account: AccountNumber },
     /// Several of these at one moment, one after the other; if atomic, all or none.
@@ -92,6 +94,8 @@ pub(crate) enum Refusal {
     HoldSettled,
     /// More than was held.
     CaptureTooLarge,
+    /// The account has another protection, or the chain would be too long or a circle.
+    NotProtected,
 }
 
 /// The right answer in a state.
@@ -121,11 +125,16 @@ pub(crate) struct Hold {
     pub(crate) pending: bool,
 }
 
+/// The accounts of the longest chain of protection.
+const PROTECTION_CHAIN_MAX: usize = 4;
+
 /// The bank.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Bank {
     pub(crate) accounts: BTreeMap<AccountNumber, Account>,
     pub(crate) holds: BTreeMap<HoldNumber, Hold>,
+    /// Who pays what an account lacks.
+    pub(crate) protections: BTreeMap<AccountNumber, AccountNumber>,
 }
 
 /// The serial object of the checker.
@@ -213,8 +222,54 @@ impl Bank {
             }
             Op::Capture { hold, cents } => self.settle(*hold, |held| cents.unwrap_or(held)),
             Op::Void { hold } => self.settle(*hold, |_| 0),
+            Op::Protect { account, by } => self.protect(*account, *by),
             Op::Batch { atomic, items } => self.batch(*atomic, items),
         }
+    }
+
+    /// Links accounts; each of the two gets a version.
+    fn protect(&mut self, account: AccountNumber, by: AccountNumber) -> Answer {
+        if !self.accounts.contains_key(&account) || !self.accounts.contains_key(&by) {
+            return Answer::Refused(vec![Refusal::AccountNotFound]);
+        }
+        if self.protections.get(&account) == Some(&by) {
+            return Answer::Done(vec![]);
+        }
+        let below = self.chain(by);
+        let above = self.protections.keys().map(|first| self.chain(*first));
+        let above =
+            above.filter_map(|chain| chain.iter().position(|each| *each == account)).max().unwrap_or(0) + 1;
+        let impossible = self.protections.contains_key(&account)
+            || below.contains(&account)
+            || above + below.len() > PROTECTION_CHAIN_MAX;
+        if impossible {
+            return Answer::Refused(vec![Refusal::NotProtected]);
+        }
+        self.protections.insert(account, by);
+        for each in [account, by] {
+            self.apply(Change::of(each, 0, 0));
+        }
+        Answer::Done(vec![])
+    }
+
+    /// An account, the one that protects it, and so on.
+    fn chain(&self, account: AccountNumber) -> Vec<AccountNumber> {
+        std::iter::successors(Some(account), |account| self.protections.get(account).copied()).collect()
+    }
+
+    /// Pays to an account what it lacks from the one that protects it, which may get it from its own; each payment is a
+    /// version of both. Says whether there was enough; if not, some may have been paid.
+    fn pull(&mut self, account: AccountNumber, lacking: i64) -> bool {
+        let Some(source) = self.protections.get(&account).copied() else {
+            return false;
+        };
+        let available = self.accounts[&source].available();
+        if lacking > available && !self.pull(source, lacking - available) {
+            return false;
+        }
+        self.apply(Change::of(source, -lacking, 0));
+        self.apply(Change::of(account, lacking, 0));
+        true
     }
 
     /// Ends a hold and pays out a part of it.
@@ -265,19 +320,36 @@ impl Bank {
                 Some(_) => {}
             }
         }
-        for change in changes {
-            let Some(account) = self.accounts.get(&change.account) else {
-                refusals.push(Refusal::AccountNotFound);
-                continue;
-            };
+        if changes.iter().any(|change| !self.accounts.contains_key(&change.account)) {
+            refusals.push(Refusal::AccountNotFound);
+        }
+        let lacking = |bank: &Bank, change: &Change| {
+            let available = bank.accounts.get(&change.account)?.available();
             let required = change.held - change.posted;
-            let available = account.available();
-            if required > 0 && required > available {
-                refusals.push(Refusal::InsufficientFunds { available: Some(available) });
+            Some(required - available).filter(|lacking| required > 0 && *lacking > 0)
+        };
+        let before = self.clone();
+        let insufficient = |change: &Change| Refusal::InsufficientFunds {
+            available: Some(before.accounts[&change.account].available()),
+        };
+        if !refusals.is_empty() {
+            let poor = changes.iter().filter(|change| lacking(self, change).is_some());
+            refusals.extend(poor.map(insufficient));
+            return Answer::Refused(refusals);
+        }
+        for change in changes {
+            let poor = lacking(self, change).is_some_and(|lacking| !self.pull(change.account, lacking));
+            if poor {
+                let refusal = insufficient(change);
+                *self = before;
+                return Answer::Refused(vec![refusal]);
             }
         }
-        if !refusals.is_empty() {
-            return Answer::Refused(refusals);
+        // What one account has paid for another it may lack itself now.
+        if let Some(change) = changes.iter().find(|change| lacking(self, change).is_some()) {
+            let refusal = insufficient(change);
+            *self = before;
+            return Answer::Refused(vec![refusal]);
         }
         Answer::Done(changes.iter().map(|change| (change.account, self.apply(*change))).collect())
     }
@@ -392,6 +464,7 @@ impl Display for Op {
             Op::Capture { hold, cents: None } => write!(f, "capture {hold}"),
             Op::Capture { hold, cents: Some(cents) } => write!(f, "capture {} of {hold}", money(cents)),
             Op::Void { hold } => write!(f, "void {hold}"),
+            Op::Protect { account, by } => write!(f, "protect {account} by {by}"),
             Op::Read { account } => write!(f, "read {account}"),
             Op::Batch { atomic, items } => {
                 f.write_str(if *atomic { "atomic batch [" } else { "batch [" })?;
@@ -438,6 +511,7 @@ impl Display for Refusal {
             Refusal::HoldNotFound => f.write_str("refused: no such hold"),
             Refusal::HoldSettled => f.write_str("refused: hold is settled"),
             Refusal::CaptureTooLarge => f.write_str("refused: more than was held"),
+            Refusal::NotProtected => f.write_str("refused: no such protection can be"),
         }
     }
 }

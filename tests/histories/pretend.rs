@@ -45,6 +45,8 @@ enum Mistake {
     LostCent,
     /// The account that a hold pays to gets no version.
     MissingVersion,
+    /// What one account pays for another is not taken from it.
+    FreeHelp,
 }
 
 enum Client {
@@ -203,6 +205,19 @@ impl Pretence {
             (Mistake::MissingVersion, Answer::Done(accounts), Op::Capture { .. }) if accounts.len() == 2 => {
                 after.accounts.get_mut(&accounts[1].0).expect("it was changed").version -= 1;
             }
+            (Mistake::FreeHelp, Answer::Done(_), _) => {
+                let helped = |account: &AccountNumber| after.protections.get(account).copied();
+                let payers = match &op {
+                    Op::Withdraw { account, .. } | Op::Hold { account, .. } => vec![*account],
+                    Op::Transfer { legs, .. } if legs.len() == 2 => vec![legs[0].account],
+                    _ => vec![],
+                };
+                for source in payers.iter().filter_map(helped).collect::<Vec<_>>() {
+                    if !accounts_of(&answer).contains(&source) {
+                        after.accounts.insert(source, self.bank.accounts[&source]);
+                    }
+                }
+            }
             _ => {}
         }
         self.bank = after;
@@ -291,6 +306,13 @@ impl Pretence {
     }
 }
 
+fn accounts_of(answer: &Answer) -> Vec<AccountNumber> {
+    match answer {
+        Answer::Done(accounts) => accounts.iter().map(|(account, _)| *account).collect(),
+        Answer::Refused(_) | Answer::Items(_) => vec![],
+    }
+}
+
 fn output(answer: &Answer) -> Output {
     match answer {
         Answer::Done(accounts) => Output::Done(accounts.iter().map(seen).collect()),
@@ -333,6 +355,7 @@ fn every_mistake_is_found() {
         Mistake::WrongRefusal,
         Mistake::LostCent,
         Mistake::MissingVersion,
+        Mistake::FreeHelp,
     ] {
         let found = found(mistake);
         eprintln!("{mistake:?}: {found} of {HISTORIES} histories are found to be wrong");

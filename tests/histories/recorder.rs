@@ -298,6 +298,8 @@ impl<'s> Customer<'s> {
             for op in ops {
                 // Openings tell the ids, so they are asked for until there is an answer.
                 let keyed = matches!(op, Op::Open { .. }) || self.random.percent(65);
+                // Putting needs no key.
+                let keyed = keyed && !matches!(op, Op::Protect { .. });
                 self.ask(op, keyed);
             }
             if self.random.percent(20) {
@@ -368,6 +370,10 @@ impl<'s> Customer<'s> {
         self.runtime.block_on(async {
             match &request.body {
                 None => self.client.get(&request.path).await,
+                Some(body) if request.is_put => {
+                    let put = hyper::Request::put(self.client.uri(&request.path)).body(body.clone().into());
+                    self.client.send(put?).await
+                }
                 Some(body) => self.client.post_json(&request.path, body.clone(), key).await,
             }
         })

@@ -28,9 +28,10 @@ struct Learned {
     holds: HashMap<HoldNumber, String>,
 }
 
-/// What is sent. Without a body it is a GET.
+/// What is sent. Without a body it is a GET, else a POST, or a PUT.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
+    pub(crate) is_put: bool,
     pub(crate) path: String,
     pub(crate) body: Option<String>,
 }
@@ -113,7 +114,11 @@ impl Book {
 
 /// Writes a request.
 pub(crate) fn request(op: &Op, book: &Book, random: &mut Random) -> Request {
-    let post = |path: &str, body: Value| Request { path: path.to_owned(), body: Some(body.to_string()) };
+    let post = |path: &str, body: Value| Request {
+        is_put: false,
+        path: path.to_owned(),
+        body: Some(body.to_string()),
+    };
     // Version 1 takes an amount as text too.
     let money = |cents: &i64| json!({ "amount": amount(*cents) });
     match op {
@@ -137,7 +142,12 @@ pub(crate) fn request(op: &Op, book: &Book, random: &mut Random) -> Request {
                 Some(id) => format!("/v2/accounts/{id}"),
                 None => format!("/accounts/{}", book.name(*account)),
             };
-            Request { path, body: None }
+            Request { is_put: false, path, body: None }
+        }
+        Op::Protect { account, by } => {
+            let path = format!("/v2/accounts/{}/links/{}", book.reference(*account), book.reference(*by));
+            let body = json!({ "kind": "overdraft-protection" }).to_string();
+            Request { is_put: true, path, body: Some(body) }
         }
         Op::Batch { atomic, items } => {
             let items: Vec<Value> = items.iter().map(|op| typed_item(op, book)).collect();
@@ -177,7 +187,9 @@ fn item(op: &Op, book: &Book) -> Value {
             body
         }
         Op::Void { hold } => json!({ "hold": book.hold(*hold) }),
-        Op::Read { .. } | Op::Batch { .. } => unreachable!("{op} has no body of this kind"),
+        Op::Read { .. } | Op::Protect { .. } | Op::Batch { .. } => {
+            unreachable!("{op} has no body of this kind")
+        }
     }
 }
 
@@ -191,7 +203,7 @@ fn typed_item(op: &Op, book: &Book) -> Value {
         Op::Hold { .. } => "hold",
         Op::Capture { .. } => "capture",
         Op::Void { .. } => "void",
-        Op::Read { .. } | Op::Batch { .. } => unreachable!("{op} is no item"),
+        Op::Read { .. } | Op::Protect { .. } | Op::Batch { .. } => unreachable!("{op} is no item"),
     };
     let mut body = item(op, book);
     body["type"] = name.into();
@@ -259,6 +271,7 @@ fn success(op: &Op, body: &Value, book: &Book) -> Output {
             let accounts = body["accounts"].as_array().unwrap_or_else(|| panic!("no accounts in {body}"));
             Output::Done(accounts.iter().map(|value| after(book.account(value), value)).collect())
         }
+        Op::Protect { .. } => Output::Done(vec![]),
         Op::Batch { items, .. } => {
             let results = results(body);
             assert_eq!(items.len(), results.len(), "one result an item: {body}");
@@ -319,6 +332,7 @@ fn refusal(problem: &Value) -> Refusal {
         Some("condition-not-met") => Refusal::ConditionFailed,
         Some("hold-not-found") => Refusal::HoldNotFound,
         Some("hold-ended") => Refusal::HoldSettled,
+        Some("link-cycle" | "link-chain-too-long" | "links-exhausted") => Refusal::NotProtected,
         Some("hold-exceeded") => Refusal::CaptureTooLarge,
         _ => panic!("not a refusal that the model has: {problem}"),
     }

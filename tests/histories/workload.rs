@@ -30,6 +30,8 @@ pub(crate) enum Kind {
     Hold,
     /// Captures or voids a hold.
     Settle,
+    /// Has one account pay what another one lacks.
+    Protect,
     Batch,
     AtomicBatch,
 }
@@ -46,6 +48,7 @@ const WEIGHTS: &[(Kind, u64)] = &[
     (Kind::ConditionalTransfer, 7),
     (Kind::Hold, 11),
     (Kind::Settle, 14),
+    (Kind::Protect, 4),
     (Kind::Batch, 5),
     (Kind::AtomicBatch, 6),
 ];
@@ -62,6 +65,7 @@ pub(crate) const EVERYTHING: &[Kind] = &[
     Kind::ConditionalTransfer,
     Kind::Hold,
     Kind::Settle,
+    Kind::Protect,
     Kind::Batch,
     Kind::AtomicBatch,
 ];
@@ -144,6 +148,10 @@ impl Workload {
                 Op::Hold { hold: holds.next(), account, cents, to }
             }
             Kind::Settle => self.settle(random, holds, cents),
+            Kind::Protect => {
+                let (account, by) = self.two(random);
+                Op::Protect { account, by }
+            }
             Kind::Batch | Kind::AtomicBatch => {
                 let kinds: Vec<Kind> =
                     IN_BATCHES.iter().copied().filter(|kind| self.kinds.contains(kind)).collect();

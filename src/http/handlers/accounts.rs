@@ -28,11 +28,11 @@ use crate::http::wire::moments::Moment;
 use crate::http::wire::read::read_body;
 use crate::http::wire::schema::{Describe, Schemas};
 use crate::http::wire::statements::{PastAccount, PastAccountPage};
-use crate::http::wire::values::Flag;
+use crate::http::wire::values::{Flag, text_schema};
 use crate::http::wire::write::Text;
 use crate::http::wire::{Account, AccountPage, AccountPatch, AccountV1, OpenAccount, OpenAccountV1};
 use crate::ledger::operation::{Condition, Opening, Operation as LedgerOperation, Requirement};
-use crate::ledger::{AccountName, AccountNumber, Currency, SHARDS_MAX, ShardId};
+use crate::ledger::{AccountName, AccountNumber, Currency, NAME_BYTES_MAX, SHARDS_MAX, ShardId};
 use crate::shard::batch::AccountFilter;
 
 pub(in crate::http) static OPEN_V1: Operation = Operation {
@@ -193,7 +193,9 @@ struct Prefix(Box<str>);
 
 impl Describe for Prefix {
     fn describe(_: &mut Schemas) -> Value {
-        json!({ "type": "string", "pattern": "^[ -~]{1,255}$", "examples": ["savings-"] })
+        let mut schema = text_schema("", 1, NAME_BYTES_MAX);
+        schema["examples"] = json!(["savings-"]);
+        schema
     }
 }
 

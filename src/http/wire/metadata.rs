@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::nested::{Entries, EntryName, Patch};
 use super::read::{Parsed, ReadScalar, parse_text};
 use super::schema::{Describe, Schemas};
+use super::values::text_schema;
 use crate::http::query::{KeyedValues, Parameter};
 use crate::ledger::operation::MetadataChange;
 use crate::ledger::{self, METADATA_ENTRIES_MAX, METADATA_KEY_BYTES_MAX, METADATA_VALUE_BYTES_MAX};
@@ -23,7 +24,9 @@ pub(in crate::http) struct MetadataKey(pub(in crate::http) Box<str>);
 
 impl Describe for MetadataKey {
     fn describe(_: &mut Schemas) -> Value {
-        json!({ "type": "string", "pattern": "^[ -~]{1,64}$", "examples": ["invoice"] })
+        let mut schema = text_schema("", 1, METADATA_KEY_BYTES_MAX);
+        schema["examples"] = json!(["invoice"]);
+        schema
     }
 }
 
@@ -40,7 +43,9 @@ pub(in crate::http) struct MetadataValue(pub(in crate::http) Box<str>);
 
 impl Describe for MetadataValue {
     fn describe(_: &mut Schemas) -> Value {
-        json!({ "type": "string", "pattern": "^[ -~]{0,256}$", "examples": ["2026-117"] })
+        let mut schema = text_schema("", 0, METADATA_VALUE_BYTES_MAX);
+        schema["examples"] = json!(["2026-117"]);
+        schema
     }
 }
 
@@ -74,11 +79,11 @@ pub(in crate::http) fn changes(patch: &MetadataPatch) -> Vec<MetadataChange> {
 pub(in crate::http) struct MetadataFilter(pub(in crate::http) KeyedValues);
 
 impl Describe for MetadataFilter {
-    fn describe(_: &mut Schemas) -> Value {
+    fn describe(schemas: &mut Schemas) -> Value {
         json!({
             "type": "object",
-            "propertyNames": { "pattern": "^[a-z]{1,8}$" },
-            "additionalProperties": { "type": "string", "pattern": "^[ -~]{0,64}$" },
+            "propertyNames": MetadataKey::describe(schemas),
+            "additionalProperties": MetadataValue::describe(schemas),
             "maxProperties": 4,
         })
     }

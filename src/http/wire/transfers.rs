@@ -8,12 +8,12 @@ use super::metadata::Metadata;
 use super::nested::List;
 use super::read::{Errors, Parsed, Read, ReadScalar, Value, body, parse_text};
 use super::schema::{Describe, Schemas, with_meaning};
-use super::values::{AmountText, parse_exact, parse_whole};
+use super::values::{AmountText, parse_exact, parse_whole, text_schema};
 use super::write;
 use crate::bank::{AccountSelector, Bank};
 use crate::http::problem::Party;
 use crate::ledger::operation::{CONDITIONS_MAX, Condition, LEGS_MAX, Operation, Requirement, Sum};
-use crate::ledger::{Note, NoteError, Quantity, Reference};
+use crate::ledger::{Note, NoteError, Quantity, REFERENCE_BYTES_MAX, Reference};
 
 body! {
     /// What moves money from one account to another.
@@ -290,8 +290,10 @@ impl ReadScalar for VersionNumber {
 impl Describe for Reference {
     fn describe(schemas: &mut Schemas) -> Json {
         schemas.named::<Self>("Reference", |_| {
+            let mut schema = text_schema("", 1, REFERENCE_BYTES_MAX);
+            schema["examples"] = json!(["invoice-2026-117"]);
             with_meaning(
-                json!({ "type": "string", "pattern": "^[ -~]{1,255}$", "examples": ["invoice-2026-117"] }),
+                schema,
                 "The client's own name for it: 1 to 255 bytes of UTF-8 without control characters.",
             )
         })

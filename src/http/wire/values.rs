@@ -12,7 +12,8 @@ use super::write::{self, UUID_PATTERN};
 use crate::bank::AccountSelector;
 use crate::http::query::Parameter;
 use crate::ledger::{
-    AccountId, AccountName, AmountError, Currency, ExcessDecimals, IdError, NameError, Quantity,
+    AccountId, AccountName, AmountError, Currency, ExcessDecimals, IdError, NAME_BYTES_MAX, NameError,
+    Quantity,
 };
 
 /// What leads an account reference that is a name and not an id.
@@ -24,17 +25,18 @@ impl Describe for AccountName {
     }
 }
 
-/// A name behind a prefix. JSON Schema counts characters and not bytes: any name of ASCII is allowed up to 255,
-/// any other up to 63, which is what is sure to fit.
+/// A name behind a prefix.
 fn name_schema(prefix: &str, example: &str) -> Value {
-    let pattern = |characters: &str, count_max: usize| json!({ "type": "string", "pattern": format!("^{prefix}{characters}{{1,{count_max}}}$") });
-    with_meaning(
-        json!({
-            "anyOf": [pattern("[ -~]", 255), pattern(r"[^\u0000-\u001f\u007f-\u009f]", 63)],
-            "examples": [format!("{prefix}{example}")],
-        }),
-        "1 to 255 bytes of UTF-8 without control characters, compared byte for byte.",
-    )
+    let mut schema = text_schema(prefix, 1, NAME_BYTES_MAX);
+    schema["examples"] = json!([format!("{prefix}{example}")]);
+    with_meaning(schema, "1 to 255 bytes of UTF-8 without control characters, compared byte for byte.")
+}
+
+/// A text of so many bytes without control characters, behind a prefix. JSON Schema counts characters and not bytes:
+/// any text of ASCII is allowed up to that number, any other up to a quarter of it, which is what is sure to fit.
+pub(in crate::http) fn text_schema(prefix: &str, bytes_min: usize, bytes_max: usize) -> Value {
+    let pattern = |characters: &str, count_max: usize| json!({ "type": "string", "pattern": format!("^{prefix}{characters}{{{bytes_min},{count_max}}}$") });
+    json!({ "anyOf": [pattern("[ -~]", bytes_max), pattern(r"[^\u0000-\u001f\u007f-\u009f]", bytes_max / 4)] })
 }
 
 impl ReadScalar for AccountName {
