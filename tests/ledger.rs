@@ -5,13 +5,15 @@ mod model;
 
 use model::{Expected, Model, same_refusal};
 use proptest::prelude::*;
-use teller::ledger::operation::{Amendment, Condition, Item, Opening, Operation, Place, Requirement, Sum};
+use teller::ledger::operation::{
+    Amendment, Condition, Item, Opening, Operation, Place, Requirement, Sum, VelocityChange,
+};
 use teller::ledger::workspace::{Needs, Workspace};
 use teller::ledger::{
-    AccountChange, AccountName, AccountNumber, AccountRef, Amount, Change, Command, Currency, Decision,
-    Event, ExcessDecimals, HoldId, HoldOutcome, IdempotencyKey, ItemOutcome, KeyDigest, KeyStatus, Kind,
-    Ledger, LinkKind, Note, OverdraftDefault, Quantity, Rejection, Sequence, ShardId, Target, Terms,
-    Timestamp, Total, TransactionId,
+    AccountChange, AccountName, AccountNumber, AccountRef, Allowance, Amount, Change, Command, Currency,
+    Decision, Direction, Entry, Event, ExcessDecimals, HoldId, HoldOutcome, IdempotencyKey, ItemOutcome,
+    KeyDigest, KeyStatus, Kind, Ledger, LinkKind, Note, OverdraftDefault, Quantity, Rejection, Sequence,
+    ShardId, Target, Terms, Timestamp, Total, TransactionId,
 };
 
 const NAMES: u8 = 6;
@@ -545,6 +547,53 @@ fn replay_refuses_forged_decisions() {
         behind.settled(*by, event.change.decision().expect("a decision"), event.time).is_err(),
         "one is missing"
     );
+}
+
+/// What a reply said of the velocity limits is what they left, in the shard that decided and in that of the account.
+#[test]
+fn replay_refuses_a_forged_allowance() {
+    let mut bench = pair();
+    let velocity = VelocityChange { per_day: Some(Some(quantity("90"))), ..VelocityChange::default() };
+    let amendment = Amendment { velocity: Some(Some(velocity)), ..Amendment::default() };
+    let operation = Operation::Amend { account: bench.place(1), amendment: Box::new(amendment) };
+    bench.run(1, &Item { operation, conditions: Vec::new(), key: None });
+    let left =
+        |units_left| Some(Box::new(Allowance { in_day: Some(units(units_left)), ..Allowance::default() }));
+    for (here, step, told) in [
+        (0, Step::Transfer(1, 0, Some(500)), left(8500)),
+        (1, Step::Transfer(1, 0, Some(500)), left(8000)),
+        (0, Step::Hold(1, None, 300, 1000), left(7700)),
+        (1, Step::Withdraw(1, 700), left(7000)),
+        (0, Step::Transfer(0, 1, Some(500)), None),
+    ] {
+        let mut event = done(&mut bench, here, &step);
+        let of_limited = |event: &mut Event| {
+            let parts = &mut decision(event).parts;
+            let part =
+                parts.iter().position(|part| part.shard.index() == 1).expect("account 1 is in shard 1");
+            let allowance = parts[part].effects[0].allowance.clone();
+            (part, allowance)
+        };
+        let (part, allowance) = of_limited(&mut event);
+        assert_eq!(allowance, told, "{step:?}");
+        for forged in [None, left(1)].into_iter().filter(|forged| *forged != told) {
+            assert_refused(&bench, 1, "an allowance that is not what the limits leave", |event| {
+                decision(event).parts[part].effects[0].allowance = forged;
+            });
+        }
+    }
+    // A short event says nothing of it.
+    let account = &bench.ledgers[1].accounts()[0];
+    let entry = Entry {
+        version: account.version + 1,
+        balance: account.posted.checked_sub(units(1)).expect("in range"),
+        held: account.held,
+        links: account.chain.links(),
+    };
+    let (account, direction, amount) = (account.number, Direction::Withdrawal, units(1));
+    let time = bench.ledgers[1].time();
+    let short = Event { time, key: None, change: Change::Posted { account, direction, amount, entry } };
+    assert!(bench.ledgers[1].clone().replay(&short).is_err());
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! An account's state.
 
 use super::{
-    AccountId, AccountName, AccountNumber, Amount, Chain, Currency, Metadata, OverdraftDefault, Reference,
-    Spent, Timestamp, VelocityLimits,
+    AccountChange, AccountId, AccountName, AccountNumber, Allowance, Amount, Chain, Currency, Metadata,
+    OverdraftDefault, Reference, Spent, Timestamp, VelocityLimits,
 };
 
 /// How many links an account has at most in either direction, which bounds what one request can reach.
@@ -92,6 +92,13 @@ impl Details {
         }
     }
 
+    /// What may still leave the account right after an effect: of a debit, if it has limits.
+    pub(super) fn allowance_after(&self, change: &AccountChange, now: Timestamp) -> Option<Box<Allowance>> {
+        let amount = change.debit().filter(|_| !self.velocity.is_empty())?;
+        let spent = self.spent.plus(&self.velocity, now, amount);
+        Some(Box::new(self.velocity.allowance(&spent, now)))
+    }
+
     pub(super) fn link(&mut self, link: Link) {
         match self.links.iter_mut().find(|known| known.to == link.to) {
             Some(known) => *known = link,
@@ -127,6 +134,11 @@ impl Account {
             AccountStatus::Open => None,
             AccountStatus::Closed => Some(self.updated),
         }
+    }
+
+    /// Whether how much may leave it, or how often, is limited.
+    pub fn has_velocity_limits(&self) -> bool {
+        self.details.as_ref().is_some_and(|details| !details.velocity.is_empty())
     }
 
     /// How far below zero the account may go: its own limit, or the service's.

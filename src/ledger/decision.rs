@@ -6,12 +6,13 @@
 //! - a decision has at most one part a shard, and a part at most one effect an account;
 //! - between accounts, what moves sums to zero in each currency over all parts; against `@world`, each part is
 //!   balanced by its own shard's part of `@world`;
-//! - an effect says what it leaves (version, balance, held), so that whoever applies or reads it can check it.
+//! - an effect says what it leaves (version, balance, held, and what may still leave an account with velocity limits),
+//!   so that whoever applies or reads it can check it, and a repeated request gets its first answer.
 
 use super::{
-    AccountId, AccountName, AccountNumber, Amount, Currency, Details, HoldId, HoldKey, HoldOutcome, KeyUse,
-    Link, Metadata, Note, Reference, Rejected, Sequence, ShardId, Spent, Timestamp, TransactionId,
-    VelocityLimits,
+    AccountId, AccountName, AccountNumber, Allowance, Amount, Currency, Details, HoldId, HoldKey,
+    HoldOutcome, KeyUse, Link, Metadata, Note, Reference, Rejected, Sequence, ShardId, Spent, Timestamp,
+    TransactionId, VelocityLimits,
 };
 
 /// What an operation changes.
@@ -144,6 +145,8 @@ pub struct Effect {
     pub change: AccountChange,
     /// How the account stands then.
     pub after: After,
+    /// What may still leave it then, if it has velocity limits and this is a debit. In a box, since few have.
+    pub allowance: Option<Box<Allowance>>,
 }
 
 /// How an account stands after an effect.

@@ -198,7 +198,7 @@ impl Change {
             }
             Change::Refused { .. } | Change::Claimed => return None,
         };
-        let effects = vec![Effect { account, opened, currency, change, after }];
+        let effects = vec![Effect { account, opened, currency, change, after, allowance: None }];
         let part = Part { shard, previous: Sequence::NONE, effects, reverses: None, key: None };
         Some(Decision { kind, note: Note::default(), parts: vec![part] })
     }

@@ -355,6 +355,10 @@ impl Ledger {
         assert!(amount.is_positive(), "amounts are checked where they are read");
         let account = self.target(target)?;
         let currency = account.currency;
+        assert!(
+            direction == Direction::Deposit || !account.has_velocity_limits(),
+            "what is debited within limits tells what is left of them: it is decided in a workspace"
+        );
         if direction == Direction::Withdrawal && account.frozen {
             return Err(Rejection::AccountFrozen);
         }
@@ -363,12 +367,6 @@ impl Ledger {
             let available = account.available(terms.overdraft);
             if amount > available {
                 return Err(Rejection::InsufficientFunds { available, required: amount, currency });
-            }
-            if let Some(details) = &account.details {
-                let allowance = details.velocity.allowance(&details.spent, terms.now);
-                if !allowance.covers(amount) {
-                    return Err(Rejection::VelocityLimit { allowance, required: amount, currency });
-                }
             }
         }
         let moved = direction.signed(amount);
@@ -434,6 +432,7 @@ impl Ledger {
             currency: account.currency,
             change: AccountChange::Released { hold: key, outcome: HoldOutcome::Expired },
             after,
+            allowance: None,
         };
         let part = Part {
             shard: self.shard,
@@ -594,9 +593,6 @@ impl Ledger {
             Change::Posted { account, direction, amount, entry } => {
                 let account = self.advance(*account, entry, event.time, sequence);
                 let currency = account.currency;
-                if let (Direction::Withdrawal, Some(details)) = (direction, &mut account.details) {
-                    details.count_debit(event.time, *amount);
-                }
                 self.world.entry(currency).or_default().add(direction.signed(*amount).negated());
             }
             Change::Closed { account, entry } => {
@@ -699,8 +695,8 @@ impl Ledger {
         }
     }
 
-    /// Checks this shard's part of a decision.
-    fn check_part(&self, decision: &Decision, links: &PartLinks) -> Result<(), ReplayError> {
+    /// Checks this shard's part of a decision that was made at `time`.
+    fn check_part(&self, decision: &Decision, links: &PartLinks, time: Timestamp) -> Result<(), ReplayError> {
         let mut totals = BTreeMap::<Currency, Total>::new();
         for (_, effect) in decision.effects() {
             totals.entry(effect.currency).or_default().add(effect.change.posted());
@@ -733,20 +729,21 @@ impl Ledger {
                 })?;
                 ensure(
                     effect.after == After { version: 1, balance: Amount::ZERO, held: Amount::ZERO }
+                        && effect.allowance.is_none()
                         && *links == Default::default(),
                     || "it opens an account that is not new".to_owned(),
                 )?;
                 opened += 1;
                 continue;
             }
-            self.check_effect(effect, &Entry::new(effect.after, *links))?;
+            self.check_effect(effect, &Entry::new(effect.after, *links), time)?;
         }
         ensure(part.reverses.is_none_or(|transfer| !self.reversals.contains_key(&transfer)), || {
             "it reverses a transfer for the second time".to_owned()
         })
     }
 
-    fn check_effect(&self, effect: &Effect, entry: &Entry) -> Result<(), ReplayError> {
+    fn check_effect(&self, effect: &Effect, entry: &Entry, time: Timestamp) -> Result<(), ReplayError> {
         let account = self.open_account(effect.account)?;
         ensure(account.opened == effect.opened && account.currency == effect.currency, || {
             format!("account number {} is another one", effect.account.get())
@@ -786,6 +783,11 @@ impl Ledger {
             let available = super::account::available(entry.balance, entry.held, limit);
             ensure(available >= Amount::ZERO, || "it passes the account's overdraft limit".to_owned())?;
         }
+        let details = account.details.as_ref();
+        let allowance = details.and_then(|details| details.allowance_after(&effect.change, time));
+        ensure(effect.allowance == allowance, || {
+            "what may still leave the account is not what its velocity limits leave".to_owned()
+        })?;
         ensure(*entry == (Entry { held: entry.held, ..next_entry(account, entry.balance) }), || {
             format!("its entry does not continue the history of account number {}", account.number.get())
         })
@@ -814,6 +816,9 @@ impl Ledger {
                 let moved = direction.signed(*amount);
                 let balance = account.posted.checked_add(moved);
                 ensure(balance == Some(entry.balance), || "its balance is not the sum".to_owned())?;
+                ensure(*direction == Direction::Deposit || !account.has_velocity_limits(), || {
+                    "it does not tell what it leaves of the account's velocity limits".to_owned()
+                })?;
                 let own_limit = account.overdraft_limit.filter(|_| *direction == Direction::Withdrawal);
                 let covers =
                     |limit| super::account::available(entry.balance, entry.held, limit) >= Amount::ZERO;
@@ -833,7 +838,7 @@ impl Ledger {
                         format!("it does not follow the last decision for shard {}", part.shard)
                     })?;
                 }
-                self.check_part(decision, links)?;
+                self.check_part(decision, links, event.time)?;
             }
             Change::Settled { by, decision, links } => {
                 let received = self.received_from(by.shard);
@@ -845,7 +850,7 @@ impl Ledger {
                         && part.is_some_and(|part| part.previous == received && part.key == event.key),
                     || format!("it does not follow {received}, the last decision from shard {}", by.shard),
                 )?;
-                self.check_part(decision, links)?;
+                self.check_part(decision, links, by.time)?;
             }
             Change::Refused { .. } | Change::Claimed => {
                 ensure(event.key.is_some(), || "it records an idempotency key but has none".to_owned())?;

@@ -980,13 +980,15 @@ impl Workspace {
         let now = self.terms.now;
         let account = &mut self.accounts[index];
         self.undo.push((index, account.clone()));
+        let allowance = account.details.as_ref().and_then(|details| details.allowance_after(&change, now));
         if let (Some(amount), Some(details)) = (change.debit(), &mut account.details) {
             details.count_debit(now, amount);
         }
         apply(account);
         account.version += 1;
         let (number, opened, currency) = (account.id.number, account.id.opened, account.currency);
-        let effect = Effect { account: number, opened, currency, change, after: account.after() };
+        let after = account.after();
+        let effect = Effect { account: number, opened, currency, change, after, allowance };
         part_of(&mut draft.decision.parts, account.id.shard).effects.push(effect);
     }
 

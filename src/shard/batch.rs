@@ -937,6 +937,9 @@ impl<To> Shard<To> {
         if moment.disk_full {
             return Ok((Reply::DiskFull, Sequence::NONE));
         }
+        if self.tells_allowance(command) {
+            return Executed::Work(Box::new(self.withdrawal(command, key, &request_id)));
+        }
         let key_use = key.map(|key| terms.key_use(key));
         let (change, rejection) = match (self.ledger.decide(command, &terms), &key_use) {
             (Ok(change), _) => (change, None),
@@ -978,12 +981,28 @@ impl<To> Shard<To> {
         key: Option<IdempotencyKey>,
         request_id: &str,
     ) -> Option<WorkRequest> {
-        let (Command::Withdraw { target, amount }, Rejection::InsufficientFunds { .. }) =
-            (command, rejection)
-        else {
+        let Rejection::InsufficientFunds { .. } = rejection else {
             return None;
         };
         let protection = self.protection(command)?;
+        let mut request = self.withdrawal(command, key, request_id);
+        request.need_accounts(&[protection]);
+        Some(request)
+    }
+
+    /// Whether what a command does has to tell what may still leave its account, for which a short event has no room.
+    fn tells_allowance(&self, command: &Command) -> bool {
+        let Command::Withdraw { target, .. } = command else {
+            return false;
+        };
+        self.ledger.account(&target.account).is_some_and(Account::has_velocity_limits)
+    }
+
+    /// The work that a withdrawal becomes when it takes more than a short event.
+    fn withdrawal(&self, command: &Command, key: Option<IdempotencyKey>, request_id: &str) -> WorkRequest {
+        let Command::Withdraw { target, amount } = command else {
+            unreachable!("only a withdrawal takes more");
+        };
         let account = Place { shard: self.id, account: target.account.clone() };
         let requirement = target.version.map(Requirement::Match);
         let conditions = requirement.map(|requirement| Condition { account: account.clone(), requirement });
@@ -993,7 +1012,7 @@ impl<To> Shard<To> {
             keys: key.into_iter().collect(),
             ..Needs::default()
         };
-        let mut request = WorkRequest {
+        WorkRequest {
             items: vec![Item {
                 operation,
                 conditions: conditions.into_iter().collect(),
@@ -1004,9 +1023,7 @@ impl<To> Shard<To> {
             key: None,
             request_id: request_id.into(),
             needs: vec![(self.id, needs)],
-        };
-        request.need_accounts(&[protection]);
-        Some(request)
+        }
     }
 
     /// The account that helps out if this command lacks funds.

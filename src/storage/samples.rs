@@ -249,7 +249,7 @@ impl Script {
         let target = |text: &str| Target { account: AccountRef::Name(name(text)), version: None };
         let quantity = Quantity::parse("12.34", ExcessDecimals::Refuse).expect("valid");
         self.run(Command::Deposit { target: target("full"), amount: quantity }, None);
-        self.run(Command::Withdraw { target: target("full"), amount: quantity }, Some(35));
+        self.run(Command::Withdraw { target: target("alice"), amount: quantity }, Some(35));
         let released = |key: HoldKey, outcome| AccountChange::Released { hold: key, outcome };
         let keys: Vec<HoldKey> = placed.iter().map(|placed| self.hold_of(*placed)).collect();
         let ids: Vec<_> = keys.iter().zip(&placed).map(|(key, placed)| key.id(here, placed.time)).collect();
@@ -443,7 +443,14 @@ impl Script {
     fn effect(&self, shard: ShardId, account: AccountNumber, change: AccountChange) -> Effect {
         let Some(state) = self.side(shard).account_by_number(account) else {
             let after = After { version: 1, balance: Amount::ZERO, held: Amount::ZERO };
-            return Effect { account, opened: self.now(), currency: Currency::USD, change, after };
+            return Effect {
+                account,
+                opened: self.now(),
+                currency: Currency::USD,
+                change,
+                after,
+                allowance: None,
+            };
         };
         let held = match &change {
             AccountChange::Held { amount, .. } => *amount,
@@ -459,7 +466,12 @@ impl Script {
             balance: state.posted.checked_add(change.posted()).expect("in range"),
             held: state.held.checked_add(held).expect("in range"),
         };
-        Effect { account, opened: state.opened, currency: state.currency, change, after }
+        let limited = state.details.as_ref().filter(|details| !details.velocity.is_empty());
+        let allowance = change.debit().zip(limited).map(|(amount, details)| {
+            let spent = details.spent.plus(&details.velocity, self.now(), amount);
+            Box::new(details.velocity.allowance(&spent, self.now()))
+        });
+        Effect { account, opened: state.opened, currency: state.currency, change, after, allowance }
     }
 
     fn side(&self, shard: ShardId) -> &Ledger {
@@ -546,6 +558,7 @@ impl Exchange {
                 currency: Currency::USD,
                 change: posted(units),
                 after: *after,
+                allowance: None,
             };
             part_of(&mut parts, shard_id(shard)).effects.push(effect);
         }

@@ -775,6 +775,9 @@ impl Model {
                 assert!(!account.frozen, "a frozen account does not pay");
                 account.count_debit(sum, by.time);
             }
+            let limited = effect.change.debit().filter(|_| !account.velocity.is_empty());
+            let left = limited.map(|_| account.velocity.allowance(&account.spent, by.time));
+            assert_eq!(effect.allowance.as_deref(), left.as_ref(), "a debit tells what may still leave");
             let account = &self.accounts[&id];
             assert_eq!(account.currency, effect.currency);
             if before.is_some_and(|before| account.posted - account.held < before) {

@@ -52,6 +52,71 @@ fn what_leaves_in_a_day_or_month_is_limited() {
     teller.end();
 }
 
+/// What a transaction says of the allowance of each of its accounts.
+fn allowances(transaction: &Value) -> Vec<Value> {
+    let sides = transaction["accounts"].as_array().expect("it has sides");
+    sides.iter().map(|side| side["allowance"].clone()).collect()
+}
+
+#[test]
+fn what_debits_an_account_tells_what_may_still_leave_it() {
+    let mut teller = Teller::start();
+    let debits = json!({ "count": 9, "window_seconds": WINDOW_SECONDS_MAX });
+    let limits = json!({ "velocity_limits": { "per_month": "20", "debits": debits } });
+    let a = teller.open_as(0, "a", "100", limits);
+    let [b] = teller.open_each([(1, "50")]);
+    let left = |month: &str, debits: u32| json!({ "per_day": null, "per_month": month, "debits": debits });
+    let withdrawals = format!("/v2/accounts/{a}/withdrawals");
+    let withdrawal = |keyed: &str| teller.post_keyed(&withdrawals, keyed, json!({ "amount": "1" }));
+    let first = withdrawal("w");
+    assert_eq!(first.is(201)["allowance"], left("19.00", 8));
+    let noted = json!({ "amount": "1", "reference": "r" });
+    assert_eq!(teller.post(&withdrawals, noted).is(201)["allowance"], left("18.00", 7));
+    let deposits = format!("/v2/accounts/{a}/deposits");
+    assert_eq!(teller.post(&deposits, json!({ "amount": "1" })).is(201)["allowance"], Value::Null);
+    let transfer = json!({ "from": a, "to": b, "amount": "2" });
+    let dry = teller.post("/v2/transfers?dry_run=true", transfer.clone()).is(200);
+    let transferred = teller.post_keyed("/v2/transfers", "t", transfer.clone());
+    assert_eq!(allowances(&transferred.is(201)), [left("16.00", 6), Value::Null]);
+    assert_eq!(allowances(&dry), allowances(&transferred.is(201)));
+    let hold = json!({ "account": a, "amount": "3", "to": b });
+    let held = teller.post_keyed("/v2/holds", "h", hold.clone());
+    assert_eq!(allowances(&held.is(201)), [left("13.00", 5)]);
+    // What was held has counted already.
+    let captured = teller.post(&text(&held.is(201)["_links"]["capture"]["href"]), json!({})).is(201);
+    assert_eq!(allowances(&captured), [Value::Null, Value::Null]);
+    let legs = json!([{ "account": b, "amount": "-1" }, { "account": a, "amount": "1" }]);
+    let paid = teller.post("/v2/transfers", json!({ "legs": legs })).is(201);
+    assert_eq!(allowances(&paid), [Value::Null, Value::Null]);
+    let reverse = format!("/v2/transfers/{}/reverse", text(&paid["id"]));
+    assert_eq!(allowances(&teller.post(&reverse, json!({})).is(201)), [left("12.00", 4), Value::Null]);
+    let items = json!([{ "type": "withdraw", "account": a, "amount": "1" }]);
+    teller.post("/v2/batches", json!({ "items": items })).is(200);
+    let name = a.trim_start_matches("name:");
+    teller.post(&format!("/accounts/{name}/withdraw"), json!({ "amount": 1 })).is(201);
+    assert_eq!(allowance(&teller, &a), left("10.00", 2));
+    let history = teller.get(&format!("/v2/accounts/{a}/transactions?types=withdrawal&limit=1")).is(200);
+    assert_eq!(history["items"][0]["allowance"], left("10.00", 2));
+    // Said again, it is what it was, whatever has left since.
+    for restart in [false, true] {
+        if restart {
+            teller.restart();
+        }
+        teller.post_keyed(&withdrawals, "w", json!({ "amount": "1" })).repeats(&first);
+        teller.post_keyed("/v2/transfers", "t", transfer.clone()).repeats(&transferred);
+        teller.post_keyed("/v2/holds", "h", hold.clone()).repeats(&held);
+        let read = teller.get(&format!("/v2/transactions/{}", text(&first.is(201)["id"]))).is(200);
+        assert_eq!(allowances(&read), [left("19.00", 8)]);
+    }
+    let too_much = |path: &str, amount: Value| {
+        let problem = teller.post(path, json!({ "amount": amount })).refused(422, "velocity-limit");
+        assert_eq!(problem["allowance"], left("10.00", 2));
+    };
+    too_much(&withdrawals, json!("10.01"));
+    too_much(&format!("/accounts/{name}/withdraw"), json!(10.01));
+    teller.end();
+}
+
 #[test]
 fn so_many_debits_are_allowed_in_a_window() {
     let teller = Teller::start();

@@ -15,7 +15,7 @@ use super::write::{Id, MoneyNumber, MoneyText, Seconds, Text, Time, resource};
 use crate::bank::OpenedAccount;
 use crate::ledger::operation::{Amendment, Opening, VelocityChange, VelocityTerms};
 use crate::ledger::{
-    self, AccountName, Allowance, Amount, Currency, DebitLimit, Reference, Spent, VelocityLimits,
+    self, AccountName, Allowance, Amount, Currency, DebitLimit, Effect, Reference, Spent, VelocityLimits,
     WINDOW_SECONDS_MAX,
 };
 use crate::shard::batch::AccountView;
@@ -400,6 +400,11 @@ resource! {
 }
 
 impl AllowanceLeft {
+    /// What an effect leaves, if it says so.
+    pub(in crate::http) fn after(effect: &Effect) -> Option<AllowanceLeft> {
+        effect.allowance.as_deref().map(|allowance| AllowanceLeft::of(*allowance, effect.currency))
+    }
+
     pub(in crate::http) fn of(allowance: Allowance, currency: Currency) -> AllowanceLeft {
         AllowanceLeft {
             per_day: allowance.in_day.map(|amount| MoneyText(amount, currency)),

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::accounts::AllowanceLeft;
 use super::links::{Linked, Links, Relation};
 use super::schema::{Describe, Schemas};
 use super::write::{Id, MoneyText, Time, Write, resource, text};
@@ -52,6 +53,8 @@ resource! {
         held: MoneyText,
         /// Its version after it.
         version: u64,
+        /// What may still leave it after it, if it paid and has velocity limits; else null.
+        allowance: Option<AllowanceLeft>,
     }
 }
 
@@ -65,6 +68,7 @@ impl Side {
             posted: money(effect.after.balance),
             held: money(effect.after.held),
             version: effect.after.version,
+            allowance: AllowanceLeft::after(effect),
         }
     }
 

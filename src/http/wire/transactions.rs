@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::accounts::AllowanceLeft;
 use super::links::{Linked, Links, PageLinks, Relation};
 use super::metadata::Metadata;
 use super::read::body;
@@ -87,6 +88,8 @@ resource! {
         held: MoneyText,
         /// The account's version after it.
         version: u64,
+        /// What could still leave the account after it, if it was a debit and the account had velocity limits; else null.
+        allowance: Option<AllowanceLeft>,
         /// The client's reference.
         reference: Option<&'a Reference>,
         /// The client's metadata.
@@ -141,6 +144,7 @@ impl<'a> Transaction<'a> {
             balance: money(effect.after.balance),
             held: money(effect.after.held),
             version: effect.after.version,
+            allowance: AllowanceLeft::after(effect),
             reference: note.reference.as_ref(),
             metadata: &note.metadata,
             counterparties: entry.others().map(counterparty).collect(),

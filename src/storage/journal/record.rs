@@ -48,7 +48,7 @@
 //!  part      shard, 1 byte flags (1 decision before, 2 reverses, 4 key), if they say so: varint distance to the
 //!            decision before, sequence of the transfer that is reversed, key + time of expiry; varint number, effects
 //!  effect    1 byte what, account, time of opening, currency if there is no +0x40, varint version, amount balance,
-//!            amount held if there is +0x80, and by what:
+//!            amount held if there is +0x80, allowance if there is +0x20, and by what:
 //!              1 opened         name, 1 byte flags (1 overdraft limit, 2 reference, 4 metadata, 8 references are
 //!                               unique, 16 velocity limits) and, if they say so, amount, reference, metadata, velocity
 //!              2 posted         amount
@@ -61,7 +61,10 @@
 //!              9 linked as related, 10 linked for overdraft protection, 11 unlinked, 12 protects, 13 protects no
 //!              more           account id
 //!              14 closed
-//!            +0x40 the currency is that of the effect before in this decision, +0x80 something is held
+//!            +0x20 what may still leave the account, +0x40 the currency is that of the effect before in this decision,
+//!            +0x80 something is held
+//!  allowance 1 byte flags (1 day, 2 month, 4 debits) and, if they say so, amount left today, amount left this month,
+//!            varint debits left
 //!  result    1 byte: 1 done + varint distance, 2 refused + rejected, 3 settled + shard, sequence, 4 key reused,
 //!            5 key in flight, 6 keys exhausted, 7 not attempted
 //!  rejected  varint place of the account + 1, or 0; rejection
@@ -70,8 +73,8 @@
 //! A rejection, 1 byte and what belongs to it:
 //!
 //! ```text
-//!  1 account exists               14 velocity limit: currency, amount required, 1 byte flags (1 day, 2 month,
-//!  2 account not found               4 debits), amount left today, amount left this month, varint debits left
+//!  1 account exists               14 velocity limit: currency, amount required, allowance
+//!  2 account not found
 //!  3 account closed               15 holds exhausted
 //!  4 account not empty (version   16 too many decimals: currency
 //!    1): amount, of USD           17 currency mismatch: currency expected, currency found

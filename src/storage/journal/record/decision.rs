@@ -51,7 +51,9 @@ const UNLINKED: u8 = 11;
 const PROTECTS: u8 = 12;
 const PROTECTS_NO_MORE: u8 = 13;
 const CLOSED: u8 = 14;
-/// Besides the change: the currency is that of the effect before, or something is held afterwards.
+/// Besides the change: it says what may still leave the account, the currency is that of the effect before, or something
+/// is held afterwards.
+const WITH_ALLOWANCE: u8 = 0x20;
 const SAME_CURRENCY: u8 = 0x40;
 const WITH_HELD: u8 = 0x80;
 
@@ -263,13 +265,14 @@ fn read_part(
 }
 
 fn put_effect(out: &mut Vec<u8>, effect: &Effect, time: Timestamp, before: &mut Option<Currency>) {
-    let Effect { account, opened, currency, change, after } = effect;
+    let Effect { account, opened, currency, change, after, allowance } = effect;
     let same_currency = before.replace(*currency) == Some(*currency);
     let with_held = !after.held.is_zero();
     out.push(
         change_code(change)
             | if same_currency { SAME_CURRENCY } else { 0 }
-            | if with_held { WITH_HELD } else { 0 },
+            | if with_held { WITH_HELD } else { 0 }
+            | if allowance.is_some() { WITH_ALLOWANCE } else { 0 },
     );
     put_account(out, *account);
     put_time(out, *opened, time);
@@ -280,6 +283,9 @@ fn put_effect(out: &mut Vec<u8>, effect: &Effect, time: Timestamp, before: &mut 
     put_amount(out, after.balance);
     if with_held {
         put_amount(out, after.held);
+    }
+    if let Some(allowance) = allowance {
+        put_allowance(out, allowance);
     }
     match change {
         AccountChange::Opened(opened) => put_opened(out, opened),
@@ -345,8 +351,9 @@ fn read_effect(
     let version = reader.varint()?;
     let balance = read_amount(reader)?;
     let held = if byte & WITH_HELD != 0 { read_held(reader)? } else { Amount::ZERO };
+    let allowance = (byte & WITH_ALLOWANCE != 0).then(|| read_allowance(reader).map(Box::new)).transpose()?;
     let hold = |reader: &mut Reader<'_>| Ok(HoldKey { account, version: read_hold_version(reader)? });
-    let change = match byte & !(SAME_CURRENCY | WITH_HELD) {
+    let change = match byte & !(WITH_ALLOWANCE | SAME_CURRENCY | WITH_HELD) {
         OPENED => AccountChange::Opened(Box::new(read_opened(reader)?)),
         POSTED => AccountChange::Posted { amount: read_amount(reader)? },
         code @ (HELD | HELD_FOR) => {
@@ -374,7 +381,7 @@ fn read_effect(
         CLOSED => AccountChange::Closed,
         code => return Err(at.malformed(format!("an effect has the unknown kind {code}"))),
     };
-    Ok(Effect { account, opened, currency, change, after: After { version, balance, held } })
+    Ok(Effect { account, opened, currency, change, after: After { version, balance, held }, allowance })
 }
 
 fn put_opened(out: &mut Vec<u8>, opened: &Opened) {

@@ -220,8 +220,12 @@ fn each_version_has_its_own_kinds() {
         event.map(|(_, event)| event)
     };
     for event in events() {
+        let holds_nothing = |account| {
+            let entry = event.change.entry(shard(), AccountNumber::new(account));
+            entry.is_none_or(|entry| entry.held.is_zero())
+        };
         let old_kind = !matches!(&event.change, Change::Decided { .. } | Change::Settled { .. })
-            && event.change.entry(shard(), AccountNumber::new(4)).is_none_or(|entry| entry.held.is_zero());
+            && [0, 4].into_iter().all(holds_nothing);
         let old_rejection = match &event.change {
             Change::Refused { rejection, .. } => matches!(
                 rejection,
@@ -406,6 +410,7 @@ fn common_events_take_few_bytes() {
         currency: Currency::USD,
         change: AccountChange::Posted { amount: amount(units) },
         after: After { version: 300, balance: amount(balance), held: Amount::ZERO },
+        allowance: None,
     };
     let part = |shard, effects| Part { shard, previous: Sequence::NONE, effects, reverses: None, key: None };
     let decided = |parts, links| {
@@ -753,7 +758,16 @@ impl Random {
             _ => AccountChange::Closed,
         };
         let after = After { version: self.any_size(u64::MAX), balance: self.amount(), held };
-        Effect { account, opened: self.time(), currency: self.currency(), change, after }
+        let allowance = self.maybe(|random| Box::new(random.allowance()));
+        Effect { account, opened: self.time(), currency: self.currency(), change, after, allowance }
+    }
+
+    fn allowance(&mut self) -> Allowance {
+        Allowance {
+            in_day: self.maybe(Random::amount),
+            in_month: self.maybe(Random::amount),
+            debits: self.maybe(|random| random.any_size(1 << 32) as u32),
+        }
     }
 
     fn rejected(&mut self) -> Rejected {
