@@ -150,7 +150,7 @@ pub enum Refusal {
     /// The ledger refuses.
     Rejected {
         /// Why, and which of the operation's accounts met it.
-        rejected: Rejected,
+        rejected: Box<Rejected>,
         /// For a repeated request, the id of the first one, which its reply showed.
         first_request_id: Option<Box<str>>,
     },
@@ -198,7 +198,7 @@ impl From<ShardError> for Refusal {
 
 impl From<Rejection> for Refusal {
     fn from(rejection: Rejection) -> Refusal {
-        Refusal::Rejected { rejected: rejection.into(), first_request_id: None }
+        Refusal::Rejected { rejected: Box::new(rejection.into()), first_request_id: None }
     }
 }
 
@@ -638,7 +638,7 @@ impl Bank {
         let value = match &event.change {
             Change::Refused { rejection, request_id } => {
                 return Err(Refusal::Rejected {
-                    rejected: rejection.clone().into(),
+                    rejected: Box::new(rejection.clone().into()),
                     first_request_id: Some(request_id.clone()),
                 });
             }
@@ -649,7 +649,7 @@ impl Bank {
                 };
                 if let Kind::Refusal { rejected, request_id } = &decision.kind {
                     return Err(Refusal::Rejected {
-                        rejected: rejected.clone(),
+                        rejected: Box::new(rejected.clone()),
                         first_request_id: Some(request_id.clone()),
                     });
                 }
@@ -766,7 +766,9 @@ fn transaction_of(executed: &Executed) -> Option<Transaction> {
 /// The refusal of an item that was not executed, and not before either.
 fn item_refusal(outcome: ItemOutcome) -> Refusal {
     match outcome {
-        ItemOutcome::Refused(rejected) => Refusal::Rejected { rejected, first_request_id: None },
+        ItemOutcome::Refused(rejected) => {
+            Refusal::Rejected { rejected: Box::new(rejected), first_request_id: None }
+        }
         ItemOutcome::KeyReused => Refusal::KeyReused,
         ItemOutcome::KeyInFlight => Refusal::KeyInFlight,
         ItemOutcome::KeysExhausted => Refusal::KeysExhausted,

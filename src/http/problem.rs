@@ -442,7 +442,7 @@ impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Problem {
         match refusal {
             Refusal::Rejected { rejected, first_request_id } => {
-                Problem { first_request_id, ..Problem::from(rejected) }
+                Problem { first_request_id, ..Problem::from(*rejected) }
             }
             Refusal::TransactionNotFound => Problem::plain(Code::TransactionNotFound),
             Refusal::NotThere => Problem::plain(Code::AccountNotThereYet),
@@ -671,11 +671,13 @@ mod tests {
     #[test]
     fn a_repeated_refusal_shows_the_first_request() {
         let problem = Problem::from(Refusal::Rejected {
-            rejected: Rejection::AccountNotEmpty {
-                balance: Amount::from_minor_units(-1).unwrap(),
-                currency: Currency::USD,
-            }
-            .into(),
+            rejected: Box::new(
+                Rejection::AccountNotEmpty {
+                    balance: Amount::from_minor_units(-1).unwrap(),
+                    currency: Currency::USD,
+                }
+                .into(),
+            ),
             first_request_id: Some("r-0".into()),
         });
         let text = body(&problem, Version::One);

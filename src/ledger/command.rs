@@ -1,7 +1,7 @@
 //! What a client asks of one account.
 //!
 //! The short way, for what is asked most: a command needs no copies and no locks, and its event is small. All else
-//! is an [`super::Operation`].
+//! is an [`super::operation::Operation`].
 
 use super::{AccountName, AccountNumber, Currency, IdempotencyKey, OverdraftDefault, Quantity, Timestamp};
 

@@ -1,7 +1,7 @@
 //! What a client asks for that may concern several accounts.
 //!
 //! A [`super::Command`] is about one account and is decided on its shard's state alone; an [`Operation`] names any
-//! accounts of any shards and is decided on copies of them ([`super::Workspace`]).
+//! accounts of any shards and is decided on copies of them ([`super::workspace::Workspace`]).
 
 use super::{
     AccountName, AccountRef, AmountError, Currency, HoldId, IdempotencyKey, LinkKind, Metadata, Note,

@@ -118,7 +118,7 @@ impl AccountState {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Stop {
     /// It is refused.
-    Rejected(Rejected),
+    Rejected(Box<Rejected>),
     /// Accounts or holds are needed that nobody asked for.
     Missing(Missing),
 }
@@ -132,7 +132,7 @@ pub struct Missing {
 
 impl From<Rejection> for Stop {
     fn from(rejection: Rejection) -> Stop {
-        Stop::Rejected(rejection.into())
+        Stop::Rejected(Box::new(rejection.into()))
     }
 }
 
@@ -143,7 +143,7 @@ impl Missing {
 }
 
 fn at(rejection: Rejection, place: usize) -> Stop {
-    Stop::Rejected(Rejected { rejection, at: u16::try_from(place).ok() })
+    Stop::Rejected(Box::new(Rejected { rejection, at: u16::try_from(place).ok() }))
 }
 
 /// A decision, and the key that the deciding shard itself remembers with it.
@@ -281,11 +281,11 @@ impl Workspace {
             Err(Stop::Rejected(rejected)) => {
                 self.roll_back(before);
                 if let Some(key) = item.key {
-                    let kind = Kind::Refusal { rejected: rejected.clone(), request_id: request_id.into() };
+                    let kind = Kind::Refusal { rejected: (*rejected).clone(), request_id: request_id.into() };
                     let decision = Decision { kind, note: Note::default(), parts: Vec::new() };
                     self.push(decision, Some((key.home, self.terms.key_use(key.key))));
                 }
-                Ok(ItemOutcome::Refused(rejected))
+                Ok(ItemOutcome::Refused(*rejected))
             }
         }
     }
@@ -1029,20 +1029,14 @@ fn place_of(id: AccountId) -> Place {
 
 /// A refusal that tells what was available before the transfer: one leg may have been protected by the account of
 /// another, and what that had left then is a state that never was.
-fn told_before(stop: Stop, before: &[Amount]) -> Stop {
-    match stop {
-        Stop::Rejected(Rejected {
-            rejection: Rejection::InsufficientFunds { required, currency, .. },
-            at,
-        }) => {
-            let available = before[usize::from(at.expect("it is about a leg"))];
-            Stop::Rejected(Rejected {
-                rejection: Rejection::InsufficientFunds { available, required, currency },
-                at,
-            })
-        }
-        stop => stop,
+fn told_before(mut stop: Stop, before: &[Amount]) -> Stop {
+    if let Stop::Rejected(rejected) = &mut stop
+        && let (Rejection::InsufficientFunds { available, .. }, Some(leg)) =
+            (&mut rejected.rejection, rejected.at)
+    {
+        *available = before[usize::from(leg)];
     }
+    stop
 }
 
 fn in_currency(quantity: Quantity, currency: Currency, place: usize) -> Result<Amount, Stop> {

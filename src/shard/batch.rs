@@ -633,7 +633,7 @@ impl<To> Shard<To> {
     fn admit(&mut self, mut work: Box<Work<To>>, moment: Moment, output: &mut Output<To>) {
         assert_eq!(work.next_shard(), self.id, "a work knows its way");
         if self.locks.waiting() >= WAITING_MAX {
-            return self.give_up(work, WorkReply::Overloaded, moment, output);
+            return self.give_up(*work, WorkReply::Overloaded, moment, output);
         }
         // A key that another request is being worked on with is not waited for: the client is told at once.
         let place = work.grants.len();
@@ -667,12 +667,12 @@ impl<To> Shard<To> {
         if work.grants.len() < work.request.needs.len() {
             output.messages.push((work.next_shard(), Message::Work(work)));
         } else {
-            self.decide(work, moment, output);
+            self.decide(*work, moment, output);
         }
     }
 
     /// Decides a work for which everything is locked.
-    fn decide(&mut self, mut work: Box<Work<To>>, moment: Moment, output: &mut Output<To>) {
+    fn decide(&mut self, mut work: Work<To>, moment: Moment, output: &mut Output<To>) {
         let grants = std::mem::take(&mut work.grants);
         let mut after = Sequence::NONE;
         let mut requires = Vec::new();
@@ -699,7 +699,7 @@ impl<To> Shard<To> {
             Some(_) | None => None,
         };
         if let Some(reply) = reply {
-            self.finish(*work, reply, Vec::new(), after, requires, moment, output);
+            self.finish(work, reply, Vec::new(), after, requires, moment, output);
             return;
         }
         let results = match decide_items(&mut workspace, request, first) {
@@ -720,7 +720,7 @@ impl<To> Shard<To> {
                 Decided::Not(outcome) => ItemReply::Not(outcome),
             });
             let reply = WorkReply::Items(replies.collect());
-            self.finish(*work, reply, Vec::new(), after, requires, moment, output);
+            self.finish(work, reply, Vec::new(), after, requires, moment, output);
             return;
         }
         let mut events = Vec::with_capacity(decided.len());
@@ -749,7 +749,7 @@ impl<To> Shard<To> {
         let reply = WorkReply::Items(replies.collect());
         let decisions = decisions.into_iter().enumerate().map(|(place, decision)| (id_at(place), decision));
         let decisions = decisions.collect();
-        self.finish(*work, reply, decisions, after, requires, moment, output);
+        self.finish(work, reply, decisions, after, requires, moment, output);
     }
 
     /// Tells everyone what was decided: the client, and the other shards, which are free then.
@@ -785,8 +785,7 @@ impl<To> Shard<To> {
     }
 
     /// Lets all shards go that have granted something, and answers the client.
-    fn give_up(&mut self, work: Box<Work<To>>, reply: WorkReply, moment: Moment, output: &mut Output<To>) {
-        let mut work = *work;
+    fn give_up(&mut self, mut work: Work<To>, reply: WorkReply, moment: Moment, output: &mut Output<To>) {
         work.request.needs.truncate(work.grants.len());
         work.grants.clear();
         // The refusal tells nothing of any account.
@@ -795,7 +794,7 @@ impl<To> Shard<To> {
 
     fn set_out_again(
         &mut self,
-        mut work: Box<Work<To>>,
+        mut work: Work<To>,
         missing: &Missing,
         moment: Moment,
         output: &mut Output<To>,
@@ -811,7 +810,7 @@ impl<To> Shard<To> {
             // Everyone has been let go.
             work.request.needs.clear();
             let reply = WorkReply::Overloaded;
-            return self.finish(*work, reply, Vec::new(), Sequence::NONE, Vec::new(), moment, output);
+            return self.finish(work, reply, Vec::new(), Sequence::NONE, Vec::new(), moment, output);
         }
         assert!(work.request.needs.len() >= shards, "a work needs no less than before");
         for (_, needs) in &mut work.request.needs {
@@ -819,7 +818,7 @@ impl<To> Shard<To> {
             needs.keys.extend(busy);
         }
         (work.id, work.attempts) = (self.next_work(), work.attempts + 1);
-        self.set_out(*work, moment, output);
+        self.set_out(work, moment, output);
     }
 
     /// Answers a request about accounts that are free, or locked for it.
@@ -838,8 +837,8 @@ impl<To> Shard<To> {
         let (reply, after) = match request {
             Request::Execute { command, key, request_id } => {
                 match self.execute(&command, key, request_id, moment, output) {
-                    Executed::Reply(reply, after) => (reply, after),
-                    Executed::Work(request) => {
+                    Ok(answer) => answer,
+                    Err(request) => {
                         let id = self.next_work();
                         let work = Work { id, request: *request, grants: Vec::new(), attempts: 1, to };
                         return self.set_out_later(work, output);
@@ -905,6 +904,7 @@ impl<To> Shard<To> {
         output.messages.push((first, Message::Work(Box::new(work))));
     }
 
+    /// Executes a command, or says which work it takes, if it takes more than one account.
     fn execute(
         &mut self,
         command: &Command,
@@ -912,41 +912,41 @@ impl<To> Shard<To> {
         request_id: Box<str>,
         moment: Moment,
         output: &mut Output<To>,
-    ) -> Executed {
+    ) -> Result<(Reply, Sequence), Box<WorkRequest>> {
         let terms = self.terms(moment.now);
         if let Some(key) = &key {
             if !self.locks.is_empty() && !self.locks.is_free(&Resource::Key(key.digest)) {
-                return Executed::Reply(Reply::KeyInFlight, Sequence::NONE);
+                return Ok((Reply::KeyInFlight, Sequence::NONE));
             }
             match self.ledger.key_status(key, terms.now) {
                 KeyStatus::New if self.ledger.keys().is_full(terms.keys_max, terms.now) => {
-                    return Executed::Reply(Reply::KeysExhausted, Sequence::NONE);
+                    return Ok((Reply::KeysExhausted, Sequence::NONE));
                 }
                 // Decided here, so the first reply waits as well. With another shard's help it may be there already.
                 KeyStatus::Settled(sequence)
                     if sequence > moment.durable && self.protection(command).is_none() =>
                 {
-                    return Executed::Reply(Reply::KeyInFlight, Sequence::NONE);
+                    return Ok((Reply::KeyInFlight, Sequence::NONE));
                 }
-                KeyStatus::Settled(sequence) => return Executed::Reply(Reply::Settled(sequence), sequence),
+                KeyStatus::Settled(sequence) => return Ok((Reply::Settled(sequence), sequence)),
                 // The use that contradicts this one may not be durable: it is the newest event at the latest.
-                KeyStatus::Reused => return Executed::Reply(Reply::KeyReused, self.ledger.last()),
+                KeyStatus::Reused => return Ok((Reply::KeyReused, self.ledger.last())),
                 KeyStatus::New | KeyStatus::Claimed => {}
             }
         }
         if moment.disk_full {
-            return Executed::Reply(Reply::DiskFull, Sequence::NONE);
+            return Ok((Reply::DiskFull, Sequence::NONE));
         }
         let key_use = key.map(|key| terms.key_use(key));
         let (change, rejection) = match (self.ledger.decide(command, &terms), &key_use) {
             (Ok(change), _) => (change, None),
             (Err(rejection), key_use) => {
                 if let Some(work) = self.with_protection(command, &rejection, key, &request_id) {
-                    return Executed::Work(Box::new(work));
+                    return Err(Box::new(work));
                 }
                 if key_use.is_none() {
                     let seen = self.seen_by(command, &rejection);
-                    return Executed::Reply(Reply::Refused(rejection), seen);
+                    return Ok((Reply::Refused(rejection), seen));
                 }
                 (Change::Refused { rejection: rejection.clone(), request_id }, Some(rejection))
             }
@@ -967,7 +967,7 @@ impl<To> Shard<To> {
                 Reply::Executed { sequence, event, opened, currency }
             }
         };
-        Executed::Reply(reply, sequence)
+        Ok((reply, sequence))
     }
 
     /// The work that does what a command could not do alone, if another account protects this one's overdraft.
@@ -1097,13 +1097,6 @@ impl AccountFilter {
                 metadata.and_then(|metadata| metadata.get(key)) == Some(value)
             })
     }
-}
-
-/// What comes of a command.
-enum Executed {
-    Reply(Reply, Sequence),
-    /// It takes more than one account.
-    Work(Box<WorkRequest>),
 }
 
 /// What came of one item of a work.

@@ -9,7 +9,7 @@
 //!    answered after that: the settle barrier (P2).
 //!
 //! If deciding finds that it needs an account that nobody knew of (overdraft protection, the payee of a hold), it
-//! lets all shards go, and the work sets out again with that too, at most [`ATTEMPTS_MAX`] times.
+//! lets all shards go, and the work sets out again with that too, at most eight times.
 //!
 //! # What is durable when (P1, P3)
 //! Memory runs ahead of the logs, and settlements do not wait for decisions to be durable. The logs must not

@@ -42,7 +42,6 @@ pub(in crate::http) static PLACE: Operation = Operation {
         ("captureHold", "hold", "$response.body#/id"),
         ("voidHold", "hold", "$response.body#/id"),
     ],
-    ..Operation::PLAIN
 };
 
 pub(in crate::http) static READ: Operation = Operation {

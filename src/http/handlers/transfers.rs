@@ -40,7 +40,6 @@ pub(in crate::http) static TRANSFER: Operation = Operation {
         ("readTransaction", "id", "$response.body#/id"),
         ("reverseTransfer", "id", "$response.body#/id"),
     ],
-    ..Operation::PLAIN
 };
 
 pub(in crate::http) static READ: Operation = Operation {
