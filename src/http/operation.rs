@@ -59,7 +59,15 @@ impl Operation {
     pub(super) fn is_conditional(&self) -> bool {
         self.headers.contains(&RequestHeader::IfNoneMatch)
     }
+
+    /// Whether it can be asked what would happen. That is answered with 200.
+    pub(super) fn has_dry_run(&self) -> bool {
+        self.query.names.contains(&DRY_RUN)
+    }
 }
+
+/// The parameter that asks for a dry run.
+const DRY_RUN: &str = "dry_run";
 
 /// A body that an operation takes.
 #[derive(Clone, Copy, Debug)]

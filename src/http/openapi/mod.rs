@@ -135,6 +135,15 @@ fn describe_responses(operation: &Operation, schemas: &mut Schemas) -> Value {
     if !content.is_empty() {
         reply["content"] = content.into();
     }
+    let mut responses = Map::new();
+    if operation.has_dry_run() {
+        let would = json!({
+            "description": "What would happen: it is a dry run, and nothing was changed.",
+            "headers": headers(&[], &[]),
+            "content": reply["content"].clone(),
+        });
+        responses.insert("200".to_owned(), would);
+    }
     let links: Map<String, Value> = operation
         .leads_to
         .iter()
@@ -145,7 +154,6 @@ fn describe_responses(operation: &Operation, schemas: &mut Schemas) -> Value {
     if !links.is_empty() {
         reply["links"] = links.into();
     }
-    let mut responses = Map::new();
     responses.insert(success.status.to_string(), reply);
     if operation.is_conditional() {
         let unchanged = json!({
