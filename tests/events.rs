@@ -14,12 +14,13 @@ use parking_lot::{Condvar, Mutex};
 use process::{DataDir, TIME_MAX};
 use serde_json::Value;
 use support::{MemoryBank, Service};
-use teller::bank::events::{EventFilter, EventKind, Happened, Position};
+use teller::bank::events::{EventFilter, Happened, Position};
 use teller::bank::{AccountSelector, Bank, BankShard, KeyHome, Origin};
 use teller::http::Limits;
 use teller::ledger::operation::{Opening, Operation, Sum};
 use teller::ledger::{
     AccountName, Amount, Currency, Direction, Ledger, Metadata, Note, OverdraftDefault, Quantity, ShardId,
+    TransactionType,
 };
 use teller::shard::batch::ShardRules;
 use teller::shard::worker::{Network, ShardThreads};
@@ -277,25 +278,28 @@ async fn filters_only_leave_out() {
     let concerns = |event: &Happened| {
         event.executed.decision.effects().any(|(shard, effect)| effect.account_id(shard) == account)
     };
-    let kind = |event: &Happened| EventKind::of(&event.executed.decision.kind).expect("an event");
+    let kind = |event: &Happened| TransactionType::of(&event.executed.decision.kind).expect("an event");
     for (filter, expected) in [
         (
             EventFilter { accounts: vec![account], kinds: Vec::new() },
             whole.iter().filter(|event| concerns(event)).cloned().collect::<Vec<_>>(),
         ),
         (
-            EventFilter { accounts: Vec::new(), kinds: vec![EventKind::Transfer] },
-            whole.iter().filter(|event| kind(event) == EventKind::Transfer).cloned().collect(),
+            EventFilter { accounts: Vec::new(), kinds: vec![TransactionType::Transfer] },
+            whole.iter().filter(|event| kind(event) == TransactionType::Transfer).cloned().collect(),
         ),
         (
-            EventFilter { accounts: vec![account], kinds: vec![EventKind::Opening, EventKind::Deposit] },
+            EventFilter {
+                accounts: vec![account],
+                kinds: vec![TransactionType::Opening, TransactionType::Deposit],
+            },
             whole
                 .iter()
-                .filter(|event| concerns(event) && kind(event) != EventKind::Transfer)
+                .filter(|event| concerns(event) && kind(event) != TransactionType::Transfer)
                 .cloned()
                 .collect(),
         ),
-        (EventFilter { accounts: Vec::new(), kinds: vec![EventKind::Expiry] }, Vec::new()),
+        (EventFilter { accounts: Vec::new(), kinds: vec![TransactionType::Expiry] }, Vec::new()),
     ] {
         let found = read_all(&bank, bank.beginning(), &filter, 10).await;
         let id = |event: &Happened| event.executed.clone();

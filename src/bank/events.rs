@@ -52,7 +52,8 @@ use tokio::time::Instant;
 
 use super::{Bank, Executed, Refusal};
 use crate::ledger::{
-    AccountId, AccountNumber, Change, Currency, Event, Kind, Sequence, ShardId, Timestamp, TransactionId,
+    AccountId, AccountNumber, Change, Currency, Event, Sequence, ShardId, Timestamp, TransactionId,
+    TransactionType,
 };
 use crate::shard::batch::{Reply, Request};
 use crate::shard::handle::ShardError;
@@ -89,78 +90,17 @@ impl Position {
     }
 }
 
-/// The kind of an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "they are those of `Kind`")]
-pub enum EventKind {
-    Opening,
-    Deposit,
-    Withdrawal,
-    Transfer,
-    Protection,
-    Reversal,
-    Hold,
-    Capture,
-    Void,
-    Expiry,
-    Amendment,
-    Closing,
-    Linking,
-    Unlinking,
-}
-
-impl EventKind {
-    /// All of them.
-    pub const ALL: [EventKind; 14] = [
-        EventKind::Opening,
-        EventKind::Deposit,
-        EventKind::Withdrawal,
-        EventKind::Transfer,
-        EventKind::Protection,
-        EventKind::Reversal,
-        EventKind::Hold,
-        EventKind::Capture,
-        EventKind::Void,
-        EventKind::Expiry,
-        EventKind::Amendment,
-        EventKind::Closing,
-        EventKind::Linking,
-        EventKind::Unlinking,
-    ];
-
-    /// The kind of what was decided, unless it is nothing that happened to accounts.
-    pub fn of(kind: &Kind) -> Option<EventKind> {
-        Some(match kind {
-            Kind::Opening => EventKind::Opening,
-            Kind::Deposit => EventKind::Deposit,
-            Kind::Withdrawal => EventKind::Withdrawal,
-            Kind::Transfer => EventKind::Transfer,
-            Kind::Protection => EventKind::Protection,
-            Kind::Reversal { .. } => EventKind::Reversal,
-            Kind::Hold => EventKind::Hold,
-            Kind::Capture { .. } => EventKind::Capture,
-            Kind::Void { .. } => EventKind::Void,
-            Kind::Expiry { .. } => EventKind::Expiry,
-            Kind::Amendment => EventKind::Amendment,
-            Kind::Closing => EventKind::Closing,
-            Kind::Linking => EventKind::Linking,
-            Kind::Unlinking => EventKind::Unlinking,
-            Kind::Refusal { .. } | Kind::Batch { .. } => return None,
-        })
-    }
-}
-
 /// Which events a reader wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EventFilter {
     /// Those with an effect on one of these accounts; if there are none, on any.
     pub accounts: Vec<AccountId>,
     /// Those of these kinds; if there are none, of any.
-    pub kinds: Vec<EventKind>,
+    pub kinds: Vec<TransactionType>,
 }
 
 impl EventFilter {
-    fn matches(&self, kind: EventKind, shard: ShardId, change: &Change) -> bool {
+    fn matches(&self, kind: TransactionType, shard: ShardId, change: &Change) -> bool {
         (self.kinds.is_empty() || self.kinds.contains(&kind))
             && (self.accounts.is_empty()
                 || self.accounts.iter().any(|account| match change.decision() {
@@ -224,7 +164,7 @@ enum Role {
     Aside,
     /// It is the copy of this decision.
     Copy(TransactionId),
-    Shown(EventKind),
+    Shown(TransactionType),
 }
 
 /// An event that was chosen, as it is in the log.
@@ -503,13 +443,13 @@ impl Lane {
 
 fn role(event: &Event) -> Role {
     let kind = match &event.change {
-        Change::Opened { .. } => Some(EventKind::Opening),
+        Change::Opened { .. } => Some(TransactionType::Opening),
         Change::Posted { direction, .. } => Some(match direction {
-            crate::ledger::Direction::Deposit => EventKind::Deposit,
-            crate::ledger::Direction::Withdrawal => EventKind::Withdrawal,
+            crate::ledger::Direction::Deposit => TransactionType::Deposit,
+            crate::ledger::Direction::Withdrawal => TransactionType::Withdrawal,
         }),
-        Change::Closed { .. } => Some(EventKind::Closing),
-        Change::Decided { decision, .. } => EventKind::of(&decision.kind),
+        Change::Closed { .. } => Some(TransactionType::Closing),
+        Change::Decided { decision, .. } => TransactionType::of(&decision.kind),
         Change::Settled { by, .. } => return Role::Copy(*by),
         Change::Refused { .. } | Change::Claimed => None,
     };

@@ -18,7 +18,7 @@ use super::{AccountSelector, Bank, Executed, PAGE_ENTRIES_MAX, Refusal, refusal}
 use crate::clock;
 use crate::ledger::{
     AccountChange, AccountId, AccountName, AccountNumber, Amount, Change, Currency, Decision, Effect, HoldId,
-    HoldKey, Kind, Quantity, Reference, Sequence, ShardId, Timestamp, Total, TransactionId,
+    HoldKey, Kind, Quantity, Reference, Sequence, ShardId, Timestamp, Total, TransactionId, TransactionType,
 };
 use crate::shard::batch::{AccountFilter, AccountView, Reply, Request};
 use crate::storage::StorageError;
@@ -46,44 +46,11 @@ pub enum Order {
     Ascending,
 }
 
-/// What kind of thing happened to an account.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EntryType {
-    /// See [`Kind::Deposit`].
-    Deposit,
-    /// See [`Kind::Withdrawal`].
-    Withdrawal,
-    /// See [`Kind::Transfer`].
-    Transfer,
-    /// See [`Kind::Protection`].
-    Protection,
-    /// See [`Kind::Reversal`].
-    Reversal,
-    /// See [`Kind::Hold`].
-    Hold,
-    /// See [`Kind::Capture`].
-    Capture,
-    /// See [`Kind::Void`].
-    Void,
-    /// See [`Kind::Expiry`].
-    Expiry,
-    /// See [`Kind::Opening`].
-    Opening,
-    /// See [`Kind::Amendment`].
-    Amendment,
-    /// See [`Kind::Closing`].
-    Closing,
-    /// See [`Kind::Linking`].
-    Linking,
-    /// See [`Kind::Unlinking`].
-    Unlinking,
-}
-
 /// Which of an account's entries are wanted. Each that is given has to be true of them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct EntryFilter {
     /// Of these types; without it, of those that are about money.
-    pub types: Option<Vec<EntryType>>,
+    pub types: Option<Vec<TransactionType>>,
     /// Not before this.
     pub from: Option<Timestamp>,
     /// Before this.
@@ -183,7 +150,7 @@ pub struct StatementLine {
     /// The transaction's id.
     pub id: TransactionId,
     /// Its type.
-    pub entry_type: EntryType,
+    pub entry_type: TransactionType,
     /// What it added to the balance.
     pub amount: Amount,
     /// The balance after it.
@@ -194,79 +161,6 @@ pub struct StatementLine {
     pub reference: Option<Reference>,
     /// The other account, if there is exactly one.
     pub counterparty: Option<AccountId>,
-}
-
-impl EntryType {
-    /// All of them.
-    pub const ALL: [EntryType; 14] = [
-        EntryType::Deposit,
-        EntryType::Withdrawal,
-        EntryType::Transfer,
-        EntryType::Protection,
-        EntryType::Reversal,
-        EntryType::Hold,
-        EntryType::Capture,
-        EntryType::Void,
-        EntryType::Expiry,
-        EntryType::Opening,
-        EntryType::Amendment,
-        EntryType::Closing,
-        EntryType::Linking,
-        EntryType::Unlinking,
-    ];
-
-    /// The type of an operation; `None` for book-keeping, which is no account's.
-    pub fn of(kind: &Kind) -> Option<EntryType> {
-        Some(match kind {
-            Kind::Deposit => EntryType::Deposit,
-            Kind::Withdrawal => EntryType::Withdrawal,
-            Kind::Transfer => EntryType::Transfer,
-            Kind::Protection => EntryType::Protection,
-            Kind::Reversal { .. } => EntryType::Reversal,
-            Kind::Hold => EntryType::Hold,
-            Kind::Capture { .. } => EntryType::Capture,
-            Kind::Void { .. } => EntryType::Void,
-            Kind::Expiry { .. } => EntryType::Expiry,
-            Kind::Opening => EntryType::Opening,
-            Kind::Amendment => EntryType::Amendment,
-            Kind::Closing => EntryType::Closing,
-            Kind::Linking => EntryType::Linking,
-            Kind::Unlinking => EntryType::Unlinking,
-            Kind::Refusal { .. } | Kind::Batch { .. } => return None,
-        })
-    }
-
-    /// Its name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            EntryType::Deposit => "deposit",
-            EntryType::Withdrawal => "withdrawal",
-            EntryType::Transfer => "transfer",
-            EntryType::Protection => "protection",
-            EntryType::Reversal => "reversal",
-            EntryType::Hold => "hold",
-            EntryType::Capture => "capture",
-            EntryType::Void => "void",
-            EntryType::Expiry => "expiry",
-            EntryType::Opening => "opening",
-            EntryType::Amendment => "amendment",
-            EntryType::Closing => "closing",
-            EntryType::Linking => "linking",
-            EntryType::Unlinking => "unlinking",
-        }
-    }
-
-    /// Whether it is about money, and not about the account itself.
-    pub const fn is_about_money(self) -> bool {
-        !matches!(
-            self,
-            EntryType::Opening
-                | EntryType::Amendment
-                | EntryType::Closing
-                | EntryType::Linking
-                | EntryType::Unlinking
-        )
-    }
 }
 
 impl AccountEntry {
@@ -286,8 +180,8 @@ impl AccountEntry {
     }
 
     /// What kind of thing happened.
-    pub fn entry_type(&self) -> EntryType {
-        EntryType::of(&self.executed.decision.kind).expect("book-keeping is no account's")
+    pub fn entry_type(&self) -> TransactionType {
+        TransactionType::of(&self.executed.decision.kind).expect("book-keeping is no account's")
     }
 
     /// The hold that was placed, or that ended.
@@ -320,7 +214,7 @@ impl AccountEntry {
 }
 
 impl EntryFilter {
-    fn has_type(&self, entry: EntryType) -> bool {
+    fn has_type(&self, entry: TransactionType) -> bool {
         match &self.types {
             Some(types) => types.contains(&entry),
             None => entry.is_about_money(),

@@ -22,8 +22,8 @@ pub use batch::{
     BATCH_ATOMIC_ITEMS_MAX, BATCH_ITEMS_MAX, BatchItem, BatchOutcome, BatchRefusal, BatchResult,
 };
 pub use history::{
-    AccountEntry, ENTRIES_EXAMINED_MAX, EntryFilter, EntryType, Order, Page, PastAccount, Point,
-    STATEMENT_ENTRIES_MAX, Statement, StatementLine,
+    AccountEntry, ENTRIES_EXAMINED_MAX, EntryFilter, Order, Page, PastAccount, Point, STATEMENT_ENTRIES_MAX,
+    Statement, StatementLine,
 };
 
 use crate::ledger::operation::{Condition, Item, Opening, Operation, Place, Requirement, Sum, VelocityTerms};

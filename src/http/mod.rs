@@ -55,7 +55,6 @@ mod wire;
 pub use api::Api;
 pub use listener::{Drained, Limits, serve};
 pub use problem::{Code, Retry};
-pub(crate) use wire::detail::kind_name;
 pub(crate) use wire::write::Rfc3339;
 
 /// The longest body, in bytes. The largest legal request is a name of 255 characters, each written as an escape

@@ -33,6 +33,7 @@ pub mod operation;
 mod overdraft;
 mod rejection;
 mod state;
+mod transaction_type;
 mod velocity;
 pub mod workspace;
 
@@ -59,4 +60,5 @@ pub use note::{
 pub use overdraft::OverdraftDefault;
 pub use rejection::{Rejected, Rejection};
 pub use state::{AccountSums, Ledger, LedgerParts, ReplayError};
+pub use transaction_type::TransactionType;
 pub use velocity::{Allowance, DebitLimit, Spent, VelocityLimits, WINDOW_SECONDS_MAX};

@@ -938,7 +938,7 @@ impl<To> Shard<To> {
             return Ok((Reply::DiskFull, Sequence::NONE));
         }
         if self.tells_allowance(command) {
-            return Executed::Work(Box::new(self.withdrawal(command, key, &request_id)));
+            return Err(Box::new(self.withdrawal(command, key, &request_id)));
         }
         let key_use = key.map(|key| terms.key_use(key));
         let (change, rejection) = match (self.ledger.decide(command, &terms), &key_use) {

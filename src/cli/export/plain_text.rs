@@ -34,9 +34,9 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use self::book::Book;
 use self::notation::{Leg, Notation};
 use super::{Source, no_account};
-use crate::http::kind_name;
 use crate::ledger::{
     AccountName, AccountNumber, Amount, Change, Currency, Event, Sequence, ShardId, TransactionId,
+    TransactionType,
 };
 use crate::storage::StorageError;
 use crate::storage::log::ShardFiles;
@@ -124,7 +124,13 @@ impl Transaction {
             };
             postings.extend(postings.iter().map(world).collect::<Vec<_>>());
         }
-        (!postings.is_empty()).then(|| Transaction::new(id, kind_name(&decision.kind), postings))
+        (!postings.is_empty()).then(|| {
+            Transaction::new(
+                id,
+                TransactionType::of(&decision.kind).map_or("", TransactionType::name),
+                postings,
+            )
+        })
     }
 }
 

@@ -8,9 +8,9 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::{Source, What, no_account};
-use crate::http::kind_name;
 use crate::ledger::{
     AccountChange, AccountId, AccountName, Amount, Change, Currency, Event, Timestamp, TransactionId,
+    TransactionType,
 };
 use crate::storage::log::{ShardFiles, StoredLog, replay};
 
@@ -85,7 +85,7 @@ fn print_transactions(
                 amount: amount.magnitude().text(effect.currency).to_string(),
                 balance: effect.after.balance.text(effect.currency).to_string(),
                 created: id.time.seconds(),
-                kind: kind_name(&decision.kind),
+                kind: TransactionType::of(&decision.kind).map_or("", TransactionType::name),
                 currency: effect.currency.code(),
                 reference: decision.note.reference.as_deref(),
             })?;

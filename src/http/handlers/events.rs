@@ -10,7 +10,7 @@ use hyper::{Method, Response};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::bank::events::{EventFilter, EventKind, Position};
+use crate::bank::events::{EventFilter, Position};
 use crate::bank::{AccountSelector, Bank, PAGE_ENTRIES_MAX, Refusal};
 use crate::http::call::Call;
 use crate::http::headers;
@@ -29,6 +29,7 @@ use crate::http::wire::links::PageLinks;
 use crate::http::wire::schema::{Describe, Schemas};
 use crate::http::wire::values::parse_reference;
 use crate::http::wire::write::Text;
+use crate::ledger::TransactionType;
 
 /// How many events a page has if the client does not say.
 const PAGE_EVENTS_DEFAULT: usize = 100;
@@ -352,11 +353,11 @@ impl Parameter for Accounts {
 }
 
 /// Kinds of events.
-struct Kinds(Vec<EventKind>);
+struct Kinds(Vec<TransactionType>);
 
 impl Describe for Kinds {
     fn describe(schemas: &mut Schemas) -> Value {
-        json!({ "type": "array", "items": EventKind::describe(schemas) })
+        json!({ "type": "array", "items": TransactionType::describe(schemas) })
     }
 }
 
@@ -371,10 +372,11 @@ impl Parameter for Kinds {
         let mut kinds = Vec::new();
         for value in values {
             let name = decode(value)?;
-            let kind = EventKind::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
-                let known = EventKind::ALL.map(EventKind::name).join(", ");
-                Cow::from(format!("has a type that is unknown; known are: {known}"))
-            })?;
+            let kind =
+                TransactionType::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
+                    let known = TransactionType::ALL.map(TransactionType::name).join(", ");
+                    Cow::from(format!("has a type that is unknown; known are: {known}"))
+                })?;
             if !kinds.contains(&kind) {
                 kinds.push(kind);
             }

@@ -7,7 +7,7 @@ use hyper::header::{HeaderValue, LINK, LOCATION};
 use serde_json::{Value, json};
 
 use super::statements::between;
-use crate::bank::{AccountSelector, EntryFilter, EntryType, Order, PAGE_ENTRIES_MAX};
+use crate::bank::{AccountSelector, EntryFilter, Order, PAGE_ENTRIES_MAX};
 use crate::http::call::Call;
 use crate::http::cursor::{self, CURSOR_PATTERN, ListDigest};
 use crate::http::headers::{self, Scope};
@@ -29,7 +29,7 @@ use crate::http::wire::transfers::note;
 use crate::http::wire::values::LimitText;
 use crate::http::wire::write::Text;
 use crate::http::wire::{Posting, PostingV1, Transaction, TransactionPage, TransactionV1};
-use crate::ledger::{Direction, Kind, Reference};
+use crate::ledger::{Direction, Kind, Reference, TransactionType};
 
 /// How many transactions a page has if the client does not say.
 const PAGE_ENTRIES_DEFAULT: usize = 100;
@@ -368,11 +368,11 @@ impl Parameter for Cursor {
 }
 
 /// Some types of transactions.
-struct Types(Vec<EntryType>);
+struct Types(Vec<TransactionType>);
 
 impl Describe for Types {
     fn describe(_: &mut Schemas) -> Value {
-        let names = EntryType::ALL.map(EntryType::name).join("|");
+        let names = TransactionType::ALL.map(TransactionType::name).join("|");
         let pattern = format!("^({names})(,({names}))*$");
         json!({ "type": "string", "pattern": pattern, "examples": ["deposit,transfer"] })
     }
@@ -380,11 +380,14 @@ impl Describe for Types {
 
 impl Parameter for Types {
     fn parse(text: &str) -> Result<Types, Cow<'static, str>> {
-        let find = |name: &str| EntryType::ALL.into_iter().find(|known| known.name() == name);
-        let types: Option<Vec<EntryType>> = text.split(',').map(find).collect();
+        let find = |name: &str| TransactionType::ALL.into_iter().find(|known| known.name() == name);
+        let types: Option<Vec<TransactionType>> = text.split(',').map(find).collect();
         types.map(Types).ok_or_else(|| {
-            format!("must be types with commas between: {}", EntryType::ALL.map(EntryType::name).join(", "))
-                .into()
+            format!(
+                "must be types with commas between: {}",
+                TransactionType::ALL.map(TransactionType::name).join(", ")
+            )
+            .into()
         })
     }
 }

@@ -8,7 +8,9 @@ use super::links::{Linked, Links, Relation};
 use super::schema::{Describe, Schemas};
 use super::write::{Id, MoneyText, Time, Write, resource, text};
 use crate::bank::Executed;
-use crate::ledger::{self, AccountChange, Currency, Effect, Kind, Reference, ShardId, TransactionId};
+use crate::ledger::{
+    self, AccountChange, Currency, Effect, Kind, Reference, ShardId, TransactionId, TransactionType,
+};
 
 resource! {
     /// A transaction with all its sides.
@@ -16,7 +18,7 @@ resource! {
         /// The transaction's id; null if this is a dry run, which makes none.
         id: Option<Id>,
         /// What was done.
-        kind as "type": &'a Kind,
+        kind as "type": TransactionType,
         /// Whether this only says what would happen.
         dry_run: bool,
         /// The accounts that it changed, and how each stands after it.
@@ -99,7 +101,7 @@ impl<'a> TransactionDetail<'a> {
         let can_be_reversed = decision.kind == Kind::Transfer && reversed_by.is_none();
         TransactionDetail {
             id: Some(Id(id)),
-            kind: &decision.kind,
+            kind: TransactionType::of(&decision.kind).expect("book-keeping is shown to nobody"),
             dry_run: false,
             accounts: Side::all(decision),
             reference: decision.note.reference.as_ref(),
@@ -131,60 +133,21 @@ pub(in crate::http) fn hold_of(executed: &Executed) -> Option<Uuid> {
     Some(key.id(shard, executed.id.time).to_uuid())
 }
 
-/// The names of the kinds of transactions.
-pub(in crate::http) const KINDS: [&str; 14] = [
-    "deposit",
-    "withdrawal",
-    "transfer",
-    "protection",
-    "reversal",
-    "hold",
-    "capture",
-    "void",
-    "expiry",
-    "opening",
-    "amendment",
-    "closing",
-    "linking",
-    "unlinking",
-];
-
-/// The name of a kind.
-pub(crate) fn kind_name(kind: &Kind) -> &'static str {
-    match kind {
-        Kind::Opening => "opening",
-        Kind::Deposit => "deposit",
-        Kind::Withdrawal => "withdrawal",
-        Kind::Transfer => "transfer",
-        Kind::Protection => "protection",
-        Kind::Reversal { .. } => "reversal",
-        Kind::Hold => "hold",
-        Kind::Capture { .. } => "capture",
-        Kind::Void { .. } => "void",
-        Kind::Expiry { .. } => "expiry",
-        Kind::Amendment => "amendment",
-        Kind::Closing => "closing",
-        Kind::Linking => "linking",
-        Kind::Unlinking => "unlinking",
-        Kind::Refusal { .. } | Kind::Batch { .. } => unreachable!("book-keeping is shown to nobody"),
-    }
-}
-
-impl Describe for Kind {
+impl Describe for TransactionType {
     fn describe(schemas: &mut Schemas) -> Value {
         schemas.named::<Self>("TransactionType", |_| {
             json!({
                 "type": "string",
-                "enum": KINDS,
+                "enum": TransactionType::ALL.map(TransactionType::name),
                 "examples": ["transfer"],
             })
         })
     }
 }
 
-impl Write for Kind {
+impl Write for TransactionType {
     fn write(&self, out: &mut Vec<u8>) {
-        text(out, kind_name(self));
+        text(out, self.name());
     }
 }
 

@@ -16,12 +16,12 @@ use std::io::Write as _;
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::{Value, json};
 
-use super::detail::{TransactionDetail, kind_name};
+use super::detail::TransactionDetail;
 use super::links::PageLinks;
-use super::schema::{Describe, Schemas};
+use super::schema::Schemas;
 use super::write::{Text, Write, resource};
-use crate::bank::events::{EventKind, Happened, Position};
-use crate::ledger::{SHARDS_MAX, Sequence};
+use crate::bank::events::{Happened, Position};
+use crate::ledger::{SHARDS_MAX, Sequence, TransactionType};
 use crate::storage::codec::{Reader, put_varint};
 
 const FORMAT: u8 = 1;
@@ -50,34 +50,6 @@ pub(in crate::http) fn describe_stream(_: &mut Schemas) -> Value {
         "description": "Server-sent events. Each has as `id` the cursor behind it, as `event` its type, and as `data` \
             what stands in `items` of a page.",
     })
-}
-
-impl Describe for EventKind {
-    fn describe(_: &mut Schemas) -> Value {
-        json!({ "type": "string", "enum": EventKind::ALL.map(EventKind::name) })
-    }
-}
-
-impl EventKind {
-    /// The kind as it stands in `type`.
-    pub(in crate::http) const fn name(self) -> &'static str {
-        match self {
-            EventKind::Opening => "opening",
-            EventKind::Deposit => "deposit",
-            EventKind::Withdrawal => "withdrawal",
-            EventKind::Transfer => "transfer",
-            EventKind::Protection => "protection",
-            EventKind::Reversal => "reversal",
-            EventKind::Hold => "hold",
-            EventKind::Capture => "capture",
-            EventKind::Void => "void",
-            EventKind::Expiry => "expiry",
-            EventKind::Amendment => "amendment",
-            EventKind::Closing => "closing",
-            EventKind::Linking => "linking",
-            EventKind::Unlinking => "unlinking",
-        }
-    }
 }
 
 /// A position, as its cursor.
@@ -112,7 +84,7 @@ pub(in crate::http) fn parse_cursor(text: &str) -> Option<Position> {
 
 /// Writes an event as one of a stream.
 pub(in crate::http) fn write_event(out: &mut Vec<u8>, happened: &Happened) {
-    let kind = kind_name(&happened.executed.decision.kind);
+    let kind = TransactionType::of(&happened.executed.decision.kind).map_or("", TransactionType::name);
     let began = write!(out, "id: {}\nevent: {kind}\ndata: ", Cursor(&happened.after));
     began.expect("memory takes what is written to it");
     // JSON as it is written here has no line breaks.

@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 use super::links::{Link, PageLinks};
 use super::schema::{Describe, Schemas, with_meaning};
 use super::write::{Id, MoneyText, Object, Rfc3339, Text, Time, TotalText, Write, resource};
-use crate::bank::{self, EntryType, StatementLine};
-use crate::ledger::{AccountName, Currency, Reference};
+use crate::bank::{self, StatementLine};
+use crate::ledger::{AccountName, Currency, Reference, TransactionType};
 
 resource! {
     /// An account as it was.
@@ -111,7 +111,7 @@ resource! {
         /// The transaction's id.
         id: Id,
         /// What was done.
-        kind as "type": EntryType,
+        kind as "type": TransactionType,
         /// What it added to the balance, below zero for what it took.
         amount: MoneyText,
         /// The balance after it.

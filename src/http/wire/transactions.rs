@@ -10,8 +10,10 @@ use super::read::body;
 use super::schema::{Describe, Schemas};
 use super::values::{AmountNumber, AmountText};
 use super::write::{Id, MoneyNumber, MoneyText, Seconds, Text, Time, Write, resource, text};
-use crate::bank::{self, AccountEntry, EntryType};
-use crate::ledger::{self, AccountId, AccountName, Currency, Direction, Effect, Kind, Reference};
+use crate::bank::{self, AccountEntry};
+use crate::ledger::{
+    self, AccountId, AccountName, Currency, Direction, Effect, Kind, Reference, TransactionType,
+};
 
 body! {
     /// What pays into or out of an account in version 1.
@@ -77,7 +79,7 @@ resource! {
         /// The id of the account.
         account_id: Id,
         /// What was done.
-        kind as "type": EntryType,
+        kind as "type": TransactionType,
         /// What it added to the account's balance, below zero for what it took.
         amount: MoneyText,
         /// By how much it changed what the account's pending holds reserve.
@@ -227,17 +229,5 @@ impl Write for DirectionV1 {
                 Direction::Withdrawal => "WITHDRAWAL",
             },
         );
-    }
-}
-
-impl Describe for EntryType {
-    fn describe(schemas: &mut Schemas) -> Value {
-        Kind::describe(schemas)
-    }
-}
-
-impl Write for EntryType {
-    fn write(&self, out: &mut Vec<u8>) {
-        text(out, self.name());
     }
 }
