@@ -246,7 +246,11 @@ impl Observation {
         let mut model = model.clone();
         let mut written = Vec::new();
         same(&items.len(), &replies.len())?;
-        let refused = |reply: &ItemReply| matches!(reply, ItemReply::Not(outcome) if *outcome != ItemOutcome::NotAttempted);
+        // What an earlier request with its key has ended keeps that end, and does not stand in the way of the others.
+        let refused = |reply: &ItemReply| {
+            matches!(reply, ItemReply::Not(outcome)
+                if !matches!(outcome, ItemOutcome::NotAttempted | ItemOutcome::Settled(_)))
+        };
         let is_off = atomic && replies.iter().any(refused);
         for ((item, has_key), reply) in items.iter().zip(replies) {
             match reply {
