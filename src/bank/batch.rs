@@ -5,11 +5,12 @@
 //! is all or nothing is one chunk. With an idempotency key, each chunk has a key derived from it, remembered with how
 //! each of its items ended: a retry finds the chunks that are done and goes on with the rest.
 
+use super::holds::{Budget, ended_by};
 use super::{Bank, Done, Executed, KeyHome, Origin, Refusal, item_refusal, refusal};
 use crate::ledger::operation::{Condition, HomedKey, Item, Operation};
 use crate::ledger::{
-    Change, IdempotencyKey, ItemOutcome, KeyDigest, Kind, Metadata, Note, Outcome, Rejection, Sequence,
-    TransactionId,
+    Change, HoldId, IdempotencyKey, ItemOutcome, KeyDigest, Kind, Metadata, Note, Outcome, Rejection,
+    Sequence, TransactionId,
 };
 use crate::shard::batch::Reply;
 use crate::shard::work::{ItemReply, WorkReply};
@@ -119,6 +120,7 @@ impl Bank {
         let mut places = Vec::with_capacity(items.len());
         let mut known = Vec::with_capacity(items.len());
         let mut results = Vec::new();
+        let holds: Vec<_> = items.iter().map(|item| ended_by(&item.operation)).collect();
         for item in items {
             let key = item.key.map(|(key, home)| self.homed(key, home));
             let impossible = match &item.operation {
@@ -149,6 +151,7 @@ impl Bank {
                         ItemReply::Not(outcome) => self.not_done(outcome).await?,
                     };
                 }
+                self.tell_of_holds(&holds, &mut results).await;
                 Ok((results, None))
             }
             WorkReply::Settled(outcome) => {
@@ -156,9 +159,21 @@ impl Bank {
                 for (place, result) in places.into_iter().zip(settled) {
                     results[place] = result;
                 }
+                self.tell_of_holds(&holds, &mut results).await;
                 Ok((results, Some(first_request_id)))
             }
             reply => Err(refusal(Reply::Worked(reply))),
+        }
+    }
+
+    /// Tells of holds that ended long ago that they ended; all of a chunk share what one request may examine.
+    async fn tell_of_holds(&self, holds: &[Option<HoldId>], results: &mut [BatchResult]) {
+        let mut budget = Budget::default();
+        for (hold, result) in holds.iter().zip(results) {
+            if let (Some(hold), BatchResult::Refused(refusal)) = (hold, result) {
+                let untold = std::mem::replace(refusal, Refusal::Overloaded);
+                *refusal = self.told_of_hold(*hold, untold, &mut budget).await;
+            }
         }
     }
 

@@ -29,7 +29,7 @@ use crate::storage::history::{HistoryEntry, HistoryReader};
 pub const ENTRIES_EXAMINED_MAX: u64 = 10_000;
 
 /// How many entries are read at a time, so that a page in ascending order does not keep all that it examines.
-const ENTRIES_READ_MAX: u64 = 1000;
+pub(super) const ENTRIES_READ_MAX: u64 = 1000;
 
 /// How many entries a statement covers at most: some hundred printed pages.
 pub const STATEMENT_ENTRIES_MAX: u64 = 10_000;
@@ -400,11 +400,11 @@ async fn passed(moment: Timestamp) {
 
 /// Where an account's history begins to be read: at its newest entry.
 #[derive(Clone, Copy, Debug)]
-struct Chain {
+pub(super) struct Chain {
     id: AccountId,
     currency: Currency,
     newest: Sequence,
-    version: u64,
+    pub(super) version: u64,
 }
 
 /// What an entry says of its account.
@@ -435,12 +435,12 @@ impl Past {
 }
 
 impl Chain {
-    fn of(account: &AccountView) -> Chain {
+    pub(super) fn of(account: &AccountView) -> Chain {
         Chain { id: account.id, currency: account.currency, newest: account.newest, version: account.version }
     }
 
     /// The newest entry before a moment.
-    fn before(
+    pub(super) fn before(
         &self,
         history: &mut HistoryReader<'_>,
         moment: Timestamp,
@@ -472,7 +472,7 @@ impl Chain {
     }
 
     /// So many entries from a version downwards, newest first. Fewer if that is all.
-    fn entries(
+    pub(super) fn entries(
         &self,
         history: &mut HistoryReader<'_>,
         from: u64,

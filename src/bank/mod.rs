@@ -1,7 +1,7 @@
 //! The bank: everything that a caller can ask, in the words of the domain.
 //!
 //! It finds the shard, asks it, reads history, and knows how a repeated request gets its first answer. HTTP is
-//! above it, shards and logs below; it has no state of its own.
+//! above it, shards and logs below; it has no state of its own but for what spares it to read twice.
 //!
 //! # Idempotency keys
 //! A key belongs to the place that it is sent to: to one account, or to a collection (of accounts, transfers, holds,
@@ -12,6 +12,7 @@
 mod batch;
 pub mod events;
 mod history;
+mod holds;
 mod plan;
 
 use std::sync::Arc;
@@ -29,11 +30,11 @@ pub use history::{
 use crate::ledger::operation::{Condition, Item, Opening, Operation, Place, Requirement, Sum, VelocityTerms};
 use crate::ledger::{
     AccountChange, AccountId, AccountName, AccountNumber, AccountRef, Amount, Change, Command, Currency,
-    Decision, Direction, Event, HoldId, IdempotencyKey, ItemOutcome, Kind, Note, Opened, Outcome,
-    OverdraftDefault, Quantity, Rejected, Rejection, Sequence, ShardId, Target, Timestamp, TransactionId,
+    Decision, Direction, Event, IdempotencyKey, ItemOutcome, Kind, Note, Opened, Outcome, OverdraftDefault,
+    Quantity, Rejected, Rejection, Sequence, ShardId, Target, Timestamp, TransactionId,
 };
 use crate::router::Router;
-use crate::shard::batch::{AccountFilter, AccountView, HoldView, Reply, Request, TrialBalance};
+use crate::shard::batch::{AccountFilter, AccountView, Reply, Request, TrialBalance};
 use crate::shard::handle::{ShardError, ShardHandle};
 use crate::shard::work::{ItemReply, WorkReply, WorkRequest};
 use crate::storage::StorageError;
@@ -65,6 +66,7 @@ pub struct Bank {
     history_places: Semaphore,
     history_readers: Arc<Semaphore>,
     accounts_known: events::AccountsKnown,
+    hold_searches: holds::Searches,
 }
 
 /// Who asks for a change, and how it may be repeated.
@@ -213,6 +215,7 @@ impl Bank {
             history_places: Semaphore::new(HISTORY_READERS_MAX + HISTORY_READERS_WAITING_MAX),
             history_readers: Arc::new(Semaphore::new(HISTORY_READERS_MAX)),
             accounts_known: events::AccountsKnown::default(),
+            hold_searches: holds::Searches::default(),
         }
     }
 
@@ -386,6 +389,24 @@ impl Bank {
         dry_run: bool,
         origin: Origin,
     ) -> Result<Done<Executed>, Refusal> {
+        let hold = holds::ended_by(&operation);
+        let done = self.operate_once(operation, conditions, home, dry_run, origin).await;
+        match (done, hold) {
+            (Err(refusal), Some(hold)) => {
+                Err(self.told_of_hold(hold, refusal, &mut holds::Budget::default()).await)
+            }
+            (done, _) => done,
+        }
+    }
+
+    async fn operate_once(
+        &self,
+        operation: Operation,
+        conditions: Vec<Condition>,
+        home: KeyHome,
+        dry_run: bool,
+        origin: Origin,
+    ) -> Result<Done<Executed>, Refusal> {
         // A dry run leaves nothing to remember.
         let key = origin.key.filter(|_| !dry_run).map(|key| self.homed(key, home));
         let items = vec![Item { operation, conditions, key }];
@@ -498,31 +519,6 @@ impl Bank {
             }
         }
         Ok((page, None))
-    }
-
-    /// Reads a hold that is pending, or ended a short while ago.
-    ///
-    /// # Errors
-    /// See [`Refusal`].
-    pub async fn hold(&self, id: HoldId) -> Result<HoldView, Refusal> {
-        let shard = self.shards.get(id.shard.index()).ok_or(Refusal::from(Rejection::HoldNotFound))?;
-        match shard.handle.ask(Request::Hold(id)).await? {
-            Reply::Hold(hold) => hold.ok_or(Refusal::from(Rejection::HoldNotFound)),
-            reply => Err(refusal(reply)),
-        }
-    }
-
-    /// Reads an account's holds that are pending, or ended a short while ago.
-    ///
-    /// # Errors
-    /// See [`Refusal`].
-    pub async fn holds(&self, account: AccountSelector) -> Result<(AccountView, Vec<HoldView>), Refusal> {
-        let (shard, account) = self.located(account)?;
-        let request = Request::Holds { account, count: PAGE_ENTRIES_MAX };
-        match self.shard(shard).handle.ask(request).await? {
-            Reply::Holds(holds) => holds.ok_or(Refusal::from(Rejection::AccountNotFound)),
-            reply => Err(refusal(reply)),
-        }
     }
 
     /// Reads a deposit or withdrawal of one account, and the account.

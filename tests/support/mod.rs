@@ -15,7 +15,7 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 use teller::bank::{Bank, BankShard};
 use teller::http::{Api, Drained, Limits, serve};
-use teller::ledger::{Amount, Currency, Ledger, OverdraftDefault, ShardId};
+use teller::ledger::{Amount, Currency, Ledger, OverdraftDefault, ShardId, Timestamp};
 use teller::shard::batch::ShardRules;
 use teller::shard::worker::{Network, ShardThreads};
 use teller::storage::journal::record::LogPosition;
@@ -43,6 +43,16 @@ impl MemoryBank {
         keys_max: usize,
         read: impl Fn(Arc<dyn JournalReader>) -> Arc<dyn JournalReader>,
     ) -> MemoryBank {
+        MemoryBank::start_at(shards, keys_max, read, teller::clock::now)
+    }
+
+    /// The same with another clock.
+    pub fn start_at(
+        shards: usize,
+        keys_max: usize,
+        read: impl Fn(Arc<dyn JournalReader>) -> Arc<dyn JournalReader>,
+        now: fn() -> Timestamp,
+    ) -> MemoryBank {
         let rules = ShardRules {
             overdraft: OverdraftDefault {
                 currency: Currency::USD,
@@ -61,7 +71,7 @@ impl MemoryBank {
                 Ledger::new(id),
                 rules,
                 journal,
-                teller::clock::now,
+                now,
                 Arc::new(|shard, error| panic!("the log of shard {shard} failed: {error}")),
                 &mut network,
             );

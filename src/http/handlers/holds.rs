@@ -48,6 +48,8 @@ pub(in crate::http) static READ: Operation = Operation {
     endpoint: Endpoint::ReadHold,
     id: "readHold",
     summary: "Read a hold",
+    details: "One that ended more than a day ago is looked for in its account's history. If that has a great many entries, \
+        503 `overloaded` says that the search is not at its end; the next request goes on with it.",
     headers: IF_NONE_MATCH,
     success: Success {
         status: 200,

@@ -1,0 +1,257 @@
+//! Holds: those that a shard remembers, and those that ended so long ago that only history has them.
+//!
+//! A shard forgets an ended hold after [`ENDED_HOLD_MEMORY_MS`](crate::ledger::ENDED_HOLD_MEMORY_MS), for memory must not
+//! grow with all that ever was. The hold goes on to have its outcome: whoever reads it is told, and whoever would end it
+//! once more learns how it ended.
+//!
+//! # Where a hold is
+//! Its id says where it was placed: at that version of that account, at that time. Its end is an entry of the same
+//! account behind that, and nothing says which. But the time narrows it down: a capture or void is decided before the
+//! hold expires, and whoever deals with an account lets the holds expire first that are due. So however late an expiry
+//! was recorded (a restart, a full disk), it stands right behind the last entry before that time: between the two are
+//! other expiries, and what was decided in the very moment. There it is looked for first. If it is not there, all
+//! entries behind the placing are read, the oldest first, for most holds are ended soon; up to the newest, in case the
+//! clock was set back and much happened while it stood still.
+//!
+//! # What that costs
+//! One request examines [`ENTRIES_EXAMINED_MAX`] entries at most. If it has not found the end then, it is refused as too
+//! much work for now, and the bank remembers how far it got: the next request about that hold goes on there. So a client
+//! that follows `Retry-After` gets its answer, and a hold that was found once is found at once again. An index of ended
+//! holds would spare the search, and would cost memory for all of them for ever.
+
+use std::collections::HashMap;
+use std::ops::RangeInclusive;
+use std::sync::{Mutex, PoisonError};
+
+use super::history::{Chain, ENTRIES_READ_MAX};
+use super::{AccountEntry, AccountSelector, Bank, ENTRIES_EXAMINED_MAX, PAGE_ENTRIES_MAX, Refusal, refusal};
+use crate::ledger::operation::Operation;
+use crate::ledger::{AccountChange, Hold, HoldId, HoldKey, HoldStatus, Rejected, Rejection};
+use crate::shard::batch::{AccountView, HoldView, Reply, Request};
+use crate::storage::StorageError;
+use crate::storage::history::HistoryReader;
+
+/// How many entries behind a hold's time are looked at before all others: as many as one list of operations makes.
+const EXPIRY_NEAR: u64 = 1000;
+
+/// How many entries are read first; it doubles from there on.
+const ENTRIES_READ_FIRST: u64 = 16;
+
+/// How many searches the bank remembers; about 50 bytes each. One more, and all of them start anew: a batch that asks
+/// for as many holds as it can stays far below.
+const SEARCHES_MAX: usize = 50_000;
+
+/// How far searches for the ends of holds have got: the version to go on at, which is that of the end once it is found.
+#[derive(Debug, Default)]
+pub(super) struct Searches(Mutex<HashMap<HoldId, u64>>);
+
+impl Searches {
+    fn get(&self, id: HoldId) -> Option<u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&id).copied()
+    }
+
+    fn set(&self, id: HoldId, version: u64) {
+        let mut searches = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if searches.len() >= SEARCHES_MAX {
+            searches.clear();
+        }
+        searches.insert(id, version);
+    }
+}
+
+/// How many more entries a request may examine.
+pub(super) struct Budget(u64);
+
+impl Default for Budget {
+    fn default() -> Budget {
+        Budget(ENTRIES_EXAMINED_MAX)
+    }
+}
+
+/// What came of a search.
+enum Search {
+    /// The hold, and the version at which it ended.
+    Ended(Hold, u64),
+    /// There is no such hold that has ended.
+    Nothing,
+    /// The end is not before this version, if one is said.
+    Unfinished(Option<u64>),
+}
+
+/// What came of a search in some versions.
+enum Scan {
+    Found(AccountEntry),
+    Nothing,
+    Unfinished(u64),
+}
+
+/// The hold that an operation ends.
+pub(super) fn ended_by(operation: &Operation) -> Option<HoldId> {
+    match operation {
+        Operation::Capture { hold, .. } | Operation::Void { hold, .. } => Some(*hold),
+        _ => None,
+    }
+}
+
+impl Bank {
+    /// Reads a hold.
+    ///
+    /// # Errors
+    /// See [`Refusal`]; [`Refusal::Overloaded`] also if it ended long ago and was not found yet: the search goes on with
+    /// the next request.
+    pub async fn hold(&self, id: HoldId) -> Result<HoldView, Refusal> {
+        let shard = self.shards.get(id.shard.index()).ok_or(Refusal::from(Rejection::HoldNotFound))?;
+        match shard.handle.ask(Request::Hold(id)).await? {
+            Reply::Hold(Some(hold)) => Ok(hold),
+            Reply::Hold(None) => {
+                let ended = self.ended_hold(id, &mut Budget::default()).await?;
+                ended.ok_or(Rejection::HoldNotFound.into())
+            }
+            reply => Err(refusal(reply)),
+        }
+    }
+
+    /// Reads an account's holds that are pending, or ended a short while ago.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub async fn holds(&self, account: AccountSelector) -> Result<(AccountView, Vec<HoldView>), Refusal> {
+        let (shard, account) = self.located(account)?;
+        let request = Request::Holds { account, count: PAGE_ENTRIES_MAX };
+        match self.shard(shard).handle.ask(request).await? {
+            Reply::Holds(holds) => holds.ok_or(Refusal::from(Rejection::AccountNotFound)),
+            reply => Err(refusal(reply)),
+        }
+    }
+
+    /// The refusal to end a hold, in which one that was forgotten is not unknown but has ended.
+    ///
+    /// What a key remembers is "not known": that is told in the same way each time, for what has ended stays so.
+    pub(super) async fn told_of_hold(&self, id: HoldId, refusal: Refusal, budget: &mut Budget) -> Refusal {
+        let Refusal::Rejected {
+            rejected: Rejected { rejection: Rejection::HoldNotFound, at },
+            first_request_id,
+        } = refusal
+        else {
+            return refusal;
+        };
+        let rejection = match self.ended_hold(id, budget).await {
+            Ok(Some(HoldView { currency, hold, .. })) => match hold.status {
+                HoldStatus::Ended { outcome, .. } => Rejection::HoldEnded { outcome, currency },
+                HoldStatus::Pending => unreachable!("it was its end that was found"),
+            },
+            Ok(None) => Rejection::HoldNotFound,
+            Err(refusal) => return refusal,
+        };
+        Refusal::Rejected { rejected: Rejected { rejection, at }, first_request_id }
+    }
+
+    /// Looks in history for a hold that its shard does not know, so it has ended long ago if it ever was.
+    async fn ended_hold(&self, id: HoldId, budget: &mut Budget) -> Result<Option<HoldView>, Refusal> {
+        let Some(shard) = self.shards.get(id.shard.index()) else {
+            return Ok(None);
+        };
+        let account = match shard.handle.ask(Request::AccountByNumber(id.account)).await? {
+            Reply::Account(Some(account)) => account,
+            Reply::Account(None) => return Ok(None),
+            reply => return Err(refusal(reply)),
+        };
+        if id.time < account.opened || id.version == 0 || u64::from(id.version) > account.version {
+            return Ok(None);
+        }
+        let (chain, from, most) = (Chain::of(&account), self.hold_searches.get(id), budget.0);
+        let search = move |history: &mut HistoryReader<'_>| {
+            let mut budget = Budget(most);
+            Ok((chain.ended_hold(history, id, from, &mut budget)?, budget))
+        };
+        let (search, left) = self.read_history(id.shard, search).await?;
+        *budget = left;
+        match search {
+            Search::Ended(hold, version) => {
+                self.hold_searches.set(id, version);
+                Ok(Some(HoldView { id, account: account.id, currency: account.currency, hold }))
+            }
+            Search::Nothing => Ok(None),
+            Search::Unfinished(next) => {
+                if let Some(next) = next {
+                    self.hold_searches.set(id, next);
+                }
+                Err(Refusal::Overloaded)
+            }
+        }
+    }
+}
+
+impl Chain {
+    /// Looks for a hold that has ended; its end not before the version `from`, if that is known.
+    fn ended_hold(
+        &self,
+        history: &mut HistoryReader<'_>,
+        id: HoldId,
+        from: Option<u64>,
+        budget: &mut Budget,
+    ) -> Result<Search, StorageError> {
+        let version = u64::from(id.version);
+        let placed = self.entries(history, version, 1)?.pop().filter(|placed| placed.created() == id.time);
+        let Some(AccountChange::Held { amount, to, expires }) =
+            placed.as_ref().map(|placed| &placed.effect().change)
+        else {
+            return Ok(Search::Nothing);
+        };
+        let (amount, to, expires) = (*amount, *to, *expires);
+        let mut scan = Scan::Nothing;
+        if from.is_none() {
+            let before = self.before(history, expires)?.map_or(version, |entry| entry.version().max(version));
+            scan = self.end_in(history, id.key(), before + 1..=before + EXPIRY_NEAR, budget)?;
+            if let Scan::Unfinished(_) = scan {
+                return Ok(Search::Unfinished(None));
+            }
+        }
+        if !matches!(scan, Scan::Found(_)) {
+            scan = self.end_in(history, id.key(), from.unwrap_or(version + 1)..=self.version, budget)?;
+        }
+        Ok(match scan {
+            Scan::Found(end) => {
+                let AccountChange::Released { outcome, .. } = end.effect().change else {
+                    unreachable!("it is an end that was looked for");
+                };
+                let status = HoldStatus::Ended { at: end.created(), outcome };
+                let hold = Hold { created: id.time, amount, to, expires, status };
+                Search::Ended(hold, end.effect().after.version)
+            }
+            Scan::Nothing => Search::Nothing,
+            Scan::Unfinished(next) => Search::Unfinished(Some(next)),
+        })
+    }
+
+    /// Looks for the end of a hold in some versions, the oldest first.
+    fn end_in(
+        &self,
+        history: &mut HistoryReader<'_>,
+        hold: HoldKey,
+        versions: RangeInclusive<u64>,
+        budget: &mut Budget,
+    ) -> Result<Scan, StorageError> {
+        let (mut low, high) = versions.into_inner();
+        let high = high.min(self.version);
+        let mut step = ENTRIES_READ_FIRST;
+        let ends = |entry: &AccountEntry| match &entry.effect().change {
+            AccountChange::Released { hold: released, .. } => *released == hold,
+            _ => false,
+        };
+        while low <= high {
+            let few = step.min(ENTRIES_READ_MAX).min(high - low + 1).min(budget.0);
+            if few == 0 {
+                return Ok(Scan::Unfinished(low));
+            }
+            let entries = self.entries(history, low + few - 1, few)?;
+            budget.0 -= few;
+            if let Some(end) = entries.into_iter().find(ends) {
+                return Ok(Scan::Found(end));
+            }
+            low += few;
+            step *= 2;
+        }
+        Ok(Scan::Nothing)
+    }
+}
