@@ -776,7 +776,13 @@ fn a_reader_misses_nothing_and_gets_nothing_twice_over_kills() {
     let rest = whole.len() - told.len();
     let id = told.last().expect("it was told something").id.clone();
     told.extend(Reader::resume(server.address(), "/v2/events", &id).take(rest));
-    let as_streamed: Vec<_> = told.iter().map(|told| told.data.clone()).collect();
+    // The same events, each once. Those that have nothing to do with one another may stand in another order: a shard
+    // that is slow to say how far it is, as after a start on a busy machine, is not waited for without end.
+    let mut as_streamed: Vec<_> = told.iter().map(|told| told.data.clone()).collect();
+    assert_in_order(&as_streamed);
+    let by_id = |event: &Value| event["id"].as_str().expect("an id").to_owned();
+    as_streamed.sort_by_key(by_id);
+    whole.sort_by_key(by_id);
     assert_eq!(as_streamed, whole);
     let known: HashSet<String> = ids(&told).into_iter().collect();
     assert!(acknowledged.len() >= 1200 && acknowledged.is_subset(&known));

@@ -128,12 +128,11 @@ impl Bank {
     ///
     /// What a key remembers is "not known": that is told in the same way each time, for what has ended stays so.
     pub(super) async fn told_of_hold(&self, id: HoldId, refusal: Refusal, budget: &mut Budget) -> Refusal {
-        let Refusal::Rejected {
-            rejected: Rejected { rejection: Rejection::HoldNotFound, at },
-            first_request_id,
-        } = refusal
-        else {
+        let Refusal::Rejected { rejected, first_request_id } = refusal else {
             return refusal;
+        };
+        let Rejected { rejection: Rejection::HoldNotFound, at } = *rejected else {
+            return Refusal::Rejected { rejected, first_request_id };
         };
         let rejection = match self.ended_hold(id, budget).await {
             Ok(Some(HoldView { currency, hold, .. })) => match hold.status {
@@ -143,7 +142,7 @@ impl Bank {
             Ok(None) => Rejection::HoldNotFound,
             Err(refusal) => return refusal,
         };
-        Refusal::Rejected { rejected: Rejected { rejection, at }, first_request_id }
+        Refusal::Rejected { rejected: Box::new(Rejected { rejection, at }), first_request_id }
     }
 
     /// Looks in history for a hold that its shard does not know, so it has ended long ago if it ever was.
