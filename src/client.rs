@@ -173,15 +173,19 @@ impl Client {
         body: impl Into<Bytes>,
         idempotency_key: Option<&str>,
     ) -> Result<Response, ClientError> {
-        let mut request = Request::builder()
-            .method(Method::POST)
-            .uri(self.uri(path))
-            .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(body.into()))?;
+        let mut request = self.post_request(path, "application/json", body.into())?;
         if let Some(key) = idempotency_key {
             request.headers_mut().insert(IDEMPOTENCY_KEY, HeaderValue::from_str(key)?);
         }
         self.send(request).await
+    }
+
+    /// Posts a text of JSON lines to a path.
+    ///
+    /// # Errors
+    /// See [`ClientError`]. A refusal is a reply, not an error.
+    pub async fn post_ndjson(&self, path: &str, body: impl Into<Bytes>) -> Result<Response, ClientError> {
+        self.send(self.post_request(path, "application/x-ndjson", body.into())?).await
     }
 
     /// Sends any request whose URI was made with [`Client::uri`].
@@ -198,6 +202,19 @@ impl Client {
     /// The whole URI of a path, which starts with a slash.
     pub fn uri(&self, path: &str) -> String {
         format!("{}{path}", self.base.as_str())
+    }
+
+    fn post_request(
+        &self,
+        path: &str,
+        media_type: &'static str,
+        body: Bytes,
+    ) -> Result<Request<Full<Bytes>>, hyper::http::Error> {
+        Request::builder()
+            .method(Method::POST)
+            .uri(self.uri(path))
+            .header(CONTENT_TYPE, media_type)
+            .body(Full::new(body))
     }
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Response, ClientError> {

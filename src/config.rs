@@ -435,7 +435,7 @@ fn parse_currency(text: &str) -> Result<Currency, String> {
 }
 
 /// Reads an overdraft limit in a currency. Its sign does not matter.
-pub(crate) fn parse_overdraft(text: &str, currency: Currency) -> Result<Amount, String> {
+fn parse_overdraft(text: &str, currency: Currency) -> Result<Amount, String> {
     match Amount::parse(text, currency, ExcessDecimals::Refuse) {
         Ok(amount) => Ok(amount.magnitude()),
         Err(error) => Err(format!(
@@ -444,10 +444,15 @@ pub(crate) fn parse_overdraft(text: &str, currency: Currency) -> Result<Amount, 
     }
 }
 
-/// Reads an overdraft limit as far as that can be done without knowing its currency.
+/// Checks an overdraft limit as far as that can be done without knowing its currency.
 fn parse_overdraft_text(text: &str) -> Result<String, String> {
+    parse_overdraft_quantity(text).map(|_| text.to_owned())
+}
+
+/// Reads an overdraft limit of no currency in particular. Its sign does not matter.
+pub(crate) fn parse_overdraft_quantity(text: &str) -> Result<Quantity, String> {
     match Quantity::parse(text, ExcessDecimals::Refuse) {
-        Ok(_) => Ok(text.to_owned()),
+        Ok(limit) => Ok(limit.magnitude()),
         Err(error) => Err(format!(
             "{error}; allowed is an amount such as {MAX_OVERDRAFT_DEFAULT}, whose sign is ignored"
         )),

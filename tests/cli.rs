@@ -50,7 +50,7 @@ fn wrong_usage_exits_2_and_names_the_flag_or_the_variable() {
         (&["frobnicate"], &[], "frobnicate"),
         (&["import"], &[], "<FILE>"),
         (&["import", "x.csv", "--url=https://bank"], &[], "https is not spoken here"),
-        (&["import", "x.csv", "--connections=0"], &[], "from 1 to 1024"),
+        (&["import", "x.csv", "--connections=0"], &[], "from 1 to 64"),
         (&["export", "--what=accounts", "--account=alice"], &[], "--account"),
         (&["export", "--what=accounts", "--format=hledger"], &[], "--what accounts"),
         (&["export", "--what=accounts", "--format=beancount"], &[], "--what accounts"),

@@ -8,9 +8,11 @@ mod process;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use process::{DataDir, POLL_INTERVAL, Running, Server, TIME_MAX, cents, get, history, json, program};
 
@@ -49,8 +51,57 @@ fn sample() -> BTreeMap<String, Recorded> {
 
 /// Starts `teller import` of a file.
 fn start_import(server: &Server, file: &Path) -> Running {
+    start_import_to(&server.url(), file, "4")
+}
+
+fn start_import_to(url: &str, file: &Path, connections: &str) -> Running {
     let file = file.to_str().expect("UTF-8");
-    Running::start(program(&["import", file, "--url", &server.url(), "--overdraft-limit", "10000"]))
+    let arguments =
+        ["import", file, "--url", url, "--connections", connections, "--overdraft-limit", "10000"];
+    Running::start(program(&arguments))
+}
+
+/// A wire to a server that is slow in its direction, so that an import takes long enough to be killed in the middle of
+/// it. Returns its URL. Its threads end with their connections.
+fn slow_wire(server: &Server) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    let server = server.address().to_owned();
+    thread::spawn(move || {
+        for near in listener.incoming().map_while(Result::ok) {
+            // While the server is away, so is the wire.
+            let Ok(far) = TcpStream::connect(&server) else { continue };
+            let (near_too, far_too) = (near.try_clone().expect("open"), far.try_clone().expect("open"));
+            thread::spawn(move || carry(near, far, WIRE_PAUSE));
+            thread::spawn(move || carry(far_too, near_too, Duration::ZERO));
+        }
+    });
+    url
+}
+
+/// How long each portion on the slow wire waits: some hundred of them make some seconds.
+const WIRE_PAUSE: Duration = Duration::from_millis(10);
+
+fn carry(mut from: TcpStream, mut to: TcpStream, pause: Duration) {
+    let mut portion = [0; 16 * 1024];
+    while let Ok(count @ 1..) = from.read(&mut portion) {
+        thread::sleep(pause);
+        if to.write_all(&portion[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = from.shutdown(Shutdown::Both);
+    let _ = to.shutdown(Shutdown::Both);
+}
+
+/// The account of the file's row with this number, from 1, and the account's version behind it.
+fn version_behind(row: usize) -> (String, u64) {
+    let rows = csv::Reader::from_path(sample_path()).expect("it is there").into_deserialize();
+    let names = rows.map(|row: Result<BTreeMap<String, String>, _>| row.expect("a row")["account"].clone());
+    let names: Vec<String> = names.take(row).collect();
+    let name = names.last().expect("it has rows").clone();
+    let count = names.iter().filter(|other| **other == name).count();
+    (name, count as u64 + 1)
 }
 
 /// The numbers that the import's summary tells, by line.
@@ -58,18 +109,18 @@ fn summary(stdout: &str) -> BTreeMap<&str, &str> {
     stdout.lines().filter_map(|line| line.split_once(' ')).map(|(name, rest)| (name, rest.trim())).collect()
 }
 
-/// Waits until the ledger has so many accounts; the import must still be under way then.
-fn wait_for_accounts(server: &Server, import: &mut Running, count: u64) {
+/// Waits until the ledger has the file's row with this number; the import must still be under way then.
+fn wait_for_row(server: &Server, import: &mut Running, row: usize) {
     let client = server.client(1);
+    let (name, version) = version_behind(row);
     let until = Instant::now() + TIME_MAX;
     loop {
-        let balance = json(&get(&client, "/v2/trial-balance"));
-        let accounts = balance["currencies"][0]["accounts"].as_u64().unwrap_or(0);
+        let account = json(&get(&client, &format!("/v2/accounts/name:{name}")));
         assert!(!import.has_ended(), "the import ended by itself");
-        if accounts >= count {
+        if account["version"].as_u64().unwrap_or(0) >= version {
             return;
         }
-        assert!(Instant::now() < until, "the import does not get on: {balance}");
+        assert!(Instant::now() < until, "the import does not get on: {account}");
         thread::sleep(POLL_INTERVAL);
     }
 }
@@ -123,13 +174,14 @@ fn the_sample_survives_every_kill_and_every_move() {
     let mut server = data.serve(flags);
 
     // The import is killed.
-    let mut import = start_import(&server, &sample_path());
-    wait_for_accounts(&server, &mut import, 200);
+    let wire = slow_wire(&server);
+    let mut import = start_import_to(&wire, &sample_path(), "1");
+    wait_for_row(&server, &mut import, 6000);
     assert_eq!(import.kill().code, None);
 
     // Run again, it goes on; the server is killed under it, and comes back at the same address.
-    let mut import = start_import(&server, &sample_path());
-    wait_for_accounts(&server, &mut import, 420);
+    let mut import = start_import_to(&wire, &sample_path(), "1");
+    wait_for_row(&server, &mut import, 14_000);
     let port = format!("--port={}", server.address().rsplit(':').next().expect("a port"));
     server.kill();
     assert!(!import.has_ended(), "it waits for the server");

@@ -1,13 +1,14 @@
 //! `teller import`: plays the transactions of a CSV file through a server's public HTTP API.
 //!
 //! [`mod@file`] reads and checks the whole file before the first request; [`play`] sends it. What always holds:
-//! an account's transactions are sent one after the other in the file's order; every request bears an
+//! an account's transactions are applied in the file's order, none behind one that is refused; each bears an
 //! idempotency key made from the file's own ids, so that repeating a request, or the whole import, changes
 //! nothing twice.
 
 mod file;
 mod play;
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
@@ -17,13 +18,13 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 
 use crate::client::{BaseUrl, Client};
-use crate::config::{LogArgs, parse_overdraft, parse_whole};
-use crate::ledger::{Amount, Currency};
+use crate::config::{LogArgs, parse_overdraft_quantity, parse_whole};
+use crate::ledger::{Currency, Quantity};
 use file::FileError;
 use play::{Board, Count, PlayError, Player, Tally};
 
-/// More connections than this only wait for one another.
-const CONNECTIONS_MAX: u64 = 1024;
+/// More connections than this only wait for one another: each has a batch of hundreds under way.
+const CONNECTIONS_MAX: u64 = 64;
 
 /// How long one request may take before it is repeated.
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(30);
@@ -41,23 +42,29 @@ const LONG_ABOUT: &str = "\
 Plays deposits and withdrawals from a CSV file through a running server's HTTP API.
 
 The file's first line names its columns. Needed are, in any order:
-  id       the transaction's own id, unique in the file
-  account  the account's name, 1 to 255 bytes
-  type     `deposit` or `withdrawal`
-  amount   more than 0, at most two decimals, such as 12.34
-Other columns are ignored. The file is UTF-8 and at most 1 GiB (it is held in memory: split a larger one). All \
-of it is checked before the first request, and a mistake is told with its line.
+  id         the transaction's own id, unique within its account
+  account    the account's name, 1 to 255 bytes
+  type       `deposit` or `withdrawal`
+  amount     more than 0, with no more decimals than the currency has, such as 12.34
+These are used where they are there and not empty:
+  currency   the account's currency, such as USD; without it the server's own for accounts that it opens
+  reference  a text to keep with the transaction, 1 to 255 bytes
+Other columns are not used, which is logged with their names. The file is UTF-8 and at most 1 GiB (it is held in \
+memory: split a larger one). All of it is checked before the first request, and a mistake is told with its line; \
+only the decimals of amounts without a currency are left to the server.
 
-Each account is opened first; one that is there already is used as it is, with the overdraft limit that it has. \
-An account's transactions are sent in the file's order, different accounts' at the same time.
+Each account is opened first; one that is there already is used as it is, with the overdraft limit that it has, and \
+refused if the file names another currency. An account's transactions are applied in the file's order. They are sent \
+in batches of up to 500 to POST /v2/batches, on each connection one batch at a time.
 
-Safe to repeat: every request has an Idempotency-Key made from the file's ids, so running the same command \
+Safe to repeat: every item has an idempotency key made from the file's accounts and ids, so running the same command \
 again, after it was killed or after the server was, goes on where it stopped and applies nothing twice. The \
 server remembers the keys for 24 hours from their first use (`teller serve --idempotency-hours`): repeat an \
 import within that time.
 
 An overloaded or restarting server is waited for, until nothing has succeeded for 60 s. Any refusal stops the \
-import and is told with its line. Ctrl-C stops after the requests under way; a second Ctrl-C at once.
+import and is told with its line; of that account nothing behind it is applied. Ctrl-C stops after the batches under \
+way; a second Ctrl-C at once.
 
 Needs a running server.";
 
@@ -84,19 +91,15 @@ pub(super) struct Args {
 
     /// How far below zero the accounts that this import opens may go; the sign is ignored. Without it, the
     /// server's own limit holds.
-    #[arg(long, value_name = "AMOUNT", value_parser = parse_overdraft_limit, allow_negative_numbers = true)]
-    overdraft_limit: Option<Amount>,
+    #[arg(long, value_name = "AMOUNT", value_parser = parse_overdraft_quantity, allow_negative_numbers = true)]
+    overdraft_limit: Option<Quantity>,
 
-    /// How many requests are under way at one time, each on a connection of its own, 1 to 1024.
-    #[arg(long, value_name = "COUNT", default_value = "64", value_parser = parse_connections)]
+    /// How many batches are under way at one time, each on a connection of its own, 1 to 64.
+    #[arg(long, value_name = "COUNT", default_value = "4", value_parser = parse_connections)]
     connections: usize,
 
     #[command(flatten)]
     pub(super) log: LogArgs,
-}
-
-fn parse_overdraft_limit(text: &str) -> Result<Amount, String> {
-    parse_overdraft(text, Currency::USD)
 }
 
 fn parse_connections(text: &str) -> Result<usize, String> {
@@ -121,15 +124,18 @@ enum ImportError {
 /// Imports a file.
 pub(super) fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let path = || args.file.clone();
-    let streams = file::read(&args.file).map_err(|error| ImportError::File { path: path(), error })?;
-    let rows = streams.iter().map(|stream| stream.rows.len() as u64).sum();
+    let transactions = file::read(&args.file).map_err(|error| ImportError::File { path: path(), error })?;
+    if !transactions.unused_columns.is_empty() {
+        tracing::info!(columns = ?transactions.unused_columns, "these columns of the file are not used");
+    }
+    let rows = transactions.rows.len() as u64;
     let client = Client::new(args.url.clone(), args.connections, REQUEST_TIME_MAX);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let started = Instant::now();
     let (tally, result) = runtime.block_on(async {
         let board = Arc::new(Board::default());
         let report = tokio::spawn(report(Arc::clone(&board), rows));
-        let player = Player::new(client, streams, args.overdraft_limit, PATIENCE, Arc::clone(&board));
+        let player = Player::new(client, transactions, args.overdraft_limit, PATIENCE, Arc::clone(&board));
         let result = player.play(args.connections, interrupts).await;
         report.abort();
         // It clears its bar when it is dropped.
@@ -214,25 +220,39 @@ fn summary(tally: &Tally, elapsed: Duration) -> String {
         HumanCount(tally.accounts_existing),
         moved(&tally.deposits),
         moved(&tally.withdrawals),
-        tally.total.to_decimal(Currency::USD),
+        totals(&tally.totals),
         millis / 1000,
         millis % 1000,
         HumanCount(per_second),
     )
 }
 
+/// Such as `12.34`, or `12.34 EUR, -5 JPY`.
+fn totals(totals: &BTreeMap<Option<Currency>, Quantity>) -> String {
+    let text = |(currency, total): (&Option<Currency>, &Quantity)| match currency {
+        Some(currency) => format!("{} {currency}", total.text(currency.scale())),
+        None => total.text(Currency::USD.scale()).to_string(),
+    };
+    match totals.is_empty() {
+        true => text((&None, &Quantity::ZERO)),
+        false => totals.iter().map(text).collect::<Vec<_>>().join(", "),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::ExcessDecimals;
 
     #[test]
     fn the_summary_counts_and_adds_up() {
-        let tally = Tally {
+        let quantity = |text| Quantity::parse(text, ExcessDecimals::Refuse).expect("valid");
+        let mut tally = Tally {
             accounts_opened: 600,
             accounts_existing: 38,
             deposits: Count { applied: 10_000, replayed: 5 },
             withdrawals: Count { applied: 14_000, replayed: 65 },
-            total: Amount::from_minor_units(-1_234_567).expect("in range"),
+            totals: BTreeMap::from([(None, quantity("-12345.67"))]),
         };
         assert_eq!(
             summary(&tally, Duration::from_millis(2005)),
@@ -243,5 +263,9 @@ mod tests {
              seconds         2.005\n\
              transactions/s  12,004\n"
         );
+        let currency = |code: &str| Currency::from_code(code.as_bytes());
+        tally.totals.extend([(currency("KWD"), quantity("1.5")), (currency("JPY"), quantity("-7"))]);
+        assert_eq!(totals(&tally.totals), "-12345.67, -7 JPY, 1.500 KWD");
+        assert_eq!(totals(&BTreeMap::new()), "0.00");
     }
 }

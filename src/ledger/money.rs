@@ -170,6 +170,29 @@ impl Quantity {
         if self.0 % unit == 0 { Some(self.0 / unit) } else { None }
     }
 
+    /// The sum, or `None` past the range.
+    pub const fn checked_add(self, other: Quantity) -> Option<Quantity> {
+        let sum = self.0 + other.0;
+        if sum >= -QUANTITY_UNITS_MAX && sum <= QUANTITY_UNITS_MAX { Some(Quantity(sum)) } else { None }
+    }
+
+    /// The same quantity with the other sign. The range is symmetric, so this cannot leave it.
+    #[must_use]
+    pub const fn negated(self) -> Quantity {
+        Quantity(-self.0)
+    }
+
+    /// The quantity's text with `decimals_min` decimals, at most four, or as many more as it needs: with two, 12.3 is
+    /// 12.30 and 12.345 is 12.345.
+    pub fn text(self, decimals_min: u8) -> UnitsText {
+        let (mut units, mut decimals) = (self.0, QUANTITY_DECIMALS);
+        while decimals > decimals_min && units % 10 == 0 {
+            units /= 10;
+            decimals -= 1;
+        }
+        UnitsText::new(units, decimals)
+    }
+
     /// The quantity without its sign.
     pub const fn magnitude(self) -> Quantity {
         Quantity(self.0.abs())
@@ -388,6 +411,24 @@ mod tests {
             assert_eq!(Total(units).to_text(currency(code)), expected);
         }
         assert_eq!(Total(i128::MIN).to_text(currency("USD")), "-1701411834604692317316873037158841057.28");
+    }
+
+    #[test]
+    fn a_quantity_adds_up_and_prints_with_as_many_decimals_as_it_needs() {
+        let quantity = |text| Quantity::parse(text, ExcessDecimals::Refuse).expect("valid");
+        for (text, decimals_min, printed) in [
+            ("12.3", 2, "12.30"),
+            ("12.345", 2, "12.345"),
+            ("-0.5", 0, "-0.5"),
+            ("100", 0, "100"),
+            ("0", 2, "0.00"),
+            ("1.0000", 4, "1.0000"),
+        ] {
+            assert_eq!(quantity(text).text(decimals_min).to_string(), printed, "{text}");
+        }
+        assert_eq!(quantity("1.5").checked_add(quantity("2").negated()), Some(quantity("-0.5")));
+        assert_eq!(Quantity::MAX.checked_add(quantity("0.0001")), None);
+        assert_eq!(Quantity::MAX.negated().checked_add(quantity("-0.0001")), None);
     }
 
     #[test]

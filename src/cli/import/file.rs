@@ -1,23 +1,39 @@
 //! Reads the file of an import and checks all of it.
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
 use csv::{ErrorKind, Position, StringRecord};
 
-use crate::ledger::{AccountName, Amount, Currency, Direction, ExcessDecimals};
+use crate::ledger::{AccountName, Currency, Direction, ExcessDecimals, Quantity, Reference};
 
 /// The largest file, in bytes. It is held in memory, in about its own size.
 const FILE_BYTES_MAX: u64 = 1 << 30;
 
-/// The transactions of one account, in the file's order; never empty.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Stream {
-    pub(super) account: AccountName,
+/// What a file says.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Transactions {
+    /// In the order in which the file comes to them.
+    pub(super) accounts: Vec<Account>,
+    /// In the file's order.
     pub(super) rows: Vec<Row>,
+    /// The columns that nothing was read of.
+    pub(super) unused_columns: Vec<String>,
+}
+
+/// An account that the file names.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Account {
+    pub(super) name: AccountName,
+    /// Its currency, if the file says it.
+    pub(super) currency: Option<Currency>,
+    /// The line of its first transaction.
+    pub(super) line: u64,
+    /// How many transactions it has; at least one.
+    pub(super) rows: u64,
 }
 
 /// One transaction.
@@ -25,12 +41,19 @@ pub(super) struct Stream {
 pub(super) struct Row {
     /// Where it stands; the line of the names is 1.
     pub(super) line: u64,
-    /// Its own id; not empty.
-    pub(super) id: Box<str>,
+    /// Its account's place among all accounts.
+    pub(super) account: usize,
+    /// What tells it from all other transactions.
+    pub(super) digest: Digest,
     pub(super) direction: Direction,
-    /// More than zero.
-    pub(super) amount: Amount,
+    /// More than zero, with no more decimals than the account's currency has if that is known.
+    pub(super) amount: Quantity,
+    pub(super) reference: Option<Reference>,
 }
+
+/// A digest of an account's name and an id in it. In place of the texts, because they are of any length; as wide as the
+/// digest of a key that the server remembers.
+pub(super) type Digest = [u8; 16];
 
 /// Why a file cannot be imported.
 #[derive(Debug, thiserror::Error)]
@@ -49,17 +72,18 @@ pub(super) enum FileError {
     Line { line: u64, what: String },
 }
 
-/// Reads a file: the accounts, those with most transactions first, so that no long one starts last.
-pub(super) fn read(path: &Path) -> Result<Vec<Stream>, FileError> {
+/// Reads a file.
+pub(super) fn read(path: &Path) -> Result<Transactions, FileError> {
     parse(File::open(path)?, FILE_BYTES_MAX)
 }
 
-fn parse(source: impl Read, bytes_max: u64) -> Result<Vec<Stream>, FileError> {
+fn parse(source: impl Read, bytes_max: u64) -> Result<Transactions, FileError> {
     // One byte more than allowed tells a file that is too large from one that just fits.
     let mut reader = csv::Reader::from_reader(LineStarts::new(source.take(bytes_max + 1)));
     let header = reader.headers().map_err(|error| csv_error(error, |_| 1))?.clone();
     let columns = Columns::find(&header)?;
     let mut builder = Builder::default();
+    builder.read.unused_columns = columns.unused(&header);
     let mut record = StringRecord::new();
     loop {
         let more = reader.read_record(&mut record);
@@ -68,7 +92,7 @@ fn parse(source: impl Read, bytes_max: u64) -> Result<Vec<Stream>, FileError> {
         }
         let lines = reader.get_mut();
         if !more.map_err(|error| csv_error(error, |position| lines.line_at(position)))? {
-            return Ok(builder.finish());
+            return Ok(builder.read);
         }
         let line = lines.line_at(record.position());
         builder.add(line, &columns, &record).map_err(|what| FileError::Line { line, what })?;
@@ -142,6 +166,8 @@ struct Columns {
     account: usize,
     kind: usize,
     amount: usize,
+    currency: Option<usize>,
+    reference: Option<usize>,
 }
 
 impl Columns {
@@ -149,51 +175,69 @@ impl Columns {
         let find = |name: &str| {
             let mut found = header.iter().enumerate().filter(|(_, column)| *column == name);
             match (found.next(), found.next()) {
-                (Some((index, _)), None) => Ok(index),
                 (Some(_), Some(_)) => Err(FileError::Header(format!("the column {name:?} is there twice"))),
-                (None, _) => {
-                    let there: Vec<&str> = header.iter().collect();
-                    Err(FileError::Header(format!(
-                        "there is no column {name:?} in {there:?}; the columns id, account, type and amount are needed"
-                    )))
-                }
+                (found, _) => Ok(found.map(|(index, _)| index)),
             }
         };
+        let need = |name: &str| {
+            find(name)?.ok_or_else(|| {
+                let there: Vec<&str> = header.iter().collect();
+                FileError::Header(format!(
+                    "there is no column {name:?} in {there:?}; the columns id, account, type and amount are needed"
+                ))
+            })
+        };
         Ok(Columns {
-            id: find("id")?,
-            account: find("account")?,
-            kind: find("type")?,
-            amount: find("amount")?,
+            id: need("id")?,
+            account: need("account")?,
+            kind: need("type")?,
+            amount: need("amount")?,
+            currency: find("currency")?,
+            reference: find("reference")?,
         })
+    }
+
+    /// The names of all other columns.
+    fn unused(&self, header: &StringRecord) -> Vec<String> {
+        let needed = [self.id, self.account, self.kind, self.amount].map(Some);
+        let used =
+            |index| needed.contains(&Some(index)) || [self.currency, self.reference].contains(&Some(index));
+        let unused = header.iter().enumerate().filter(|(index, _)| !used(*index));
+        unused.map(|(_, name)| name.to_owned()).collect()
     }
 }
 
 /// Collects the checked lines.
 #[derive(Default)]
 struct Builder {
-    streams: Vec<Stream>,
+    read: Transactions,
     of_account: HashMap<AccountName, usize>,
-    /// The line of each id. Digests, because ids of any length would be held twice.
-    lines: HashMap<[u8; 16], u64>,
-    /// All amounts without their signs: no sum of some of them is larger.
-    volume: Amount,
+    /// The line of each transaction.
+    lines: HashMap<Digest, u64>,
+    /// All amounts of a currency without their signs: no sum of some of them is larger.
+    volumes: BTreeMap<Option<Currency>, Quantity>,
 }
 
 impl Builder {
     fn add(&mut self, line: u64, columns: &Columns, record: &StringRecord) -> Result<(), String> {
         let field = |index: usize| record.get(index).unwrap_or_default();
+        let optional = |index: Option<usize>| index.map(field).filter(|text| !text.is_empty());
         let id = field(columns.id);
         if id.is_empty() {
             return Err("the id is empty".to_owned());
         }
-        match self.lines.entry(digest(id)) {
+        let name = field(columns.account);
+        let name = AccountName::parse(name).map_err(|error| format!("the account {name:?} {error}"))?;
+        let digest = digest(&name, id);
+        match self.lines.entry(digest) {
             Entry::Occupied(first) => {
-                return Err(format!("the id {id:?} is on line {} already", first.get()));
+                return Err(format!(
+                    "the account {name:?} has the id {id:?} on line {} already",
+                    first.get()
+                ));
             }
             Entry::Vacant(free) => free.insert(line),
         };
-        let name = field(columns.account);
-        let account = AccountName::parse(name).map_err(|error| format!("the account {name:?} {error}"))?;
         let direction = match field(columns.kind) {
             "deposit" => Direction::Deposit,
             "withdrawal" => Direction::Withdrawal,
@@ -201,37 +245,75 @@ impl Builder {
                 return Err(format!("the type {other:?} is neither \"deposit\" nor \"withdrawal\""));
             }
         };
-        let text = field(columns.amount);
-        let amount = Amount::parse(text, Currency::USD, ExcessDecimals::Refuse)
-            .map_err(|error| format!("the amount {text:?} {error}"))?;
-        if !amount.is_positive() {
-            return Err(format!("the amount {text:?} is not more than 0"));
-        }
-        self.volume = self
-            .volume
-            .checked_add(amount)
-            .ok_or("up to here the amounts add up to more than a ledger can hold")?;
-        let row = Row { line, id: id.into(), direction, amount };
-        match self.of_account.get(&account) {
-            Some(&index) => self.streams[index].rows.push(row),
-            None => {
-                self.of_account.insert(account.clone(), self.streams.len());
-                self.streams.push(Stream { account, rows: vec![row] });
-            }
-        }
+        let code = optional(columns.currency);
+        let currency = code
+            .map(|code| {
+                let currency = Currency::from_code(code.as_bytes());
+                currency
+                    .ok_or_else(|| format!("the currency {code:?} is no code of ISO 4217 such as \"USD\""))
+            })
+            .transpose()?;
+        let amount = self.amount(field(columns.amount), currency)?;
+        let reference = optional(columns.reference)
+            .map(|text| Reference::parse(text).map_err(|error| format!("the reference {text:?} {error}")))
+            .transpose()?;
+        let account = self.account(name, currency, line)?;
+        self.read.rows.push(Row { line, account, digest, direction, amount, reference });
         Ok(())
     }
 
-    fn finish(mut self) -> Vec<Stream> {
-        // Stable: accounts with equally many stay in the file's order.
-        self.streams.sort_by_key(|stream| std::cmp::Reverse(stream.rows.len()));
-        self.streams
+    fn amount(&mut self, text: &str, currency: Option<Currency>) -> Result<Quantity, String> {
+        let wrong = |error| format!("the amount {text:?} {error}");
+        let amount = Quantity::parse(text, ExcessDecimals::Refuse).map_err(wrong)?;
+        if let Some(currency) = currency {
+            amount.to_amount(currency).map_err(wrong)?;
+        }
+        if !amount.is_positive() {
+            return Err(format!("the amount {text:?} is not more than 0"));
+        }
+        let volume = self.volumes.entry(currency).or_default();
+        *volume = volume
+            .checked_add(amount)
+            .filter(|volume| currency.is_none_or(|currency| volume.to_amount(currency).is_ok()))
+            .ok_or("up to here the amounts add up to more than a ledger can hold")?;
+        Ok(amount)
+    }
+
+    /// The place of an account that has a transaction on this line.
+    fn account(&mut self, name: AccountName, currency: Option<Currency>, line: u64) -> Result<usize, String> {
+        match self.of_account.get(&name) {
+            Some(&place) => {
+                let account = &mut self.read.accounts[place];
+                if account.currency != currency {
+                    let told = |currency: Option<Currency>| {
+                        currency.map_or("no currency".to_owned(), |currency| currency.to_string())
+                    };
+                    return Err(format!(
+                        "the account {name:?} is in {} here, in {} on line {}",
+                        told(currency),
+                        told(account.currency),
+                        account.line
+                    ));
+                }
+                account.rows += 1;
+                Ok(place)
+            }
+            None => {
+                let place = self.read.accounts.len();
+                self.of_account.insert(name.clone(), place);
+                self.read.accounts.push(Account { name, currency, line, rows: 1 });
+                Ok(place)
+            }
+        }
     }
 }
 
-fn digest(id: &str) -> [u8; 16] {
+/// The digest of a transaction. Keys are made from it: another digest would play a file twice.
+pub(super) fn digest(account: &AccountName, id: &str) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&(account.len() as u64).to_le_bytes()).update(account.as_bytes()).update(id.as_bytes());
     let mut digest = [0; 16];
-    digest.copy_from_slice(&blake3::hash(id.as_bytes()).as_bytes()[..16]);
+    digest.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
     digest
 }
 
@@ -239,13 +321,13 @@ fn digest(id: &str) -> [u8; 16] {
 mod tests {
     use super::*;
 
-    fn read(text: &[u8]) -> Result<Vec<Stream>, String> {
+    fn read(text: &[u8]) -> Result<Transactions, String> {
         parse(text, 4096).map_err(|error| error.to_string())
     }
 
     #[test]
-    fn columns_are_found_by_name_and_accounts_keep_the_files_order() {
-        let streams = read(
+    fn columns_are_found_by_name_and_the_order_stays() {
+        let read_file = read(
             b"\xEF\xBB\xBFdate,amount,type,account,id\r\n\
               x,1.00,deposit,alice,1\r\n\
               x,2,deposit,\"Bob, \"\"B\"\"\",2\r\n\
@@ -253,33 +335,55 @@ mod tests {
               x,0.50,withdrawal,\"Bob, \"\"B\"\"\",3\r\n",
         )
         .expect("valid");
-        let told: Vec<_> = streams
+        let rows = read_file
+            .rows
             .iter()
-            .map(|stream| {
-                let rows = stream.rows.iter().map(|row| (row.line, &*row.id, row.amount.minor_units()));
-                (stream.account.to_string(), rows.collect::<Vec<_>>())
-            })
-            .collect();
+            .map(|row| (row.line, row.account, row.direction, row.amount.text(2).to_string()));
         assert_eq!(
-            told,
+            rows.collect::<Vec<_>>(),
             [
-                ("Bob, \"B\"".to_owned(), vec![(3, "2", 200), (5, "3", 50)]),
-                ("alice".to_owned(), vec![(2, "1", 100)])
+                (2, 0, Direction::Deposit, "1.00".to_owned()),
+                (3, 1, Direction::Deposit, "2.00".to_owned()),
+                (5, 1, Direction::Withdrawal, "0.50".to_owned()),
             ]
         );
-        assert_eq!(streams[0].rows[1].direction, Direction::Withdrawal);
-        assert_eq!(read(b"id,account,type,amount\n").expect("valid"), []);
+        let accounts = read_file.accounts.iter().map(|account| (&*account.name, account.line, account.rows));
+        assert_eq!(accounts.collect::<Vec<_>>(), [("alice", 2, 1), ("Bob, \"B\"", 3, 2)]);
+        assert!(read_file.accounts.iter().all(|account| account.currency.is_none()));
+        assert_eq!(read_file.unused_columns, ["date"]);
+        assert_eq!(read(b"id,account,type,amount\n").expect("valid"), Transactions::default());
+    }
+
+    #[test]
+    fn currencies_and_references_are_read_where_they_are() {
+        let read_file = read(
+            b"id,account,type,amount,balance,created,kind,currency,reference\n\
+              1,a,deposit,12,12,0,deposit,JPY,invoice 7\n\
+              2,a,withdrawal,2,10,0,transfer,JPY,\n\
+              2,b,deposit,0.125,0.125,0,transfer,KWD,\n\
+              3,c,deposit,1,1.00,0,deposit,,\n",
+        )
+        .expect("valid");
+        let currencies =
+            read_file.accounts.iter().map(|account| account.currency.map(|currency| currency.to_string()));
+        assert_eq!(currencies.collect::<Vec<_>>(), [Some("JPY".to_owned()), Some("KWD".to_owned()), None]);
+        let references = read_file.rows.iter().map(|row| row.reference.as_deref());
+        assert_eq!(references.collect::<Vec<_>>(), [Some("invoice 7"), None, None, None]);
+        assert_eq!(read_file.unused_columns, ["balance", "created", "kind"]);
     }
 
     #[test]
     fn every_mistake_is_told_with_its_line() {
-        let huge = "1,a,deposit,100000000000000000000000\n2,a,withdrawal,1\n";
+        let huge = "1,a,deposit,9999999999999999999999999\n2,a,withdrawal,2\n";
         for (lines, told) in [
             ("1,a,deposit,1\n,a,deposit,1\n", "line 3: the id is empty"),
-            ("1,a,deposit,1\n1,b,deposit,1\n", "line 3: the id \"1\" is on line 2 already"),
+            (
+                "1,a,deposit,1\n1,b,deposit,1\n1,a,deposit,1\n",
+                "line 4: the account \"a\" has the id \"1\" on line 2 already",
+            ),
             ("1,,deposit,1\n", "line 2: the account \"\" must not be empty"),
             ("1,a,Deposit,1\n", "line 2: the type \"Deposit\" is neither \"deposit\" nor \"withdrawal\""),
-            ("1,a,deposit,1.234\n", "line 2: the amount \"1.234\" has more than 2 decimals"),
+            ("1,a,deposit,1.23456\n", "line 2: the amount \"1.23456\" has more than 4 decimals"),
             ("1,a,deposit,\n", "line 2: the amount \"\" is not a decimal number such as 12.34"),
             ("1,a,deposit, 1\n", "line 2: the amount \" 1\" is not a decimal number such as 12.34"),
             ("1,a,deposit,0\n", "line 2: the amount \"0\" is not more than 0"),
@@ -293,6 +397,25 @@ mod tests {
             let text = format!("id,account,type,amount\n{lines}");
             assert_eq!(read(text.as_bytes()).expect_err(lines), told, "{lines}");
         }
+        let huge = "1,a,deposit,100000000000000000000000,USD,\n2,b,deposit,7,EUR,\n3,a,withdrawal,1,USD,\n";
+        for (lines, told) in [
+            ("1,a,deposit,1.234,USD,\n", "line 2: the amount \"1.234\" has more than 2 decimals"),
+            ("1,a,deposit,1.5,JPY,\n", "line 2: the amount \"1.5\" has more than 0 decimals"),
+            ("1,a,deposit,1,usd,\n", "line 2: the currency \"usd\" is no code of ISO 4217 such as \"USD\""),
+            (
+                "1,a,deposit,1,USD,\n2,a,deposit,1,EUR,\n",
+                "line 3: the account \"a\" is in EUR here, in USD on line 2",
+            ),
+            (
+                "1,a,deposit,1,USD,\n2,a,deposit,1,,\n",
+                "line 3: the account \"a\" is in no currency here, in USD on line 2",
+            ),
+            ("1,a,deposit,1,USD,\"x\ny\"\n", "line 2: the reference \"x\\ny\" has a control character"),
+            (huge, "line 4: up to here the amounts add up to more than a ledger can hold"),
+        ] {
+            let text = format!("id,account,type,amount,currency,reference\n{lines}");
+            assert_eq!(read(text.as_bytes()).expect_err(lines), told, "{lines}");
+        }
         let not_utf8 = read(b"id,account,type,amount\n1,a,deposit,1\n2,\xFF,deposit,1\n");
         assert_eq!(not_utf8.expect_err("not UTF-8"), "line 3: column 2 is not UTF-8");
     }
@@ -303,6 +426,7 @@ mod tests {
             ("", "line 1: there is no column \"id\" in []"),
             ("id,account,amount\n", "line 1: there is no column \"type\""),
             ("id,account,type,amount,id\n", "line 1: the column \"id\" is there twice"),
+            ("currency,id,account,type,amount,currency\n", "line 1: the column \"currency\" is there twice"),
         ] {
             let error = read(text.as_bytes()).expect_err(text);
             assert!(error.starts_with(told), "{error}");
@@ -319,8 +443,19 @@ mod tests {
 
     #[test]
     fn the_sample_is_valid() {
-        let streams = super::read(Path::new("data/samples/berka-1993.csv")).expect("valid");
-        assert_eq!(streams.len(), 638);
-        assert_eq!(streams.iter().map(|stream| stream.rows.len()).sum::<usize>(), 24_070);
+        let sample = super::read(Path::new("data/samples/berka-1993.csv")).expect("valid");
+        assert_eq!((sample.accounts.len(), sample.rows.len()), (638, 24_070));
+    }
+
+    /// Servers remember keys that are made from these digests.
+    #[test]
+    fn the_digests_are_pinned_and_tell_accounts_apart() {
+        let digest =
+            |account: &str, id: &str| super::digest(&AccountName::parse(account).expect("valid"), id);
+        assert_eq!(
+            data_encoding::HEXLOWER.encode(&digest("alice", "232960")),
+            "4a9987dc2caaa339f403518c8ea82d09"
+        );
+        assert_ne!(digest("ab", "c"), digest("a", "bc"));
     }
 }

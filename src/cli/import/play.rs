@@ -1,27 +1,53 @@
-//! Sends an import's requests: accounts side by side, each account's transactions one after the other.
+//! Sends an import in batches, on a few connections.
+//!
+//! # Order
+//! Accounts are dealt to *lanes*, one a connection. A lane opens its accounts, then sends its rows in the file's order,
+//! a batch of up to [`BATCH_ITEMS_MAX`] at a time, the next when the one before has ended well. So an account's rows
+//! come in their order, and different lanes never wait for one another's accounts.
+//!
+//! Within a batch, no row may be applied when one of its account before it was refused: a withdrawal could go through
+//! although the deposit that it was to spend did not. So the batches of rows are all or nothing. When a row is refused,
+//! nothing of its batch has happened; the rows before it are sent again without it, and the import stops there, as if
+//! every row had been a request. That second request is made at most once a lane. What else would do:
+//!
+//! - a batch with at most one row an account is as slow as single requests for a file with one busy account;
+//! - a condition on the account's version, one a row, makes an item depend on when it is sent. Its key is bound to its
+//!   text, so a second run could not say the same again; and a payment of somebody else's would stop the import.
+//!
+//! All or nothing costs nothing: the server decides and writes down so many items in one go either way.
 //!
 //! # Keys
-//! A transaction's key is made from its id. A server remembers a refusal like a success: a transaction that
-//! was refused in an earlier run would be refused again, whatever has been done about the cause since. So when
-//! the server *replays* a refusal, the transaction is sent again under the next key of a fixed sequence. No key
-//! before it has had an effect, nor ever will, so it is still applied at most once; and every run takes the
-//! same way along the keys.
+//! Each row has a key made from its account and its id, so a batch is repeated as a whole or cut in another way, and no
+//! row is applied twice. A server remembers refusals too, but not of batches that are all or nothing: a row that was
+//! refused in an earlier run is judged anew in the next, under the same key.
+//!
+//! An opening's key is made from all that it says: asked for with another limit, it is another request, and finds the
+//! account there already. Openings are not all or nothing, since an account that is there already refuses its opening,
+//! which is no reason to hold up others.
 
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use hyper::StatusCode;
 use hyper::header::RETRY_AFTER;
 use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::file::{Row, Stream};
+use super::file::{Account, Row, Transactions};
 use crate::client::{Client, ClientError, Response};
-use crate::ledger::{Amount, Currency, Direction};
+use crate::ledger::{AccountName, Currency, Direction, Quantity};
+
+/// How many items a batch has at most. Any so many fit the one record that a batch which is all or nothing has to fit;
+/// and with more, an interrupt would take long.
+const BATCH_ITEMS_MAX: usize = 500;
 
 /// The first pause before a request is repeated; each further one is twice as long.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -29,12 +55,6 @@ const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// The longest pause that a server can ask for.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
-
-/// The longest idempotency key on the wire, in bytes.
-const KEY_BYTES_MAX: usize = 255;
-
-/// How many refusals of one transaction are left behind before the newest counts.
-const REPLAYED_REFUSALS_MAX: u32 = 100;
 
 /// How much of a refusal without a readable problem is shown, in characters.
 const REFUSAL_CHARACTERS_MAX: usize = 200;
@@ -49,8 +69,8 @@ pub(super) struct Tally {
     pub(super) accounts_existing: u64,
     pub(super) deposits: Count,
     pub(super) withdrawals: Count,
-    /// Deposits less withdrawals.
-    pub(super) total: Amount,
+    /// Deposits less withdrawals, by currency; that of accounts whose currency the file does not say apart.
+    pub(super) totals: BTreeMap<Option<Currency>, Quantity>,
 }
 
 impl Tally {
@@ -103,6 +123,9 @@ pub(super) enum PlayError {
     /// A request that cannot be sent, or a reply that cannot be read.
     #[error("line {line}: {what} failed")]
     Failed { line: u64, what: String, source: ClientError },
+    /// A reply that no teller gives.
+    #[error("line {line}: the reply to {what} cannot be understood: {reason}")]
+    Unreadable { line: u64, what: String, reason: String },
     /// Nothing has succeeded for too long.
     #[error(
         "nothing has succeeded for {} s: {reason}; to go on, run the same command again: nothing is applied twice",
@@ -117,9 +140,8 @@ pub(super) enum PlayError {
 /// Plays an import.
 pub(super) struct Player {
     client: Client,
-    streams: Vec<Stream>,
-    next: AtomicUsize,
-    overdraft_limit: Option<Amount>,
+    transactions: Transactions,
+    overdraft_limit: Option<Quantity>,
     patience: Duration,
     started: Instant,
     /// When something last succeeded, in milliseconds after `started`.
@@ -137,24 +159,23 @@ enum End {
 }
 
 /// Which request, for messages.
-struct Place<'a> {
+struct Place {
     line: u64,
-    what: &'a (dyn Fn() -> String + Sync),
+    what: String,
 }
 
 impl Player {
     /// A player that gives up when nothing has succeeded for as long as `patience`.
     pub(super) fn new(
         client: Client,
-        streams: Vec<Stream>,
-        overdraft_limit: Option<Amount>,
+        transactions: Transactions,
+        overdraft_limit: Option<Quantity>,
         patience: Duration,
         board: Arc<Board>,
     ) -> Player {
         Player {
             client,
-            streams,
-            next: AtomicUsize::new(0),
+            transactions,
             overdraft_limit,
             patience,
             started: Instant::now(),
@@ -164,17 +185,18 @@ impl Player {
         }
     }
 
-    /// Plays everything, with so many requests at one time. The first interrupt lets the requests under way
+    /// Plays everything, on so many lanes. The first interrupt lets the requests under way
     /// end, the second does not.
     pub(super) async fn play<F>(self, connections: usize, interrupt: impl Fn() -> F) -> Result<(), PlayError>
     where
         F: Future<Output = ()>,
     {
-        let tasks_max = connections.min(self.streams.len());
+        let count = connections.min(self.transactions.accounts.len());
+        let lanes = Arc::new(deal(&self.transactions.accounts, count));
         let player = Arc::new(self);
         let mut tasks = JoinSet::new();
-        for _ in 0..tasks_max {
-            tasks.spawn(Arc::clone(&player).work());
+        for lane in 0..count {
+            tasks.spawn(Arc::clone(&player).work(Arc::clone(&lanes), lane));
         }
         let mut outcome = Ok(());
         let mut interrupted = Box::pin(interrupt());
@@ -201,92 +223,211 @@ impl Player {
         }
     }
 
-    /// Plays one account after the other, as long as there are some that nobody plays.
-    async fn work(self: Arc<Self>) -> Result<(), End> {
-        while let Some(stream) = self.streams.get(self.next.fetch_add(1, Ordering::Relaxed)) {
-            self.open(stream).await?;
-            let account = utf8_percent_encode(&stream.account, PATH_SEGMENT).to_string();
-            for row in &stream.rows {
-                self.post(&account, stream, row).await?;
+    /// Plays the accounts of one lane.
+    async fn work(self: Arc<Self>, lanes: Arc<Vec<usize>>, lane: usize) -> Result<(), End> {
+        let Transactions { accounts, rows, .. } = &self.transactions;
+        let own = accounts.iter().enumerate().filter(|(account, _)| lanes[*account] == lane);
+        let own: Vec<&Account> = own.map(|(_, account)| account).collect();
+        for accounts in own.chunks(BATCH_ITEMS_MAX) {
+            self.open(accounts).await?;
+        }
+        let mut rows = rows.iter().filter(|row| lanes[row.account] == lane);
+        loop {
+            let batch: Vec<&Row> = rows.by_ref().take(BATCH_ITEMS_MAX).collect();
+            if batch.is_empty() {
+                return Ok(());
+            }
+            self.apply(&batch).await?;
+        }
+    }
+
+    /// Opens accounts that are not there yet.
+    async fn open(&self, accounts: &[&Account]) -> Result<(), End> {
+        let mut left = accounts.to_vec();
+        let mut pause = PAUSE_MIN;
+        while let Some(first) = left.first() {
+            let place = opening_of(first).of_batch();
+            let items = left.iter().map(|account| self.opening(account));
+            let results = self.batch(&place, "/v2/batches", &lines(items), left.len()).await?;
+            let mut again = Vec::new();
+            let mut waits_for = None;
+            for (account, result) in left.into_iter().zip(results) {
+                if let Some(reason) = reason_to_repeat(result.status, &result.problem) {
+                    again.push(account);
+                    waits_for = Some(reason);
+                    continue;
+                }
+                let is_there = result.problem.code == "account-exists";
+                if is_refusal(result.status) && !is_there {
+                    return Err(End::Error(opening_of(account).refused(result.status, result.problem)));
+                }
+                if let Some(currency) = account.currency.filter(|_| is_there) {
+                    self.check_currency(account, currency).await?;
+                }
+                self.succeeded(|tally| match is_there || result.replayed {
+                    true => tally.accounts_existing += 1,
+                    false => tally.accounts_opened += 1,
+                });
+            }
+            left = again;
+            if let Some(reason) = waits_for {
+                self.pause(&place, &mut pause, Duration::ZERO, reason).await?;
             }
         }
         Ok(())
     }
 
-    async fn open(&self, stream: &Stream) -> Result<(), End> {
-        let place = Place {
-            line: stream.rows.first().map_or(0, |row| row.line),
-            what: &|| format!("opening the account {:?}", stream.account),
-        };
-        let mut body = serde_json::json!({ "name": &*stream.account });
-        if let Some(limit) = self.overdraft_limit {
-            body["overdraft_limit"] = limit.to_decimal(Currency::USD).to_string().into();
+    /// Refuses an account that is there with another currency than the file says: its amounts would mean other money.
+    async fn check_currency(&self, account: &Account, currency: Currency) -> Result<(), End> {
+        let place = Place { line: account.line, what: format!("reading the account {:?}", account.name) };
+        let path = format!("/v2/accounts/{}", utf8_percent_encode(&selector(&account.name), PATH_SEGMENT));
+        let response = self.ask(&place, || self.client.get(&path)).await?;
+        if response.status == StatusCode::NOT_FOUND {
+            // It is closed. That is the refusal of its first transaction.
+            return Ok(());
         }
-        let body = body.to_string();
-        // The key of the whole body: asked for with another limit, it is another request, and finds the
-        // account there already instead of a key that was used otherwise.
-        let key = format!("import-account-{}", blake3::hash(body.as_bytes()).to_hex());
-        let response = self.ask(&place, "/v2/accounts", &body, &key).await?;
-        let opened = response.status.is_success() && !is_replayed(&response);
-        if !response.status.is_success() && problem(&response).code != "account-exists" {
-            return Err(End::Error(place.refused(&response)));
+        if !response.status.is_success() {
+            return Err(End::Error(place.refused(response.status.as_u16(), problem(&response))));
         }
-        self.succeeded(|tally| match opened {
-            true => tally.accounts_opened += 1,
-            false => tally.accounts_existing += 1,
-        });
-        Ok(())
+        let found: Found =
+            serde_json::from_slice(&response.body).map_err(|error| place.unreadable(&error))?;
+        if found.currency == currency.code() {
+            return Ok(());
+        }
+        let Place { line, what } = opening_of(account);
+        let refusal = format!("the file has it in {currency}, it is there in {}", found.currency);
+        Err(End::Error(PlayError::Refused { line, what, refusal }))
     }
 
-    async fn post(&self, account: &str, stream: &Stream, row: &Row) -> Result<(), End> {
-        let amount = row.amount.to_decimal(Currency::USD);
-        let (verb, noun) = match row.direction {
-            Direction::Deposit => ("deposit", "deposit"),
-            Direction::Withdrawal => ("withdraw", "withdrawal"),
-        };
-        let place = Place {
-            line: row.line,
-            what: &|| format!("the {noun} of {amount} for the account {:?}", stream.account),
-        };
-        let path = format!("/accounts/{account}/{verb}");
-        let body = format!(r#"{{"amount":{amount}}}"#);
-        let mut refusals = 0;
-        let response = loop {
-            let response = self.ask(&place, &path, &body, &key(&row.id, refusals)).await?;
-            if response.status.is_success() {
-                break response;
-            }
-            if !is_replayed(&response) || refusals == REPLAYED_REFUSALS_MAX {
-                return Err(End::Error(place.refused(&response)));
-            }
-            refusals += 1;
-        };
-        self.succeeded(|tally| {
-            let (count, signed) = match row.direction {
-                Direction::Deposit => (&mut tally.deposits, row.amount),
-                Direction::Withdrawal => (&mut tally.withdrawals, row.amount.negated()),
+    /// Applies rows, all of them up to the first that is refused.
+    async fn apply(&self, rows: &[&Row]) -> Result<(), End> {
+        let mut left = rows;
+        let mut refused = None;
+        let mut pause = PAUSE_MIN;
+        while let Some(first) = left.first() {
+            let place = self.place(first).of_batch();
+            let items = left.iter().map(|row| self.item(row));
+            let results = match self.batch(&place, "/v2/batches?atomic=true", &lines(items), left.len()).await
+            {
+                // There is no time for the rows before it any more; it is told all the same.
+                Err(End::Stopped) if refused.is_some() => break,
+                replied => replied?,
             };
-            match is_replayed(&response) {
-                true => count.replayed += 1,
-                false => count.applied += 1,
+            let is_cause =
+                |result: &ItemResult| is_refusal(result.status) && result.problem.code != NOT_ATTEMPTED;
+            let Some(cause) = results.iter().position(is_cause) else {
+                if results.iter().any(|result| is_refusal(result.status)) {
+                    return Err(place.unreadable(&"no item was attempted, and none was refused"));
+                }
+                self.count(left, &results);
+                break;
+            };
+            let ItemResult { status, problem, .. } =
+                results.into_iter().nth(cause).expect("it was found there");
+            if let Some(reason) = reason_to_repeat(status, &problem) {
+                self.pause(&place, &mut pause, Duration::ZERO, reason).await?;
+                continue;
             }
-            let total = tally.total.checked_add(signed);
-            tally.total = total.expect("the file's amounts were added up when it was read");
-        });
-        Ok(())
+            refused = Some(End::Error(self.place(left[cause]).refused(status, problem)));
+            left = &left[..cause];
+        }
+        refused.map_or(Ok(()), Err)
     }
 
-    /// Posts a request, and repeats it until there is a reply that counts.
-    async fn ask(&self, place: &Place<'_>, path: &str, body: &str, key: &str) -> Result<Response, End> {
-        let mut stop = self.stop.subscribe();
+    fn count(&self, rows: &[&Row], results: &[ItemResult]) {
+        self.succeeded(|tally| {
+            for (row, result) in rows.iter().zip(results) {
+                let (count, signed) = match row.direction {
+                    Direction::Deposit => (&mut tally.deposits, row.amount),
+                    Direction::Withdrawal => (&mut tally.withdrawals, row.amount.negated()),
+                };
+                match result.replayed {
+                    true => count.replayed += 1,
+                    false => count.applied += 1,
+                }
+                let total = tally.totals.entry(self.account(row).currency).or_default();
+                *total =
+                    total.checked_add(signed).expect("the file's amounts were added up when it was read");
+            }
+        });
+    }
+
+    fn account(&self, row: &Row) -> &Account {
+        &self.transactions.accounts[row.account]
+    }
+
+    fn place(&self, row: &Row) -> Place {
+        let noun = match row.direction {
+            Direction::Deposit => "deposit",
+            Direction::Withdrawal => "withdrawal",
+        };
+        let account = self.account(row);
+        let amount = row.amount.text(decimals(account.currency));
+        Place { line: row.line, what: format!("the {noun} of {amount} for the account {:?}", account.name) }
+    }
+
+    fn opening(&self, account: &Account) -> OpeningItem {
+        let limit = self.overdraft_limit.map(|limit| limit.text(decimals(account.currency)).to_string());
+        let mut item = OpeningItem {
+            operation: "open",
+            key: String::new(),
+            name: account.name.to_string(),
+            currency: account.currency.map(|currency| currency.to_string()),
+            overdraft_limit: limit,
+        };
+        let text = serde_json::to_vec(&item).expect("texts are written to memory");
+        item.key = format!("import-account-{}", blake3::hash(&text).to_hex());
+        item
+    }
+
+    fn item<'a>(&'a self, row: &'a Row) -> RowItem<'a> {
+        let account = self.account(row);
+        RowItem {
+            operation: match row.direction {
+                Direction::Deposit => "deposit",
+                Direction::Withdrawal => "withdraw",
+            },
+            key: format!("import-{}", HEXLOWER.encode(&row.digest)),
+            account: selector(&account.name),
+            amount: row.amount.text(decimals(account.currency)).to_string(),
+            reference: row.reference.as_deref(),
+        }
+    }
+
+    /// Posts a batch, and repeats it until there is a reply that counts: the results of all its items.
+    async fn batch(
+        &self,
+        place: &Place,
+        path: &str,
+        body: &Bytes,
+        count: usize,
+    ) -> Result<Vec<ItemResult>, End> {
+        let response = self.ask(place, || self.client.post_ndjson(path, body.clone())).await?;
+        if !response.status.is_success() {
+            return Err(End::Error(place.refused(response.status.as_u16(), problem(&response))));
+        }
+        let reply: BatchReply =
+            serde_json::from_slice(&response.body).map_err(|error| place.unreadable(&error))?;
+        if reply.results.len() != count {
+            let found = reply.results.len();
+            return Err(place.unreadable(&format!("{count} items have {found} results")));
+        }
+        Ok(reply.results)
+    }
+
+    /// Sends a request, and repeats it until there is a reply that counts.
+    async fn ask<F>(&self, place: &Place, send: impl Fn() -> F) -> Result<Response, End>
+    where
+        F: Future<Output = Result<Response, ClientError>>,
+    {
         let mut pause = PAUSE_MIN;
         loop {
-            if *stop.borrow_and_update() {
+            if *self.stop.borrow() {
                 return Err(End::Stopped);
             }
-            let reply = self.client.post_json(path, body.to_owned(), Some(key)).await;
-            let (reason, asked) = match reply {
-                Ok(response) => match reason_to_repeat(&response) {
+            let (reason, asked) = match send().await {
+                Ok(response) if response.status.is_success() => return Ok(response),
+                Ok(response) => match reason_to_repeat(response.status.as_u16(), &problem(&response)) {
                     None => return Ok(response),
                     Some(reason) => (reason, retry_after(&response)),
                 },
@@ -298,20 +439,33 @@ impl Player {
                 Err(
                     source @ (ClientError::Request(_) | ClientError::Key(_) | ClientError::ReplyTooLarge),
                 ) => {
-                    let (line, what) = (place.line, (place.what)());
+                    let (line, what) = (place.line, place.what.clone());
                     return Err(End::Error(PlayError::Failed { line, what, source }));
                 }
             };
-            tracing::debug!(line = place.line, reason, "a request will be repeated");
-            if self.time_without_success() >= self.patience {
-                let patience = self.patience;
-                return Err(End::Error(PlayError::NoProgress { patience, reason }));
-            }
-            *self.board.waiting.lock() = Some(reason);
-            // An error would mean that the player is gone, and with it this.
-            let _ = tokio::time::timeout(pause.max(asked), stop.wait_for(|stop| *stop)).await;
-            pause = PAUSE_MAX.min(pause * 2);
+            self.pause(place, &mut pause, asked, reason).await?;
         }
+    }
+
+    /// Waits before something is repeated, longer from time to time.
+    async fn pause(
+        &self,
+        place: &Place,
+        pause: &mut Duration,
+        asked: Duration,
+        reason: String,
+    ) -> Result<(), End> {
+        tracing::debug!(line = place.line, reason, "a request will be repeated");
+        if self.time_without_success() >= self.patience {
+            let patience = self.patience;
+            return Err(End::Error(PlayError::NoProgress { patience, reason }));
+        }
+        *self.board.waiting.lock() = Some(reason);
+        let mut stop = self.stop.subscribe();
+        // An error would mean that the player is gone, and with it this.
+        let _ = tokio::time::timeout((*pause).max(asked), stop.wait_for(|stop| *stop)).await;
+        *pause = PAUSE_MAX.min(*pause * 2);
+        Ok(())
     }
 
     fn succeeded(&self, add: impl FnOnce(&mut Tally)) {
@@ -327,10 +481,77 @@ impl Player {
     }
 }
 
-impl Place<'_> {
-    fn refused(&self, response: &Response) -> PlayError {
-        let problem = problem(response);
-        let mut refusal = response.status.as_u16().to_string();
+/// The lane of each account: those with most rows first, each to the lane with the fewest.
+fn deal(accounts: &[Account], count: usize) -> Vec<usize> {
+    let mut longest_first: Vec<usize> = (0..accounts.len()).collect();
+    longest_first.sort_by_key(|&account| Reverse(accounts[account].rows));
+    let mut rows_of_lanes: BinaryHeap<_> = (0..count).map(|lane| Reverse((0, lane))).collect();
+    let mut lanes = vec![0; accounts.len()];
+    for account in longest_first {
+        let Reverse((rows, lane)) = rows_of_lanes.pop().expect("accounts have at least one lane");
+        lanes[account] = lane;
+        rows_of_lanes.push(Reverse((rows + accounts[account].rows, lane)));
+    }
+    lanes
+}
+
+/// How many decimals an amount is written with at least.
+fn decimals(currency: Option<Currency>) -> u8 {
+    currency.unwrap_or(Currency::USD).scale()
+}
+
+/// The account with this name, in bodies and paths.
+fn selector(name: &AccountName) -> String {
+    format!("name:{name}")
+}
+
+/// An item that opens an account.
+#[derive(Serialize)]
+struct OpeningItem {
+    #[serde(rename = "type")]
+    operation: &'static str,
+    key: String,
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    currency: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    overdraft_limit: Option<String>,
+}
+
+/// An item that applies a row.
+#[derive(Serialize)]
+struct RowItem<'a> {
+    #[serde(rename = "type")]
+    operation: &'static str,
+    key: String,
+    account: String,
+    amount: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reference: Option<&'a str>,
+}
+
+/// Items, one a line.
+fn lines(items: impl Iterator<Item = impl Serialize>) -> Bytes {
+    let mut text = Vec::new();
+    for item in items {
+        serde_json::to_writer(&mut text, &item).expect("texts are written to memory");
+        text.push(b'\n');
+    }
+    text.into()
+}
+
+fn opening_of(account: &Account) -> Place {
+    Place { line: account.line, what: format!("opening the account {:?}", account.name) }
+}
+
+impl Place {
+    /// The place of the batch that begins with this item.
+    fn of_batch(self) -> Place {
+        Place { what: format!("a batch from {} on", self.what), ..self }
+    }
+
+    fn refused(&self, status: u16, problem: Problem) -> PlayError {
+        let mut refusal = status.to_string();
         let fields = problem.errors.iter();
         let fields = fields.map(|error| format!("({} {})", error.pointer, error.detail));
         for part in [problem.code, problem.detail].into_iter().chain(fields) {
@@ -339,8 +560,42 @@ impl Place<'_> {
                 refusal.push_str(&part);
             }
         }
-        PlayError::Refused { line: self.line, what: (self.what)(), refusal }
+        PlayError::Refused { line: self.line, what: self.what.clone(), refusal }
     }
+
+    fn unreadable(&self, reason: &impl ToString) -> End {
+        let (line, what, reason) = (self.line, self.what.clone(), reason.to_string());
+        End::Error(PlayError::Unreadable { line, what, reason })
+    }
+}
+
+/// What is read of the reply to a batch.
+#[derive(Deserialize)]
+struct BatchReply {
+    results: Vec<ItemResult>,
+}
+
+/// What is read of an item's result.
+#[derive(Deserialize)]
+struct ItemResult {
+    status: u16,
+    replayed: bool,
+    /// Empty if it was executed.
+    #[serde(default)]
+    problem: Problem,
+}
+
+/// What is read of an account.
+#[derive(Deserialize)]
+struct Found {
+    currency: String,
+}
+
+/// The refusal of an item because of another one.
+const NOT_ATTEMPTED: &str = "not-attempted";
+
+fn is_refusal(status: u16) -> bool {
+    status >= 400
 }
 
 /// What is read of an `application/problem+json`.
@@ -369,31 +624,20 @@ fn problem(response: &Response) -> Problem {
     })
 }
 
-/// Whether the reply is that of an earlier request with the same key.
-fn is_replayed(response: &Response) -> bool {
-    response.headers.get("idempotent-replayed").is_some_and(|value| value == "true")
-}
-
 /// The refusal of a server that remembers as many idempotency keys as it may, until the oldest are forgotten.
 const KEYS_EXHAUSTED: &str = "idempotency-keys-exhausted";
 
-/// Why a request should be repeated as it is, if it should: the server says so, or a proxy before it cannot reach
-/// it.
-fn reason_to_repeat(response: &Response) -> Option<String> {
-    if response.status.is_success() {
+/// Why what has this answer should be repeated as it is, if it should: the server says so, or a proxy before it cannot
+/// reach it.
+fn reason_to_repeat(status: u16, problem: &Problem) -> Option<String> {
+    if !is_refusal(status) {
         return None;
     }
-    let Problem { code, detail, retryable, .. } = problem(response);
+    let Problem { code, detail, retryable, .. } = problem;
     // True, but not for hours: the server remembers as many keys as it may.
-    let retryable = if code == KEYS_EXHAUSTED { Some(false) } else { retryable };
-    let repeat = retryable.unwrap_or(matches!(
-        response.status,
-        StatusCode::TOO_MANY_REQUESTS
-            | StatusCode::BAD_GATEWAY
-            | StatusCode::SERVICE_UNAVAILABLE
-            | StatusCode::GATEWAY_TIMEOUT
-    ));
-    let answer = [response.status.as_str(), &code, &detail].join(" ");
+    let retryable = if code == KEYS_EXHAUSTED { Some(false) } else { *retryable };
+    let repeat = retryable.unwrap_or(matches!(status, 429 | 502 | 503 | 504));
+    let answer = [&status.to_string(), code, detail].map(String::as_str).join(" ");
     repeat.then(|| format!("the server answers {}", answer.trim_end()))
 }
 
@@ -413,19 +657,6 @@ fn with_cause(error: &ClientError) -> String {
         Some(cause) => format!("{error}: {cause}"),
         None => error.to_string(),
     }
-}
-
-/// The key for a transaction, after so many refusals of it. An id that a header cannot carry, byte for byte and
-/// undisputed, is replaced by its hash.
-fn key(id: &str, refusals: u32) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/+".contains(&byte);
-    let key = format!("import-{id}");
-    if refusals == 0 && key.len() <= KEY_BYTES_MAX && id.bytes().all(plain) {
-        return key;
-    }
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&refusals.to_le_bytes()).update(id.as_bytes());
-    format!("import-blake3-{}", hasher.finalize().to_hex())
 }
 
 #[cfg(test)]

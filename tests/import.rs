@@ -1,0 +1,124 @@
+//! `teller import` through the real program and a real server: what is refused, what is kept, what moves.
+
+mod process;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use process::{DataDir, Ran, Server, get, history, json, post, program, run};
+
+fn write(data: &DataDir, name: &str, text: &str) -> PathBuf {
+    let path = data.path().join(name);
+    fs::write(&path, text).expect("written");
+    path
+}
+
+fn import(server: &Server, file: &Path, flags: &[&str]) -> Ran {
+    let file = file.to_str().expect("UTF-8");
+    let url = server.url();
+    run(program(&[&["import", file, "--url", &url], flags].concat()))
+}
+
+/// The amounts of an account's history, in cents.
+fn amounts(server: &Server, name: &str) -> Vec<i64> {
+    let client = server.client(1);
+    let account = json(&get(&client, &format!("/v2/accounts/name:{name}")));
+    let id = account["id"].as_str().unwrap_or_else(|| panic!("{name:?} is not there: {account}"));
+    let entries = process::block_on(history(&client, id, 0, 500));
+    entries.into_iter().map(|entry| entry.cents).collect()
+}
+
+/// A withdrawal that lacks funds stops all behind it, though a later one could be paid. When the cause is gone, the
+/// same command goes on: the server does not remember the refusal.
+#[test]
+fn nothing_overtakes_a_refused_row_and_a_second_run_goes_on_there() {
+    let data = DataDir::new();
+    let server = data.serve(&["--shards=2", "--disk-reserve-mib=0", "--max-overdraft=0"]);
+    let mut text = "id,account,type,amount\n".to_owned();
+    for account in 0..40 {
+        text += &format!("1,a{account},deposit,10\n");
+    }
+    text += "2,a7,withdrawal,10.01\n3,a7,withdrawal,5\n4,a7,deposit,1\n2,a8,deposit,1\n";
+    let file = write(&data, "file.csv", &text);
+    for _ in 0..2 {
+        let ran = import(&server, &file, &["--connections=1"]);
+        ran.refused(
+            "line 42: the withdrawal of 10.01 for the account \"a7\" was refused: 422 insufficient-funds",
+        );
+        assert_eq!(amounts(&server, "a7"), [1000]);
+        assert_eq!(amounts(&server, "a39"), [1000]);
+    }
+    let paid = post(&server.client(1), "/accounts/a7/deposit", r#"{"amount":10}"#, None);
+    assert_eq!(paid.status, 201, "{paid:?}");
+    let told = import(&server, &file, &["--connections=1"]).succeeded();
+    assert!(told.contains("deposits        42 (2 applied, 40 replayed)\n"), "{told}");
+    assert!(told.contains("withdrawals     2 (2 applied, 0 replayed)\n"), "{told}");
+    assert_eq!(amounts(&server, "a7"), [1000, 1000, -1001, -500, 100]);
+    assert_eq!(amounts(&server, "a8"), [1000, 100]);
+    // A row that says something else now is another transaction with the same id.
+    let file = write(&data, "file.csv", &text.replace("4,a7,deposit,1\n", "4,a7,deposit,2\n"));
+    import(&server, &file, &[]).refused(
+        "line 44: the deposit of 2.00 for the account \"a7\" was refused: 422 idempotency-key-reused",
+    );
+}
+
+/// A batch that is all or nothing has to fit one record of the log, whatever its rows say.
+#[test]
+fn the_longest_rows_fit_a_batch() {
+    let data = DataDir::new();
+    let server = data.serve(&["--shards=2", "--disk-reserve-mib=0"]);
+    let mut text = "id,account,type,amount,reference\n".to_owned();
+    for row in 0..600 {
+        let (id, name, reference) =
+            (format!("{row:\"^300}").replace('"', "\"\""), "n".repeat(255), "\u{e9}".repeat(127));
+        text += &format!("\"{id}\",{name},withdrawal,0.01,{reference}\n");
+    }
+    let told = import(&server, &write(&data, "file.csv", &text), &["--overdraft-limit=6"]).succeeded();
+    assert!(told.contains("withdrawals     600 (600 applied, 0 replayed)\n"), "{told}");
+    assert!(told.contains("total           -6.00\n"), "{told}");
+}
+
+#[test]
+fn an_export_with_transfers_and_currencies_makes_the_same_ledger_elsewhere() {
+    let data = DataDir::new();
+    let server = data.serve(&["--shards=2", "--disk-reserve-mib=0"]);
+    let client = server.client(1);
+    let posted = |path: &str, body: &str| {
+        let reply = post(&client, path, body, None);
+        assert_eq!(reply.status, 201, "{path} {body}: {reply:?}");
+    };
+    for (name, currency) in [("yen", "JPY"), ("dinar", "KWD"), ("alice", "USD"), ("bob", "USD")] {
+        posted("/v2/accounts", &format!(r#"{{"name":"{name}","currency":"{currency}"}}"#));
+    }
+    posted("/v2/accounts/name:yen/deposits", r#"{"amount":"500","reference":"invoice, \"7\""}"#);
+    posted("/v2/accounts/name:dinar/deposits", r#"{"amount":"0.125"}"#);
+    posted("/v2/accounts/name:alice/deposits", r#"{"amount":"20"}"#);
+    posted("/v2/transfers", r#"{"from":"name:alice","to":"name:bob","amount":"7.50","reference":"rent"}"#);
+    server.stop();
+    let export = data.run(&["export"]).succeeded();
+    let file = write(&data, "export.csv", &export);
+
+    let second = DataDir::new();
+    let server = second.serve(&["--shards=3", "--disk-reserve-mib=0", "--currency=EUR"]);
+    let ran = import(&server, &file, &[]);
+    assert!(ran.stderr.contains(r#"columns=["balance", "created", "kind"]"#), "{ran:?}");
+    let told = ran.succeeded();
+    assert!(told.contains("total           500 JPY, 0.125 KWD, 20.00 USD\n"), "{told}");
+    // Again from another file: what is there in another currency is refused.
+    let other = write(&data, "other.csv", "id,account,type,amount,currency\n1,yen,deposit,5,USD\n");
+    import(&server, &other, &[]).refused("the file has it in USD, it is there in JPY");
+    server.stop();
+    let columns = |data: &DataDir| {
+        let text = data.run(&["export"]).succeeded();
+        let rows = csv::Reader::from_reader(text.as_bytes()).into_records().map(|row| row.expect("a row"));
+        let kept = [1, 2, 3, 4, 7, 8];
+        let mut rows: Vec<Vec<String>> =
+            rows.map(|row| kept.iter().map(|column| row[*column].to_owned()).collect()).collect();
+        rows.sort();
+        rows
+    };
+    let moved = columns(&second);
+    assert_eq!(moved, columns(&data));
+    assert_eq!(moved.len(), 5);
+    second.run(&["verify"]).succeeded();
+}
