@@ -26,10 +26,11 @@ const LONG_ABOUT: &str = "\
 Prints a ledger from its files to stdout: all transactions, one account's, or the accounts with their balances. \
 It changes nothing.
 
-The CSV of transactions has the columns that `teller import` reads (id, account, type, amount), so it moves \
-balances and histories to another server or to another number of shards: import it with an --overdraft-limit that \
-covers the lowest balance that any account ever had. It does not have accounts without a transaction, closings, and \
-overdraft limits of accounts' own.
+The CSV of transactions has the columns that `teller import` reads (id, account, type, amount, currency, \
+reference), so it moves balances and histories to another server or to another number of shards: import it with an \
+--overdraft-limit that covers the lowest balance that any account ever had. A transfer arrives as a withdrawal and a \
+deposit. It does not have accounts without a transaction, closings, pending holds, links, metadata, and limits of \
+accounts' own.
 
 The formats hledger and beancount are journals for these two programs of plain-text accounting, with the transactions \
 in order of time and the final balances as assertions, so that `hledger check` and `bean-check` prove them. They are \
