@@ -51,8 +51,8 @@ use disk::{Trace, Unsynced};
 use random::{Random, setting};
 use rustix::process::{Pid, Signal, kill_process};
 use teller::ledger::{
-    AccountName, Amount, Change, Currency, Direction, ExcessDecimals, KeyDigest, Sequence, ShardId,
-    Timestamp, TransactionId,
+    AccountChange, AccountName, Amount, Change, Currency, Direction, ExcessDecimals, KeyDigest, Sequence,
+    ShardId, Timestamp, TransactionId,
 };
 use teller::progress::Progress;
 use teller::storage::StorageError;
@@ -274,6 +274,28 @@ fn look_for(all: &[ShardFiles], acknowledged: &[Acknowledged], cut: u64) -> Resu
                         postings.insert((files.shard, at), (name, direction.signed(amount), entry.balance));
                         if let Some(key) = event.key {
                             *keys.entry(key.key.digest).or_insert(0) += 1;
+                        }
+                    }
+                    // What took more than one shard, if only for its key.
+                    Change::Decided { ref decision, .. } | Change::Settled { ref decision, .. } => {
+                        let id = match &event.change {
+                            Change::Settled { by, .. } => (by.shard, by.sequence),
+                            _ => (files.shard, at),
+                        };
+                        if let Some(key) = event.key {
+                            *keys.entry(key.key.digest).or_insert(0) += 1;
+                        }
+                        for effect in decision.part(files.shard).map_or(&[][..], |part| &part.effects) {
+                            if let AccountChange::Opened(account) = &effect.change {
+                                names.push(account.name.clone());
+                                *opened.entry(account.name.clone()).or_insert(0) += 1;
+                                continue;
+                            }
+                            let name = names[effect.account.index()].clone();
+                            let amount = effect.change.posted();
+                            let sign = if amount.is_positive() { 1 } else { -1 };
+                            *movements.entry((name.clone(), sign, amount.magnitude())).or_insert(0) += 1;
+                            postings.insert(id, (name, amount, effect.after.balance));
                         }
                     }
                     _ => {}
