@@ -454,7 +454,7 @@ impl<To> Shard<To> {
 
     /// Ends the holds whose time is over.
     pub fn expire(&mut self, moment: Moment, output: &mut Output<To>) {
-        if moment.disk_full || self.next_expiry().is_none_or(|expires| expires > moment.now) {
+        if !self.is_expiry_due(moment) {
             return;
         }
         let free = |key: &HoldKey| self.locks.is_free(&Resource::Account(key.account));
@@ -468,13 +468,18 @@ impl<To> Shard<To> {
         self.apply(&event, output);
     }
 
-    /// Ends the holds of accounts that someone is about to look at. Whoever calls this has them locked, or knows that
-    /// nobody has.
-    fn expire_of(&mut self, accounts: &[AccountNumber], moment: Moment, output: &mut Output<To>) {
-        if moment.disk_full || self.next_expiry().is_none_or(|expires| expires > moment.now) {
-            return;
-        }
-        for account in accounts {
+    /// Whether some hold's time is over, and its end can be recorded.
+    fn is_expiry_due(&self, moment: Moment) -> bool {
+        !moment.disk_full && self.next_expiry().is_some_and(|expires| expires <= moment.now)
+    }
+
+    /// Ends the holds of those of these resources that are accounts, which someone is about to look at. Whoever calls
+    /// this has them locked, or knows that nobody has.
+    fn expire_among(&mut self, resources: &[Resource], moment: Moment, output: &mut Output<To>) {
+        for resource in resources {
+            let Resource::Account(account) = resource else {
+                continue;
+            };
             let is_due = |hold: &Hold| hold.status == HoldStatus::Pending && hold.expires <= moment.now;
             let holds = self.ledger.holds().of_account(*account);
             let due: Vec<_> = holds.filter(|(_, hold)| is_due(hold)).map(|(key, _)| *key).collect();
@@ -652,15 +657,10 @@ impl<To> Shard<To> {
 
     /// Adds what the work asks to know of this shard, which is locked for it now, and lets it go on.
     fn grant(&mut self, mut work: Box<Work<To>>, moment: Moment, output: &mut Output<To>) {
-        let resources = self.locks.resources(self.granted[&work.id]);
-        let accounts: Vec<_> = resources
-            .iter()
-            .filter_map(|resource| match resource {
-                Resource::Account(number) => Some(*number),
-                _ => None,
-            })
-            .collect();
-        self.expire_of(&accounts, moment, output);
+        if self.is_expiry_due(moment) {
+            let resources = self.locks.resources(self.granted[&work.id]).to_vec();
+            self.expire_among(&resources, moment, output);
+        }
         // A key that was settled a moment ago is not refused as in flight: its first reply may be there already, while
         // the settlement here is not durable yet. What the work answers waits for that, since the grant has seen it.
         work.grants.push(self.ledger.grant(work.needs_here(), &self.terms(moment.now)));
@@ -823,16 +823,9 @@ impl<To> Shard<To> {
 
     /// Answers a request about accounts that are free, or locked for it.
     fn answer(&mut self, request: Request, to: To, moment: Moment, output: &mut Output<To>) {
-        if self.next_expiry().is_some_and(|expires| expires <= moment.now) {
-            let accounts: Vec<_> = self
-                .resources_of(&request)
-                .into_iter()
-                .filter_map(|resource| match resource {
-                    Resource::Account(number) => Some(number),
-                    _ => None,
-                })
-                .collect();
-            self.expire_of(&accounts, moment, output);
+        if self.is_expiry_due(moment) {
+            let resources = self.resources_of(&request);
+            self.expire_among(&resources, moment, output);
         }
         let (reply, after) = match request {
             Request::Execute { command, key, request_id } => {
