@@ -712,22 +712,12 @@ impl<To> Shard<To> {
             shard: self.id,
             sequence: first.plus(back as u64),
         };
-        if request.dry_run {
-            let replies = results.into_iter().map(|result| match result {
-                Decided::Done(place) => {
-                    ItemReply::Done { id: id_at(place), decision: Arc::new(decided[place].decision.clone()) }
-                }
-                Decided::Not(outcome) => ItemReply::Not(outcome),
-            });
-            let reply = WorkReply::Items(replies.collect());
-            self.finish(work, reply, Vec::new(), after, requires, moment, output);
-            return;
-        }
+        let dry_run = request.dry_run;
         let mut events = Vec::with_capacity(decided.len());
         let mut decisions = Vec::with_capacity(decided.len());
         for decided in decided {
-            if decided.decision.parts.is_empty() && decided.key.is_none() {
-                // Nothing changes: a link that was there already.
+            if dry_run || (decided.decision.parts.is_empty() && decided.key.is_none()) {
+                // Nothing changes: it is only asked about, or it is a link that was there already.
                 decisions.push(Arc::new(decided.decision));
                 continue;
             }
@@ -747,8 +737,9 @@ impl<To> Shard<To> {
             Decided::Not(outcome) => ItemReply::Not(outcome),
         });
         let reply = WorkReply::Items(replies.collect());
-        let decisions = decisions.into_iter().enumerate().map(|(place, decision)| (id_at(place), decision));
-        let decisions = decisions.collect();
+        // Of a dry run nobody else is told anything.
+        let decisions = decisions.into_iter().enumerate().filter(|_| !dry_run);
+        let decisions = decisions.map(|(place, decision)| (id_at(place), decision)).collect();
         self.finish(work, reply, decisions, after, requires, moment, output);
     }
 
