@@ -617,6 +617,6 @@ impl Bank {
             Change::Opened { currency, .. } => (event.time, *currency),
             _ => unreachable!("only what happens to accounts is shown"),
         };
-        Ok(Happened { executed: self.executed_short(shard, sequence, &event, opened, currency), after })
+        Ok(Happened { executed: super::executed_short(shard, sequence, &event, opened, currency), after })
     }
 }

@@ -259,14 +259,7 @@ impl Bank {
         let executed = if is_plain && key_is_here {
             let Opening { name, currency, overdraft_limit, .. } = opening;
             let command = Command::Open { name, currency, overdraft_limit };
-            let done = self.execute(shard, command, origin).await?;
-            match done.value {
-                Short::Event { sequence, event, opened, currency } => Done {
-                    value: self.executed_short(shard, sequence, &event, opened, currency),
-                    replayed: done.replayed,
-                },
-                Short::Executed(value) => Done { value, replayed: done.replayed },
-            }
+            self.execute(shard, command, origin).await?.into_executed(shard)
         } else {
             self.operate(self.opening(opening), Vec::new(), KeyHome::Key, false, origin).await?
         };
@@ -309,11 +302,7 @@ impl Bank {
     ) -> Result<Done<Transaction>, Refusal> {
         assert!(amount.is_positive(), "amounts are checked where they are read");
         let (shard, account) = self.located(account)?;
-        let target = Target { account, version };
-        let command = match direction {
-            Direction::Deposit => Command::Deposit { target, amount },
-            Direction::Withdrawal => Command::Withdraw { target, amount },
-        };
+        let command = posting(direction, Target { account, version }, amount);
         let done = self.execute(shard, command, origin).await?;
         let transaction = match done.value {
             Short::Event { sequence, event, opened, currency } => {
@@ -346,19 +335,8 @@ impl Bank {
         assert!(amount.is_positive(), "amounts are checked where they are read");
         let (shard, account) = self.located(account)?;
         let done = if note.is_empty() {
-            let target = Target { account, version };
-            let command = match direction {
-                Direction::Deposit => Command::Deposit { target, amount },
-                Direction::Withdrawal => Command::Withdraw { target, amount },
-            };
-            let done = self.execute(shard, command, origin).await?;
-            let value = match done.value {
-                Short::Event { sequence, event, opened, currency } => {
-                    self.executed_short(shard, sequence, &event, opened, currency)
-                }
-                Short::Executed(executed) => executed,
-            };
-            Done { value, replayed: done.replayed }
+            let command = posting(direction, Target { account, version }, amount);
+            self.execute(shard, command, origin).await?.into_executed(shard)
         } else {
             let account = Place { shard, account };
             let requirement = version.map(Requirement::Match);
@@ -550,7 +528,7 @@ impl Bank {
             | Change::Closed { account, .. } => {
                 let account = self.view(id.shard, Request::AccountByNumber(*account)).await?;
                 let (opened, currency) = (account.id.opened, account.currency);
-                Ok(self.executed_short(id.shard, id.sequence, &event, opened, currency))
+                Ok(executed_short(id.shard, id.sequence, &event, opened, currency))
             }
             Change::Decided { decision, .. } => match decision.kind {
                 Kind::Refusal { .. } | Kind::Batch { .. } => Err(Refusal::TransactionNotFound),
@@ -617,14 +595,7 @@ impl Bank {
 
     /// What an earlier request with the same key did.
     async fn settled(&self, outcome: Outcome) -> Result<Done<Executed>, Refusal> {
-        let done = self.settled_short(outcome).await?;
-        let value = match done.value {
-            Short::Executed(executed) => executed,
-            Short::Event { sequence, event, opened, currency } => {
-                self.executed_short(outcome.shard, sequence, &event, opened, currency)
-            }
-        };
-        Ok(Done { value, replayed: done.replayed })
+        Ok(self.settled_short(outcome).await?.into_executed(outcome.shard))
     }
 
     async fn settled_short(&self, outcome: Outcome) -> Result<Done<Short>, Refusal> {
@@ -663,20 +634,6 @@ impl Bank {
         Ok(Done { value, replayed: true })
     }
 
-    /// A short event in the form of all others.
-    fn executed_short(
-        &self,
-        shard: ShardId,
-        sequence: Sequence,
-        event: &Event,
-        opened: Timestamp,
-        currency: Currency,
-    ) -> Executed {
-        let id = TransactionId { time: event.time, shard, sequence };
-        let decision = event.change.to_decision(shard, opened, currency);
-        Executed { id, decision: Arc::new(decision.expect("it is about an account")) }
-    }
-
     async fn view(&self, shard: ShardId, request: Request) -> Result<AccountView, Refusal> {
         match self.shard(shard).handle.ask(request).await? {
             Reply::Account(account) => account.ok_or(Refusal::from(Rejection::AccountNotFound)),
@@ -703,6 +660,40 @@ impl Bank {
 
     fn shard(&self, shard: ShardId) -> &BankShard {
         &self.shards[shard.index()]
+    }
+}
+
+impl Done<Short> {
+    /// The same in the form of all others; it was done in this shard.
+    fn into_executed(self, shard: ShardId) -> Done<Executed> {
+        let value = match self.value {
+            Short::Event { sequence, event, opened, currency } => {
+                executed_short(shard, sequence, &event, opened, currency)
+            }
+            Short::Executed(executed) => executed,
+        };
+        Done { value, replayed: self.replayed }
+    }
+}
+
+/// A short event in the form of all others.
+fn executed_short(
+    shard: ShardId,
+    sequence: Sequence,
+    event: &Event,
+    opened: Timestamp,
+    currency: Currency,
+) -> Executed {
+    let id = TransactionId { time: event.time, shard, sequence };
+    let decision = event.change.to_decision(shard, opened, currency);
+    Executed { id, decision: Arc::new(decision.expect("it is about an account")) }
+}
+
+/// What pays into or out of an account.
+fn posting(direction: Direction, target: Target, amount: Quantity) -> Command {
+    match direction {
+        Direction::Deposit => Command::Deposit { target, amount },
+        Direction::Withdrawal => Command::Withdraw { target, amount },
     }
 }
 
