@@ -16,7 +16,7 @@ use crate::http::query::Query;
 use crate::http::reply::{self, Caching, Content, JSON, Reply};
 use crate::http::routes::Endpoint;
 use crate::http::wire::holds::{CaptureRequest, HoldList, HoldRequest, HoldResource, VoidRequest};
-use crate::http::wire::read::read_body;
+use crate::http::wire::read::{read_body, read_optional_body};
 use crate::http::wire::schema::Describe;
 use crate::http::wire::transfers::{conditions, note};
 use crate::ledger::operation::Operation as LedgerOperation;
@@ -134,8 +134,7 @@ impl Call<'_> {
         self.bank()?;
         let hold = self.hold_id()?;
         let body = self.read_json().await?;
-        let CaptureRequest { amount, reference, metadata } =
-            read_body(if body.is_empty() { b"{}" } else { &body })?;
+        let CaptureRequest { amount, reference, metadata } = read_optional_body(&body)?;
         let (amount, note) = (amount.map(|amount| amount.0), note(&reference, &metadata));
         self.end_hold(LedgerOperation::Capture { hold, amount, note }, &body).await
     }
@@ -144,7 +143,7 @@ impl Call<'_> {
         self.bank()?;
         let hold = self.hold_id()?;
         let body = self.read_json().await?;
-        let VoidRequest { reference, metadata } = read_body(if body.is_empty() { b"{}" } else { &body })?;
+        let VoidRequest { reference, metadata } = read_optional_body(&body)?;
         self.end_hold(LedgerOperation::Void { hold, note: note(&reference, &metadata) }, &body).await
     }
 

@@ -18,9 +18,10 @@ use crate::http::query::{Parameter, Query, parameters};
 use crate::http::reply::{self, Caching, Content, JSON, Reply};
 use crate::http::routes::Endpoint;
 use crate::http::wire::detail::TransactionDetail;
-use crate::http::wire::read::read_body;
+use crate::http::wire::read::{read_body, read_optional_body};
 use crate::http::wire::schema::{Describe, Schemas};
 use crate::http::wire::transfers::{Reversal, Transfer, note};
+use crate::http::wire::values::Flag;
 use crate::ledger::Kind;
 
 pub(in crate::http) static TRANSFER: Operation = Operation {
@@ -112,11 +113,7 @@ impl Describe for DryRun {
 
 impl Parameter for DryRun {
     fn parse(text: &str) -> Result<DryRun, Cow<'static, str>> {
-        match text {
-            "true" => Ok(DryRun(true)),
-            "false" => Ok(DryRun(false)),
-            _ => Err("must be true or false".into()),
-        }
+        Flag::parse(text).map(|Flag(dry_run)| DryRun(dry_run))
     }
 
     fn absent() -> Option<DryRun> {
@@ -156,8 +153,7 @@ impl Call<'_> {
         let DryRunQuery { dry_run: DryRun(dry_run) } = DryRunQuery::read(query)?;
         let body = self.read_json().await?;
         let origin = self.origin(Scope::Transfer(&id.to_uuid().to_string()), &body)?;
-        let Reversal { amount, reference, metadata } =
-            read_body(if body.is_empty() { b"{}" } else { &body })?;
+        let Reversal { amount, reference, metadata } = read_optional_body(&body)?;
         let amount = amount.map(|amount| amount.0);
         let done = bank.reverse(id, amount, note(&reference, &metadata), dry_run, origin).await?;
         Ok(made(&done, dry_run))

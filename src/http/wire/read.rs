@@ -53,6 +53,11 @@ pub(in crate::http) fn read_body<T: Read>(body: &[u8]) -> Result<T, Problem> {
     read_with(body, T::read)
 }
 
+/// Reads a whole body that may be left away, if all its fields may.
+pub(in crate::http) fn read_optional_body<T: Read>(body: &[u8]) -> Result<T, Problem> {
+    read_body(if body.is_empty() { b"{}" } else { body })
+}
+
 /// Reads a whole body by a function.
 pub(in crate::http) fn read_with<T>(
     body: &[u8],
