@@ -506,7 +506,9 @@ async fn a_stream_tells_what_pages_tell_as_it_happens() {
             let mut reader = Reader::resume(&address, "/v2/events?limit=20", &told[place].id);
             assert_eq!(reader.until_end(), told[place + 1..place + 21]);
         }
-        assert_eq!(ids(&from_now.take(8 * 60)), ids(&told[6..]));
+        // All but the openings, which came before; at one moment the shard decides which event is shown first.
+        let since: Vec<_> = told.iter().filter(|told| told.kind != "opening").cloned().collect();
+        assert_eq!(ids(&from_now.take(8 * 60)), ids(&since));
         // A browser comes back to the address that it began with.
         let path = format!("/v2/events?after={}", told[3].id);
         assert_eq!(Reader::resume(&address, &path, &told[40].id).take(2), told[41..43]);
