@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 
 use hashbrown::HashTable;
 
@@ -384,7 +385,7 @@ impl Ledger {
             part.previous = self.sent_to(part.shard);
         }
         let links = self.part_links(&decision);
-        Event { time, key, change: Change::Decided { decision: Box::new(decision), links } }
+        Event { time, key, change: Change::Decided { decision: Arc::new(decision), links } }
     }
 
     /// The event that applies this shard's part of what another shard decided, or `None` if that was applied before.
@@ -394,7 +395,7 @@ impl Ledger {
     pub fn settled(
         &self,
         by: TransactionId,
-        decision: &Decision,
+        decision: &Arc<Decision>,
         now: Timestamp,
     ) -> Result<Option<Event>, ReplayError> {
         let received = self.received_from(by.shard);
@@ -409,7 +410,7 @@ impl Ledger {
             ))
         })?;
         let (key, links) = (part.key, self.part_links(decision));
-        let change = Change::Settled { by, decision: Box::new(decision.clone()), links };
+        let change = Change::Settled { by, decision: Arc::clone(decision), links };
         Ok(Some(Event { time: now.max(self.time).max(by.time), key, change }))
     }
 
