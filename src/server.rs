@@ -38,6 +38,7 @@ use crate::storage::in_flight;
 use crate::storage::journal::JournalOptions;
 use crate::storage::log::{Recovered, ShardFiles, ShardJournal, ShardLog, recover};
 use crate::storage::manifest::{Birth, DataDirectory};
+use crate::storage::pace;
 
 /// The exit code after the log failed, of sysexits' EX_IOERR: restart, and recovery tells what is on the disk.
 const EXIT_LOG_FAILURE: i32 = 74;
@@ -63,9 +64,7 @@ const CONNECTIONS_MIN: u64 = 16;
 /// there are more, the keeper has failed or cannot follow, and changes are refused as if the disk were full.
 const SEALED_GENERATIONS_MAX: usize = 32;
 
-/// How far a compaction stands back, on the scale of `nice`: it gets a tenth of a core that others want, too.
-const COMPACTION_NICENESS: i32 = 10;
-/// With more sealed generations of a shard than this it does not stand back: it has to catch up.
+/// With more sealed generations of a shard than this a compaction does not stand back: it has to catch up.
 const SEALED_GENERATIONS_UNHURRIED_MAX: usize = 4;
 
 /// Why the server does not start, or does not end well.
@@ -487,10 +486,8 @@ fn keep(
 
 fn compact_all(shards: &[Kept], reserve: &DiskReserve) {
     if shards.iter().all(|(_, log)| log.sealed_generations() <= SEALED_GENERATIONS_UNHURRIED_MAX) {
-        // Of this thread alone. sled's threads are not among those that it starts: they are there already.
-        if let Err(error) = rustix::process::setpriority_process(None, COMPACTION_NICENESS) {
-            tracing::debug!(%error, "compacting at the usual priority");
-        }
+        // Only here: it opens no generation, so sled's threads are not among those that it starts.
+        pace::stand_back();
     }
     for (index, (_, log)) in shards.iter().enumerate() {
         if let Err(error) = compact(log, reserve) {

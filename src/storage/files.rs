@@ -18,7 +18,7 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
-use super::StorageError;
+use super::{StorageError, pace};
 
 /// How the name of a file in the making ends.
 const TEMPORARY_SUFFIX: &str = ".tmp";
@@ -28,7 +28,7 @@ const BUFFER_BYTES: usize = 256 * 1024;
 
 /// After how many bytes a file in the making is synced. What a large one has unsynced must never be much: the sync of a
 /// journal may have to wait until the file system has written that, too.
-const UNSYNCED_BYTES_MAX: u64 = 4 * 1024 * 1024;
+const UNSYNCED_BYTES_MAX: u64 = 256 * 1024;
 
 /// Makes the names in a directory durable: files made, renamed or removed in it.
 ///
@@ -127,8 +127,8 @@ pub fn unexpected_name(path: &Path) -> StorageError {
 
 /// A file in the making: written front to back under a temporary name, visible under its own once it is durable.
 ///
-/// Always: [`AtomicFile::offset`] is the number of bytes written, [`AtomicFile::hash`] their BLAKE3; all but the last
-/// few megabytes are synced.
+/// Always: [`AtomicFile::offset`] is the number of bytes written, [`AtomicFile::hash`] their BLAKE3; all but the
+/// last [`UNSYNCED_BYTES_MAX`] are synced.
 #[derive(Debug)]
 pub struct AtomicFile {
     writer: BufWriter<File>,
@@ -174,6 +174,7 @@ impl AtomicFile {
     /// # Errors
     /// If they cannot be written or synced, for example because the disk is full.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
+        pace::rest();
         self.writer.write_all(bytes).map_err(StorageError::io("write", &self.temporary))?;
         self.hasher.update(bytes);
         self.offset += bytes.len() as u64;
@@ -253,6 +254,7 @@ impl HashedFile {
                 format!("{} bytes should follow, but the file ends at byte {}", bytes.len(), self.length);
             return Err(self.corrupt(self.offset, what));
         }
+        pace::rest();
         self.reader.read_exact(bytes).map_err(StorageError::io("read", &self.path))?;
         self.hasher.update(bytes);
         self.offset += bytes.len() as u64;

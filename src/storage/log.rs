@@ -33,7 +33,9 @@ use super::journal::{
     Generation, Generations, Journal, JournalOptions, JournalReader, SledJournal, list_generations,
 };
 use super::manifest::DataDirectory;
-use super::{RESTORE_BACKUP, StorageError, UnsyncedWatermark, Watermark, WatermarkHealth, files, snapshot};
+use super::{
+    RESTORE_BACKUP, StorageError, UnsyncedWatermark, Watermark, WatermarkHealth, files, pace, snapshot,
+};
 use crate::ledger::{Ledger, Sequence, ShardId};
 use crate::progress::Progress;
 
@@ -244,6 +246,7 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn step(&mut self, path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
+        pace::rest();
         let malformed = |error: Malformed| StorageError::Corrupt {
             path: path.to_owned(),
             position: format!("sequence {}", self.position.last.next()),
