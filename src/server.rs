@@ -38,6 +38,7 @@ use crate::storage::in_flight;
 use crate::storage::journal::JournalOptions;
 use crate::storage::log::{Recovered, ShardFiles, ShardJournal, ShardLog, recover};
 use crate::storage::manifest::{Birth, DataDirectory};
+use crate::storage::pace;
 
 /// The exit code after the log failed, of sysexits' EX_IOERR: restart, and recovery tells what is on the disk.
 const EXIT_LOG_FAILURE: i32 = 74;
@@ -62,6 +63,9 @@ const CONNECTIONS_MIN: u64 = 16;
 /// How many sealed generations of a shard may wait for the keeper. Each is an open database of up to 75 MB; when
 /// there are more, the keeper has failed or cannot follow, and changes are refused as if the disk were full.
 const SEALED_GENERATIONS_MAX: usize = 32;
+
+/// With more sealed generations of a shard than this a compaction does not stand back: it has to catch up.
+const SEALED_GENERATIONS_UNHURRIED_MAX: usize = 4;
 
 /// Why the server does not start, or does not end well.
 #[derive(Debug, thiserror::Error)]
@@ -433,6 +437,9 @@ fn settle_in_flight(recovered: &mut [(ShardId, Recovered)]) -> Result<usize, Sto
 type Kept = (ShardHandle, Arc<ShardLog>);
 
 /// Compacts whenever a generation is sealed; has the generations sealed every `interval`, and when it is asked.
+///
+/// The keeper itself only opens the next generations ahead. The compaction is a thread of its own, so that it can
+/// have a lower priority and a full generation need not wait for it.
 fn keep(
     shards: &[Kept],
     reserve: &DiskReserve,
@@ -442,25 +449,50 @@ fn keep(
     stop: &Receiver<()>,
 ) {
     let due = tick(interval);
-    let compact_all = || {
-        for (index, (_, log)) in shards.iter().enumerate() {
-            if let Err(error) = compact(log, reserve) {
-                // The log stays complete, only longer; the next time tries again.
-                tracing::error!(shard = index, %error, "cannot compact the log");
+    let roll_all = || shards.iter().for_each(|(handle, _)| handle.roll());
+    let (tell_done, done) = bounded(1);
+    thread::scope(|scope| {
+        let mut is_compacting = false;
+        // At the start, and after a compaction that failed, too: what was left has no sealing of its own to wait for.
+        let mut is_due = false;
+        loop {
+            select! {
+                recv(stop) -> _ => return,
+                recv(sealed) -> _ => is_due = true,
+                recv(due) -> _ => { roll_all(); is_due = true; }
+                recv(asked) -> _ => { roll_all(); is_due = true; }
+                recv(done) -> _ => is_compacting = false,
+            }
+            for (index, (_, log)) in shards.iter().enumerate() {
+                if let Err(error) = log.prepare() {
+                    tracing::error!(shard = index, %error, "cannot open the next generation ahead");
+                }
+            }
+            if is_due && !is_compacting {
+                is_due = false;
+                let tell_done = tell_done.clone();
+                let compaction = move || {
+                    compact_all(shards, reserve);
+                    let _ = tell_done.send(());
+                };
+                match thread::Builder::new().name("compaction".into()).spawn_scoped(scope, compaction) {
+                    Ok(_) => is_compacting = true,
+                    Err(error) => tracing::error!(%error, "cannot start a thread to compact the log"),
+                }
             }
         }
-    };
-    let roll_and_compact_all = || {
-        shards.iter().for_each(|(handle, _)| handle.roll());
-        // What could not be compacted before has no sealing of its own to wait for.
-        compact_all();
-    };
-    loop {
-        select! {
-            recv(stop) -> _ => return,
-            recv(sealed) -> _ => compact_all(),
-            recv(due) -> _ => roll_and_compact_all(),
-            recv(asked) -> _ => roll_and_compact_all(),
+    });
+}
+
+fn compact_all(shards: &[Kept], reserve: &DiskReserve) {
+    if shards.iter().all(|(_, log)| log.sealed_generations() <= SEALED_GENERATIONS_UNHURRIED_MAX) {
+        // Only here: it opens no generation, so sled's threads are not among those that it starts.
+        pace::stand_back();
+    }
+    for (index, (_, log)) in shards.iter().enumerate() {
+        if let Err(error) = compact(log, reserve) {
+            // The log stays complete, only longer; the next time tries again.
+            tracing::error!(shard = index, %error, "cannot compact the log");
         }
     }
 }

@@ -15,10 +15,11 @@
 //!   at or behind the end of the archive, or there was one and it can be made again.
 //!
 //! Compaction ([`ShardLog::compact`]) works on files only: it reads the snapshot before and the sealed
-//! generations, and the shard's worker never hears of it. It costs a second copy of the shard's state in memory
-//! while it runs; that is the price of a worker that never pauses, and of a replay that is checked all the time.
+//! generations, and the shard's worker never hears of it. Of the accounts it has those in memory that have changed
+//! since that snapshot, and replays on them with all checks; the others go from file to file.
 
 use std::borrow::Borrow;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -32,12 +33,18 @@ use super::journal::{
     Generation, Generations, Journal, JournalOptions, JournalReader, SledJournal, list_generations,
 };
 use super::manifest::DataDirectory;
-use super::{RESTORE_BACKUP, StorageError, UnsyncedWatermark, Watermark, WatermarkHealth, files, snapshot};
+use super::{
+    RESTORE_BACKUP, StorageError, UnsyncedWatermark, Watermark, WatermarkHealth, files, pace, snapshot,
+};
 use crate::ledger::{Ledger, Sequence, ShardId};
 use crate::progress::Progress;
 
 /// How many snapshots are kept: the newest, and one to fall back to by hand.
 const SNAPSHOTS_KEPT: usize = 2;
+
+/// How many generations go into a snapshot at a time, which bounds the accounts that compacting has in memory: some
+/// 700,000 openings fill a generation.
+const GENERATIONS_PER_SNAPSHOT_MAX: usize = 8;
 
 /// How many bytes of the newest archive segments are read and verified at a start. The rest is verified when it
 /// is read, and by `teller verify`; a start must not take longer the older the ledger is (P10).
@@ -239,6 +246,7 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn step(&mut self, path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
+        pace::rest();
         let malformed = |error: Malformed| StorageError::Corrupt {
             path: path.to_owned(),
             position: format!("sequence {}", self.position.last.next()),
@@ -449,24 +457,70 @@ impl JournalReader for ShardLog {
 }
 
 impl ShardLog {
-    /// Turns the sealed generations into a snapshot and archive segments, deletes them, and has the next
-    /// generation ready. Nothing to do if none is sealed. One thread does this at a time.
+    /// Has the next generation ready.
+    ///
+    /// # Errors
+    /// If it cannot be created.
+    pub fn prepare(&self) -> Result<(), StorageError> {
+        self.generations.prepare_next()
+    }
+
+    /// Turns the sealed generations into a snapshot and archive segments, and deletes them. Nothing to do if none is
+    /// sealed. One thread does this at a time.
     ///
     /// # Errors
     /// If something cannot be read, is not as it was written, or cannot be written. The generations then stay.
     pub fn compact(&self) -> Result<(), StorageError> {
-        self.generations.prepare_next()?;
-        let sealed = self.generations.sealed();
-        if sealed.is_empty() {
-            return Ok(());
+        loop {
+            let newest = self.newest_snapshot()?;
+            let covered = newest.as_ref().map_or(Sequence::NONE, |(last, _)| *last);
+            let mut sealed = self.generations.sealed();
+            let is_new =
+                |generation: &Arc<Generation>| generation.range().is_some_and(|(_, last)| last > covered);
+            let old = sealed.iter().take_while(|generation| !is_new(generation)).count();
+            sealed.truncate(old + GENERATIONS_PER_SNAPSHOT_MAX);
+            if sealed.is_empty() {
+                return Ok(());
+            }
+            self.compact_some(&sealed, newest.map(|(_, path)| path))?;
         }
-        let (mut ledger, from) = self.files.newest_snapshot()?;
+    }
+
+    fn newest_snapshot(&self) -> Result<Option<(Sequence, PathBuf)>, StorageError> {
+        Ok(snapshot::list(&self.files.snapshots)?.pop())
+    }
+
+    /// Turns generations into the snapshot behind `base`, and archive segments.
+    fn compact_some(&self, sealed: &[Arc<Generation>], base: Option<PathBuf>) -> Result<(), StorageError> {
+        let files = &self.files;
         let segments = self.segments.read().clone();
-        let end = walk(&self.files, &segments, &sealed, from, &mut |record, _| replay(&mut ledger, record))?;
-        self.snapshot(&ledger, from.last, end)?;
+        let (mut ledger, from) = match &base {
+            None => (Ledger::new(files.shard), files.genesis()),
+            Some(base) => {
+                let from = snapshot::position(base, files.ledger, files.shard)?;
+                let mut changed = HashSet::new();
+                walk(files, &segments, sealed, from, &mut |record, _| {
+                    for event in record.events() {
+                        event?.1.change.note_accounts(files.shard, &mut changed);
+                    }
+                    Ok(())
+                })?;
+                snapshot::read_excerpt(base, files.ledger, files.shard, &changed)?
+            }
+        };
+        let end = walk(files, &segments, sealed, from, &mut |record, _| replay(&mut ledger, record))?;
+        if end.last > from.last {
+            match &base {
+                None => snapshot::write(&files.snapshots, files.ledger, files.shard, &ledger, &end)?,
+                Some(base) => {
+                    snapshot::rewrite(&files.snapshots, files.ledger, files.shard, base, &ledger, &end)?
+                }
+            };
+            snapshot::prune(&files.snapshots, SNAPSHOTS_KEPT)?;
+        }
         // The state is not needed while the archive is written.
         drop(ledger);
-        self.archive(&sealed)
+        self.archive(sealed)
     }
 
     /// How many generations wait to be compacted.
@@ -480,8 +534,8 @@ impl ShardLog {
     /// # Errors
     /// If the snapshots cannot be looked at.
     pub fn compaction_bytes(&self) -> Result<u64, StorageError> {
-        let newest = match snapshot::list(&self.files.snapshots)?.last() {
-            Some((_, path)) => std::fs::metadata(path).map_err(StorageError::io("look at", path))?.len(),
+        let newest = match self.newest_snapshot()? {
+            Some((_, path)) => std::fs::metadata(&path).map_err(StorageError::io("look at", &path))?.len(),
             None => 0,
         };
         let sealed: u64 = self.generations.sealed().iter().map(|generation| generation.bytes_written()).sum();
@@ -497,8 +551,11 @@ impl ShardLog {
         let end = journal.position();
         assert_eq!(ledger.last(), end.last, "the ledger is where its log ends");
         journal.journal.finish()?;
-        let newest = snapshot::list(&self.files.snapshots)?.last().map_or(Sequence::NONE, |(last, _)| *last);
-        self.snapshot(ledger, newest, end)?;
+        let files = &self.files;
+        if self.newest_snapshot()?.is_none_or(|(last, _)| end.last > last) {
+            snapshot::write(&files.snapshots, files.ledger, files.shard, ledger, &end)?;
+            snapshot::prune(&files.snapshots, SNAPSHOTS_KEPT)?;
+        }
         self.archive(&self.generations.sealed())?;
         self.sync_watermark()
     }
@@ -511,14 +568,6 @@ impl ShardLog {
         // Taken first, and synced without the lock: the committer needs that for its next note.
         let unsynced = self.watermark.lock().unsynced();
         unsynced.map_or(Ok(()), UnsyncedWatermark::sync)
-    }
-
-    fn snapshot(&self, ledger: &Ledger, newest: Sequence, at: LogPosition) -> Result<(), StorageError> {
-        if at.last > newest {
-            snapshot::write(&self.files.snapshots, self.files.ledger, self.files.shard, ledger, &at)?;
-            snapshot::prune(&self.files.snapshots, SNAPSHOTS_KEPT)?;
-        }
-        Ok(())
     }
 
     /// Archives generations that a durable snapshot covers, a segment each, and deletes them.
