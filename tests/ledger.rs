@@ -203,8 +203,12 @@ impl Bench {
         }
         let mut needs = self.needs(item);
         loop {
-            let grants =
-                self.ledgers.iter().zip(&needs).map(|(ledger, needs)| ledger.grant(needs, &terms)).collect();
+            let grants = self
+                .ledgers
+                .iter()
+                .zip(&needs)
+                .map(|(ledger, needs)| ledger.grant(needs, &[], &terms))
+                .collect();
             let ledger = &self.ledgers[here];
             let mut workspace = Workspace::new(ledger.shard(), terms, ledger.last().next(), grants);
             match workspace.execute(item, "r") {

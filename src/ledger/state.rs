@@ -446,11 +446,18 @@ impl Ledger {
     }
 
     /// What a list of operations asks this shard about.
-    pub fn grant(&self, needs: &Needs, terms: &Terms) -> Grant {
+    ///
+    /// `found` are the numbers of the accounts that it names, in their order, as far as they have been looked up.
+    pub fn grant(&self, needs: &Needs, found: &[Option<AccountNumber>], terms: &Terms) -> Grant {
         let mut seen = Sequence::NONE;
         let mut accounts = Vec::with_capacity(needs.accounts.len() + needs.holds.len());
-        for reference in &needs.accounts {
-            let account = self.account(reference);
+        for (place, reference) in needs.accounts.iter().enumerate() {
+            let account = match (reference, found.get(place)) {
+                (AccountRef::Name(_), Some(Some(number))) => {
+                    self.account_by_number(*number).filter(|account| account.status == AccountStatus::Open)
+                }
+                _ => self.account(reference),
+            };
             // Nothing to be seen may mean "closed a moment ago".
             seen = seen.max(account.map_or(self.last, |account| account.chain.newest()));
             accounts.push((reference.clone(), account.map(|account| self.state_of(account, terms))));

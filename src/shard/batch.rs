@@ -525,9 +525,11 @@ impl<To> Shard<To> {
                     self.begin(*request, Some((self.id, ticket)), to, moment, output);
                 }
                 Waiting::Work(work) => {
-                    if self.locks.has_all(ticket, &self.needed(work.needs_here())) {
+                    let resources = self.needed(work.needs_here());
+                    if self.locks.has_all(ticket, &resources) {
+                        let found = found(work.needs_here(), &resources);
                         self.granted.insert(work.id, ticket);
-                        self.grant(work, moment, output);
+                        self.grant(work, &found, moment, output);
                     } else {
                         self.locks.release(ticket, &mut self.runnable);
                         self.admit(work, moment, output);
@@ -609,7 +611,8 @@ impl<To> Shard<To> {
         }
     }
 
-    /// What a work needs of this shard; some of it more than once, as one account may be named in many operations.
+    /// What a work needs of this shard, the accounts that it names first and in their order; some of it more than once,
+    /// as one account may be named in many operations.
     fn needed(&self, needs: &Needs) -> Vec<Resource> {
         let mut resources: Vec<_> =
             needs.accounts.iter().map(|account| self.account_resource(account)).collect();
@@ -664,23 +667,30 @@ impl<To> Shard<To> {
             needs.keys.extract_if(.., |key| !self.locks.is_free(&Resource::Key(key.digest))).collect();
         needs.busy_keys.extend(busy);
         let resources = self.needed(needs);
+        let found = found(needs, &resources);
         let id = work.id;
         let (ticket, granted) = self.locks.acquire(resources, Waiting::Work(work));
         if let Some(Waiting::Work(work)) = granted {
             self.granted.insert(id, ticket);
-            self.grant(work, moment, output);
+            self.grant(work, &found, moment, output);
         }
     }
 
     /// Adds what the work asks to know of this shard, which is locked for it now, and lets it go on.
-    fn grant(&mut self, mut work: Box<Work<To>>, moment: Moment, output: &mut Output<To>) {
+    fn grant(
+        &mut self,
+        mut work: Box<Work<To>>,
+        found: &[Option<AccountNumber>],
+        moment: Moment,
+        output: &mut Output<To>,
+    ) {
         if self.is_expiry_due(moment) {
             let resources = self.locks.resources(self.granted[&work.id]).to_vec();
             self.expire_among(&resources, moment, output);
         }
         // A key that was settled a moment ago is not refused as in flight: its first reply may be there already, while
         // the settlement here is not durable yet. What the work answers waits for that, since the grant has seen it.
-        work.grants.push(self.ledger.grant(work.needs_here(), &self.terms(moment.now)));
+        work.grants.push(self.ledger.grant(work.needs_here(), found, &self.terms(moment.now)));
         if work.grants.len() < work.request.needs.len() {
             output.messages.push((work.next_shard(), Message::Work(work)));
         } else {
@@ -1123,6 +1133,15 @@ impl AccountFilter {
                 metadata.and_then(|metadata| metadata.get(key)) == Some(value)
             })
     }
+}
+
+/// The numbers of the accounts that are needed by name, as far as there are any, among all the resources that are needed.
+fn found(needs: &Needs, resources: &[Resource]) -> Vec<Option<AccountNumber>> {
+    let number = |resource: &Resource| match resource {
+        Resource::Account(number) => Some(*number),
+        _ => None,
+    };
+    resources[..needs.accounts.len()].iter().map(number).collect()
 }
 
 /// What came of one item of a work.

@@ -203,7 +203,13 @@ pub(in crate::http) fn read_item(raw: &str) -> Result<(BatchItem, Option<Box<str
 /// Reads a transfer from one account to another that says nothing else, as those of the largest batches do. Whatever
 /// is not that, or is wrong, is left to who tells what it is.
 fn read_plain_transfer(raw: &str) -> Option<PairTransfer> {
-    let [kind, from, to, amount] = plain_texts(raw, &["type", "from", "to", "amount"])?;
+    let [kind, from, to, amount] = plain_texts(raw, |name| match name {
+        r#""type""# => Some(0),
+        r#""from""# => Some(1),
+        r#""to""# => Some(2),
+        r#""amount""# => Some(3),
+        _ => None,
+    })?;
     if kind != Some(r#""transfer""#) {
         return None;
     }

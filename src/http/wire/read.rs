@@ -276,14 +276,14 @@ pub(in crate::http) fn members<'a, const N: usize>(
     Some(raws)
 }
 
-/// The members of an object whose values are all texts without an escape, which has no others than these and none
-/// twice; the values as they are written, in the order of the names. `None` says nothing about what is wrong, or only
-/// unusual: [`members`] reads any object.
+/// The members of an object whose values are all texts without an escape, and which has none twice: the values as they
+/// are written, each at the place of its name, which comes with its quotes. `None`, also for a name without a place, says
+/// nothing about what is wrong, or only unusual: [`members`] reads any object.
 ///
 /// Nearly every item of a batch is such an object, and is read in a seventh of the time.
 pub(in crate::http) fn plain_texts<'a, const N: usize>(
     raw: &'a str,
-    names: &[&str; N],
+    place_of: impl Fn(&str) -> Option<usize>,
 ) -> Option<[Option<&'a str>; N]> {
     /// The text that starts at `at`, with its quotes, and where it ends.
     fn text(raw: &str, at: usize) -> Option<(&str, usize)> {
@@ -302,8 +302,7 @@ pub(in crate::http) fn plain_texts<'a, const N: usize>(
         let (name, end) = text(raw, at)?;
         let colon = past_spaces(raw, end);
         let (value, end) = text(raw, past_spaces(raw, raw[colon..].starts_with(':').then_some(colon + 1)?))?;
-        let place = names.iter().position(|known| *known == &name[1..name.len() - 1])?;
-        if texts[place].replace(value).is_some() {
+        if texts[place_of(name)?].replace(value).is_some() {
             return None;
         }
         at = past_spaces(raw, end);
