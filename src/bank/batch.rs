@@ -2,7 +2,8 @@
 //!
 //! A batch is cut into *chunks*, each a work of its own: decided in one go and written down in one record, so a chunk
 //! happens whole or not at all, and its operations one after the other with nothing of others in between. A batch that
-//! is all or nothing is one chunk. With an idempotency key, each chunk has a key derived from it, remembered with how
+//! is all or nothing is one chunk. Without keys, all chunks are under way at once and are decided in turn; no chunk waits
+//! for the disk because of the one before. With an idempotency key, each chunk has a key derived from it, remembered with how
 //! each of its items ended: a retry finds the chunks that are done and goes on with the rest.
 
 use std::future::{Future, poll_fn};
@@ -342,7 +343,7 @@ impl Bank {
                     let event = event.expect("what a list ended with is behind its items");
                     let id = TransactionId { time: event.time, shard: end.shard, sequence };
                     let decision = event.change.decision().expect("an item was decided").clone();
-                    let value = Executed { id, decision: decision.into() };
+                    let value = Executed { id, decision };
                     // As its first reply said: that it is repeated, the reply as a whole says.
                     BatchResult::Done(Done { value, replayed: false })
                 }

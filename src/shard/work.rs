@@ -11,6 +11,10 @@
 //! If deciding finds that it needs an account that nobody knew of (overdraft protection, the payee of a hold), it
 //! lets all shards go, and the work sets out again with that too, at most eight times.
 //!
+//! Works of one list, the chunks of a batch, are decided in their order: before one sets out it takes the list's *turn*
+//! at its first shard, and keeps it until it is decided or given up, also while it sets out again. It asks for nothing
+//! else before it has that, so a turn adds no circle.
+//!
 //! # What is durable when (P1, P3)
 //! Memory runs ahead of the logs, and settlements do not wait for decisions to be durable. The logs must not
 //! contradict one another after a crash, so a batch *requires* others: one with a decision requires what its grants

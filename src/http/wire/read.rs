@@ -281,10 +281,10 @@ pub(in crate::http) fn members<'a, const N: usize>(
 /// nothing about what is wrong, or only unusual: [`members`] reads any object.
 ///
 /// Nearly every item of a batch is such an object, and is read in a seventh of the time.
-pub(in crate::http) fn plain_texts<'a, const N: usize>(
-    raw: &'a str,
+pub(in crate::http) fn plain_texts<const N: usize>(
+    raw: &str,
     place_of: impl Fn(&str) -> Option<usize>,
-) -> Option<[Option<&'a str>; N]> {
+) -> Option<[Option<&str>; N]> {
     /// The text that starts at `at`, with its quotes, and where it ends.
     fn text(raw: &str, at: usize) -> Option<(&str, usize)> {
         let inner = raw.as_bytes().get(at..)?.strip_prefix(b"\"")?;
