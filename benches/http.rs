@@ -17,7 +17,7 @@ use hyper::header::{CONTENT_LENGTH, DATE, HeaderName, HeaderValue};
 use support::{Arena, LEDGER, Random, bare, name, rules, sized, timed};
 use teller::bank::{Bank, BankShard, Origin};
 use teller::clock;
-use teller::http::{self, Api, Limits};
+use teller::http::{self, Api, Limits, Threads};
 use teller::ledger::operation::Opening;
 use teller::ledger::{Currency, SHARDS_MAX, ShardId};
 use teller::progress::Progress;
@@ -118,7 +118,8 @@ async fn start_service(path: &Path) -> SocketAddr {
     api.ready(bank);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
-    tokio::spawn(http::serve(listener, api, Limits::default(), std::future::pending()));
+    let threads = Threads::start(1).expect("a thread");
+    tokio::spawn(http::serve(listener, api, Limits::default(), threads, std::future::pending()));
     address
 }
 

@@ -122,11 +122,10 @@ pub fn bootstrap(settings: &ServeSettings) -> Result<(), ServerError> {
 /// # Errors
 /// If it cannot start, or cannot write the last snapshot.
 pub fn run(settings: &ServeSettings) -> Result<(), ServerError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .thread_name("http")
         .build()
-        .map_err(ServerError::system("start the HTTP threads"))?;
+        .map_err(ServerError::system("start the runtime"))?;
     runtime.block_on(serve(settings))
 }
 
@@ -142,7 +141,9 @@ async fn serve(settings: &ServeSettings) -> Result<(), ServerError> {
         http::Limits { connections_max: connections_max(directory.shards())?, ..http::Limits::default() };
     let api = Arc::new(Api::new());
     let (stop_http, http_stopped) = tokio::sync::oneshot::channel::<()>();
-    let http = tokio::spawn(http::serve(listener, Arc::clone(&api), limits, async {
+    let threads = http::Threads::start(settings.http_threads.unwrap_or_else(half_of_the_cores))
+        .map_err(ServerError::system("start the HTTP threads"))?;
+    let http = tokio::spawn(http::serve(listener, Arc::clone(&api), limits, threads, async {
         let _ = http_stopped.await;
     }));
 
@@ -224,9 +225,15 @@ fn connections_max(shards: usize) -> Result<usize, ServerError> {
 
 #[expect(clippy::disallowed_methods, reason = "the composition root draws the ledger's id")]
 fn open_directory(settings: &ServeSettings) -> Result<DataDirectory, ServerError> {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    let birth = Birth { shards: cores.min(SHARDS_MAX), ledger: Uuid::new_v4(), created: clock::now() };
+    let birth =
+        Birth { shards: half_of_the_cores().min(SHARDS_MAX), ledger: Uuid::new_v4(), created: clock::now() };
     Ok(DataDirectory::open(&settings.location.directory(), settings.shards, &birth)?)
+}
+
+/// How many shards there are, and how many threads serve connections, if nobody says so: a durable deposit takes about
+/// as much of the ones and their commits as of the others. Two shards on two cores took half as much again for each.
+fn half_of_the_cores() -> usize {
+    (thread::available_parallelism().map_or(1, usize::from) / 2).max(1)
 }
 
 /// The shards, recovered and running, and what keeps house for them.

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use crossbeam_channel::Sender;
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 
 use super::batch::{Reply, Request};
+use super::courier::{self, ReplyTo};
+use super::queue::Sender;
 use super::work;
 use crate::ledger::Sequence;
 
@@ -18,12 +19,9 @@ const INBOX_REQUESTS_MAX: usize = 4096;
 /// Sends requests to one shard. Clones go to the same shard.
 #[derive(Clone, Debug)]
 pub struct ShardHandle {
-    pub(super) inbox: Sender<Mail>,
+    pub(super) inbox: Arc<Sender<Mail>>,
     pub(super) status: Arc<ShardStatus>,
 }
-
-/// Where a shard's reply goes.
-pub(super) type ReplyTo = oneshot::Sender<Reply>;
 
 /// What comes into a shard's inbox.
 ///
@@ -31,8 +29,8 @@ pub(super) type ReplyTo = oneshot::Sender<Reply>;
 /// send one another is a few messages for each request that is under way.
 #[derive(Debug)]
 pub(super) enum Mail {
-    /// A request and where its reply goes.
-    Request(Request, ReplyTo),
+    /// Requests, each with where its reply goes.
+    Requests(Vec<(Request, ReplyTo)>),
     /// What another shard has to say.
     Message(work::Message<ReplyTo>),
     /// End the journal's current generation.
@@ -100,13 +98,11 @@ impl ShardHandle {
     /// # Errors
     /// [`ShardError::Overloaded`] at once if the inbox is full; [`ShardError::Ended`] if the shard ends first.
     pub async fn ask(&self, request: Request) -> Result<Reply, ShardError> {
-        let (reply_to, reply) = oneshot::channel();
         if self.status.requests.fetch_add(1, Ordering::Relaxed) >= INBOX_REQUESTS_MAX {
             self.status.requests.fetch_sub(1, Ordering::Relaxed);
             return Err(ShardError::Overloaded);
         }
-        self.inbox.send(Mail::Request(request, reply_to)).map_err(|_| ShardError::Ended)?;
-        reply.await.map_err(|_| ShardError::Ended)
+        courier::send(&self.inbox, request)?.await.map_err(|_| ShardError::Ended)
     }
 
     /// The last event that is known to be durable.
