@@ -74,7 +74,7 @@ pub struct Bank {
 pub struct Origin {
     /// The idempotency key, if the client sent one; it is already bound to its scope and to the request.
     pub key: Option<IdempotencyKey>,
-    /// The request's id.
+    /// The request's id, which is kept with what is kept for its keys; empty if it has none.
     pub request_id: Box<str>,
 }
 
