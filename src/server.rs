@@ -6,11 +6,12 @@
 //! Shutdown, on SIGTERM or Ctrl-C: refuse new connections, finish the requests under way, stop the shards,
 //! snapshot, exit 0. A second signal exits at once with code 130; nothing acknowledged is lost by that either.
 //!
-//! Besides the shards' threads three work in the background. The *keeper* turns sealed generations into snapshots
-//! and archive segments. The *housekeeper* looks once a second whether there is room for more, and makes the
+//! Besides the shards' threads three work in the background. The *keeper* opens generations ahead, and has a thread
+//! turn sealed ones into snapshots and archive segments, which stands back for requests. The *housekeeper* looks once a second whether there is room for more, and makes the
 //! watermarks durable. The *watchdog* looks once a second whether a commit hangs; it does nothing that could hang
 //! with it.
 
+use std::cmp::Reverse;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process;
@@ -38,6 +39,7 @@ use crate::storage::in_flight;
 use crate::storage::journal::JournalOptions;
 use crate::storage::log::{Recovered, ShardFiles, ShardJournal, ShardLog, recover};
 use crate::storage::manifest::{Birth, DataDirectory};
+use crate::storage::pace::{self, Hurry};
 
 /// The exit code after the log failed, of sysexits' EX_IOERR: restart, and recovery tells what is on the disk.
 const EXIT_LOG_FAILURE: i32 = 74;
@@ -62,6 +64,10 @@ const CONNECTIONS_MIN: u64 = 16;
 /// How many sealed generations of a shard may wait for the keeper. Each is an open database of up to 75 MB; when
 /// there are more, the keeper has failed or cannot follow, and changes are refused as if the disk were full.
 const SEALED_GENERATIONS_MAX: usize = 32;
+
+/// With more sealed generations of a shard than this a compaction does not stand back for requests: each takes 40 MB of
+/// memory until it is compacted.
+const SEALED_GENERATIONS_UNHURRIED_MAX: usize = 2;
 
 /// Why the server does not start, or does not end well.
 #[derive(Debug, thiserror::Error)]
@@ -440,6 +446,9 @@ fn settle_in_flight(recovered: &mut [(ShardId, Recovered)]) -> Result<usize, Sto
 type Kept = (ShardHandle, Arc<ShardLog>);
 
 /// Compacts whenever a generation is sealed; has the generations sealed every `interval`, and when it is asked.
+///
+/// The keeper itself only opens the next generations ahead. The compaction is a thread of its own: it takes its time,
+/// and a full generation must not wait for it.
 fn keep(
     shards: &[Kept],
     reserve: &DiskReserve,
@@ -449,25 +458,53 @@ fn keep(
     stop: &Receiver<()>,
 ) {
     let due = tick(interval);
-    let compact_all = || {
-        for (index, (_, log)) in shards.iter().enumerate() {
-            if let Err(error) = compact(log, reserve) {
-                // The log stays complete, only longer; the next time tries again.
-                tracing::error!(shard = index, %error, "cannot compact the log");
+    let roll_all = || shards.iter().for_each(|(handle, _)| handle.roll());
+    let (tell_done, done) = bounded(1);
+    let hurry = Hurry::default();
+    thread::scope(|scope| {
+        let mut is_compacting = false;
+        // At the start, and after a compaction that failed, too: what was left has no sealing of its own to wait for.
+        let mut is_due = false;
+        loop {
+            select! {
+                recv(stop) -> _ => return,
+                recv(sealed) -> _ => is_due = true,
+                recv(due) -> _ => { roll_all(); is_due = true; }
+                recv(asked) -> _ => { roll_all(); is_due = true; }
+                recv(done) -> _ => is_compacting = false,
+            }
+            for (index, (_, log)) in shards.iter().enumerate() {
+                if let Err(error) = log.prepare() {
+                    tracing::error!(shard = index, %error, "cannot open the next generation ahead");
+                }
+            }
+            let is_behind = |(_, log): &Kept| log.sealed_generations() > SEALED_GENERATIONS_UNHURRIED_MAX;
+            hurry.set(shards.iter().any(is_behind));
+            if is_due && !is_compacting {
+                is_due = false;
+                let (tell_done, hurry) = (tell_done.clone(), hurry.clone());
+                let compaction = move || {
+                    pace::stand_back(&hurry);
+                    compact_all(shards, reserve);
+                    let _ = tell_done.send(());
+                };
+                match thread::Builder::new().name("compaction".into()).spawn_scoped(scope, compaction) {
+                    Ok(_) => is_compacting = true,
+                    Err(error) => tracing::error!(%error, "cannot start a thread to compact the log"),
+                }
             }
         }
-    };
-    let roll_and_compact_all = || {
-        shards.iter().for_each(|(handle, _)| handle.roll());
-        // What could not be compacted before has no sealing of its own to wait for.
-        compact_all();
-    };
-    loop {
-        select! {
-            recv(stop) -> _ => return,
-            recv(sealed) -> _ => compact_all(),
-            recv(due) -> _ => roll_and_compact_all(),
-            recv(asked) -> _ => roll_and_compact_all(),
+    });
+}
+
+fn compact_all(shards: &[Kept], reserve: &DiskReserve) {
+    let mut order: Vec<(usize, &ShardLog)> =
+        shards.iter().enumerate().map(|(index, (_, log))| (index, &**log)).collect();
+    order.sort_by_key(|(_, log)| Reverse(log.sealed_generations()));
+    for (index, log) in order {
+        if let Err(error) = compact(log, reserve) {
+            // The log stays complete, only longer; the next time tries again.
+            tracing::error!(shard = index, %error, "cannot compact the log");
         }
     }
 }

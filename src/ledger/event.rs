@@ -1,5 +1,7 @@
 //! What happened: the only thing that changes a ledger, and the only thing that is written down.
 
+use std::collections::HashSet;
+
 use smallvec::SmallVec;
 
 use super::{
@@ -172,6 +174,22 @@ impl Change {
                 Some(Entry::new(part.effects[place].after, *links.get(place)?))
             }
             _ => None,
+        }
+    }
+
+    /// Adds the accounts that have an entry here.
+    pub fn note_accounts(&self, shard: ShardId, accounts: &mut HashSet<AccountNumber>) {
+        match self {
+            Change::Opened { account, .. }
+            | Change::Posted { account, .. }
+            | Change::Closed { account, .. } => {
+                accounts.insert(*account);
+            }
+            Change::Decided { decision, .. } | Change::Settled { decision, .. } => {
+                let effects = decision.part(shard).map_or(&[][..], |part| &part.effects);
+                accounts.extend(effects.iter().map(|effect| effect.account));
+            }
+            Change::Refused { .. } | Change::Claimed => {}
         }
     }
 

@@ -18,6 +18,7 @@
 //! imports nothing else of the crate.
 
 mod account;
+mod accounts;
 mod chain;
 mod command;
 mod currency;
@@ -38,6 +39,7 @@ mod velocity;
 pub mod workspace;
 
 pub use account::{Account, AccountStatus, Details, LINKS_MAX, Link, LinkKind};
+pub use accounts::{Accounts, NameTaken};
 pub use chain::{Chain, Links};
 pub use command::{AccountRef, Command, Target, Terms};
 pub use currency::Currency;

@@ -1,25 +1,23 @@
 //! The state of a shard's ledger: decide, then apply.
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, RandomState};
 
-use hashbrown::HashTable;
+use smallvec::SmallVec;
 
 use super::workspace::{AccountState, Decided, Grant, Needs};
 use super::{
-    Account, AccountChange, AccountId, AccountName, AccountNumber, AccountRef, AccountStatus, After, Amount,
-    AmountError, Chain, Change, Command, Currency, Decision, Direction, Effect, Entry, Event, Hold, HoldKey,
-    HoldOutcome, HoldStatus, Holds, IdempotencyKey, KeyDigest, KeyRecord, KeyStatus, Keys, Kind, Note, Part,
-    PartLinks, Quantity, Reference, Rejection, Sequence, ShardId, Target, Terms, Timestamp, Total,
-    TransactionId,
+    Account, AccountChange, AccountId, AccountName, AccountNumber, AccountRef, AccountStatus, Accounts,
+    After, Amount, AmountError, Chain, Change, Command, Currency, Decision, Direction, Effect, Entry, Event,
+    Hold, HoldKey, HoldOutcome, HoldStatus, Holds, IdempotencyKey, KeyDigest, KeyRecord, KeyStatus, Keys,
+    Kind, Note, Part, PartLinks, Quantity, Reference, Rejection, Sequence, ShardId, Target, Terms, Timestamp,
+    Total, TransactionId,
 };
 
 /// The accounts of one shard and its part of `@world`.
 #[derive(Clone, Debug)]
 pub struct Ledger {
     shard: ShardId,
-    accounts: Vec<Account>,
-    names: NameIndex,
+    accounts: Accounts,
     /// What `@world` has given this shard's accounts, by currency, with the sign that makes the sum zero.
     world: BTreeMap<Currency, Total>,
     /// What other shards' accounts were given by this shard's, less what they gave, by currency, with the sign that
@@ -78,7 +76,7 @@ pub struct LedgerParts {
     /// The last decision of each other shard that was applied.
     pub received: BTreeMap<ShardId, Sequence>,
     /// The accounts by number.
-    pub accounts: Vec<Account>,
+    pub accounts: Accounts,
     /// The holds by account.
     pub holds: Vec<(HoldKey, Hold)>,
     /// The reversed transfers.
@@ -100,8 +98,7 @@ impl Ledger {
             holds: Holds::default(),
             reversals: BTreeMap::new(),
             references: BTreeMap::new(),
-            accounts: Vec::new(),
-            names: NameIndex::default(),
+            accounts: Accounts::default(),
             world: BTreeMap::new(),
             sums: BTreeMap::new(),
             keys: Keys::default(),
@@ -113,9 +110,24 @@ impl Ledger {
     /// The ledger made of these parts.
     ///
     /// # Errors
-    /// If they contradict one another: an account out of place, a name twice, a chain of another length than
-    /// the account's version, or a currency that does not sum to zero.
+    /// If they contradict one another: a chain of another length than the account's version, holds that are not what
+    /// an account has held, or a currency that does not sum to zero.
     pub fn from_parts(parts: LedgerParts) -> Result<Ledger, ReplayError> {
+        let ledger = Ledger::excerpt_from_parts(parts)?;
+        for (currency, total) in ledger.totals() {
+            ensure(total.is_zero(), || {
+                format!("{currency} does not sum to zero but to {}", total.to_text(currency))
+            })?;
+        }
+        Ok(ledger)
+    }
+
+    /// A ledger with an excerpt of the accounts. It can replay what happens to those, and new ones; what it says of all
+    /// accounts ([`Ledger::totals`], [`Ledger::sums`]) is of those that it has.
+    ///
+    /// # Errors
+    /// As [`Ledger::from_parts`], as far as that can be told.
+    pub fn excerpt_from_parts(parts: LedgerParts) -> Result<Ledger, ReplayError> {
         let mut ledger = Ledger {
             world: parts.world,
             clearing: parts.clearing,
@@ -127,24 +139,17 @@ impl Ledger {
             time: parts.time,
             ..Ledger::new(parts.shard)
         };
-        ledger.accounts.reserve_exact(parts.accounts.len());
-        for account in parts.accounts {
-            let number = account.number;
-            ensure(number.index() == ledger.accounts.len(), || {
-                format!("account number {} is out of place", number.get())
-            })?;
-            ensure(ledger.find_name(&account.name).is_none(), || {
-                format!("the name {:?} belongs to two accounts", account.name)
-            })?;
+        for account in &parts.accounts {
             let newest = account.chain.newest();
             ensure(
                 Chain::from_packed(account.chain.to_packed(), account.version).is_some()
                     && newest <= ledger.last
                     && newest > Sequence::NONE,
-                || format!("the history of account number {} does not fit its version", number.get()),
+                || format!("the history of account number {} does not fit its version", account.number.get()),
             )?;
-            ledger.insert_account(account);
+            ledger.count_account(account);
         }
+        ledger.accounts = parts.accounts;
         let mut held = BTreeMap::<AccountNumber, Total>::new();
         for (key, hold) in parts.holds {
             ensure(key.account.index() < ledger.accounts.len(), || {
@@ -164,11 +169,6 @@ impl Ledger {
         }
         for (digest, record) in parts.keys {
             ledger.keys.insert(digest, record);
-        }
-        for (currency, total) in ledger.totals() {
-            ensure(total.is_zero(), || {
-                format!("{currency} does not sum to zero but to {}", total.to_text(currency))
-            })?;
         }
         Ok(ledger)
     }
@@ -246,8 +246,8 @@ impl Ledger {
         self.time
     }
 
-    /// The accounts by number, closed ones too.
-    pub fn accounts(&self) -> &[Account] {
+    /// The accounts, closed ones too.
+    pub fn accounts(&self) -> &Accounts {
         &self.accounts
     }
 
@@ -697,11 +697,20 @@ impl Ledger {
 
     /// Checks this shard's part of a decision that was made at `time`.
     fn check_part(&self, decision: &Decision, links: &PartLinks, time: Timestamp) -> Result<(), ReplayError> {
-        let mut totals = BTreeMap::<Currency, Total>::new();
+        // Of very few currencies, and for every decision: a map would be a good part of replaying it.
+        let mut totals = SmallVec::<[(Currency, Total); 2]>::new();
         for (_, effect) in decision.effects() {
-            totals.entry(effect.currency).or_default().add(effect.change.posted());
+            let moved = effect.change.posted();
+            match totals.iter_mut().find(|(currency, _)| *currency == effect.currency) {
+                Some((_, total)) => total.add(moved),
+                None => {
+                    let mut total = Total::default();
+                    total.add(moved);
+                    totals.push((effect.currency, total));
+                }
+            }
         }
-        ensure(decision.is_with_world() || totals.values().all(|total| total.is_zero()), || {
+        ensure(decision.is_with_world() || totals.iter().all(|(_, total)| total.is_zero()), || {
             "what it moves between accounts does not sum to zero".to_owned()
         })?;
         ensure(decision.parts.windows(2).all(|pair| pair[0].shard < pair[1].shard), || {
@@ -874,7 +883,7 @@ impl Ledger {
         time: Timestamp,
         sequence: Sequence,
     ) -> &mut Account {
-        let account = &mut self.accounts[number.index()];
+        let account = self.accounts.get_mut(number.index()).expect("an entry is of an account that is there");
         assert_eq!(entry.version, account.version + 1, "an account's entries follow one another");
         let sums = self.sums.entry(account.currency).or_default();
         sums.add(account.posted, account.posted.negated());
@@ -888,15 +897,18 @@ impl Ledger {
     }
 
     fn find_name(&self, name: &AccountName) -> Option<&Account> {
-        self.names.find(name, &self.accounts)
+        self.accounts.find(name)
     }
 
     fn insert_account(&mut self, account: Account) {
+        self.count_account(&account);
+        self.accounts.push(account).expect("a name is given once");
+    }
+
+    fn count_account(&mut self, account: &Account) {
         let sums = self.sums.entry(account.currency).or_default();
         sums.accounts += 1;
         sums.add(account.posted, account.posted);
-        self.names.insert(&account, &self.accounts);
-        self.accounts.push(account);
     }
 }
 
@@ -927,31 +939,3 @@ fn ensure(condition: bool, message: impl FnOnce() -> String) -> Result<(), Repla
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ReplayError(pub String);
-
-/// Names to account numbers. It holds numbers only: each name is stored once, in its account.
-///
-/// The hash is keyed at random, so that nobody can choose names that collide; it decides where in memory a
-/// number stands and nothing else, so the state remains a pure function of the events.
-#[derive(Clone, Debug, Default)]
-struct NameIndex {
-    numbers: HashTable<AccountNumber>,
-    hasher: RandomState,
-}
-
-impl NameIndex {
-    fn find<'a>(&self, name: &AccountName, accounts: &'a [Account]) -> Option<&'a Account> {
-        let hash = self.hasher.hash_one(name);
-        let number = self.numbers.find(hash, |number| accounts[number.index()].name == *name)?;
-        accounts.get(number.index())
-    }
-
-    /// Adds the account that is about to be pushed onto `accounts`.
-    fn insert(&mut self, account: &Account, accounts: &[Account]) {
-        let hash = self.hasher.hash_one(&account.name);
-        let rehash = |number: &AccountNumber| match accounts.get(number.index()) {
-            Some(account) => self.hasher.hash_one(&account.name),
-            None => hash,
-        };
-        self.numbers.insert_unique(hash, account.number, rehash);
-    }
-}

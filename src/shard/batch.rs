@@ -860,9 +860,8 @@ impl<To> Shard<To> {
             }
             Request::Accounts { from, count, filter } => {
                 let (page, end) = self.page(from, count, &filter);
-                let looked_at = self.ledger.accounts().get(from.index()..end).unwrap_or_default();
-                let after =
-                    looked_at.iter().map(|account| account.chain.newest()).max().unwrap_or(Sequence::NONE);
+                let looked_at = self.ledger.accounts().range(from.index()..end);
+                let after = looked_at.map(|account| account.chain.newest()).max().unwrap_or(Sequence::NONE);
                 let accounts = page.into_iter().map(|account| self.view(account, moment)).collect();
                 let next = (end < self.ledger.accounts().len()).then(|| AccountNumber::new(end as u32));
                 (Reply::Accounts { accounts, next }, after)
@@ -1038,7 +1037,7 @@ impl<To> Shard<To> {
         let accounts = self.ledger.accounts();
         let end = accounts.len().min(from.index().saturating_add(ACCOUNTS_SCANNED_MAX));
         let mut page = Vec::new();
-        for account in accounts.get(from.index()..end).unwrap_or_default() {
+        for account in accounts.range(from.index()..end) {
             if page.len() == count {
                 return (page, account.number.index());
             }

@@ -18,13 +18,17 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
-use super::StorageError;
+use super::{StorageError, pace};
 
 /// How the name of a file in the making ends.
 const TEMPORARY_SUFFIX: &str = ".tmp";
 
 /// How many bytes go to or come from the system at once: large enough that the calls do not show.
 const BUFFER_BYTES: usize = 256 * 1024;
+
+/// After how many bytes a file in the making is synced. What a large one has unsynced must never be much: the sync of a
+/// journal may have to wait until the file system has written that, too.
+const UNSYNCED_BYTES_MAX: u64 = 256 * 1024;
 
 /// Makes the names in a directory durable: files made, renamed or removed in it.
 ///
@@ -123,7 +127,8 @@ pub fn unexpected_name(path: &Path) -> StorageError {
 
 /// A file in the making: written front to back under a temporary name, visible under its own once it is durable.
 ///
-/// Always: [`AtomicFile::offset`] is the number of bytes written, [`AtomicFile::hash`] their BLAKE3.
+/// Always: [`AtomicFile::offset`] is the number of bytes written, [`AtomicFile::hash`] their BLAKE3; all but the
+/// last [`UNSYNCED_BYTES_MAX`] are synced.
 #[derive(Debug)]
 pub struct AtomicFile {
     writer: BufWriter<File>,
@@ -131,6 +136,7 @@ pub struct AtomicFile {
     temporary: PathBuf,
     hasher: blake3::Hasher,
     offset: u64,
+    synced: u64,
     committed: bool,
 }
 
@@ -158,6 +164,7 @@ impl AtomicFile {
             temporary,
             hasher: blake3::Hasher::new(),
             offset: 0,
+            synced: 0,
             committed: false,
         })
     }
@@ -165,11 +172,22 @@ impl AtomicFile {
     /// Appends bytes.
     ///
     /// # Errors
-    /// If they cannot be written, for example because the disk is full.
+    /// If they cannot be written or synced, for example because the disk is full.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
+        pace::rest();
         self.writer.write_all(bytes).map_err(StorageError::io("write", &self.temporary))?;
         self.hasher.update(bytes);
         self.offset += bytes.len() as u64;
+        if self.offset - self.synced >= UNSYNCED_BYTES_MAX {
+            self.sync()?;
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), StorageError> {
+        self.writer.flush().map_err(StorageError::io("write", &self.temporary))?;
+        self.writer.get_ref().sync_all().map_err(StorageError::io("sync", &self.temporary))?;
+        self.synced = self.offset;
         Ok(())
     }
 
@@ -188,8 +206,7 @@ impl AtomicFile {
     /// # Errors
     /// If a byte cannot be written, or a sync fails.
     pub fn commit(mut self, name: &str) -> Result<PathBuf, StorageError> {
-        self.writer.flush().map_err(StorageError::io("write", &self.temporary))?;
-        self.writer.get_ref().sync_all().map_err(StorageError::io("sync", &self.temporary))?;
+        self.sync()?;
         let path = self.directory.join(name);
         fs::rename(&self.temporary, &path).map_err(StorageError::io("give its name to", &path))?;
         self.committed = true;
@@ -237,6 +254,7 @@ impl HashedFile {
                 format!("{} bytes should follow, but the file ends at byte {}", bytes.len(), self.length);
             return Err(self.corrupt(self.offset, what));
         }
+        pace::rest();
         self.reader.read_exact(bytes).map_err(StorageError::io("read", &self.path))?;
         self.hasher.update(bytes);
         self.offset += bytes.len() as u64;

@@ -15,10 +15,11 @@
 //!   at or behind the end of the archive, or there was one and it can be made again.
 //!
 //! Compaction ([`ShardLog::compact`]) works on files only: it reads the snapshot before and the sealed
-//! generations, and the shard's worker never hears of it. It costs a second copy of the shard's state in memory
-//! while it runs; that is the price of a worker that never pauses, and of a replay that is checked all the time.
+//! generations, and the shard's worker never hears of it. Of the accounts it has those in memory that have changed
+//! since that snapshot, and replays on them with all checks; the others go from file to file.
 
 use std::borrow::Borrow;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -32,12 +33,18 @@ use super::journal::{
     Generation, Generations, Journal, JournalOptions, JournalReader, SledJournal, list_generations,
 };
 use super::manifest::DataDirectory;
-use super::{RESTORE_BACKUP, StorageError, UnsyncedWatermark, Watermark, WatermarkHealth, files, snapshot};
-use crate::ledger::{Ledger, Sequence, ShardId};
+use super::{
+    RESTORE_BACKUP, StorageError, UnsyncedWatermark, Watermark, WatermarkHealth, files, pace, snapshot,
+};
+use crate::ledger::{AccountNumber, Ledger, Sequence, ShardId};
 use crate::progress::Progress;
 
 /// How many snapshots are kept: the newest, and one to fall back to by hand.
 const SNAPSHOTS_KEPT: usize = 2;
+
+/// With so many changed accounts, no further generation goes into the same snapshot, which bounds the memory that
+/// compacting takes: at 200 bytes each, some 200 MB, as one generation can have 700,000 openings.
+const CHANGED_ACCOUNTS_MAX: usize = 300_000;
 
 /// How many bytes of the newest archive segments are read and verified at a start. The rest is verified when it
 /// is read, and by `teller verify`; a start must not take longer the older the ledger is (P10).
@@ -239,6 +246,7 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn step(&mut self, path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
+        pace::rest();
         let malformed = |error: Malformed| StorageError::Corrupt {
             path: path.to_owned(),
             position: format!("sequence {}", self.position.last.next()),
@@ -292,6 +300,25 @@ pub fn replay(ledger: &mut Ledger, record: &Record<'_>) -> Result<(), Malformed>
             offset: 0,
             what: format!("the event of sequence {sequence} does not follow: {error}"),
         })?;
+    }
+    Ok(())
+}
+
+/// Adds the accounts that a record's events are about, if it is behind `covered`.
+fn note_accounts(
+    shard: ShardId,
+    path: &Path,
+    bytes: &[u8],
+    covered: Sequence,
+    accounts: &mut HashSet<AccountNumber>,
+) -> Result<(), StorageError> {
+    pace::rest();
+    let malformed = |error| StorageError::malformed(path, 0, error, RESTORE_BACKUP);
+    let record = Record::parse(bytes).map_err(malformed)?;
+    if record.last() > covered {
+        for event in record.events() {
+            event.map_err(malformed)?.1.change.note_accounts(shard, accounts);
+        }
     }
     Ok(())
 }
@@ -449,21 +476,72 @@ impl JournalReader for ShardLog {
 }
 
 impl ShardLog {
-    /// Turns the sealed generations into a snapshot and archive segments, deletes them, and has the next
-    /// generation ready. Nothing to do if none is sealed. One thread does this at a time.
+    /// Has the next generation ready.
+    ///
+    /// # Errors
+    /// If it cannot be created.
+    pub fn prepare(&self) -> Result<(), StorageError> {
+        self.generations.prepare_next()
+    }
+
+    /// Turns the sealed generations into a snapshot and archive segments, and deletes them. Nothing to do if none is
+    /// sealed. One thread does this at a time.
     ///
     /// # Errors
     /// If something cannot be read, is not as it was written, or cannot be written. The generations then stay.
     pub fn compact(&self) -> Result<(), StorageError> {
-        self.generations.prepare_next()?;
-        let sealed = self.generations.sealed();
-        if sealed.is_empty() {
-            return Ok(());
+        loop {
+            let sealed = self.generations.sealed();
+            if sealed.is_empty() {
+                return Ok(());
+            }
+            self.compact_some(sealed)?;
         }
-        let (mut ledger, from) = self.files.newest_snapshot()?;
+    }
+
+    fn newest_snapshot(&self) -> Result<Option<(Sequence, PathBuf)>, StorageError> {
+        Ok(snapshot::list(&self.files.snapshots)?.pop())
+    }
+
+    /// Turns the first of the sealed generations, as many as one snapshot takes, into that and archive segments.
+    fn compact_some(&self, mut sealed: Vec<Arc<Generation>>) -> Result<(), StorageError> {
+        let files = &self.files;
+        let base = self.newest_snapshot()?;
+        let covered = base.as_ref().map_or(Sequence::NONE, |(last, _)| *last);
         let segments = self.segments.read().clone();
-        let end = walk(&self.files, &segments, &sealed, from, &mut |record, _| replay(&mut ledger, record))?;
-        self.snapshot(&ledger, from.last, end)?;
+        let mut changed = HashSet::new();
+        // There are some after the loss of a snapshot.
+        for segment in segments.iter().filter(|segment| segment.last() > covered) {
+            let note =
+                &mut |bytes: &[u8]| note_accounts(files.shard, segment.path(), bytes, covered, &mut changed);
+            segment.replay(segment.first(), note)?;
+        }
+        let mut taken = 0;
+        for generation in &sealed {
+            if changed.len() >= CHANGED_ACCOUNTS_MAX {
+                break;
+            }
+            generation.replay(&mut |bytes| {
+                note_accounts(files.shard, generation.path(), bytes, covered, &mut changed)
+            })?;
+            taken += 1;
+        }
+        sealed.truncate(taken);
+        let (mut ledger, from) = match &base {
+            None => (Ledger::new(files.shard), files.genesis()),
+            Some((_, base)) => snapshot::read_excerpt(base, files.ledger, files.shard, &changed)?,
+        };
+        drop(changed);
+        let end = walk(files, &segments, &sealed, from, &mut |record, _| replay(&mut ledger, record))?;
+        if end.last > from.last {
+            match &base {
+                None => snapshot::write(&files.snapshots, files.ledger, files.shard, &ledger, &end)?,
+                Some((_, base)) => {
+                    snapshot::rewrite(&files.snapshots, files.ledger, files.shard, base, &ledger, &end)?
+                }
+            };
+            snapshot::prune(&files.snapshots, SNAPSHOTS_KEPT)?;
+        }
         // The state is not needed while the archive is written.
         drop(ledger);
         self.archive(&sealed)
@@ -480,8 +558,8 @@ impl ShardLog {
     /// # Errors
     /// If the snapshots cannot be looked at.
     pub fn compaction_bytes(&self) -> Result<u64, StorageError> {
-        let newest = match snapshot::list(&self.files.snapshots)?.last() {
-            Some((_, path)) => std::fs::metadata(path).map_err(StorageError::io("look at", path))?.len(),
+        let newest = match self.newest_snapshot()? {
+            Some((_, path)) => std::fs::metadata(&path).map_err(StorageError::io("look at", &path))?.len(),
             None => 0,
         };
         let sealed: u64 = self.generations.sealed().iter().map(|generation| generation.bytes_written()).sum();
@@ -497,8 +575,11 @@ impl ShardLog {
         let end = journal.position();
         assert_eq!(ledger.last(), end.last, "the ledger is where its log ends");
         journal.journal.finish()?;
-        let newest = snapshot::list(&self.files.snapshots)?.last().map_or(Sequence::NONE, |(last, _)| *last);
-        self.snapshot(ledger, newest, end)?;
+        let files = &self.files;
+        if self.newest_snapshot()?.is_none_or(|(last, _)| end.last > last) {
+            snapshot::write(&files.snapshots, files.ledger, files.shard, ledger, &end)?;
+            snapshot::prune(&files.snapshots, SNAPSHOTS_KEPT)?;
+        }
         self.archive(&self.generations.sealed())?;
         self.sync_watermark()
     }
@@ -511,14 +592,6 @@ impl ShardLog {
         // Taken first, and synced without the lock: the committer needs that for its next note.
         let unsynced = self.watermark.lock().unsynced();
         unsynced.map_or(Ok(()), UnsyncedWatermark::sync)
-    }
-
-    fn snapshot(&self, ledger: &Ledger, newest: Sequence, at: LogPosition) -> Result<(), StorageError> {
-        if at.last > newest {
-            snapshot::write(&self.files.snapshots, self.files.ledger, self.files.shard, ledger, &at)?;
-            snapshot::prune(&self.files.snapshots, SNAPSHOTS_KEPT)?;
-        }
-        Ok(())
     }
 
     /// Archives generations that a durable snapshot covers, a segment each, and deletes them.

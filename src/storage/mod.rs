@@ -10,6 +10,7 @@ pub mod in_flight;
 pub mod journal;
 pub mod log;
 pub mod manifest;
+pub mod pace;
 #[cfg(test)]
 mod samples;
 pub mod snapshot;

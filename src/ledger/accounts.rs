@@ -1,0 +1,303 @@
+//! The accounts of a shard, by number and by name.
+//!
+//! What always holds:
+//!
+//! - an account stays where it was put: nothing is moved when there are more, so ten million cost no more in the
+//!   moment in which there is one more;
+//! - no two have the same name; each name is stored once, in its account.
+//!
+//! An *excerpt* has some of a shard's accounts and knows how many there are in all. What happens to those can be
+//! replayed on it, and that more are opened, as on the whole: that is how a snapshot is made of the one before. It
+//! cannot tell whether a name belongs to an account that it does not have; who makes one looks after that.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::iter::Flatten;
+use std::ops::{Index, Range};
+use std::slice::Iter;
+
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+
+use super::{Account, AccountName, AccountNumber};
+
+/// How many accounts stand together: half a megabyte, so that little is reserved for none, and the list of segments
+/// of ten million stays in the processor's caches.
+const SEGMENT_ACCOUNTS: usize = 4096;
+
+/// In how many tables the names are: each grows by itself, so that growing never moves more than some ten thousand
+/// names at once, and never needs more than one of them twice.
+const NAME_TABLES: usize = 256;
+
+/// The accounts of a shard, or an excerpt of them.
+#[derive(Clone, Default)]
+pub struct Accounts {
+    /// All but the last are full. A segment never grows past its first capacity.
+    segments: Vec<Vec<Account>>,
+    names: NameIndex,
+    /// Below this number there are only some, at `places`. In the whole there is none below it.
+    excerpt_below: usize,
+    places: HashMap<AccountNumber, u32>,
+}
+
+/// Another account has the name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NameTaken;
+
+impl Accounts {
+    /// No accounts, with room in the index for so many names.
+    pub fn with_capacity(accounts: usize) -> Accounts {
+        let mut new = Accounts::default();
+        new.names.reserve(accounts);
+        new
+    }
+
+    /// An excerpt of so many accounts, with none of them so far.
+    pub fn excerpt_of(accounts: usize) -> Accounts {
+        Accounts { excerpt_below: accounts, ..Accounts::default() }
+    }
+
+    /// How many accounts the shard has: the number of the next one.
+    pub fn len(&self) -> usize {
+        self.excerpt_below - self.places.len() + self.held()
+    }
+
+    /// Whether the shard has none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The account with this number.
+    pub fn get(&self, number: usize) -> Option<&Account> {
+        at(&self.segments, self.place(number)?)
+    }
+
+    pub(super) fn get_mut(&mut self, number: usize) -> Option<&mut Account> {
+        let place = self.place(number)?;
+        self.segments.get_mut(place / SEGMENT_ACCOUNTS)?.get_mut(place % SEGMENT_ACCOUNTS)
+    }
+
+    /// The account with this name.
+    pub fn find(&self, name: &AccountName) -> Option<&Account> {
+        self.names.find(name, &self.segments)
+    }
+
+    /// The accounts that are here, by number.
+    pub fn iter(&self) -> Flatten<Iter<'_, Vec<Account>>> {
+        self.segments.iter().flatten()
+    }
+
+    /// Those with these numbers.
+    pub fn range(&self, numbers: Range<usize>) -> impl Iterator<Item = &Account> {
+        numbers.map_while(|number| self.get(number))
+    }
+
+    /// Adds an account: the next one, or one more of an excerpt, in order of their numbers.
+    ///
+    /// # Errors
+    /// If its name belongs to another one here.
+    ///
+    /// # Panics
+    /// If it is not the next one, and not of an excerpt's.
+    pub fn push(&mut self, account: Account) -> Result<(), NameTaken> {
+        let (number, place) = (account.number, self.held());
+        if number.index() < self.excerpt_below {
+            assert_eq!(place, self.places.len(), "an excerpt is made before it grows");
+            assert!(
+                at(&self.segments, place.wrapping_sub(1)).is_none_or(|last| last.number < number),
+                "in order"
+            );
+        } else {
+            assert_eq!(number.index(), self.len(), "accounts are numbered in order");
+        }
+        self.names.insert(&account.name, place, &self.segments)?;
+        if number.index() < self.excerpt_below {
+            self.places.insert(number, place as u32);
+        }
+        if place % SEGMENT_ACCOUNTS == 0 {
+            self.segments.push(Vec::with_capacity(SEGMENT_ACCOUNTS));
+        }
+        self.segments.last_mut().expect("there is one").push(account);
+        Ok(())
+    }
+
+    /// How many there are here.
+    fn held(&self) -> usize {
+        let full = self.segments.len().saturating_sub(1) * SEGMENT_ACCOUNTS;
+        full + self.segments.last().map_or(0, Vec::len)
+    }
+
+    fn place(&self, number: usize) -> Option<usize> {
+        if number >= self.excerpt_below {
+            return Some(number - self.excerpt_below + self.places.len());
+        }
+        let number = AccountNumber::new(u32::try_from(number).ok()?);
+        self.places.get(&number).map(|place| *place as usize)
+    }
+}
+
+impl<'a> IntoIterator for &'a Accounts {
+    type Item = &'a Account;
+    type IntoIter = Flatten<Iter<'a, Vec<Account>>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl Index<usize> for Accounts {
+    type Output = Account;
+
+    fn index(&self, number: usize) -> &Account {
+        self.get(number).expect("there is an account with this number")
+    }
+}
+
+impl PartialEq for Accounts {
+    fn eq(&self, other: &Accounts) -> bool {
+        self.len() == other.len() && self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Accounts {}
+
+impl fmt::Debug for Accounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+fn at(segments: &[Vec<Account>], place: usize) -> Option<&Account> {
+    segments.get(place / SEGMENT_ACCOUNTS)?.get(place % SEGMENT_ACCOUNTS)
+}
+
+/// Names to places.
+///
+/// The hash is keyed at random, so that nobody can choose names that collide; it decides where in memory a
+/// number stands and nothing else, so the state remains a pure function of the events.
+#[derive(Clone, Default)]
+struct NameIndex {
+    /// None before the first name, then [`NAME_TABLES`].
+    tables: Vec<HashTable<u32>>,
+    hasher: RandomState,
+}
+
+impl NameIndex {
+    fn reserve(&mut self, names: usize) {
+        self.tables.resize_with(NAME_TABLES, HashTable::new);
+        // Some tables get a few more than their share.
+        let share = names / NAME_TABLES;
+        self.tables.iter_mut().for_each(|table| table.reserve(share + share / 32, |_| 0));
+    }
+
+    fn find<'a>(&self, name: &AccountName, segments: &'a [Vec<Account>]) -> Option<&'a Account> {
+        let hash = self.hasher.hash_one(name.as_bytes());
+        let is_named =
+            |place: &u32| at(segments, *place as usize).is_some_and(|account| account.name == *name);
+        let place = self.tables.get(table_of(hash))?.find(hash, is_named)?;
+        at(segments, *place as usize)
+    }
+
+    /// Adds a name at a place that is still empty.
+    fn insert(
+        &mut self,
+        name: &AccountName,
+        place: usize,
+        segments: &[Vec<Account>],
+    ) -> Result<(), NameTaken> {
+        if self.tables.is_empty() {
+            self.reserve(0);
+        }
+        let hash = self.hasher.hash_one(name.as_bytes());
+        let is_named =
+            |place: &u32| at(segments, *place as usize).is_some_and(|account| account.name == *name);
+        let rehash = |place: &u32| {
+            at(segments, *place as usize)
+                .map_or(hash, |account| self.hasher.hash_one(account.name.as_bytes()))
+        };
+        match self.tables[table_of(hash)].entry(hash, is_named, rehash) {
+            Entry::Occupied(_) => Err(NameTaken),
+            Entry::Vacant(entry) => {
+                entry.insert(u32::try_from(place).expect("accounts are numbered with 32 bits"));
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Which table a hash belongs to: by bits that a table itself does not look at, which are the highest and the lowest.
+fn table_of(hash: u64) -> usize {
+    (hash >> 40) as usize % NAME_TABLES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::{AccountStatus, Amount, Chain, Currency, Timestamp};
+
+    fn account(number: usize) -> Account {
+        Account {
+            number: AccountNumber::new(number as u32),
+            name: AccountName::parse(&format!("account {number}")).expect("valid"),
+            currency: Currency::USD,
+            overdraft_limit: None,
+            posted: Amount::ZERO,
+            held: Amount::ZERO,
+            frozen: false,
+            opened: Timestamp::default(),
+            updated: Timestamp::default(),
+            status: AccountStatus::Open,
+            version: 1,
+            chain: Chain::default(),
+            details: None,
+        }
+    }
+
+    fn name(number: usize) -> AccountName {
+        account(number).name
+    }
+
+    #[test]
+    fn an_account_takes_two_lines_of_the_processors_caches() {
+        assert_eq!(size_of::<Account>(), 128);
+    }
+
+    #[test]
+    fn accounts_are_found_by_number_and_name_across_segments() {
+        const COUNT: usize = 3 * SEGMENT_ACCOUNTS + 1;
+        for mut accounts in [Accounts::default(), Accounts::with_capacity(COUNT)] {
+            for number in 0..COUNT {
+                accounts.push(account(number)).expect("a new name");
+            }
+            assert_eq!(accounts.len(), COUNT);
+            for number in 0..COUNT {
+                assert_eq!(accounts[number].number.index(), number);
+                assert_eq!(accounts.find(&name(number)), accounts.get(number));
+            }
+            assert_eq!((accounts.get(COUNT), accounts.find(&name(COUNT))), (None, None));
+            let twice = Account { name: name(7), ..account(COUNT) };
+            assert_eq!(accounts.push(twice), Err(NameTaken));
+            assert_eq!(accounts.len(), COUNT);
+            let around = SEGMENT_ACCOUNTS - 1..SEGMENT_ACCOUNTS + 2;
+            assert!(accounts.range(around.clone()).map(|account| account.number.index()).eq(around));
+            assert_eq!(accounts.range(COUNT - 2..COUNT + 5).count(), 2);
+            assert_eq!(accounts.iter().count(), COUNT);
+        }
+    }
+
+    #[test]
+    fn an_excerpt_has_some_accounts_and_the_new_ones() {
+        let mut excerpt = Accounts::excerpt_of(100);
+        assert_eq!(excerpt.len(), 100);
+        for number in [3, 50, 99, 100, 101] {
+            excerpt.push(account(number)).expect("a new name");
+        }
+        assert_eq!(excerpt.len(), 102);
+        for number in 0..105 {
+            let expected = [3, 50, 99, 100, 101].contains(&number);
+            assert_eq!(excerpt.get(number).is_some(), expected, "{number}");
+            assert_eq!(excerpt.get(number), excerpt.find(&name(number)));
+        }
+    }
+}
