@@ -12,13 +12,13 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child as Process, Command, Stdio};
+use std::process::{Child as Process, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{RecvTimeoutError, bounded};
+use rustix::fs::FsWord;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::BenchError;
@@ -40,8 +40,8 @@ const QUIET_WINDOW: Duration = Duration::from_millis(200);
 const QUIET_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// What `statfs` says of file systems that are in memory.
-const TMPFS_MAGIC: i64 = 0x0102_1994;
-const RAMFS_MAGIC: i64 = 0x8584_58f6;
+const TMPFS_MAGIC: FsWord = 0x0102_1994;
+const RAMFS_MAGIC: FsWord = 0x8584_58f6;
 
 /// Hears Ctrl-C, SIGTERM and SIGHUP, and remembers it.
 #[derive(Clone)]
@@ -129,8 +129,7 @@ impl Directory {
 
     /// Whether its file system is in memory, so that syncing it costs nothing.
     pub(super) fn is_in_memory(&self) -> bool {
-        rustix::fs::statfs(&self.path)
-            .is_ok_and(|system| [TMPFS_MAGIC, RAMFS_MAGIC].contains(&(system.f_type as i64)))
+        rustix::fs::statfs(&self.path).is_ok_and(|system| [TMPFS_MAGIC, RAMFS_MAGIC].contains(&system.f_type))
     }
 }
 
@@ -150,12 +149,13 @@ impl Drop for Directory {
 pub(super) struct Child {
     process: Process,
     log: PathBuf,
+    /// Where it said that it listens: kept open, so that it may say more.
+    stdout: Option<BufReader<ChildStdout>>,
 }
 
 impl Child {
-    /// Starts a program with its stdout and stderr in files, or `says_where` that it listens on its stdout.
-    ///
-    /// It is started through [`under`], which every thread but the main one would end with itself: call it there.
+    /// Starts a program, with what it says in its log. Only the main thread may: the death signal, see [`under`], is
+    /// for the end of the thread that started it.
     pub(super) fn start(program: &Path, arguments: &[String], log: PathBuf) -> Result<Child, BenchError> {
         Child::spawn(program, arguments, log, false).map(|(child, _)| child)
     }
@@ -172,23 +172,22 @@ impl Child {
         let (mut child, stdout) = Child::spawn(program, arguments, log, true)?;
         // What a child reads is a reply of a few hundred bytes: a pipe takes it at once.
         child.process.stdin.take().map_or(Ok(()), |mut pipe| pipe.write_all(stdin))?;
-        let (say, said) = bounded(1);
-        thread::Builder::new().name("stdout".into()).spawn(move || {
-            let mut lines = BufReader::new(stdout.expect("it is piped")).lines().map_while(Result::ok);
-            let _ = lines.next().map(|line| say.send(line));
-            // The rest is read, so that nobody waits for it.
-            lines.for_each(drop);
+        let mut stdout = BufReader::new(stdout.expect("it is piped"));
+        let reader = thread::Builder::new().name("stdout".into()).spawn(move || {
+            let mut line = String::new();
+            stdout.read_line(&mut line).map(|_| (line, stdout))
         })?;
         let until = Instant::now() + START_TIME_MAX;
-        let line = loop {
+        while !reader.is_finished() {
             interrupt.check()?;
-            match said.recv_timeout(POLL_INTERVAL * 4) {
-                Ok(line) => break line,
-                Err(RecvTimeoutError::Timeout) if Instant::now() < until => {}
-                Err(_) => return Err(child.failed()),
+            if Instant::now() > until {
+                return Err(child.failed());
             }
-        };
-        match line.strip_prefix(prefix).and_then(|address| address.parse().ok()) {
+            thread::sleep(POLL_INTERVAL);
+        }
+        let (line, stdout) = reader.join().expect("reading a line does not panic")?;
+        child.stdout = Some(stdout);
+        match line.trim_end().strip_prefix(prefix).and_then(|address| address.parse().ok()) {
             Some(address) => Ok((child, address)),
             None => Err(child.failed()),
         }
@@ -199,7 +198,7 @@ impl Child {
         arguments: &[String],
         log: PathBuf,
         piped: bool,
-    ) -> Result<(Child, Option<impl io::Read + Send + 'static>), BenchError> {
+    ) -> Result<(Child, Option<ChildStdout>), BenchError> {
         let file = File::create(&log)?;
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["bench", "under", "--parent"]).arg(std::process::id().to_string()).arg("--");
@@ -215,7 +214,7 @@ impl Child {
         };
         let mut process = command.spawn()?;
         let stdout = process.stdout.take();
-        Ok((Child { process, log }, stdout))
+        Ok((Child { process, log, stdout: None }, stdout))
     }
 
     /// The error that a child which did not do what it should is, with the end of its log.

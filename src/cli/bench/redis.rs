@@ -55,10 +55,9 @@ pub(super) fn start(
         if child.has_ended() || Instant::now() > until {
             return Err(child.failed());
         }
-        match load_script(address) {
-            Ok(Some(digest)) => return Ok((child, address, digest)),
-            // It does not listen yet, or reads its data.
-            Ok(None) | Err(_) => {}
+        // Before it listens, and while it reads its data, there is no digest.
+        if let Ok(Some(digest)) = load_script(address) {
+            return Ok((child, address, digest));
         }
     }
 }

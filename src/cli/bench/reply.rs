@@ -66,18 +66,17 @@ fn http(bytes: &[u8]) -> Result<Option<Head>, Malformed> {
         let colon = field.iter().position(|&byte| byte == b':').ok_or(Malformed)?;
         let (name, value) = (&field[..colon], field[colon + 1..].trim_ascii());
         // The length of the name tells almost all others apart.
-        match name.len() {
-            0 => return Err(Malformed),
+        let is_malformed = match name.len() {
+            0 => true,
             14 if name.eq_ignore_ascii_case(b"content-length") => {
-                if body_bytes.replace(length(value)?).is_some() {
-                    return Err(Malformed);
-                }
+                body_bytes.replace(length(value)?).is_some()
             }
-            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => return Err(Malformed),
-            10 if name.eq_ignore_ascii_case(b"connection") && value.eq_ignore_ascii_case(b"close") => {
-                return Err(Malformed);
-            }
-            _ => {}
+            17 => name.eq_ignore_ascii_case(b"transfer-encoding"),
+            10 => name.eq_ignore_ascii_case(b"connection") && value.eq_ignore_ascii_case(b"close"),
+            _ => false,
+        };
+        if is_malformed {
+            return Err(Malformed);
         }
     }
     let body_bytes = match (status, body_bytes) {
