@@ -135,7 +135,9 @@ fn what_goes_wrong_is_told_and_cleaned_up() {
     let ran = bench(&["deposit"], &[&flag, "--", "--no-such-flag"]);
     assert_eq!(ran.code, Some(1), "{ran:?}");
     assert!(ran.stderr.contains("--no-such-flag"), "{ran:?}");
-    bench(&["read"], &[&flag, "--url=http://127.0.0.1:1"]).refused("refused");
+    let ran = bench(&["read"], &[&flag, "--url=http://127.0.0.1:1"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.stderr.contains("teller: http://127.0.0.1:1 cannot be reached"), "{ran:?}");
     assert_eq!(entries(root.path()), 0);
 }
 

@@ -114,7 +114,7 @@ enum Row {
     Mixed(LoadArgs),
     /// Memory of a server with many accounts
     Memory(rows::MemoryArgs),
-    /// Time of a restart, from the start of the process until it serves
+    /// Time of a restart, from the start of the process until /readyz says 200, its files in the cache
     Restart(rows::RestartArgs),
     /// Latency of deposits while a snapshot is being written
     Snapshot(rows::SnapshotArgs),
@@ -223,7 +223,7 @@ enum BenchError {
     #[error("--url {0}")]
     Url(#[from] BaseUrlError),
     /// No reply to a request that prepares something.
-    #[error("the server does not answer")]
+    #[error(transparent)]
     Client(#[from] ClientError),
     /// Another reply than expected to a request that prepares something.
     #[error("{path} answered {status}: {body}")]

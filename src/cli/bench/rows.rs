@@ -147,7 +147,9 @@ pub(super) fn memory(args: &MemoryArgs, bench: &Bench) -> Result<FiguresReport, 
     Ok(FiguresReport { row: "memory", figures })
 }
 
-/// The time of a restart: without anything behind the snapshot, then with a journal behind it.
+/// The time of a restart: without anything behind the snapshot, then with a journal behind it. Both count from the start
+/// of the process to the first reply 200 of `/readyz`, with the files in the system's cache, as after a crash of the
+/// process. The difference is what the journal costs, opening the store included.
 pub(super) fn restart(args: &RestartArgs, bench: &Bench) -> Result<FiguresReport, BenchError> {
     let interrupt = &bench.interrupt;
     let mut teller = args.server.start(bench, &args.common, &[])?;
