@@ -460,7 +460,10 @@ impl Bank {
     /// See [`Refusal`].
     pub async fn account(&self, account: AccountSelector) -> Result<AccountView, Refusal> {
         let (shard, account) = self.located(account)?;
-        self.view(shard, Request::Account(account)).await
+        match self.shard(shard).handle.glance(&account) {
+            Some(view) => Ok(view),
+            None => self.view(shard, Request::Account(account)).await,
+        }
     }
 
     /// Reads a page of all accounts, in the order of their shards and numbers, from `from` on; with where the next

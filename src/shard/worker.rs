@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::batch::{Batch, Moment, Output, Shard};
+use super::batch::{Batch, Output, Shard};
 use super::courier::{Replies, ReplyTo};
-use super::handle::{Mail, ShardHandle, ShardStatus};
+use super::handle::{Mail, Readable, ShardHandle, ShardStatus};
 use super::queue::{Nothing, Receiver, Sender, bounded, unbounded};
 use crate::ledger::{Ledger, Sequence, ShardId, Timestamp};
 use crate::storage::StorageError;
@@ -114,7 +114,8 @@ impl<J: Journal + 'static> ShardThreads<J> {
         status.set_durable(ledger.last());
         let (commits_in, commits) = bounded(BATCHES_WAITING_MAX);
         let started = Instant::now();
-        let shard = Shard::new(id, ledger, rules);
+        let shard = Arc::new(Readable::new(Shard::new(id, ledger, rules), now));
+        assert!(status.shard.set(Arc::clone(&shard)).is_ok(), "a shard is started once");
         let worker = Worker {
             shard,
             inbox,
@@ -190,7 +191,7 @@ impl CommitWatch {
 }
 
 struct Worker {
-    shard: Shard<ReplyTo>,
+    shard: Arc<Readable>,
     inbox: Receiver<Mail>,
     commits: Sender<Commit>,
     status: Arc<ShardStatus>,
@@ -202,8 +203,9 @@ struct Worker {
 impl Worker {
     fn run(mut self) -> Ledger {
         let mut stopping = false;
+        let mut next_expiry = self.shard.change(|shard| shard.next_expiry());
         loop {
-            let first = match self.receive(stopping) {
+            let first = match self.receive(stopping, next_expiry) {
                 Ok(mail) => Some(mail),
                 Err(Nothing::TimedOut) => None,
                 Err(Nothing::Closed) => break,
@@ -213,39 +215,43 @@ impl Worker {
             let mut output = Output::default();
             let mut roll = false;
             let now = (self.now)();
-            self.shard.expire(self.moment(now), &mut output);
-            let mut requests_left = BATCH_REQUESTS_MAX;
-            let mut next = first;
-            for taken in 0.. {
-                let Some(mail) = next.take() else { break };
-                match mail {
-                    // Dropped: the client hears that the shard has ended.
-                    Mail::Requests(_) if stopping => {}
-                    Mail::Requests(requests) => {
-                        self.status.requests.fetch_sub(requests.len(), Ordering::Relaxed);
-                        requests_left = requests_left.saturating_sub(requests.len());
-                        for (request, to) in requests {
-                            let was_locked = self.shard.is_locked();
-                            self.shard.serve(request, to, self.moment(now), &mut output);
-                            self.send(&mut output, was_locked, false);
+            let readable = Arc::clone(&self.shard);
+            next_expiry = readable.change(|shard| {
+                shard.expire(self.status.moment(now), &mut output);
+                let mut requests_left = BATCH_REQUESTS_MAX;
+                let mut next = first;
+                for taken in 0.. {
+                    let Some(mail) = next.take() else { break };
+                    match mail {
+                        // Dropped: the client hears that the shard has ended.
+                        Mail::Requests(_) if stopping => {}
+                        Mail::Requests(requests) => {
+                            self.status.requests.fetch_sub(requests.len(), Ordering::Relaxed);
+                            requests_left = requests_left.saturating_sub(requests.len());
+                            for (request, to) in requests {
+                                let was_locked = shard.is_locked();
+                                shard.serve(request, to, self.status.moment(now), &mut output);
+                                self.send(&mut output, was_locked, shard.is_locked(), false);
+                            }
+                        }
+                        Mail::Message(message) => {
+                            let was_locked = shard.is_locked();
+                            shard.hear(message, self.status.moment(now), &mut output);
+                            self.send(&mut output, was_locked, shard.is_locked(), true);
+                        }
+                        Mail::Roll => roll = true,
+                        Mail::Stop if stopping => {}
+                        Mail::Stop => {
+                            stopping = true;
+                            self.peers.stopping.fetch_add(1, Ordering::SeqCst);
                         }
                     }
-                    Mail::Message(message) => {
-                        let was_locked = self.shard.is_locked();
-                        self.shard.hear(message, self.moment(now), &mut output);
-                        self.send(&mut output, was_locked, true);
-                    }
-                    Mail::Roll => roll = true,
-                    Mail::Stop if stopping => {}
-                    Mail::Stop => {
-                        stopping = true;
-                        self.peers.stopping.fetch_add(1, Ordering::SeqCst);
+                    if taken < waiting && requests_left > 0 {
+                        next = self.inbox.try_take();
                     }
                 }
-                if taken < waiting && requests_left > 0 {
-                    next = self.inbox.try_take();
-                }
-            }
+                shard.next_expiry()
+            });
             output.ready.drain(..).for_each(|(to, reply)| self.replies.add(to, reply));
             self.replies.send();
             if !output.batch.is_empty() && self.commits.send(Commit::Batch(output.batch)).is_err() {
@@ -258,32 +264,21 @@ impl Worker {
                 break;
             }
         }
-        self.shard.into_ledger()
+        self.shard.end()
     }
 
     /// What comes next, or a timeout when something else is due.
-    fn receive(&self, stopping: bool) -> Result<Mail, Nothing> {
-        let wait = self.shard.next_expiry().map(|expires| {
+    fn receive(&self, stopping: bool, next_expiry: Option<Timestamp>) -> Result<Mail, Nothing> {
+        let wait = next_expiry.map(|expires| {
             let left = expires.millis().saturating_sub((self.now)().millis());
             Duration::from_millis(left).max(SECOND_LOOK)
         });
         self.inbox.take(if stopping { Some(SECOND_LOOK) } else { wait })
     }
 
-    /// Looked up for each request: a client that has its reply and asks at once, in time for this very batch, must
-    /// not hear that the first request is still in flight.
-    fn moment(&self, now: Timestamp) -> Moment {
-        Moment {
-            now,
-            durable: self.status.durable(),
-            disk_full: self.status.disk_full.load(Ordering::Relaxed),
-        }
-    }
-
     /// Sends what the shard has to say to others, and keeps count of what is not finished. What begins is counted
     /// before what ends is taken off, so the count is never zero too early.
-    fn send(&self, output: &mut Output<ReplyTo>, was_locked: bool, was_message: bool) {
-        let is_locked = self.shard.is_locked();
+    fn send(&self, output: &mut Output<ReplyTo>, was_locked: bool, is_locked: bool, was_message: bool) {
         let begun = output.messages.len() + usize::from(is_locked && !was_locked);
         let ended = usize::from(was_locked && !is_locked) + usize::from(was_message);
         if begun > 0 {
