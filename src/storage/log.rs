@@ -576,7 +576,7 @@ impl ShardLog {
         assert_eq!(ledger.last(), end.last, "the ledger is where its log ends");
         journal.journal.finish()?;
         let files = &self.files;
-        if self.newest_snapshot()?.is_none_or(|(last, _)| end.last > last) {
+        if end.last > self.newest_snapshot()?.map_or(Sequence::NONE, |(last, _)| last) {
             snapshot::write(&files.snapshots, files.ledger, files.shard, ledger, &end)?;
             snapshot::prune(&files.snapshots, SNAPSHOTS_KEPT)?;
         }
