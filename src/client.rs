@@ -4,6 +4,7 @@
 //! retried here, because only the caller knows what may be repeated. Left out on purpose: TLS, redirects,
 //! proxies, cookies.
 
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -63,6 +64,19 @@ impl BaseUrl {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The address of the server, if that is this machine.
+    ///
+    /// # Errors
+    /// If the host is not known, or another machine.
+    pub fn loopback_address(&self) -> Result<SocketAddr, BaseUrlError> {
+        const PORT_DEFAULT: u16 = 80;
+        let uri: Uri = self.0.parse().map_err(|_| BaseUrlError::NotAUrl)?;
+        let host = uri.host().ok_or(BaseUrlError::NotAUrl)?.trim_matches(['[', ']']);
+        let port = uri.port_u16().unwrap_or(PORT_DEFAULT);
+        let mut addresses = (host, port).to_socket_addrs().map_err(|_| BaseUrlError::NotHere)?;
+        addresses.find(|address| address.ip().is_loopback()).ok_or(BaseUrlError::NotHere)
+    }
 }
 
 /// Why a text is not the URL of a server.
@@ -83,6 +97,9 @@ pub enum BaseUrlError {
     /// A query or a fragment.
     #[error("must not contain a query or a fragment")]
     Query,
+    /// Another machine's, where only this one's will do.
+    #[error("must be the URL of a server on this machine, as http://127.0.0.1:3000 is")]
+    NotHere,
 }
 
 /// A client of one server. Clones share the connections.
@@ -262,6 +279,19 @@ mod tests {
         ] {
             let parsed = BaseUrl::parse(text);
             assert_eq!(parsed.as_ref().map(BaseUrl::as_str).map_err(|error| *error), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn only_this_machine_is_at_a_loopback_address() {
+        let address = |url| BaseUrl::parse(url).expect("valid").loopback_address();
+        assert_eq!(address("http://127.0.0.1:3000/x"), Ok(([127, 0, 0, 1], 3000).into()));
+        assert_eq!(
+            address("http://[::1]").map(|address| (address.is_ipv6(), address.port())),
+            Ok((true, 80))
+        );
+        for url in ["http://192.0.2.1:3000", "http://0.0.0.0:1"] {
+            assert_eq!(address(url), Err(BaseUrlError::NotHere), "{url}");
         }
     }
 

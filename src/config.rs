@@ -35,6 +35,9 @@ const HOST_BYTES_MAX: usize = 253;
 /// The longest ledger name, in bytes: short enough that every file system takes it with room for a suffix.
 const DB_NAME_BYTES_MAX: usize = 128;
 
+/// More would only wait for one another.
+const HTTP_THREADS_MAX: u64 = 256;
+
 const IDEMPOTENCY_HOURS_DEFAULT: u64 = 24;
 /// A month. A key costs about 120 bytes of memory for as long as it is kept.
 const IDEMPOTENCY_HOURS_MAX: u64 = 720;
@@ -67,8 +70,10 @@ pub struct ServeSettings {
     /// Where the ledger is.
     pub location: LedgerLocation,
     /// How many shards were asked for, 1 to [`SHARDS_MAX`]. `None`: as many as the ledger has, or, for a new
-    /// one, as the machine has cores.
+    /// one, half as many as the machine has cores.
     pub shards: Option<usize>,
+    /// How many threads serve connections, 1 to 256. `None`: half as many as the machine has cores.
+    pub http_threads: Option<usize>,
     /// The currency of accounts that are opened without one.
     pub currency: Currency,
     /// How far below zero an account of that currency without a limit of its own may go; not negative.
@@ -110,9 +115,13 @@ pub struct ServeArgs {
 
     /// How many shards a new ledger gets, 1 to 1024. Each is a worker with its own log. A ledger keeps the
     /// number that it was made with: another number is then refused.
-    /// [env: MZ_WORKERS] [default: the number of cores]
+    /// [env: MZ_WORKERS] [default: half the number of cores]
     #[arg(long, value_name = "COUNT", value_parser = parse_shards)]
     pub shards: Option<usize>,
+
+    /// How many threads serve connections, 1 to 256. [default: half the number of cores]
+    #[arg(long, value_name = "COUNT", value_parser = parse_http_threads)]
+    pub http_threads: Option<usize>,
 
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would take it for the help text of the group")]
@@ -182,6 +191,7 @@ impl ServeArgs {
             },
             location: self.location.resolve(environment)?,
             shards,
+            http_threads: self.http_threads,
             currency,
             max_overdraft,
             bootstrap: bootstrap.unwrap_or(false),
@@ -423,6 +433,10 @@ fn parse_port(text: &str) -> Result<u16, String> {
     parse_whole(text, 0..=u64::from(u16::MAX)).map(|port| port as u16)
 }
 
+fn parse_http_threads(text: &str) -> Result<usize, String> {
+    parse_whole(text, 1..=HTTP_THREADS_MAX).map(|threads| threads as usize)
+}
+
 fn parse_shards(text: &str) -> Result<usize, String> {
     parse_whole(text, 1..=SHARDS_MAX as u64).map(|shards| shards as usize)
 }
@@ -558,6 +572,7 @@ mod tests {
         assert_eq!(serve.listen.to_string(), "127.0.0.1:3000");
         assert_eq!(serve.location.directory(), Path::new("data/teller"));
         assert_eq!(serve.shards, None);
+        assert_eq!(serve.http_threads, None);
         assert_eq!(serve.currency, Currency::USD);
         assert_eq!(serve.max_overdraft.minor_units(), 5000);
         assert!(!serve.bootstrap);
@@ -579,13 +594,13 @@ mod tests {
                 continue;
             };
             let value = rest.trim_end_matches(']');
-            if argument.get_id() != "shards" {
+            if !["shards", "http_threads"].contains(&argument.get_id().as_str()) {
                 let flag = format!("--{}={value}", argument.get_long().expect("a long flag"));
                 assert_eq!(settings(&[&flag], &[]).expect("valid"), defaults, "{flag}");
             }
             told += 1;
         }
-        assert_eq!(told, 14);
+        assert_eq!(told, 15);
     }
 
     #[test]
@@ -639,6 +654,8 @@ mod tests {
             ("--port=99999999999999999999999", "from 0 to 65535"),
             ("--shards=0", "from 1 to 1024"),
             ("--shards=1025", "from 1 to 1024"),
+            ("--http-threads=0", "from 1 to 256"),
+            ("--http-threads=257", "from 1 to 256"),
             ("--db-name=../x", "not starting with a dot"),
             ("--db-name=.x", "not starting with a dot"),
             ("--db-name=a/b", "not starting with a dot"),

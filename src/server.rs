@@ -6,11 +6,12 @@
 //! Shutdown, on SIGTERM or Ctrl-C: refuse new connections, finish the requests under way, stop the shards,
 //! snapshot, exit 0. A second signal exits at once with code 130; nothing acknowledged is lost by that either.
 //!
-//! Besides the shards' threads three work in the background. The *keeper* turns sealed generations into snapshots
-//! and archive segments. The *housekeeper* looks once a second whether there is room for more, and makes the
+//! Besides the shards' threads three work in the background. The *keeper* opens generations ahead, and has a thread
+//! turn sealed ones into snapshots and archive segments, which stands back for requests. The *housekeeper* looks once a second whether there is room for more, and makes the
 //! watermarks durable. The *watchdog* looks once a second whether a commit hangs; it does nothing that could hang
 //! with it.
 
+use std::cmp::Reverse;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process;
@@ -38,7 +39,7 @@ use crate::storage::in_flight;
 use crate::storage::journal::JournalOptions;
 use crate::storage::log::{Recovered, ShardFiles, ShardJournal, ShardLog, recover};
 use crate::storage::manifest::{Birth, DataDirectory};
-use crate::storage::pace;
+use crate::storage::pace::{self, Hurry};
 
 /// The exit code after the log failed, of sysexits' EX_IOERR: restart, and recovery tells what is on the disk.
 const EXIT_LOG_FAILURE: i32 = 74;
@@ -64,8 +65,9 @@ const CONNECTIONS_MIN: u64 = 16;
 /// there are more, the keeper has failed or cannot follow, and changes are refused as if the disk were full.
 const SEALED_GENERATIONS_MAX: usize = 32;
 
-/// With more sealed generations of a shard than this a compaction does not stand back: it has to catch up.
-const SEALED_GENERATIONS_UNHURRIED_MAX: usize = 4;
+/// With more sealed generations of a shard than this a compaction does not stand back for requests: each takes 40 MB of
+/// memory until it is compacted.
+const SEALED_GENERATIONS_UNHURRIED_MAX: usize = 2;
 
 /// Why the server does not start, or does not end well.
 #[derive(Debug, thiserror::Error)]
@@ -126,11 +128,10 @@ pub fn bootstrap(settings: &ServeSettings) -> Result<(), ServerError> {
 /// # Errors
 /// If it cannot start, or cannot write the last snapshot.
 pub fn run(settings: &ServeSettings) -> Result<(), ServerError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .thread_name("http")
         .build()
-        .map_err(ServerError::system("start the HTTP threads"))?;
+        .map_err(ServerError::system("start the runtime"))?;
     runtime.block_on(serve(settings))
 }
 
@@ -146,7 +147,9 @@ async fn serve(settings: &ServeSettings) -> Result<(), ServerError> {
         http::Limits { connections_max: connections_max(directory.shards())?, ..http::Limits::default() };
     let api = Arc::new(Api::new());
     let (stop_http, http_stopped) = tokio::sync::oneshot::channel::<()>();
-    let http = tokio::spawn(http::serve(listener, Arc::clone(&api), limits, async {
+    let threads = http::Threads::start(settings.http_threads.unwrap_or_else(half_of_the_cores))
+        .map_err(ServerError::system("start the HTTP threads"))?;
+    let http = tokio::spawn(http::serve(listener, Arc::clone(&api), limits, threads, async {
         let _ = http_stopped.await;
     }));
 
@@ -228,9 +231,15 @@ fn connections_max(shards: usize) -> Result<usize, ServerError> {
 
 #[expect(clippy::disallowed_methods, reason = "the composition root draws the ledger's id")]
 fn open_directory(settings: &ServeSettings) -> Result<DataDirectory, ServerError> {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    let birth = Birth { shards: cores.min(SHARDS_MAX), ledger: Uuid::new_v4(), created: clock::now() };
+    let birth =
+        Birth { shards: half_of_the_cores().min(SHARDS_MAX), ledger: Uuid::new_v4(), created: clock::now() };
     Ok(DataDirectory::open(&settings.location.directory(), settings.shards, &birth)?)
+}
+
+/// How many shards there are, and how many threads serve connections, if nobody says so: a durable deposit takes about
+/// as much of the ones and their commits as of the others. Two shards on two cores took half as much again for each.
+fn half_of_the_cores() -> usize {
+    (thread::available_parallelism().map_or(1, usize::from) / 2).max(1)
 }
 
 /// The shards, recovered and running, and what keeps house for them.
@@ -438,8 +447,8 @@ type Kept = (ShardHandle, Arc<ShardLog>);
 
 /// Compacts whenever a generation is sealed; has the generations sealed every `interval`, and when it is asked.
 ///
-/// The keeper itself only opens the next generations ahead. The compaction is a thread of its own, so that it can
-/// have a lower priority and a full generation need not wait for it.
+/// The keeper itself only opens the next generations ahead. The compaction is a thread of its own: it takes its time,
+/// and a full generation must not wait for it.
 fn keep(
     shards: &[Kept],
     reserve: &DiskReserve,
@@ -451,6 +460,7 @@ fn keep(
     let due = tick(interval);
     let roll_all = || shards.iter().for_each(|(handle, _)| handle.roll());
     let (tell_done, done) = bounded(1);
+    let hurry = Hurry::default();
     thread::scope(|scope| {
         let mut is_compacting = false;
         // At the start, and after a compaction that failed, too: what was left has no sealing of its own to wait for.
@@ -468,10 +478,13 @@ fn keep(
                     tracing::error!(shard = index, %error, "cannot open the next generation ahead");
                 }
             }
+            let is_behind = |(_, log): &Kept| log.sealed_generations() > SEALED_GENERATIONS_UNHURRIED_MAX;
+            hurry.set(shards.iter().any(is_behind));
             if is_due && !is_compacting {
                 is_due = false;
-                let tell_done = tell_done.clone();
+                let (tell_done, hurry) = (tell_done.clone(), hurry.clone());
                 let compaction = move || {
+                    pace::stand_back(&hurry);
                     compact_all(shards, reserve);
                     let _ = tell_done.send(());
                 };
@@ -485,11 +498,10 @@ fn keep(
 }
 
 fn compact_all(shards: &[Kept], reserve: &DiskReserve) {
-    if shards.iter().all(|(_, log)| log.sealed_generations() <= SEALED_GENERATIONS_UNHURRIED_MAX) {
-        // Only here: it opens no generation, so sled's threads are not among those that it starts.
-        pace::stand_back();
-    }
-    for (index, (_, log)) in shards.iter().enumerate() {
+    let mut order: Vec<(usize, &ShardLog)> =
+        shards.iter().enumerate().map(|(index, (_, log))| (index, &**log)).collect();
+    order.sort_by_key(|(_, log)| Reverse(log.sealed_generations()));
+    for (index, log) in order {
         if let Err(error) = compact(log, reserve) {
             // The log stays complete, only longer; the next time tries again.
             tracing::error!(shard = index, %error, "cannot compact the log");

@@ -32,6 +32,9 @@ fn help_and_version_go_to_stdout_and_exit_0() {
         &["import", "--help"],
         &["export", "-h"],
         &["verify", "--help"],
+        &["bench", "--help"],
+        &["bench", "deposit", "--help"],
+        &["help", "bench", "restart"],
     ] {
         let ran = teller(arguments, &[]);
         assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{arguments:?}");
@@ -55,6 +58,18 @@ fn wrong_usage_exits_2_and_names_the_flag_or_the_variable() {
         (&["export", "--what=accounts", "--format=hledger"], &[], "--what accounts"),
         (&["export", "--what=accounts", "--format=beancount"], &[], "--what accounts"),
         (&["export", "--account="], &[], "must not be empty"),
+        (&["bench"], &[], "Usage: teller bench"),
+        (&["bench", "sleep"], &[], "sleep"),
+        (&["bench", "deposit", "--accounts=1"], &[], "from 2 to 1000000000"),
+        (&["bench", "deposit", "--duration=0"], &[], "'--duration <SECONDS>'"),
+        (&["bench", "deposit", "--pairs=hot"], &[], "--pairs means nothing for deposit"),
+        (&["bench", "read", "--compare=barely"], &[], "is not bare, redis, a workload"),
+        (&["bench", "read", "--compare=accounts=x"], &[], "from 2 to 1000000000"),
+        (&["bench", "read", "--compare=redis"], &[], "compare it with deposit"),
+        (&["bench", "mixed", "--compare=bare"], &[], "mixed has several"),
+        (&["bench", "transfer", "--pairs=cross-shard", "--shards=1"], &[], "no two accounts"),
+        (&["bench", "read", "--url=http://192.0.2.1"], &[], "on this machine"),
+        (&["bench", "read", "--url=http://127.0.0.1", "--", "--port=1"], &[], "runs already"),
     ] {
         let ran = teller(arguments, variables);
         assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""), "{arguments:?} {variables:?}");

@@ -508,6 +508,36 @@ fn an_account_that_is_not_there_yet_is_waited_for() {
     }
 }
 
+/// A look tells what an answer would, and nothing that is not durable, or that a hold which is due would change.
+#[test]
+fn a_reader_who_looks_sees_what_one_who_asks_is_told() {
+    let mut bench = Bench::new();
+    let account = AccountRef::Name(name("a"));
+    assert_eq!(bench.shard.glance(&account, moment(1, 0)), None, "it is not there");
+    bench.serve(execute(open("a"), None), moment(1, 0));
+    bench.serve(execute(deposit("a"), None), moment(1, 0));
+    assert_eq!(bench.shard.glance(&account, moment(1, 1)), None, "the deposit is not durable");
+    let seen = bench.shard.glance(&account, moment(1, 2)).expect("nothing stands against it");
+    assert_eq!(bench.serve(Request::Account(account.clone()), moment(1, 2)), (Reply::Account(Some(seen)), 0));
+
+    let place = Place { shard: id(0), account: account.clone() };
+    let hold = Operation::Hold {
+        account: place,
+        amount: Sum::Exactly(quantity("1")),
+        to: None,
+        expires_in_ms: 1000,
+        note: Note::default(),
+    };
+    let needs = Needs { accounts: vec![account.clone()], ..Needs::default() };
+    bench.ask(1, work(vec![item(hold, None)], false, None, vec![(0, needs)]));
+    assert_eq!(bench.replies().len(), 1, "it is placed");
+    let held = bench.shard.glance(&account, moment(1000, 100)).expect("the hold is not due");
+    assert!(held.held.is_positive());
+    assert_eq!(bench.shard.glance(&account, moment(1001, 100)), None, "the hold is due");
+    let (reply, _) = bench.serve(Request::Account(account), moment(1001, 100));
+    assert!(matches!(reply, Reply::Account(Some(account)) if !account.held.is_positive()));
+}
+
 /// A list said that an account is closed before that was durable: it was sealed with the events of what it showed,
 /// and a closed account was what it left out.
 #[test]

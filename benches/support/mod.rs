@@ -18,8 +18,6 @@ use teller::shard::batch::ShardRules;
 use teller::storage::journal::record::{Draft, LogPosition};
 use uuid::Uuid;
 
-pub(crate) mod bare;
-
 /// The ledger's id in all benches.
 pub(crate) const LEDGER: Uuid = Uuid::from_u128(0x7e11e4);
 

@@ -77,7 +77,7 @@ pub struct Bank {
 pub struct Origin {
     /// The idempotency key, if the client sent one; it is already bound to its scope and to the request.
     pub key: Option<IdempotencyKey>,
-    /// The request's id.
+    /// The request's id, which is kept with what is kept for its keys; empty if it has none.
     pub request_id: Box<str>,
 }
 
@@ -465,7 +465,10 @@ impl Bank {
     /// See [`Refusal`].
     pub async fn account(&self, account: AccountSelector) -> Result<AccountView, Refusal> {
         let (shard, account) = self.located(account)?;
-        self.view(shard, Request::Account(account)).await
+        match self.shard(shard).handle.glance(&account) {
+            Some(view) => Ok(view),
+            None => self.view(shard, Request::Account(account)).await,
+        }
     }
 
     /// Reads a page of all accounts, in the order of their shards and numbers, from `from` on; with where the next

@@ -3,6 +3,7 @@
 //! What always holds: nothing is started before all settings are known to be right; results go to stdout, the
 //! log, progress and errors to stderr; the exit code is 0 for success, 1 for an error, 2 for wrong usage.
 
+mod bench;
 mod export;
 mod import;
 mod logging;
@@ -30,6 +31,7 @@ Examples:
   teller import data/samples/berka-1993.csv --overdraft-limit 10000
   teller verify                             prove a ledger's files, offline
   teller export --format csv                print a ledger's transactions, offline
+  teller bench deposit --compare bare       measure this machine
 
 `teller help SUBCOMMAND` has the details of each.
 
@@ -52,6 +54,7 @@ enum Command {
     Import(import::Args),
     Export(export::Args),
     Verify(verify::Args),
+    Bench(bench::Args),
 }
 
 /// Runs what the command line asks for. Ends the process with exit code 2 if the environment has a wrong
@@ -79,6 +82,13 @@ pub fn run(cli: Cli) -> Result<(), Box<dyn Error>> {
         Command::Verify(args) => {
             start_log(&args.log);
             verify::run(&valid(args.location.resolve(&environment)))
+        }
+        Command::Bench(args) => {
+            if let Err(contradiction) = args.check() {
+                usage_error(ErrorKind::ArgumentConflict, &contradiction);
+            }
+            args.log().into_iter().for_each(start_log);
+            bench::run(&args, &valid(args.location().resolve(&environment)))
         }
     }
 }

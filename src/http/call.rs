@@ -1,7 +1,12 @@
 //! A request that has found its operation: what all handlers ask of it.
 
 use std::borrow::Cow;
+use std::future::poll_fn;
+use std::mem;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -129,11 +134,11 @@ impl<'a> Call<'a> {
             return Err(Problem::plain(Code::PayloadTooLarge));
         }
         let whole = Limited::new(&mut *self.body, bytes_max).collect();
-        match tokio::time::timeout(self.limits.body_read_time_max, whole).await {
-            Ok(Ok(body)) => Ok(body.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::plain(Code::PayloadTooLarge)),
-            Ok(Err(_)) => Err(Problem::plain(Code::InvalidBody)),
-            Err(_) => Err(Problem::plain(Code::RequestTimeout)),
+        match in_time(whole, self.limits.body_read_time_max).await {
+            Some(Ok(body)) => Ok(body.to_bytes()),
+            Some(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::plain(Code::PayloadTooLarge)),
+            Some(Err(_)) => Err(Problem::plain(Code::InvalidBody)),
+            None => Err(Problem::plain(Code::RequestTimeout)),
         }
     }
 
@@ -141,10 +146,30 @@ impl<'a> Call<'a> {
     pub(super) fn origin(&self, scope: Scope<'_>, body: &[u8]) -> Result<Origin, Problem> {
         let binding =
             KeyBinding { scope, method: self.parts.method.as_str(), route: self.found.route.pattern, body };
-        Ok(Origin {
-            key: headers::idempotency_key(self.headers(), &binding)?,
-            request_id: self.request_id.as_str().into(),
-        })
+        let key = headers::idempotency_key(self.headers(), &binding)?;
+        // Only what is kept for a key is kept with the id of its request.
+        let request_id = key.map_or_else(Box::default, |_| self.request_id.as_str().into());
+        Ok(Origin { key, request_id })
+    }
+}
+
+/// Waits for a body, if it is not there already, for so long. Almost every body comes with its head, and a timer costs
+/// more than reading it; but hyper passes it on only when it has been asked for it, so it is asked twice before one is
+/// set.
+async fn in_time<F: Future>(body: F, time_max: Duration) -> Option<F::Output> {
+    let mut body = pin!(body);
+    let mut is_first = true;
+    let at_once = poll_fn(|cx| match body.as_mut().poll(cx) {
+        Poll::Ready(body) => Poll::Ready(Some(body)),
+        Poll::Pending if mem::take(&mut is_first) => {
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }
+        Poll::Pending => Poll::Ready(None),
+    });
+    match at_once.await {
+        None => tokio::time::timeout(time_max, body).await.ok(),
+        there => there,
     }
 }
 

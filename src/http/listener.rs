@@ -11,12 +11,13 @@
 //! - a reply to a client that is still sending is not lost to the reset that closing would cause: the
 //!   connection is closed in one direction first, and what comes is thrown away for a moment.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::task::{Context, Poll, ready};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -24,7 +25,7 @@ use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -37,6 +38,7 @@ use super::headers::RequestId;
 use super::metrics::Gauge;
 use super::problem::{Code, Problem};
 use super::stream::Body;
+use super::threads::Threads;
 use super::wire::Version;
 
 /// How much of what a client sends is buffered. Pipelined requests queue here, and then in the kernel.
@@ -96,15 +98,16 @@ pub struct Drained {
     pub connections_cut: usize,
 }
 
-/// Serves connections until `shutdown` is done; then accepts no more, lets requests in flight be answered for
-/// as long as [`Limits::drain_time_max`], and cuts off what is left.
+/// Serves connections with these threads until `shutdown` is done; then accepts no more, lets requests in flight be
+/// answered for as long as [`Limits::drain_time_max`], and cuts off what is left.
 pub async fn serve(
     listener: TcpListener,
     api: Arc<Api>,
     limits: Limits,
+    mut threads: Threads,
     shutdown: impl Future<Output = ()>,
 ) -> Drained {
-    let server = Arc::new(Server { api, limits, http: protocol(&limits) });
+    let server = Arc::new(Server { api, limits, http: protocol() });
     let places = Arc::new(Semaphore::new(limits.connections_max));
     let refusal_places = Arc::new(Semaphore::new(REFUSALS_MAX));
     let (stop, stopped) = watch::channel(());
@@ -128,7 +131,10 @@ pub async fn serve(
         match Arc::clone(&places).try_acquire_owned() {
             Ok(place) => {
                 let (server, stopped) = (Arc::clone(&server), stopped.clone());
-                connections.spawn(async move { server.serve_connection(stream, place, stopped).await });
+                // It leaves the accepting thread's event queue and comes into the serving one's.
+                let Ok(stream) = stream.into_std() else { continue };
+                let serve = async move { server.serve_connection(stream, place, stopped).await };
+                connections.spawn_on(serve, threads.next());
             }
             Err(_) => {
                 server.api.metrics.connections_refused.fetch_add(1, Relaxed);
@@ -153,12 +159,12 @@ pub async fn serve(
 }
 
 /// HTTP/1.1 as it is spoken here.
-fn protocol(limits: &Limits) -> http1::Builder {
+fn protocol() -> http1::Builder {
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(limits.head_read_time_max)
-        .max_header_size(HEAD_BYTES_MAX)
+    http.max_header_size(HEAD_BYTES_MAX)
         .max_buf_size(READ_BUFFER_BYTES_MAX)
+        // Replies are small: copying one behind its head costs less than telling the system of two pieces.
+        .writev(false)
         // A client that closes its side after the request still gets its reply.
         .half_close(true);
     http
@@ -209,40 +215,138 @@ struct Server {
 impl Server {
     async fn serve_connection(
         &self,
-        stream: TcpStream,
+        stream: std::net::TcpStream,
         _place: OwnedSemaphorePermit,
-        mut stopped: watch::Receiver<()>,
+        stopped: watch::Receiver<()>,
     ) {
+        let Ok(stream) = TcpStream::from_std(stream) else { return };
         let _open = Gauge::raise(&self.api.metrics.connections);
         let linger = Arc::new(AtomicBool::new(false));
         let streams = Arc::new(AtomicBool::new(false));
+        let vigil = Arc::new(Vigil::new(self.limits.head_read_time_max));
+        let guard = tokio::spawn(Arc::clone(&vigil).keep(stopped));
         let io = PatientStream::new(
             stream,
+            Arc::clone(&vigil),
             Arc::clone(&linger),
             Arc::clone(&streams),
             self.limits.write_stall_time_max,
         );
         let service = service_fn(|request: Request<Incoming>| {
-            let (linger, streams) = (&linger, &streams);
+            let (linger, streams, vigil) = (&linger, &streams, &vigil);
             async move {
+                vigil.head_came();
                 let Answer { reply, body_unread } = self.api.answer(request, &self.limits).await;
                 if body_unread {
                     linger.store(true, Relaxed);
                 }
                 streams.store(matches!(reply.body(), Body::Stream(_)), Relaxed);
+                vigil.answered();
                 Ok::<Response<_>, std::convert::Infallible>(reply)
             }
         });
         let mut connection = pin!(self.http.serve_connection(io, service));
-        let result = tokio::select! {
-            result = connection.as_mut() => result,
-            _ = stopped.changed() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+        let result = poll_fn(|cx| {
+            match vigil.order(cx) {
+                Order::GoOn => {}
+                Order::Finish => connection.as_mut().graceful_shutdown(),
+                Order::GiveUp => return Poll::Ready(Ok(())),
             }
-        };
+            connection.as_mut().poll(cx)
+        })
+        .await;
+        guard.abort();
         if let Err(error) = result {
             tracing::debug!("a connection ended: {error}");
+        }
+    }
+}
+
+/// What keeps watch over a connection without being asked at each request: a timer for each head, as hyper would set,
+/// and a look at whether the service ends, cost more than reading the head.
+struct Vigil {
+    head_read_time_max: Duration,
+    began: Instant,
+    /// Whether a request is being answered.
+    answering: AtomicBool,
+    /// Since when a head is waited for, in microseconds after `began` and plus one; 0 while none is.
+    waiting: AtomicU64,
+    order: AtomicU8,
+    /// The connection's task, which has one waker all its life.
+    connection: OnceLock<Waker>,
+}
+
+/// What a connection has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    GoOn,
+    /// Answer what is being worked on, then close.
+    Finish,
+    /// Close: the client was too slow.
+    GiveUp,
+}
+
+impl Vigil {
+    fn new(head_read_time_max: Duration) -> Vigil {
+        Vigil {
+            head_read_time_max,
+            began: Instant::now(),
+            answering: AtomicBool::new(false),
+            waiting: AtomicU64::new(1),
+            order: AtomicU8::new(Order::GoOn as u8),
+            connection: OnceLock::new(),
+        }
+    }
+
+    fn head_came(&self) {
+        self.answering.store(true, Relaxed);
+        self.waiting.store(0, Relaxed);
+    }
+
+    fn answered(&self) {
+        self.answering.store(false, Relaxed);
+    }
+
+    /// Called when there is nothing to read: hyper reads the next head only after the reply is written.
+    fn waits(&self) {
+        if self.waiting.load(Relaxed) == 0 && !self.answering.load(Relaxed) {
+            self.waiting.store(self.began.elapsed().as_micros() as u64 + 1, Relaxed);
+        }
+    }
+
+    /// What the connection that polls this has to do.
+    fn order(&self, cx: &Context<'_>) -> Order {
+        self.connection.get_or_init(|| cx.waker().clone());
+        match self.order.load(SeqCst) {
+            order if order == Order::Finish as u8 => Order::Finish,
+            order if order == Order::GiveUp as u8 => Order::GiveUp,
+            _ => Order::GoOn,
+        }
+    }
+
+    fn tell(&self, order: Order) {
+        self.order.store(order as u8, SeqCst);
+        if let Some(connection) = self.connection.get() {
+            connection.wake_by_ref();
+        }
+    }
+
+    /// Keeps watch until there is something to tell.
+    async fn keep(self: Arc<Self>, mut stopped: watch::Receiver<()>) {
+        let mut due = self.began + self.head_read_time_max;
+        loop {
+            tokio::select! {
+                _ = stopped.changed() => return self.tell(Order::Finish),
+                () = tokio::time::sleep_until(due) => {}
+            }
+            let since = match self.waiting.load(Relaxed) {
+                0 => Instant::now(),
+                micros => self.began + Duration::from_micros(micros - 1),
+            };
+            due = since + self.head_read_time_max;
+            if due <= Instant::now() {
+                return self.tell(Order::GiveUp);
+            }
         }
     }
 }
@@ -250,6 +354,7 @@ impl Server {
 /// A connection that gives up on a client that does not read, and that closes without losing the last reply.
 struct PatientStream {
     inner: TokioIo<TcpStream>,
+    vigil: Arc<Vigil>,
     /// Whether the client may still be sending when the connection closes.
     linger: Arc<AtomicBool>,
     /// Whether what is being sent does not end by itself.
@@ -264,12 +369,14 @@ struct PatientStream {
 impl PatientStream {
     fn new(
         stream: TcpStream,
+        vigil: Arc<Vigil>,
         linger: Arc<AtomicBool>,
         streams: Arc<AtomicBool>,
         write_stall_time_max: Duration,
     ) -> PatientStream {
         PatientStream {
             inner: TokioIo::new(stream),
+            vigil,
             linger,
             streams,
             linger_end: None,
@@ -309,7 +416,11 @@ impl Read for PatientStream {
         cx: &mut Context<'_>,
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buffer)
+        let outcome = Pin::new(&mut self.inner).poll_read(cx, buffer);
+        if outcome.is_pending() {
+            self.vigil.waits();
+        }
+        outcome
     }
 }
 

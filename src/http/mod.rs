@@ -50,11 +50,13 @@ mod query;
 mod reply;
 mod routes;
 mod stream;
+mod threads;
 mod wire;
 
 pub use api::Api;
 pub use listener::{Drained, Limits, serve};
 pub use problem::{Code, Retry};
+pub use threads::Threads;
 pub(crate) use wire::write::Rfc3339;
 
 /// The longest body, in bytes. The largest legal request is a name of 255 characters, each written as an escape

@@ -9,6 +9,9 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 /// # Errors
 /// If a percent sign is not followed by two hexadecimal digits, or the bytes are not UTF-8.
 pub(super) fn decode(encoded: &str) -> Result<Cow<'_, str>, &'static str> {
+    if !encoded.contains('%') {
+        return Ok(Cow::Borrowed(encoded));
+    }
     let mut rest = encoded.as_bytes();
     while let Some(percent) = rest.iter().position(|&byte| byte == b'%') {
         let digits = rest.get(percent + 1..percent + 3);

@@ -9,6 +9,8 @@ use hyper::{HeaderMap, Response, StatusCode};
 
 use super::headers;
 use super::stream::Body;
+use uuid::Uuid;
+
 use super::wire::write::Write;
 use crate::bank::Done;
 
@@ -138,7 +140,15 @@ pub(super) fn marked<T>(mut reply: Reply, done: &Done<T>) -> Reply {
     reply
 }
 
-/// The path of a new resource, for the header of that name.
+/// The path of a new resource that has an id, for the header of that name; `collection` ends with a slash.
+pub(super) fn location_of(collection: &'static str, id: Uuid) -> HeaderValue {
+    let mut text = String::with_capacity(64);
+    text.push_str(collection);
+    text.push_str(id.hyphenated().encode_lower(&mut Uuid::encode_buffer()));
+    HeaderValue::try_from(text).expect("an id fits in a header")
+}
+
+/// The path of any new resource, for the header of that name.
 pub(super) fn location(path: std::fmt::Arguments<'_>) -> HeaderValue {
     let mut text = String::with_capacity(64);
     text.write_fmt(path).expect("memory takes what is written to it");

@@ -37,7 +37,8 @@ impl AccountName {
         if text.len() > NAME_BYTES_MAX {
             return Err(NameError::TooLong { bytes: text.len() });
         }
-        if text.chars().any(char::is_control) {
+        let is_control = |byte: u8| byte.is_ascii_control();
+        if text.bytes().any(is_control) || (!text.is_ascii() && text.chars().any(char::is_control)) {
             return Err(NameError::ControlCharacter);
         }
         Ok(AccountName(if text.len() <= INLINE_BYTES_MAX {

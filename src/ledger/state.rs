@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::workspace::{AccountState, Decided, Grant, Needs};
 use super::{
     Account, AccountChange, AccountId, AccountName, AccountNumber, AccountRef, AccountStatus, Accounts,
@@ -703,11 +705,20 @@ impl Ledger {
 
     /// Checks this shard's part of a decision that was made at `time`.
     fn check_part(&self, decision: &Decision, links: &PartLinks, time: Timestamp) -> Result<(), ReplayError> {
-        let mut totals = BTreeMap::<Currency, Total>::new();
+        // Of very few currencies, and for every decision: a map would be a good part of replaying it.
+        let mut totals = SmallVec::<[(Currency, Total); 2]>::new();
         for (_, effect) in decision.effects() {
-            totals.entry(effect.currency).or_default().add(effect.change.posted());
+            let moved = effect.change.posted();
+            match totals.iter_mut().find(|(currency, _)| *currency == effect.currency) {
+                Some((_, total)) => total.add(moved),
+                None => {
+                    let mut total = Total::default();
+                    total.add(moved);
+                    totals.push((effect.currency, total));
+                }
+            }
         }
-        ensure(decision.is_with_world() || totals.values().all(|total| total.is_zero()), || {
+        ensure(decision.is_with_world() || totals.iter().all(|(_, total)| total.is_zero()), || {
             "what it moves between accounts does not sum to zero".to_owned()
         })?;
         ensure(decision.parts.windows(2).all(|pair| pair[0].shard < pair[1].shard), || {

@@ -435,6 +435,16 @@ impl<To> Shard<To> {
         self.run(moment, output);
     }
 
+    /// An account as [`Request::Account`] would read it, if that changes nothing, waits for nobody, and tells nothing that
+    /// is not durable.
+    pub fn glance(&self, account: &AccountRef, moment: Moment) -> Option<AccountView> {
+        if self.is_locked() || self.is_expiry_due(moment) {
+            return None;
+        }
+        let account = self.ledger.account(account)?;
+        (account.chain.newest() <= moment.durable).then(|| self.view(account, moment))
+    }
+
     /// Hears what another shard has to say.
     pub fn hear(&mut self, message: Message<To>, moment: Moment, output: &mut Output<To>) {
         match message {

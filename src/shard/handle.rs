@@ -1,15 +1,16 @@
 //! The way to a shard: a bounded inbox and a reply to wait for.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use crossbeam_channel::Sender;
-use parking_lot::{Condvar, Mutex};
-use tokio::sync::{Notify, oneshot};
+use parking_lot::{Condvar, Mutex, RwLock};
+use tokio::sync::Notify;
 
-use super::batch::{Reply, Request};
+use super::batch::{AccountView, Moment, Reply, Request, Shard};
+use super::courier::{self, ReplyTo};
+use super::queue::Sender;
 use super::work;
-use crate::ledger::Sequence;
+use crate::ledger::{AccountRef, Ledger, Sequence, Timestamp};
 
 /// How many requests wait in an inbox at most. At 50,000 requests a second this is a tenth of a second of work:
 /// more would only make clients wait for what could be refused at once.
@@ -18,12 +19,9 @@ const INBOX_REQUESTS_MAX: usize = 4096;
 /// Sends requests to one shard. Clones go to the same shard.
 #[derive(Clone, Debug)]
 pub struct ShardHandle {
-    pub(super) inbox: Sender<Mail>,
+    pub(super) inbox: Arc<Sender<Mail>>,
     pub(super) status: Arc<ShardStatus>,
 }
-
-/// Where a shard's reply goes.
-pub(super) type ReplyTo = oneshot::Sender<Reply>;
 
 /// What comes into a shard's inbox.
 ///
@@ -31,8 +29,8 @@ pub(super) type ReplyTo = oneshot::Sender<Reply>;
 /// send one another is a few messages for each request that is under way.
 #[derive(Debug)]
 pub(super) enum Mail {
-    /// A request and where its reply goes.
-    Request(Request, ReplyTo),
+    /// Requests, each with where its reply goes.
+    Requests(Vec<(Request, ReplyTo)>),
     /// What another shard has to say.
     Message(work::Message<ReplyTo>),
     /// End the journal's current generation.
@@ -55,9 +53,51 @@ pub(super) struct ShardStatus {
     pub(super) moved_on: Condvar,
     /// Who waits for any shard of the network to move on: all of them share it.
     pub(super) any_moved_on: Arc<Notify>,
+    /// The shard itself, once it runs.
+    pub(super) shard: OnceLock<Arc<Readable>>,
+}
+
+/// A shard that its worker changes and others may look into between two batches.
+///
+/// Most reads are of accounts that nothing stands against: whoever serves the client answers them by a look, without
+/// waking anybody. Only the worker changes the shard or waits for this lock; a reader who does not get it at once, or
+/// sees something that it may not tell yet, asks like any other. What it bought: see "A look instead of a question" in
+/// `benches/README.md`.
+pub(super) struct Readable {
+    /// Nothing once the shard has ended.
+    shard: RwLock<Option<Shard<ReplyTo>>>,
+    now: fn() -> Timestamp,
+}
+
+impl std::fmt::Debug for Readable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Readable")
+    }
+}
+
+impl Readable {
+    pub(super) fn new(shard: Shard<ReplyTo>, now: fn() -> Timestamp) -> Readable {
+        Readable { shard: RwLock::new(Some(shard)), now }
+    }
+
+    /// Lets the worker change the shard.
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut Shard<ReplyTo>) -> T) -> T {
+        change(self.shard.write().as_mut().expect("the worker has not ended"))
+    }
+
+    /// Ends the shard.
+    pub(super) fn end(&self) -> Ledger {
+        self.shard.write().take().expect("a shard ends once").into_ledger()
+    }
 }
 
 impl ShardStatus {
+    /// What is known at this time. Asked for each request: a client that has its reply and asks at once, in time for
+    /// this very batch, must not hear that the first request is still in flight.
+    pub(super) fn moment(&self, now: Timestamp) -> Moment {
+        Moment { now, durable: self.durable(), disk_full: self.disk_full.load(Ordering::Relaxed) }
+    }
+
     pub(super) fn durable(&self) -> Sequence {
         Sequence::new(self.durable.load(Ordering::Acquire)).unwrap_or(Sequence::NONE)
     }
@@ -100,13 +140,20 @@ impl ShardHandle {
     /// # Errors
     /// [`ShardError::Overloaded`] at once if the inbox is full; [`ShardError::Ended`] if the shard ends first.
     pub async fn ask(&self, request: Request) -> Result<Reply, ShardError> {
-        let (reply_to, reply) = oneshot::channel();
         if self.status.requests.fetch_add(1, Ordering::Relaxed) >= INBOX_REQUESTS_MAX {
             self.status.requests.fetch_sub(1, Ordering::Relaxed);
             return Err(ShardError::Overloaded);
         }
-        self.inbox.send(Mail::Request(request, reply_to)).map_err(|_| ShardError::Ended)?;
-        reply.await.map_err(|_| ShardError::Ended)
+        courier::send(&self.inbox, request)?.await.map_err(|_| ShardError::Ended)
+    }
+
+    /// Reads an account by a look at the shard, if it is there, nothing stands against telling it, and the shard is
+    /// not being changed right now. Otherwise it has to be [asked](ShardHandle::ask).
+    pub fn glance(&self, account: &AccountRef) -> Option<AccountView> {
+        let readable = self.status.shard.get()?;
+        let shard = readable.shard.try_read()?;
+        // Looked up under the lock: what was durable before it is all that may be told.
+        shard.as_ref()?.glance(account, self.status.moment((readable.now)()))
     }
 
     /// The last event that is known to be durable.

@@ -17,10 +17,12 @@
 //! What concerns accounts of several shards is a [`work`]: its essay tells how shards agree.
 //!
 //! [`batch`] is the shard without threads or disks, which the simulation drives; [`worker`] is the threads;
-//! [`handle`] is all that the rest of the service sees.
+//! [`handle`] is all that the rest of the service sees, and [`courier`] carries what it sends and gets in bundles.
 
 pub mod batch;
+pub mod courier;
 pub mod handle;
 mod locks;
+mod queue;
 pub mod work;
 pub mod worker;

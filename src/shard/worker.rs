@@ -5,16 +5,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
-
-use super::batch::{Batch, Moment, Output, Shard};
-use super::handle::{Mail, ReplyTo, ShardHandle, ShardStatus};
+use super::batch::{Batch, Output, Shard};
+use super::courier::{Replies, ReplyTo};
+use super::handle::{Mail, Readable, ShardHandle, ShardStatus};
+use super::queue::{Nothing, Receiver, Sender, bounded, unbounded};
 use crate::ledger::{Ledger, Sequence, ShardId, Timestamp};
 use crate::storage::StorageError;
 use crate::storage::journal::Journal;
 
-/// How much of the inbox one batch takes at most, so that no reply waits for a commit that keeps growing.
-const BATCH_MAILS_MAX: usize = 1024;
+/// After how many requests a batch takes no more, so that no reply waits for a commit that keeps growing.
+const BATCH_REQUESTS_MAX: usize = 1024;
 
 /// How many batches one sync covers at most, for the same reason.
 const BATCHES_PER_SYNC_MAX: usize = 4;
@@ -67,7 +67,7 @@ impl Network {
                 let (inbox, end) = unbounded();
                 let status =
                     ShardStatus { any_moved_on: Arc::clone(&any_moved_on), ..ShardStatus::default() };
-                (ShardHandle { inbox, status: Arc::new(status) }, Some(end))
+                (ShardHandle { inbox: Arc::new(inbox), status: Arc::new(status) }, Some(end))
             })
             .unzip::<_, _, Vec<_>, _>();
         let peers = Peers { handles: handles.into(), unfinished: Arc::default(), stopping: Arc::default() };
@@ -114,7 +114,8 @@ impl<J: Journal + 'static> ShardThreads<J> {
         status.set_durable(ledger.last());
         let (commits_in, commits) = bounded(BATCHES_WAITING_MAX);
         let started = Instant::now();
-        let shard = Shard::new(id, ledger, rules);
+        let shard = Arc::new(Readable::new(Shard::new(id, ledger, rules), now));
+        assert!(status.shard.set(Arc::clone(&shard)).is_ok(), "a shard is started once");
         let worker = Worker {
             shard,
             inbox,
@@ -122,8 +123,10 @@ impl<J: Journal + 'static> ShardThreads<J> {
             status: Arc::clone(&status),
             peers: peers.clone(),
             now,
+            replies: Replies::default(),
         };
-        let committer = Committer { id, journal, commits, next: None, status, peers, started };
+        let replies = Replies::default();
+        let committer = Committer { id, journal, commits, next: None, status, peers, started, replies };
         let spawn = "the system gives a thread";
         ShardThreads {
             handle,
@@ -188,52 +191,69 @@ impl CommitWatch {
 }
 
 struct Worker {
-    shard: Shard<ReplyTo>,
+    shard: Arc<Readable>,
     inbox: Receiver<Mail>,
     commits: Sender<Commit>,
     status: Arc<ShardStatus>,
     peers: Peers,
     now: fn() -> Timestamp,
+    replies: Replies,
 }
 
 impl Worker {
     fn run(mut self) -> Ledger {
         let mut stopping = false;
+        let mut next_expiry = self.shard.change(|shard| shard.next_expiry());
         loop {
-            let first = match self.receive(stopping) {
+            let first = match self.receive(stopping, next_expiry) {
                 Ok(mail) => Some(mail),
-                Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => break,
+                Err(Nothing::TimedOut) => None,
+                Err(Nothing::Closed) => break,
             };
             // Only what is there already: a batch requires nothing of other shards that is younger than itself.
-            let waiting = self.inbox.len().min(BATCH_MAILS_MAX - 1);
+            let waiting = self.inbox.len();
             let mut output = Output::default();
             let mut roll = false;
             let now = (self.now)();
-            self.shard.expire(self.moment(now), &mut output);
-            let rest = (0..waiting).map_while(|_| self.inbox.try_recv().ok());
-            for mail in first.into_iter().chain(rest.collect::<Vec<_>>()) {
-                let was_locked = self.shard.is_locked();
-                let is_message = matches!(mail, Mail::Message(_));
-                match mail {
-                    // Dropped: the client hears that the shard has ended.
-                    Mail::Request(..) if stopping => {}
-                    Mail::Request(request, to) => {
-                        self.status.requests.fetch_sub(1, Ordering::Relaxed);
-                        self.shard.serve(request, to, self.moment(now), &mut output);
+            let readable = Arc::clone(&self.shard);
+            next_expiry = readable.change(|shard| {
+                shard.expire(self.status.moment(now), &mut output);
+                let mut requests_left = BATCH_REQUESTS_MAX;
+                let mut next = first;
+                for taken in 0.. {
+                    let Some(mail) = next.take() else { break };
+                    match mail {
+                        // Dropped: the client hears that the shard has ended.
+                        Mail::Requests(_) if stopping => {}
+                        Mail::Requests(requests) => {
+                            self.status.requests.fetch_sub(requests.len(), Ordering::Relaxed);
+                            requests_left = requests_left.saturating_sub(requests.len());
+                            for (request, to) in requests {
+                                let was_locked = shard.is_locked();
+                                shard.serve(request, to, self.status.moment(now), &mut output);
+                                self.send(&mut output, was_locked, shard.is_locked(), false);
+                            }
+                        }
+                        Mail::Message(message) => {
+                            let was_locked = shard.is_locked();
+                            shard.hear(message, self.status.moment(now), &mut output);
+                            self.send(&mut output, was_locked, shard.is_locked(), true);
+                        }
+                        Mail::Roll => roll = true,
+                        Mail::Stop if stopping => {}
+                        Mail::Stop => {
+                            stopping = true;
+                            self.peers.stopping.fetch_add(1, Ordering::SeqCst);
+                        }
                     }
-                    Mail::Message(message) => self.shard.hear(message, self.moment(now), &mut output),
-                    Mail::Roll => roll = true,
-                    Mail::Stop if stopping => {}
-                    Mail::Stop => {
-                        stopping = true;
-                        self.peers.stopping.fetch_add(1, Ordering::SeqCst);
+                    if taken < waiting && requests_left > 0 {
+                        next = self.inbox.try_take();
                     }
                 }
-                // The client may have gone; that is its affair.
-                output.ready.drain(..).for_each(|(to, reply)| drop(to.send(reply)));
-                self.send(&mut output, was_locked, is_message);
-            }
+                shard.next_expiry()
+            });
+            output.ready.drain(..).for_each(|(to, reply)| self.replies.add(to, reply));
+            self.replies.send();
             if !output.batch.is_empty() && self.commits.send(Commit::Batch(output.batch)).is_err() {
                 break;
             }
@@ -244,35 +264,21 @@ impl Worker {
                 break;
             }
         }
-        self.shard.into_ledger()
+        self.shard.end()
     }
 
     /// What comes next, or a timeout when something else is due.
-    fn receive(&self, stopping: bool) -> Result<Mail, RecvTimeoutError> {
-        let wait = self.shard.next_expiry().map(|expires| {
+    fn receive(&self, stopping: bool, next_expiry: Option<Timestamp>) -> Result<Mail, Nothing> {
+        let wait = next_expiry.map(|expires| {
             let left = expires.millis().saturating_sub((self.now)().millis());
             Duration::from_millis(left).max(SECOND_LOOK)
         });
-        match if stopping { Some(SECOND_LOOK) } else { wait } {
-            None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(wait) => self.inbox.recv_timeout(wait),
-        }
-    }
-
-    /// Looked up for each request: a client that has its reply and asks at once, in time for this very batch, must
-    /// not hear that the first request is still in flight.
-    fn moment(&self, now: Timestamp) -> Moment {
-        Moment {
-            now,
-            durable: self.status.durable(),
-            disk_full: self.status.disk_full.load(Ordering::Relaxed),
-        }
+        self.inbox.take(if stopping { Some(SECOND_LOOK) } else { wait })
     }
 
     /// Sends what the shard has to say to others, and keeps count of what is not finished. What begins is counted
     /// before what ends is taken off, so the count is never zero too early.
-    fn send(&self, output: &mut Output<ReplyTo>, was_locked: bool, was_message: bool) {
-        let is_locked = self.shard.is_locked();
+    fn send(&self, output: &mut Output<ReplyTo>, was_locked: bool, is_locked: bool, was_message: bool) {
         let begun = output.messages.len() + usize::from(is_locked && !was_locked);
         let ended = usize::from(was_locked && !is_locked) + usize::from(was_message);
         if begun > 0 {
@@ -297,6 +303,7 @@ struct Committer<J> {
     status: Arc<ShardStatus>,
     peers: Peers,
     started: Instant,
+    replies: Replies,
 }
 
 impl<J: Journal> Committer<J> {
@@ -304,7 +311,7 @@ impl<J: Journal> Committer<J> {
         loop {
             let first = match self.next.take() {
                 Some(commit) => commit,
-                None => match self.commits.recv() {
+                None => match self.commits.take(None) {
                     Ok(commit) => commit,
                     Err(_) => return Ok(self.journal),
                 },
@@ -348,7 +355,7 @@ impl<J: Journal> Committer<J> {
                 }
             }
             if batches < BATCHES_PER_SYNC_MAX && !roll {
-                next = self.commits.try_recv().ok();
+                next = self.commits.try_take();
             }
         }
         let position = self.journal.position();
@@ -358,8 +365,9 @@ impl<J: Journal> Committer<J> {
         }
         for sealed in replies {
             assert!(sealed.after <= position.last, "no reply leaves before what it depends on is durable");
-            let _ = sealed.to.send(sealed.reply);
+            self.replies.add(sealed.to, sealed.reply);
         }
+        self.replies.send();
         if roll {
             self.journal.roll()?;
         }

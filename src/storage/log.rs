@@ -36,15 +36,15 @@ use super::manifest::DataDirectory;
 use super::{
     RESTORE_BACKUP, StorageError, UnsyncedWatermark, Watermark, WatermarkHealth, files, pace, snapshot,
 };
-use crate::ledger::{Ledger, Sequence, ShardId};
+use crate::ledger::{AccountNumber, Ledger, Sequence, ShardId};
 use crate::progress::Progress;
 
 /// How many snapshots are kept: the newest, and one to fall back to by hand.
 const SNAPSHOTS_KEPT: usize = 2;
 
-/// How many generations go into a snapshot at a time, which bounds the accounts that compacting has in memory: some
-/// 700,000 openings fill a generation.
-const GENERATIONS_PER_SNAPSHOT_MAX: usize = 8;
+/// With so many changed accounts, no further generation goes into the same snapshot, which bounds the memory that
+/// compacting takes: at 200 bytes each, some 200 MB, as one generation can have 700,000 openings.
+const CHANGED_ACCOUNTS_MAX: usize = 300_000;
 
 /// How many bytes of the newest archive segments are read and verified at a start. The rest is verified when it
 /// is read, and by `teller verify`; a start must not take longer the older the ledger is (P10).
@@ -304,6 +304,25 @@ pub fn replay(ledger: &mut Ledger, record: &Record<'_>) -> Result<(), Malformed>
     Ok(())
 }
 
+/// Adds the accounts that a record's events are about, if it is behind `covered`.
+fn note_accounts(
+    shard: ShardId,
+    path: &Path,
+    bytes: &[u8],
+    covered: Sequence,
+    accounts: &mut HashSet<AccountNumber>,
+) -> Result<(), StorageError> {
+    pace::rest();
+    let malformed = |error| StorageError::malformed(path, 0, error, RESTORE_BACKUP);
+    let record = Record::parse(bytes).map_err(malformed)?;
+    if record.last() > covered {
+        for event in record.events() {
+            event.map_err(malformed)?.1.change.note_accounts(shard, accounts);
+        }
+    }
+    Ok(())
+}
+
 /// A shard that has been recovered.
 pub struct Recovered {
     /// The state.
@@ -472,17 +491,11 @@ impl ShardLog {
     /// If something cannot be read, is not as it was written, or cannot be written. The generations then stay.
     pub fn compact(&self) -> Result<(), StorageError> {
         loop {
-            let newest = self.newest_snapshot()?;
-            let covered = newest.as_ref().map_or(Sequence::NONE, |(last, _)| *last);
-            let mut sealed = self.generations.sealed();
-            let is_new =
-                |generation: &Arc<Generation>| generation.range().is_some_and(|(_, last)| last > covered);
-            let old = sealed.iter().take_while(|generation| !is_new(generation)).count();
-            sealed.truncate(old + GENERATIONS_PER_SNAPSHOT_MAX);
+            let sealed = self.generations.sealed();
             if sealed.is_empty() {
                 return Ok(());
             }
-            self.compact_some(&sealed, newest.map(|(_, path)| path))?;
+            self.compact_some(sealed)?;
         }
     }
 
@@ -490,29 +503,40 @@ impl ShardLog {
         Ok(snapshot::list(&self.files.snapshots)?.pop())
     }
 
-    /// Turns generations into the snapshot behind `base`, and archive segments.
-    fn compact_some(&self, sealed: &[Arc<Generation>], base: Option<PathBuf>) -> Result<(), StorageError> {
+    /// Turns the first of the sealed generations, as many as one snapshot takes, into that and archive segments.
+    fn compact_some(&self, mut sealed: Vec<Arc<Generation>>) -> Result<(), StorageError> {
         let files = &self.files;
+        let base = self.newest_snapshot()?;
+        let covered = base.as_ref().map_or(Sequence::NONE, |(last, _)| *last);
         let segments = self.segments.read().clone();
+        let mut changed = HashSet::new();
+        // There are some after the loss of a snapshot.
+        for segment in segments.iter().filter(|segment| segment.last() > covered) {
+            let note =
+                &mut |bytes: &[u8]| note_accounts(files.shard, segment.path(), bytes, covered, &mut changed);
+            segment.replay(segment.first(), note)?;
+        }
+        let mut taken = 0;
+        for generation in &sealed {
+            if changed.len() >= CHANGED_ACCOUNTS_MAX {
+                break;
+            }
+            generation.replay(&mut |bytes| {
+                note_accounts(files.shard, generation.path(), bytes, covered, &mut changed)
+            })?;
+            taken += 1;
+        }
+        sealed.truncate(taken);
         let (mut ledger, from) = match &base {
             None => (Ledger::new(files.shard), files.genesis()),
-            Some(base) => {
-                let from = snapshot::position(base, files.ledger, files.shard)?;
-                let mut changed = HashSet::new();
-                walk(files, &segments, sealed, from, &mut |record, _| {
-                    for event in record.events() {
-                        event?.1.change.note_accounts(files.shard, &mut changed);
-                    }
-                    Ok(())
-                })?;
-                snapshot::read_excerpt(base, files.ledger, files.shard, &changed)?
-            }
+            Some((_, base)) => snapshot::read_excerpt(base, files.ledger, files.shard, &changed)?,
         };
-        let end = walk(files, &segments, sealed, from, &mut |record, _| replay(&mut ledger, record))?;
+        drop(changed);
+        let end = walk(files, &segments, &sealed, from, &mut |record, _| replay(&mut ledger, record))?;
         if end.last > from.last {
             match &base {
                 None => snapshot::write(&files.snapshots, files.ledger, files.shard, &ledger, &end)?,
-                Some(base) => {
+                Some((_, base)) => {
                     snapshot::rewrite(&files.snapshots, files.ledger, files.shard, base, &ledger, &end)?
                 }
             };
@@ -520,7 +544,7 @@ impl ShardLog {
         }
         // The state is not needed while the archive is written.
         drop(ledger);
-        self.archive(sealed)
+        self.archive(&sealed)
     }
 
     /// How many generations wait to be compacted.
@@ -552,7 +576,7 @@ impl ShardLog {
         assert_eq!(ledger.last(), end.last, "the ledger is where its log ends");
         journal.journal.finish()?;
         let files = &self.files;
-        if self.newest_snapshot()?.is_none_or(|(last, _)| end.last > last) {
+        if end.last > self.newest_snapshot()?.map_or(Sequence::NONE, |(last, _)| last) {
             snapshot::write(&files.snapshots, files.ledger, files.shard, ledger, &end)?;
             snapshot::prune(&files.snapshots, SNAPSHOTS_KEPT)?;
         }

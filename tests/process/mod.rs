@@ -129,6 +129,17 @@ impl Running {
         child.try_wait().expect("it can be asked").is_some()
     }
 
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.0.as_ref().expect("it was not waited for").id()
+    }
+
+    /// Asks it to end, as Ctrl-C does.
+    pub(crate) fn interrupt(&self) {
+        let child = self.0.as_ref().expect("it was not waited for");
+        kill_process(Pid::from_child(child), Signal::INT).expect("a child can be signalled");
+    }
+
     /// Ends it as `kill -9` does.
     pub(crate) fn kill(mut self) -> Ran {
         self.0.as_mut().expect("it was not waited for").kill().expect("it can be killed");

@@ -307,6 +307,15 @@ impl Simulation {
         *left -= 1;
         let replies = output.batch.replies.len();
         match shard.inbox.pop_front().expect("it was there when the batch was begun") {
+            Mail::Request(Request::Account(account), to) => {
+                // Every other reader looks first, as the HTTP threads do.
+                let seen =
+                    if self.step.is_multiple_of(2) { shard.shard.glance(&account, moment) } else { None };
+                match seen {
+                    Some(view) => output.ready.push((to, Reply::Account(Some(view)))),
+                    None => shard.shard.serve(Request::Account(account), to, moment, output),
+                }
+            }
             Mail::Request(request, to) => shard.shard.serve(request, to, moment, output),
             Mail::Message(message) => shard.shard.hear(message, moment, output),
         }

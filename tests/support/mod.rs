@@ -14,7 +14,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 use teller::bank::{Bank, BankShard};
-use teller::http::{Api, Drained, Limits, serve};
+use teller::http::{Api, Drained, Limits, Threads, serve};
 use teller::ledger::{Amount, Currency, Ledger, OverdraftDefault, ShardId, Timestamp};
 use teller::shard::batch::ShardRules;
 use teller::shard::worker::{Network, ShardThreads};
@@ -131,7 +131,13 @@ impl Service {
         };
         Service {
             address,
-            serving: tokio::spawn(serve(listener, Arc::clone(&api), limits, shutdown)),
+            serving: tokio::spawn(serve(
+                listener,
+                Arc::clone(&api),
+                limits,
+                Threads::start(1).expect("a thread"),
+                shutdown,
+            )),
             api,
             bank: None,
             stop,

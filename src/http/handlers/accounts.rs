@@ -260,7 +260,7 @@ impl Call<'_> {
         let origin = self.origin(Scope::Accounts, &body)?;
         let open: OpenAccount = read_body(&body)?;
         let opened = bank.open(open.to_opening(bank.currency()), origin).await?;
-        let location = reply::location(format_args!("/v2/accounts/{}", opened.value.id.to_uuid()));
+        let location = reply::location_of("/v2/accounts/", opened.value.id.to_uuid());
         let mut reply = reply::json(StatusCode::CREATED, &Account::opened(&opened.value));
         reply.headers_mut().insert(LOCATION, location);
         reply.headers_mut().insert(ETAG, headers::etag_of_version(1));

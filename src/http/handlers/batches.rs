@@ -6,7 +6,7 @@ use hyper::StatusCode;
 use serde_json::{Value, json};
 
 use crate::bank::{
-    self, BATCH_ATOMIC_ITEMS_MAX, BATCH_ITEMS_MAX, BatchRefusal, BatchResult, Done, Executed, KeyHome,
+    self, BATCH_ATOMIC_ITEMS_MAX, BATCH_ITEMS_MAX, BatchRefusal, BatchResult, Done, Executed, KeyHome, Origin,
 };
 use crate::http::call::Call;
 use crate::http::headers::{self, Scope};
@@ -134,7 +134,9 @@ impl Call<'_> {
         let body = self.read_either(NDJSON).await?;
         let mut fingerprint = vec![u8::from(atomic.is_some_and(|flag| flag.0))];
         fingerprint.extend_from_slice(&body);
-        let origin = self.origin(Scope::Collection("batches"), &fingerprint)?;
+        // Its items may have keys of their own.
+        let request_id = self.request_id.as_str().into();
+        let origin = Origin { request_id, ..self.origin(Scope::Collection("batches"), &fingerprint)? };
         let batch;
         let (items, atomic) = if headers::is_media_type(self.headers(), NDJSON) {
             (lines(&body)?, atomic.is_some_and(|flag| flag.0))

@@ -192,7 +192,7 @@ impl Call<'_> {
         let posted = bank.post(account, version, direction, posting.amount.0, origin).await?;
         let transaction = TransactionV1::of(&posted.value, &name, posted.value.currency);
         let mut reply = reply::json(StatusCode::CREATED, &transaction);
-        let location = reply::location(format_args!("/transactions/{}", posted.value.id.to_uuid()));
+        let location = reply::location_of("/transactions/", posted.value.id.to_uuid());
         reply.headers_mut().insert(LOCATION, location);
         Ok(reply::marked(reply, &posted))
     }
@@ -207,8 +207,7 @@ impl Call<'_> {
         let note = note(&posting.reference, &posting.metadata);
         let posted = bank.post_noted(account, version, direction, posting.amount.0, note, origin).await?;
         let mut reply = reply::json(StatusCode::CREATED, &Transaction::of(&posted.value));
-        let location =
-            reply::location(format_args!("/v2/transactions/{}", posted.value.executed.id.to_uuid()));
+        let location = reply::location_of("/v2/transactions/", posted.value.executed.id.to_uuid());
         reply.headers_mut().insert(LOCATION, location);
         Ok(reply::marked(reply, &posted))
     }

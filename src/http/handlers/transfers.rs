@@ -166,7 +166,7 @@ pub(super) fn made(done: &Done<Executed>, dry_run: bool) -> Reply {
         return reply::json(StatusCode::OK, &TransactionDetail::dry(&done.value));
     }
     let mut reply = reply::json(StatusCode::CREATED, &TransactionDetail::of(&done.value, None));
-    let location = reply::location(format_args!("/v2/transactions/{}", done.value.id.to_uuid()));
+    let location = reply::location_of("/v2/transactions/", done.value.id.to_uuid());
     reply.headers_mut().insert(LOCATION, location);
     reply::marked(reply, done)
 }

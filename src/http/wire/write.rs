@@ -50,6 +50,16 @@ impl<'a> Object<'a> {
         self.out
     }
 
+    /// The same with a name that has its quotes and colon already.
+    pub(in crate::http) fn quoted_key(&mut self, name: &'static str) -> &mut Vec<u8> {
+        if !self.empty {
+            self.out.push(b',');
+        }
+        self.empty = false;
+        self.out.extend_from_slice(name.as_bytes());
+        self.out
+    }
+
     pub(in crate::http) fn text(&mut self, name: &'static str, value: &str) {
         text(self.key(name), value);
     }
@@ -90,7 +100,18 @@ pub(in crate::http) fn array<T>(
 
 /// Writes a text with quotes and escapes.
 pub(in crate::http) fn text(out: &mut Vec<u8>, value: &str) {
-    serde_json::to_writer(out, value).expect("memory takes what is written to it");
+    if value.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
+        out.push(b'"');
+        out.extend_from_slice(value.as_bytes());
+        out.push(b'"');
+    } else {
+        serde_json::to_writer(out, value).expect("memory takes what is written to it");
+    }
+}
+
+/// Writes a number's digits.
+fn digits(out: &mut Vec<u8>, number: u64) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 fn print(out: &mut Vec<u8>, value: impl Display) {
@@ -129,8 +150,9 @@ macro_rules! resource {
             fn write(&self, out: &mut Vec<u8>) {
                 let mut object = $crate::http::wire::write::Object::begin(out);
                 $(
-                    let name = $crate::http::wire::write::member_name!($field $($name)?);
-                    $crate::http::wire::write::Write::write(&self.$field, object.key(name));
+                    let name =
+                        concat!("\"", $crate::http::wire::write::member_name!($field $($name)?), "\":");
+                    $crate::http::wire::write::Write::write(&self.$field, object.quoted_key(name));
                 )*
                 object.end();
             }
@@ -169,7 +191,7 @@ impl Describe for u64 {
 
 impl Write for u64 {
     fn write(&self, out: &mut Vec<u8>) {
-        print(out, self);
+        digits(out, *self);
     }
 }
 
@@ -333,7 +355,7 @@ impl Describe for Seconds {
 
 impl Write for Seconds {
     fn write(&self, out: &mut Vec<u8>) {
-        print(out, self.0.seconds());
+        digits(out, self.0.seconds());
     }
 }
 

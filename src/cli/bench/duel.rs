@@ -1,0 +1,284 @@
+//! Several sides, a round of each in turn.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::bare::LISTENS;
+use super::children::Child;
+use super::generator::{self, Measured, Run, Totals};
+use super::load::{Against, Load, Random, Request, Spec, Workload};
+use super::reply::Protocol;
+use super::report::{Comparison, LoadReport, Round, Settings, Side};
+use super::teller::{Start, Teller};
+use super::{Bench, BenchError, LoadArgs, default_shards, redis};
+use crate::progress::Progress;
+
+/// What comes before the window of a round, to get going: a part of the window, and no more than a quarter of a second.
+const LEAD_PART: u32 = 5;
+const LEAD_MAX: Duration = Duration::from_millis(250);
+
+/// How long one reply may take that is asked for before a run.
+const REPLY_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// One of the things that are measured in turn.
+struct Contender {
+    spec: Spec,
+    run: Run,
+    /// The teller that it loads, if it is one.
+    teller: Option<usize>,
+    name: String,
+    rounds: Vec<Round>,
+    totals: Totals,
+    errors: std::collections::BTreeMap<String, u64>,
+}
+
+/// Everything that is measured, and what it needs to run.
+struct Arena<'a> {
+    bench: &'a Bench,
+    tellers: Vec<Teller>,
+    others: Vec<Child>,
+    contenders: Vec<Contender>,
+}
+
+/// Measures a load and what it is to be compared with.
+pub(super) fn run(workload: Workload, args: &LoadArgs, bench: &Bench) -> Result<LoadReport, BenchError> {
+    let rounds = args.rounds;
+    let mut arena = Arena { bench, tellers: Vec::new(), others: Vec::new(), contenders: Vec::new() };
+    let shards = default_shards();
+    let first = Spec::new(workload, &args.shape, shards).map_err(BenchError::Setting)?;
+    let changed = args.compare.iter().filter_map(|against| match against {
+        Against::Load(change) => Some(Spec::changed(workload, &args.shape, change, shards)),
+        Against::Bare | Against::Redis => None,
+    });
+    let changed: Vec<Spec> = changed.collect::<Result<_, _>>().map_err(BenchError::Setting)?;
+    arena.start_tellers(&first, &changed, args)?;
+    for against in &args.compare {
+        match against {
+            Against::Bare => arena.add_bare(&first, rounds.warm_up)?,
+            Against::Redis => arena.add_redis(&first)?,
+            Against::Load(_) => {}
+        }
+    }
+    let step = rounds.warm_up.as_millis() as u64;
+    let total =
+        arena.contenders.len() as u64 * (step + rounds.rounds as u64 * rounds.duration.as_millis() as u64);
+    let progress = Progress::new("measuring", "ms", Some(total));
+    for number in 0..arena.contenders.len() {
+        arena.measure(number, rounds.warm_up, rounds.seed, true)?;
+        progress.add(step);
+    }
+    for round in 0..rounds.rounds {
+        let count = arena.contenders.len();
+        for place in 0..count {
+            let number = if round % 2 == 0 { place } else { count - 1 - place };
+            let seed = Random::new(rounds.seed ^ (round as u64 + 1) << 32).next();
+            arena.measure(number, rounds.duration, seed, false)?;
+            progress.add(rounds.duration.as_millis() as u64);
+        }
+    }
+    progress.finish();
+    for teller in &arena.tellers {
+        // Where replies are missing, nobody knows what it should have.
+        if arena.contenders.iter().all(|contender| contender.errors.is_empty()) {
+            teller.check_balance()?;
+        }
+    }
+    let sides: Vec<Side> = arena.contenders.drain(..).map(Contender::into_side).collect();
+    let comparisons = sides[1..].iter().map(|other| Comparison::of(&sides[0], other)).collect();
+    let duration_ms = rounds.duration.as_millis() as u64;
+    Ok(LoadReport { row: workload.name(), seed: rounds.seed, duration_ms, sides, comparisons })
+}
+
+impl Arena<'_> {
+    /// Starts a server for each number of accounts and shards, and adds the loads.
+    fn start_tellers(&mut self, first: &Spec, changed: &[Spec], args: &LoadArgs) -> Result<(), BenchError> {
+        let specs: Vec<&Spec> = std::iter::once(first).chain(changed).collect();
+        // With --url there is one server for all.
+        let kind = |spec: &Spec| if args.url.is_some() { (0, 0) } else { (spec.accounts, spec.shards) };
+        let mut kinds = Vec::new();
+        for spec in &specs {
+            let kind_of_this = kind(spec);
+            let known = kinds.iter().position(|known| *known == kind_of_this);
+            let teller = match known {
+                Some(teller) => teller,
+                None => {
+                    let of_kind: Vec<_> = specs.iter().filter(|spec| kind(spec) == kind_of_this).collect();
+                    let accounts = of_kind.iter().map(|spec| spec.accounts).max().unwrap_or_default();
+                    let funded = of_kind.iter().any(|spec| spec.needs_funds());
+                    let mut teller = self.start_teller(spec, args)?;
+                    teller.open(accounts, funded, &self.bench.interrupt)?;
+                    self.tellers.push(teller);
+                    kinds.push(kind_of_this);
+                    self.tellers.len() - 1
+                }
+            };
+            let (authority, base) = self.tellers[teller].authority_and_base();
+            let load = Load::to_teller(spec, authority, base).map_err(BenchError::Setting)?;
+            let address = self.tellers[teller].address();
+            let name = if specs.len() == 1 { "teller".to_owned() } else { spec.name.clone() };
+            self.add(spec, load, address, Some(teller), name);
+        }
+        Ok(())
+    }
+
+    fn start_teller(&self, spec: &Spec, args: &LoadArgs) -> Result<Teller, BenchError> {
+        if let Some(url) = &args.url {
+            tracing::warn!(
+                url = url.as_str(),
+                "this server's ledger is written to: accounts and transactions stay in it"
+            );
+            return Teller::running(url.clone());
+        }
+        let ledger = format!("ledger-{}", self.tellers.len());
+        let flags = &args.common.serve_flags;
+        let start = Start { directory: &self.bench.directory, ledger: &ledger, shards: spec.shards, flags };
+        Teller::start(&start, &self.bench.interrupt)
+    }
+
+    /// Adds the bare server, on whichever number of threads it is faster.
+    fn add_bare(&mut self, spec: &Spec, warm_up: Duration) -> Result<(), BenchError> {
+        let first = &self.contenders[0].run;
+        let load = Load::clone(&first.load);
+        let reply = ask_once(first.address, &load)?;
+        let asked = &load.templates[0];
+        let mut totals = Totals::default();
+        totals.count(asked.action, asked.operations);
+        self.contenders[0].totals.add(&totals);
+        self.contenders[0].teller.into_iter().for_each(|teller| self.tellers[teller].has_done(&totals));
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let program = std::env::current_exe()?;
+        let mut best: Option<(u64, usize, Child, SocketAddr)> = None;
+        for threads in if cores > 1 { vec![1, cores] } else { vec![1] } {
+            let log = self.bench.directory.path().join(format!("bare-{threads}.log"));
+            let arguments = ["bench", "bare", "--threads", &threads.to_string()].map(str::to_owned);
+            let started =
+                Child::start_server(&program, &arguments, log, &reply, LISTENS, &self.bench.interrupt)?;
+            let (child, address) = started;
+            let run = Run { address, window: warm_up, seed: 0, ..self.plan(spec, load.clone(), address) };
+            let trial = generator::run(&run, self.bench.interrupt.flag())?;
+            self.bench.interrupt.check()?;
+            let reached = trial.per_second();
+            if best.as_ref().is_none_or(|(fastest, ..)| reached > *fastest) {
+                best = Some((reached, threads, child, address));
+            }
+        }
+        let (_, threads, child, address) = best.expect("one thread was tried");
+        self.others.push(child);
+        let s = if threads == 1 { "" } else { "s" };
+        self.add(spec, load, address, None, format!("bare, {threads} thread{s}"));
+        Ok(())
+    }
+
+    fn add_redis(&mut self, spec: &Spec) -> Result<(), BenchError> {
+        let (child, address, digest) = redis::start(&self.bench.directory, &self.bench.interrupt)?;
+        self.others.push(child);
+        let load = Load::to_redis(spec, &digest);
+        self.add(spec, load, address, None, "redis".to_owned());
+        Ok(())
+    }
+
+    fn plan(&self, spec: &Spec, load: Load, address: SocketAddr) -> Run {
+        Run {
+            address,
+            load: Arc::new(load),
+            connections: spec.connections,
+            threads: spec.threads,
+            rate: spec.rate,
+            lead: Duration::ZERO,
+            window: Duration::ZERO,
+            seed: 0,
+        }
+    }
+
+    fn add(&mut self, spec: &Spec, load: Load, address: SocketAddr, teller: Option<usize>, name: String) {
+        let run = self.plan(spec, load, address);
+        self.contenders.push(Contender {
+            spec: spec.clone(),
+            run,
+            teller,
+            name,
+            rounds: Vec::new(),
+            totals: Totals::default(),
+            errors: Default::default(),
+        });
+    }
+
+    /// One round of one contender, once all is quiet.
+    fn measure(
+        &mut self,
+        number: usize,
+        window: Duration,
+        seed: u64,
+        warm_up: bool,
+    ) -> Result<(), BenchError> {
+        let interrupt = &self.bench.interrupt;
+        for child in self.tellers.iter().filter_map(Teller::child).chain(&self.others) {
+            child.wait_until_quiet(interrupt)?;
+        }
+        let contender = &mut self.contenders[number];
+        contender.run.lead = (window / LEAD_PART).min(LEAD_MAX);
+        contender.run.window = window;
+        contender.run.seed = seed;
+        let measured = generator::run(&contender.run, interrupt.flag())?;
+        interrupt.check()?;
+        if let Some(teller) = contender.teller {
+            self.tellers[teller].has_done(&measured.totals);
+        }
+        contender.count(measured, warm_up);
+        Ok(())
+    }
+}
+
+impl Contender {
+    fn count(&mut self, measured: Measured, warm_up: bool) {
+        if !warm_up {
+            self.rounds.push(Round::of(&measured));
+        }
+        self.totals.add(&measured.totals);
+        for (what, count) in measured.errors {
+            *self.errors.entry(what).or_default() += count;
+        }
+    }
+
+    fn into_side(self) -> Side {
+        let (per_second, latency_ns) = Side::summarise(&self.rounds);
+        Side {
+            name: self.name,
+            unit: self.spec.workload.unit(),
+            settings: Settings::of(&self.spec),
+            per_second,
+            latency_ns,
+            rounds: self.rounds,
+            totals: self.totals,
+            errors: self.errors,
+        }
+    }
+}
+
+/// Asks one request of a load and returns the whole reply, as it came.
+fn ask_once(address: SocketAddr, load: &Load) -> Result<Vec<u8>, BenchError> {
+    let mut request = Request::default();
+    load.prepare(&mut request, &mut Random::new(0));
+    let mut stream = TcpStream::connect_timeout(&address, REPLY_TIME_MAX)?;
+    stream.set_read_timeout(Some(REPLY_TIME_MAX))?;
+    stream.write_all(&request.bytes)?;
+    let mut reply = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let read = stream.read(&mut buffer)?;
+        reply.extend_from_slice(&buffer[..read]);
+        let whole = match Protocol::Http.head(&reply) {
+            Ok(Some(head)) => reply.len() >= head.bytes.saturating_add(head.body_bytes),
+            Ok(None) => false,
+            Err(_) => return Err(BenchError::Setting("the server's reply cannot be read".into())),
+        };
+        if whole {
+            return Ok(reply);
+        }
+        if read == 0 {
+            return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! What a bench prints: a table for people, or one JSON object for programs. The help text of `bench` documents the
+//! members of that object; a name once given keeps its meaning.
+//!
+//! No float is used: ratios are counted in thousandths.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+use std::time::Duration;
+
+use indicatif::HumanCount;
+use serde::{Serialize, Serializer};
+
+use super::generator::{Measured, Totals};
+use super::load::Spec;
+
+/// A ratio, in thousandths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Ratio(u64);
+
+impl Ratio {
+    /// `part` to `whole`. To nothing it is 0: there is no ratio then, and no bar that it would pass.
+    pub(super) fn of(part: u128, whole: u128) -> Ratio {
+        let thousandths = (part * 1000 + whole / 2).checked_div(whole).unwrap_or_default();
+        Ratio(u64::try_from(thousandths).unwrap_or(u64::MAX))
+    }
+}
+
+impl fmt::Display for Ratio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:03}", self.0 / 1000, self.0 % 1000)
+    }
+}
+
+impl Serialize for Ratio {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // Read as a number again by serde_json, which prints the shortest text that means it.
+        let number: serde_json::Number = self.to_string().parse().map_err(serde::ser::Error::custom)?;
+        number.serialize(serializer)
+    }
+}
+
+/// The median of some ratios, and how far they lie apart.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Spread {
+    pub(super) median: Ratio,
+    pub(super) lowest: Ratio,
+    pub(super) highest: Ratio,
+}
+
+impl Spread {
+    /// Of at least one ratio.
+    pub(super) fn of(mut ratios: Vec<Ratio>) -> Spread {
+        ratios.sort_unstable();
+        Spread {
+            median: median(&ratios),
+            lowest: *ratios.first().expect("there is a round"),
+            highest: *ratios.last().expect("there is a round"),
+        }
+    }
+}
+
+impl fmt::Display for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({} to {})", self.median, self.lowest, self.highest)
+    }
+}
+
+/// The middle one; of two in the middle the lower one, so that it is always one that was measured.
+pub(super) fn median<T: Copy + Ord>(values: &[T]) -> T {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable();
+    sorted[(sorted.len() - 1) / 2]
+}
+
+/// Latencies, in nanoseconds.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Latencies {
+    pub(super) p50: u64,
+    pub(super) p90: u64,
+    pub(super) p99: u64,
+    pub(super) p99_9: u64,
+    pub(super) max: u64,
+}
+
+/// One round of one side.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Round {
+    pub(super) per_second: u64,
+    /// How many requests the latencies are of.
+    pub(super) requests: u64,
+    pub(super) latency_ns: Latencies,
+    /// With --rate: requests that were due and never sent; that the generator sent late.
+    pub(super) unsent: u64,
+    pub(super) late: u64,
+}
+
+impl Round {
+    pub(super) fn of(measured: &Measured) -> Round {
+        let ns = |latency: Duration| u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+        let latencies = &measured.latencies;
+        Round {
+            per_second: measured.per_second(),
+            requests: latencies.count(),
+            latency_ns: Latencies {
+                p50: ns(latencies.percentile(5_000)),
+                p90: ns(latencies.percentile(9_000)),
+                p99: ns(latencies.percentile(9_900)),
+                p99_9: ns(latencies.percentile(9_990)),
+                max: ns(latencies.max()),
+            },
+            unsent: measured.unsent,
+            late: measured.late,
+        }
+    }
+}
+
+/// What is set about a load.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Settings {
+    workload: &'static str,
+    accounts: u64,
+    connections: usize,
+    shards: usize,
+    pairs: &'static str,
+    batch_size: usize,
+    rate: Option<u64>,
+    threads: usize,
+}
+
+impl Settings {
+    pub(super) fn of(spec: &Spec) -> Settings {
+        Settings {
+            workload: spec.workload.name(),
+            accounts: spec.accounts,
+            connections: spec.connections,
+            shards: spec.shards,
+            pairs: spec.pairs.name(),
+            batch_size: spec.batch_size,
+            rate: spec.rate,
+            threads: spec.threads,
+        }
+    }
+}
+
+/// One of the things that were measured in turn.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Side {
+    pub(super) name: String,
+    pub(super) unit: &'static str,
+    pub(super) settings: Settings,
+    pub(super) per_second: u64,
+    pub(super) latency_ns: Latencies,
+    pub(super) rounds: Vec<Round>,
+    /// All that was acknowledged, what did not count included.
+    pub(super) totals: Totals,
+    pub(super) errors: BTreeMap<String, u64>,
+}
+
+impl Side {
+    /// The medians of the rounds; the longest latency of all.
+    pub(super) fn summarise(rounds: &[Round]) -> (u64, Latencies) {
+        let of = |pick: fn(&Round) -> u64| median(&rounds.iter().map(pick).collect::<Vec<_>>());
+        let latencies = Latencies {
+            p50: of(|round| round.latency_ns.p50),
+            p90: of(|round| round.latency_ns.p90),
+            p99: of(|round| round.latency_ns.p99),
+            p99_9: of(|round| round.latency_ns.p99_9),
+            max: rounds.iter().map(|round| round.latency_ns.max).max().unwrap_or_default(),
+        };
+        (of(|round| round.per_second), latencies)
+    }
+}
+
+/// The first side beside another.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Comparison {
+    pub(super) with: String,
+    pub(super) throughput_ratio: Spread,
+    pub(super) p99_ratio: Spread,
+}
+
+impl Comparison {
+    pub(super) fn of(first: &Side, other: &Side) -> Comparison {
+        let ratios = |pick: fn(&Round) -> u64| {
+            let pairs = first.rounds.iter().zip(&other.rounds);
+            Spread::of(pairs.map(|(a, b)| Ratio::of(pick(a).into(), pick(b).into())).collect())
+        };
+        Comparison {
+            with: other.name.clone(),
+            throughput_ratio: ratios(|round| round.per_second),
+            p99_ratio: ratios(|round| round.latency_ns.p99),
+        }
+    }
+}
+
+/// All of a load.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct LoadReport {
+    pub(super) row: &'static str,
+    pub(super) seed: u64,
+    pub(super) duration_ms: u64,
+    pub(super) sides: Vec<Side>,
+    pub(super) comparisons: Vec<Comparison>,
+}
+
+impl LoadReport {
+    /// How many replies were not as they should be.
+    pub(super) fn wrong_replies(&self) -> u64 {
+        self.sides.iter().flat_map(|side| side.errors.values()).sum()
+    }
+}
+
+impl fmt::Display for LoadReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let first = &self.sides[0];
+        let Settings { accounts, connections, shards, .. } = first.settings;
+        writeln!(
+            f,
+            "{}: {} accounts, {connections} connections, {shards} shards; {} rounds of {} ms, medians; seed {}\n",
+            self.row,
+            HumanCount(accounts),
+            first.rounds.len(),
+            self.duration_ms,
+            self.seed,
+        )?;
+        let mut table = Table::new(&["", "a second", "of", "p50", "p90", "p99", "p99.9", "max", "errors"]);
+        for side in &self.sides {
+            let Latencies { p50, p90, p99, p99_9, max } = side.latency_ns;
+            let mut row = vec![side.name.clone(), HumanCount(side.per_second).to_string(), side.unit.into()];
+            row.extend([p50, p90, p99, p99_9, max].map(time));
+            row.push(HumanCount(side.errors.values().sum()).to_string());
+            table.row(row);
+        }
+        write!(f, "{table}")?;
+        for comparison in &self.comparisons {
+            writeln!(
+                f,
+                "\n{} / {}: throughput {}, p99 {}",
+                first.name, comparison.with, comparison.throughput_ratio, comparison.p99_ratio
+            )?;
+        }
+        for side in &self.sides {
+            for (what, count) in &side.errors {
+                writeln!(f, "\n{}: {what}: {}", side.name, HumanCount(*count))?;
+            }
+            let sum = |pick: fn(&Round) -> u64| side.rounds.iter().map(pick).sum::<u64>();
+            let (unsent, late) = (sum(|round| round.unsent), sum(|round| round.late));
+            if unsent > 0 {
+                writeln!(
+                    f,
+                    "\n{}: {} requests were due and never sent: it did not keep up with the rate",
+                    side.name,
+                    HumanCount(unsent)
+                )?;
+            }
+            if late * LATE_SHARE > sum(|round| round.requests) {
+                writeln!(
+                    f,
+                    "\n{}: the generator sent {} requests late: it could not keep up itself, so the latencies say \
+                     too much; lower --rate, or give it --threads",
+                    side.name,
+                    HumanCount(late)
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One request late in so many is the generator's failure.
+const LATE_SHARE: u64 = 100;
+
+/// A time as people read it.
+pub(super) fn time(ns: u64) -> String {
+    match ns {
+        0..10_000 => format!("{ns} ns"),
+        10_000..10_000_000 => format!("{} us", ns / 1000),
+        10_000_000..10_000_000_000 => format!("{} ms", ns / 1_000_000),
+        _ => format!("{} s", ns / 1_000_000_000),
+    }
+}
+
+/// A table whose columns are as wide as they have to be; the first is aligned to the left.
+struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    fn new(heads: &[&str]) -> Table {
+        Table { rows: vec![heads.iter().map(|head| (*head).to_owned()).collect()] }
+    }
+
+    fn row(&mut self, cells: Vec<String>) {
+        self.rows.push(cells);
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let columns = self.rows[0].len();
+        let width =
+            |column: usize| self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        for row in &self.rows {
+            let mut line = format!("{:<1$}", row[0], widths[0]);
+            for (cell, width) in row.iter().zip(&widths).skip(1) {
+                write!(line, "  {cell:>width$}")?;
+            }
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+/// A figure of a row that is no load.
+#[derive(Clone, Debug)]
+pub(super) struct Figure {
+    /// The name in JSON, which says the unit.
+    pub(super) name: &'static str,
+    pub(super) label: &'static str,
+    pub(super) value: Value,
+}
+
+/// What a figure is.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(untagged)]
+pub(super) enum Value {
+    Count(u64),
+    Bytes(u64),
+    Nanoseconds(u64),
+    Ratio(Ratio),
+    Ratios(Spread),
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Value::Count(count) => write!(f, "{}", HumanCount(*count)),
+            Value::Bytes(bytes) if *bytes < 10_000 => write!(f, "{bytes} B"),
+            Value::Bytes(bytes) => write!(f, "{} MiB", Ratio::of((*bytes).into(), 1 << 20)),
+            Value::Nanoseconds(ns) => f.write_str(&time(*ns)),
+            Value::Ratio(ratio) => ratio.fmt(f),
+            Value::Ratios(spread) => spread.fmt(f),
+        }
+    }
+}
+
+/// All of a row that is no load.
+#[derive(Clone, Debug)]
+pub(super) struct FiguresReport {
+    pub(super) row: &'static str,
+    pub(super) figures: Vec<Figure>,
+}
+
+impl Serialize for FiguresReport {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeMap;
+        let mut map = serializer.serialize_map(Some(self.figures.len() + 1))?;
+        map.serialize_entry("row", self.row)?;
+        for figure in &self.figures {
+            map.serialize_entry(figure.name, &figure.value)?;
+        }
+        map.end()
+    }
+}
+
+impl fmt::Display for FiguresReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self.figures.iter().map(|figure| figure.label.len()).max().unwrap_or(0);
+        writeln!(f, "{}\n", self.row)?;
+        for Figure { label, value, .. } in &self.figures {
+            writeln!(f, "{label:<width$}  {value}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratios_are_rounded_to_thousandths_and_printed_as_numbers() {
+        assert_eq!(Ratio::of(2, 3).to_string(), "0.667");
+        assert_eq!(Ratio::of(7, 0).to_string(), "0.000");
+        let spread = Spread::of(vec![Ratio::of(1, 1), Ratio::of(3, 2), Ratio::of(1, 8), Ratio::of(0, 1)]);
+        assert_eq!(spread.to_string(), "0.125 (0.000 to 1.500)");
+        let json = serde_json::to_string(&spread).expect("JSON");
+        assert_eq!(json, r#"{"median":0.125,"lowest":0.0,"highest":1.5}"#);
+    }
+
+    #[test]
+    fn times_have_at_least_two_digits() {
+        let times = [9_999, 10_000, 9_999_999, 10_000_000, 10_000_000_000].map(time);
+        assert_eq!(times, ["9999 ns", "10 us", "9999 us", "10 ms", "10 s"]);
+    }
+
+    #[test]
+    fn tables_are_aligned() {
+        let mut table = Table::new(&["", "x", "long head"]);
+        table.row(vec!["name".into(), "1,000".into(), String::new()]);
+        assert_eq!(table.to_string(), "          x  long head\nname  1,000\n");
+    }
+}

@@ -1,0 +1,336 @@
+//! The rows that are no loads: memory, restart, snapshot, idle. They read `/proc`, and so need Linux.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::children::Child;
+use super::generator::{self, Run};
+use super::load::{Load, Random, Shape, Spec, Workload};
+use super::report::{Figure, FiguresReport, Ratio, Spread, Value, median};
+use super::teller::{Start, Teller};
+use super::{Bench, BenchError, CommonArgs, default_shards, parse_duration, parse_rounds};
+use crate::config::parse_whole;
+use crate::progress::Progress;
+
+/// The ledger of all these rows.
+const LEDGER: &str = "ledger";
+
+/// Flags with which a server takes no snapshot by itself for as long as a row lasts.
+const NO_SNAPSHOTS: [&str; 2] = ["--journal-mib=1024", "--snapshot-minutes=1440"];
+
+/// How long a snapshot of a ledger may take to be written.
+const SNAPSHOT_TIME_MAX: Duration = Duration::from_secs(120);
+/// Latencies while a snapshot is written are told for each part of it that is so long. Shorter, a p99 is of a handful
+/// of requests; longer, a short stall drowns.
+const SLICE: Duration = Duration::from_millis(250);
+/// How long a new server may still be busy with having started.
+const SETTLE_TIME: Duration = Duration::from_secs(2);
+
+#[derive(clap::Args, Debug)]
+pub(super) struct MemoryArgs {
+    /// How many accounts are opened, with names of 16 bytes.
+    #[arg(long, value_name = "COUNT", default_value = "10000000", value_parser = parse_accounts)]
+    accounts: u64,
+    #[command(flatten)]
+    server: ServerArgs,
+    #[command(flatten)]
+    pub(super) common: CommonArgs,
+}
+
+#[derive(clap::Args, Debug)]
+pub(super) struct RestartArgs {
+    /// How many accounts the snapshot has.
+    #[arg(long, value_name = "COUNT", default_value = "10000000", value_parser = parse_accounts)]
+    accounts: u64,
+    /// How many deposits are in the journal behind it.
+    #[arg(long, value_name = "COUNT", default_value = "1000000", value_parser = parse_records)]
+    records: u64,
+    #[command(flatten)]
+    server: ServerArgs,
+    #[command(flatten)]
+    pub(super) common: CommonArgs,
+}
+
+#[derive(clap::Args, Debug)]
+pub(super) struct SnapshotArgs {
+    /// How many accounts the snapshot has.
+    #[arg(long, value_name = "COUNT", default_value = "1000000", value_parser = parse_accounts)]
+    accounts: u64,
+    /// On how many connections deposits are made.
+    #[arg(long, value_name = "COUNT", default_value = "256", value_parser = parse_connections)]
+    connections: usize,
+    /// How many snapshots are taken.
+    #[arg(long, value_name = "COUNT", default_value = "3", value_parser = parse_rounds)]
+    rounds: usize,
+    #[command(flatten)]
+    server: ServerArgs,
+    #[command(flatten)]
+    pub(super) common: CommonArgs,
+}
+
+#[derive(clap::Args, Debug)]
+pub(super) struct IdleArgs {
+    /// For how long it is watched, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_duration)]
+    duration: Duration,
+    #[command(flatten)]
+    server: ServerArgs,
+    #[command(flatten)]
+    pub(super) common: CommonArgs,
+}
+
+#[derive(clap::Args, Debug)]
+struct ServerArgs {
+    /// How many shards the server gets. [default: the number of cores]
+    #[arg(long, value_name = "COUNT", value_parser = parse_shards)]
+    shards: Option<usize>,
+}
+
+fn parse_accounts(text: &str) -> Result<u64, String> {
+    parse_whole(text, 1..=1_000_000_000)
+}
+
+fn parse_records(text: &str) -> Result<u64, String> {
+    parse_whole(text, 1..=1_000_000_000)
+}
+
+fn parse_connections(text: &str) -> Result<usize, String> {
+    parse_whole(text, 1..=10_000).map(|count| count as usize)
+}
+
+fn parse_shards(text: &str) -> Result<usize, String> {
+    parse_whole(text, 1..=crate::ledger::SHARDS_MAX as u64).map(|count| count as usize)
+}
+
+impl ServerArgs {
+    fn shards(&self) -> usize {
+        self.shards.unwrap_or_else(default_shards)
+    }
+
+    fn start(&self, bench: &Bench, common: &CommonArgs, more: &[&str]) -> Result<Teller, BenchError> {
+        // What the user says comes last.
+        let flags: Vec<String> =
+            more.iter().map(|flag| (*flag).to_owned()).chain(common.serve_flags.iter().cloned()).collect();
+        let directory = &bench.directory;
+        let start = Start { directory, ledger: LEDGER, shards: self.shards(), flags: &flags };
+        Teller::start(&start, &bench.interrupt)
+    }
+}
+
+/// The memory of a server with many accounts.
+pub(super) fn memory(args: &MemoryArgs, bench: &Bench) -> Result<FiguresReport, BenchError> {
+    let mut teller = args.server.start(bench, &args.common, &[])?;
+    let empty = child(&teller).resident_bytes()?;
+    let started = Instant::now();
+    teller.open(args.accounts, false, &bench.interrupt)?;
+    let opening_ns = nanos(started.elapsed());
+    let opened = child(&teller).resident_bytes()?;
+    child(&teller).wait_until_quiet(&bench.interrupt)?;
+    let resident = child(&teller).resident_bytes()?;
+    let figures = vec![
+        count("accounts", args.accounts),
+        count_of("shards", args.server.shards()),
+        figure("opening_ns", "opened in", Value::Nanoseconds(opening_ns)),
+        figure("empty_bytes", "resident, empty", Value::Bytes(empty)),
+        figure("resident_after_opening_bytes", "resident, after the last opening", Value::Bytes(opened)),
+        figure("resident_bytes", "resident, at rest", Value::Bytes(resident)),
+        figure(
+            "bytes_per_account",
+            "an account",
+            Value::Bytes(resident.saturating_sub(empty) / args.accounts),
+        ),
+    ];
+    Ok(FiguresReport { row: "memory", figures })
+}
+
+/// The time of a restart: without anything behind the snapshot, then with a journal behind it. Both count from the start
+/// of the process to the first reply 200 of `/readyz`, with the files in the system's cache, as after a crash of the
+/// process. The difference is what the journal costs, opening the store included.
+pub(super) fn restart(args: &RestartArgs, bench: &Bench) -> Result<FiguresReport, BenchError> {
+    let interrupt = &bench.interrupt;
+    let mut teller = args.server.start(bench, &args.common, &[])?;
+    teller.open(args.accounts, false, interrupt)?;
+    // Asked to end, it takes a snapshot of all that it has.
+    teller.into_child().end(interrupt)?;
+    let start = || -> Result<(Teller, Duration), BenchError> {
+        let started = Instant::now();
+        // It says where it listens when it serves; that it does is asked for within this as well.
+        let teller = args.server.start(bench, &args.common, &NO_SNAPSHOTS)?;
+        Ok((teller, started.elapsed()))
+    };
+    let (mut teller, snapshot_time) = start()?;
+    teller.deposit(args.records, args.accounts, interrupt)?;
+    child(&teller).wait_until_quiet(interrupt)?;
+    // Killed, it takes no snapshot: what it wrote since the start is in the journal only.
+    teller.into_child().kill()?;
+    let (teller, time) = start()?;
+    let replay = time.saturating_sub(snapshot_time);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from).min(args.server.shards());
+    let per_second = u128::from(args.records) * 1_000_000_000 / replay.as_nanos().max(1);
+    let resident = child(&teller).resident_bytes()?;
+    let figures = vec![
+        count("accounts", args.accounts),
+        count("records", args.records),
+        count_of("shards", args.server.shards()),
+        figure("snapshot_only_ns", "restart, snapshot only", Value::Nanoseconds(nanos(snapshot_time))),
+        figure("restart_ns", "restart, with the journal", Value::Nanoseconds(nanos(time))),
+        figure("replay_ns", "the difference", Value::Nanoseconds(nanos(replay))),
+        figure("replayed_per_second", "replayed a second", Value::Count(per_second as u64)),
+        figure(
+            "replayed_per_second_and_core",
+            "replayed a second, each core",
+            Value::Count(per_second as u64 / cores as u64),
+        ),
+        figure("resident_bytes", "resident afterwards", Value::Bytes(resident)),
+    ];
+    Ok(FiguresReport { row: "restart", figures })
+}
+
+/// The worst p99 of deposits in any slice, while snapshots are written and while none is.
+pub(super) fn snapshot(args: &SnapshotArgs, bench: &Bench) -> Result<FiguresReport, BenchError> {
+    let interrupt = &bench.interrupt;
+    let mut teller = args.server.start(bench, &args.common, &NO_SNAPSHOTS)?;
+    teller.open(args.accounts.max(2), false, interrupt)?;
+    let shape = Shape {
+        accounts: Some(args.accounts.max(2)),
+        connections: Some(args.connections),
+        ..Shape::default()
+    };
+    let spec = Spec::new(Workload::Deposit, &shape, args.server.shards()).map_err(BenchError::Setting)?;
+    let (authority, base) = teller.authority_and_base();
+    let load = Load::to_teller(&spec, authority, base).map_err(BenchError::Setting)?;
+    let mut run = Run {
+        address: teller.address(),
+        load: Arc::new(load),
+        connections: spec.connections,
+        threads: 1,
+        rate: None,
+        lead: Duration::ZERO,
+        window: SLICE,
+        seed: 0,
+    };
+    let mut random = Random::new(1);
+    let mut slice = |teller: &mut Teller| -> Result<u64, BenchError> {
+        run.seed = random.next();
+        let measured = generator::run(&run, interrupt.flag())?;
+        interrupt.check()?;
+        let wrong: u64 = measured.errors.values().sum();
+        if wrong > 0 {
+            return Err(BenchError::WrongReplies(wrong));
+        }
+        teller.has_done(&measured.totals);
+        Ok(nanos(measured.latencies.percentile(9_900)))
+    };
+    let ledger = bench.directory.path().join(LEDGER);
+    let progress = Progress::new("measuring", "snapshots", Some(args.rounds as u64));
+    let (mut with, mut without, mut slices, mut ratios, mut times) = (vec![], vec![], 0, vec![], vec![]);
+    // The first slices only get everything going.
+    for _ in 0..4 {
+        slice(&mut teller)?;
+    }
+    for _ in 0..args.rounds {
+        child(&teller).wait_until_quiet(interrupt)?;
+        let before = newest_snapshots(&ledger)?;
+        child(&teller).signal(Signal::USR1)?;
+        let started = Instant::now();
+        let mut worst_with = 0;
+        let mut during = 0;
+        loop {
+            worst_with = worst_with.max(slice(&mut teller)?);
+            during += 1;
+            let now = newest_snapshots(&ledger)?;
+            if now.len() == args.server.shards()
+                && now.iter().all(|(shard, last)| before.get(shard) < Some(last))
+            {
+                break;
+            }
+            if started.elapsed() > SNAPSHOT_TIME_MAX {
+                let seconds = SNAPSHOT_TIME_MAX.as_secs();
+                return Err(BenchError::TimedOut(format!("there is no new snapshot after {seconds} s")));
+            }
+        }
+        times.push(nanos(started.elapsed()));
+        child(&teller).wait_until_quiet(interrupt)?;
+        let mut worst_without = 0;
+        for _ in 0..during {
+            worst_without = worst_without.max(slice(&mut teller)?);
+        }
+        slices += during;
+        with.push(worst_with);
+        without.push(worst_without);
+        ratios.push(Ratio::of(worst_with.into(), worst_without.into()));
+        progress.add(1);
+    }
+    progress.finish();
+    teller.check_balance()?;
+    let figures = vec![
+        count("accounts", args.accounts),
+        count_of("connections", args.connections),
+        count_of("shards", args.server.shards()),
+        count_of("snapshots", args.rounds),
+        figure("slices", "slices of 250 ms with a snapshot", Value::Count(slices)),
+        figure("snapshot_ns", "a snapshot takes", Value::Nanoseconds(median(&times))),
+        figure("worst_p99_with_ns", "worst p99 with a snapshot", Value::Nanoseconds(median(&with))),
+        figure("worst_p99_without_ns", "worst p99 without", Value::Nanoseconds(median(&without))),
+        figure("worst_p99_ratio", "with / without", Value::Ratios(Spread::of(ratios))),
+    ];
+    Ok(FiguresReport { row: "snapshot", figures })
+}
+
+/// The sequence of each shard's newest finished snapshot.
+fn newest_snapshots(ledger: &Path) -> std::io::Result<BTreeMap<String, u64>> {
+    let mut newest = BTreeMap::new();
+    for shard in std::fs::read_dir(ledger)? {
+        let shard = shard?;
+        let Ok(files) = std::fs::read_dir(shard.path().join("snapshots")) else { continue };
+        let sequence = |name: &str| name.strip_suffix(".snapshot").and_then(|digits| digits.parse().ok());
+        let last = files.filter_map(|file| sequence(file.ok()?.file_name().to_str()?)).max();
+        if let Some(last) = last {
+            newest.insert(shard.file_name().to_string_lossy().into_owned(), last);
+        }
+    }
+    Ok(newest)
+}
+
+/// What a server does when there is nothing to do.
+pub(super) fn idle(args: &IdleArgs, bench: &Bench) -> Result<FiguresReport, BenchError> {
+    let teller = args.server.start(bench, &args.common, &[])?;
+    bench.interrupt.sleep(SETTLE_TIME)?;
+    let (started, before) = (Instant::now(), child(&teller).cpu_time()?);
+    bench.interrupt.sleep(args.duration)?;
+    let (watched, after) = (started.elapsed(), child(&teller).cpu_time()?);
+    let used = after.saturating_sub(before);
+    let percent = Ratio::of(used.as_nanos() * 100, watched.as_nanos());
+    let figures = vec![
+        count_of("shards", args.server.shards()),
+        figure("watched_ns", "watched for", Value::Nanoseconds(nanos(watched))),
+        figure("cpu_ns", "CPU time", Value::Nanoseconds(nanos(used))),
+        figure("cpu_percent", "of one core, percent", Value::Ratio(percent)),
+        figure("resident_bytes", "resident", Value::Bytes(child(&teller).resident_bytes()?)),
+    ];
+    Ok(FiguresReport { row: "idle", figures })
+}
+
+fn child(teller: &Teller) -> &Child {
+    teller.child().expect("these rows start their own server")
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn figure(name: &'static str, label: &'static str, value: Value) -> Figure {
+    Figure { name, label, value }
+}
+
+fn count(name: &'static str, count: u64) -> Figure {
+    figure(name, name, Value::Count(count))
+}
+
+fn count_of(name: &'static str, of: usize) -> Figure {
+    count(name, of as u64)
+}

@@ -1,0 +1,265 @@
+//! A teller to be measured: one of our own, or one that runs already; with accounts that the load can use.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::task::JoinSet;
+
+use super::BenchError;
+use super::children::{Child, Directory, Interrupt};
+use super::generator::Totals;
+use super::load::{AMOUNT_CENTS, account_name};
+use crate::client::{BaseUrl, Client, ClientError, Response};
+use crate::progress::Progress;
+
+/// The line that says where a server listens begins so.
+const LISTENS: &str = "teller listens on http://";
+
+/// How long one batch may take.
+const BATCH_TIME_MAX: Duration = Duration::from_secs(30);
+/// How many batches are under way while a ledger is filled: enough for a server never to wait for one.
+const BATCHES_UNDER_WAY: usize = 4;
+/// Items of one batch then.
+const ITEMS_A_BATCH: u64 = 8_000;
+
+/// What each account is given where the load takes money from it: more than any load can take.
+const FUNDS_CENTS: u64 = 100_000_000;
+
+/// A server.
+pub(super) struct Teller {
+    /// None if it ran before.
+    child: Option<Child>,
+    base: BaseUrl,
+    address: std::net::SocketAddr,
+    /// What its accounts were given by everything that was acknowledged, in cents.
+    paid_in_cents: i128,
+}
+
+/// How a server of our own is started.
+pub(super) struct Start<'a> {
+    pub(super) directory: &'a Directory,
+    /// The ledger, a directory in it.
+    pub(super) ledger: &'a str,
+    pub(super) shards: usize,
+    /// Whatever else `serve` shall be told.
+    pub(super) flags: &'a [String],
+}
+
+impl Teller {
+    /// Starts a server and waits until it serves.
+    pub(super) fn start(start: &Start<'_>, interrupt: &Interrupt) -> Result<Teller, BenchError> {
+        let Start { directory, ledger, shards, flags } = start;
+        let log = directory.path().join(format!("{ledger}.log"));
+        let mut arguments = vec![
+            "serve".to_owned(),
+            "--host=127.0.0.1".to_owned(),
+            "--port=0".to_owned(),
+            format!("--data-dir={}", directory.path().display()),
+            format!("--db-name={ledger}"),
+            format!("--shards={shards}"),
+            "--log=warn".to_owned(),
+        ];
+        arguments.extend_from_slice(flags);
+        let program = std::env::current_exe()?;
+        let (child, address) = Child::start_server(&program, &arguments, log, b"", LISTENS, interrupt)?;
+        let base = BaseUrl::parse(&format!("http://{address}")).expect("it is one");
+        let teller = Teller { child: Some(child), base, address, paid_in_cents: 0 };
+        teller.check_ready()?;
+        Ok(teller)
+    }
+
+    /// Uses a server that runs.
+    pub(super) fn running(base: BaseUrl) -> Result<Teller, BenchError> {
+        let teller = Teller { address: base.loopback_address()?, child: None, base, paid_in_cents: 0 };
+        teller.check_ready()?;
+        Ok(teller)
+    }
+
+    fn check_ready(&self) -> Result<(), BenchError> {
+        let reply = runtime()?.block_on(self.client().get("/readyz"))?;
+        if reply.status == 200 { Ok(()) } else { Err(unexpected("/readyz", &reply)) }
+    }
+
+    pub(super) fn address(&self) -> std::net::SocketAddr {
+        self.address
+    }
+
+    /// What stands in a request's `host`, and what comes before its path.
+    pub(super) fn authority_and_base(&self) -> (&str, &str) {
+        let rest = self.base.as_str().strip_prefix("http://").expect("every base URL begins so");
+        rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash))
+    }
+
+    /// The process, if it is our own.
+    pub(super) fn child(&self) -> Option<&Child> {
+        self.child.as_ref()
+    }
+
+    /// Gives the process up, to be ended in a way of the caller's.
+    pub(super) fn into_child(self) -> Child {
+        self.child.expect("only what was started here is ended")
+    }
+
+    /// Opens accounts; with funds, pays money into each. On a server that ran before they may be there.
+    pub(super) fn open(
+        &mut self,
+        accounts: u64,
+        funded: bool,
+        interrupt: &Interrupt,
+    ) -> Result<(), BenchError> {
+        let progress = Progress::new("opening", "accounts", Some(accounts));
+        let each = if funded { 2 } else { 1 };
+        let write = |number: u64, lines: &mut String| {
+            let name = account_name(number);
+            lines.push_str(&format!("{{\"type\":\"open\",\"name\":\"{name}\"}}\n"));
+            if funded {
+                let (whole, cents) = (FUNDS_CENTS / 100, FUNDS_CENTS % 100);
+                lines.push_str(&format!(
+                    "{{\"type\":\"deposit\",\"account\":\"name:{name}\",\"amount\":\"{whole}.{cents:02}\"}}\n"
+                ));
+            }
+        };
+        let result = self.post_all(accounts, ITEMS_A_BATCH / each, &write, &progress, interrupt);
+        progress.finish();
+        result?;
+        if funded {
+            self.paid_in_cents += i128::from(accounts) * i128::from(FUNDS_CENTS);
+        }
+        Ok(())
+    }
+
+    /// Pays into so many accounts in turn, in batches.
+    pub(super) fn deposit(
+        &mut self,
+        deposits: u64,
+        accounts: u64,
+        interrupt: &Interrupt,
+    ) -> Result<(), BenchError> {
+        let progress = Progress::new("paying in", "deposits", Some(deposits));
+        let write = |number: u64, lines: &mut String| {
+            // A step that shares no factor with most counts, so that neighbours are far apart.
+            let name = account_name(number.wrapping_mul(7_919) % accounts);
+            lines.push_str(&format!(
+                "{{\"type\":\"deposit\",\"account\":\"name:{name}\",\"amount\":\"0.01\"}}\n"
+            ));
+        };
+        let result = self.post_all(deposits, ITEMS_A_BATCH, &write, &progress, interrupt);
+        progress.finish();
+        self.paid_in_cents += i128::from(deposits);
+        result
+    }
+
+    fn post_all(
+        &self,
+        count: u64,
+        a_batch: u64,
+        write: &dyn Fn(u64, &mut String),
+        progress: &Progress,
+        interrupt: &Interrupt,
+    ) -> Result<(), BenchError> {
+        let client = self.client();
+        let may_exist = self.child.is_none();
+        runtime()?.block_on(async {
+            let mut under_way = JoinSet::new();
+            let mut next = 0;
+            loop {
+                interrupt.check()?;
+                while next < count && under_way.len() < BATCHES_UNDER_WAY {
+                    let end = (next + a_batch).min(count);
+                    let mut lines = String::new();
+                    (next..end).for_each(|number| write(number, &mut lines));
+                    let (client, numbers) = (client.clone(), end - next);
+                    next = end;
+                    under_way.spawn(async move {
+                        let reply = client.post_ndjson("/v2/batches?results=refused", lines).await?;
+                        Ok::<_, ClientError>((reply, numbers))
+                    });
+                }
+                let Some(ended) = under_way.join_next().await else { return Ok(()) };
+                let (reply, numbers) = ended.expect("sending does not panic")?;
+                check_batch(&reply, may_exist)?;
+                progress.add(numbers);
+            }
+        })
+    }
+
+    /// Counts what a run did.
+    pub(super) fn has_done(&mut self, totals: &Totals) {
+        let net = i128::from(totals.deposits) - i128::from(totals.withdrawals);
+        self.paid_in_cents += net * i128::from(AMOUNT_CENTS);
+    }
+
+    /// Proves that the ledger has what it acknowledged, no more and no less: a figure of a server that loses money is
+    /// none. Only of a ledger that nobody else uses.
+    pub(super) fn check_balance(&self) -> Result<(), BenchError> {
+        if self.child.is_none() {
+            return Ok(());
+        }
+        let reply = runtime()?.block_on(self.client().get("/v2/trial-balance"))?;
+        let balance: TrialBalance =
+            serde_json::from_slice(&reply.body).map_err(|_| unexpected("/v2/trial-balance", &reply))?;
+        let world = balance.currencies.first().map_or("0.00", |line| &line.world);
+        let cents: Option<i128> = world.replace('.', "").parse().ok();
+        if !balance.balanced || cents != Some(-self.paid_in_cents) {
+            let expected_cents = self.paid_in_cents;
+            return Err(BenchError::Balance { world: world.to_owned(), expected_cents });
+        }
+        Ok(())
+    }
+
+    fn client(&self) -> Client {
+        Client::new(self.base.clone(), BATCHES_UNDER_WAY, BATCH_TIME_MAX)
+    }
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+#[derive(Deserialize)]
+struct TrialBalance {
+    balanced: bool,
+    currencies: Vec<TrialBalanceLine>,
+}
+
+#[derive(Deserialize)]
+struct TrialBalanceLine {
+    world: String,
+}
+
+#[derive(Deserialize)]
+struct BatchReply {
+    results: Vec<ItemResult>,
+}
+
+#[derive(Deserialize)]
+struct ItemResult {
+    problem: Option<Problem>,
+}
+
+#[derive(Deserialize)]
+struct Problem {
+    code: String,
+}
+
+fn check_batch(reply: &Response, may_exist: bool) -> Result<(), BenchError> {
+    let wrong = || unexpected("/v2/batches", reply);
+    if reply.status != 200 {
+        return Err(wrong());
+    }
+    let batch: BatchReply = serde_json::from_slice(&reply.body).map_err(|_| wrong())?;
+    let is_there = |result: &ItemResult| {
+        may_exist && result.problem.as_ref().is_some_and(|problem| problem.code == "account-exists")
+    };
+    if batch.results.iter().all(is_there) { Ok(()) } else { Err(wrong()) }
+}
+
+fn unexpected(path: &str, reply: &Response) -> BenchError {
+    const SHOWN: usize = 300;
+    let text = String::from_utf8_lossy(&reply.body);
+    BenchError::Unexpected {
+        path: path.to_owned(),
+        status: reply.status.as_u16(),
+        body: text.chars().take(SHOWN).collect(),
+    }
+}

@@ -1,0 +1,208 @@
+//! `teller bench`: what it counts is what the ledger has, and nothing that it starts outlives it. How fast anything is,
+//! is no test's business.
+
+mod process;
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::Instant;
+
+use process::{DataDir, POLL_INTERVAL, Ran, Running, Server, TIME_MAX, get, json, program, run};
+use serde_json::Value;
+
+const QUICK: [&str; 7] = [
+    "--accounts=20",
+    "--connections=4",
+    "--rounds=2",
+    "--duration=0.1",
+    "--warm-up=0.05",
+    "--json",
+    "--log=warn",
+];
+
+fn bench(arguments: &[&str], more: &[&str]) -> Ran {
+    run(program(&[&["bench"], arguments, &QUICK, more].concat()))
+}
+
+fn report(ran: Ran) -> Value {
+    let text = ran.succeeded();
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap_or_else(|| panic!("{value} is no number"))
+}
+
+/// How many changes all accounts have seen: their openings, and each side of each transaction.
+fn changes(server: &Server) -> u64 {
+    let reply = get(&server.client(1), "/v2/accounts?limit=1000");
+    json(&reply)["items"].as_array().expect("a list").iter().map(|account| number(&account["version"])).sum()
+}
+
+#[test]
+fn every_workload_counts_what_the_ledger_has() {
+    let data = DataDir::new();
+    let server = data.serve(&["--shards=2"]);
+    let url = format!("--url={}", server.url());
+    for (arguments, unit, funded) in [
+        (&["deposit"][..], "deposits", false),
+        (&["read"], "reads", false),
+        (&["transfer"], "transfers", true),
+        (&["transfer", "--pairs=cross-shard", "--shards=2"], "transfers", true),
+        (&["hot"], "transfers", true),
+        (&["batch", "--batch-size=10"], "transfers", true),
+        (&["batch", "--batch-size=10", "--pairs=hot"], "transfers", true),
+        (&["mixed"], "requests", true),
+        (&["deposit", "--rate=2000", "--threads=2"], "deposits", false),
+    ] {
+        let before = changes(&server);
+        let report = report(bench(arguments, &[&url]));
+        let side = &report["sides"][0];
+        assert_eq!(side["unit"], unit, "{arguments:?}");
+        assert_eq!(side["errors"], serde_json::json!({}), "{arguments:?}");
+        assert_eq!(side["rounds"].as_array().map(Vec::len), Some(2), "{arguments:?}");
+        assert!(number(&side["per_second"]) > 0, "{report}");
+        let latency = |name: &str| number(&side["latency_ns"][name]);
+        assert!(latency("p50") > 0 && latency("p50") <= latency("p99") && latency("p99") <= latency("max"));
+        let total = |name: &str| number(&side["totals"][name]);
+        // The first run opens the accounts; a later one finds them, and gives them money once more where it takes some.
+        let opened = if before == 0 { 20 } else { 0 };
+        let given = if funded { 20 } else { 0 };
+        let made = total("deposits") + total("withdrawals") + 2 * total("transfers");
+        assert_eq!(changes(&server), before + opened + given + made, "{arguments:?}: {report}");
+        let answered: u64 =
+            side["rounds"].as_array().expect("a list").iter().map(|r| number(&r["requests"])).sum();
+        assert!(answered > 0, "{arguments:?}");
+    }
+    let balance = json(&get(&server.client(1), "/v2/trial-balance"));
+    assert_eq!(balance["balanced"], true);
+    server.stop();
+}
+
+#[test]
+fn a_server_of_its_own_is_compared_and_gone_afterwards() {
+    let root = DataDir::new();
+    let place = root.path().join("data");
+    let flag = format!("--data-dir={}", place.display());
+    let compare = ["--compare=bare", "--compare=read,accounts=30", "--compare=connections=2", &flag];
+    let report = report(bench(&["deposit"], &[&compare[..], &["--", "--max-overdraft=0"]].concat()));
+    let sides = report["sides"].as_array().expect("a list");
+    let names: Vec<&str> = sides.iter().filter_map(|side| side["name"].as_str()).collect();
+    assert_eq!((names.len(), &names[..3]), (4, &["deposit", "read,accounts=30", "connections=2"][..]));
+    assert!(names[3].starts_with("bare, "), "{names:?}");
+    assert_eq!(
+        (&sides[1]["settings"]["accounts"], &sides[2]["settings"]["connections"]),
+        (&30.into(), &2.into())
+    );
+    let comparisons = report["comparisons"].as_array().expect("a list");
+    assert_eq!(comparisons.len(), 3);
+    for comparison in comparisons {
+        assert!(comparison["throughput_ratio"]["median"].is_number(), "{comparison}");
+        assert!(comparison["p99_ratio"]["highest"].is_number(), "{comparison}");
+    }
+    assert!(!place.exists(), "the directory was made for it");
+}
+
+#[test]
+fn the_rows_that_are_no_loads_print_their_figures() {
+    let root = DataDir::new();
+    let flag = format!("--data-dir={}", root.path().display());
+    for (arguments, names) in [
+        (&["memory", "--accounts=100"][..], &["accounts", "resident_bytes", "bytes_per_account"][..]),
+        (&["restart", "--accounts=100", "--records=300"], &["restart_ns", "replayed_per_second"]),
+        (&["snapshot", "--accounts=100", "--connections=4", "--rounds=1"], &["worst_p99_with_ns", "slices"]),
+        (&["idle", "--duration=0.1"], &["cpu_ns", "resident_bytes"]),
+    ] {
+        let ran =
+            run(program(&[&["bench"], arguments, &["--shards=2", "--json", "--log=warn", &flag]].concat()));
+        let report = report(ran);
+        assert_eq!(report["row"], arguments[0]);
+        for name in names {
+            assert!(report[name].is_number(), "{name} in {report}");
+        }
+        assert_eq!(entries(root.path()), 0, "{arguments:?}");
+    }
+}
+
+#[test]
+fn what_goes_wrong_is_told_and_cleaned_up() {
+    let root = DataDir::new();
+    let flag = format!("--data-dir={}", root.path().display());
+    // Nothing can be recorded on a disk with so large a reserve.
+    let ran = bench(&["deposit"], &[&flag, "--", "--disk-reserve-mib=1000000000"]);
+    ran.refused("disk-full");
+    let ran = bench(&["deposit"], &[&flag, "--", "--no-such-flag"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.stderr.contains("--no-such-flag"), "{ran:?}");
+    let ran = bench(&["read"], &[&flag, "--url=http://127.0.0.1:1"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.stderr.contains("teller: http://127.0.0.1:1 cannot be reached"), "{ran:?}");
+    assert_eq!(entries(root.path()), 0);
+}
+
+#[test]
+fn an_interrupt_leaves_no_process_and_no_directory() {
+    let root = DataDir::new();
+    let (bench, child) = endless(root.path());
+    bench.interrupt();
+    bench.output().refused("interrupted");
+    assert!(!is_alive(child), "the server has ended before the bench");
+    assert_eq!(entries(root.path()), 0);
+}
+
+#[test]
+fn a_bench_that_is_killed_takes_its_server_with_it() {
+    let root = DataDir::new();
+    let (bench, child) = endless(root.path());
+    bench.kill();
+    wait_until("the server has ended", || !is_alive(child));
+}
+
+/// A bench in the midst of its work, and its server.
+fn endless(directory: &Path) -> (Running, u32) {
+    let flag = format!("--data-dir={}", directory.display());
+    let arguments = ["bench", "deposit", "--accounts=20", "--connections=4", "--duration=600", &flag];
+    let bench = Running::start(program(&arguments));
+    let mut child = None;
+    wait_until("there is a server with accounts", || {
+        child = child_of(bench.id());
+        let journal = || fs::read_dir(directory).ok()?.find_map(|bench| manifest(&bench.ok()?.path()));
+        child.is_some() && journal().is_some()
+    });
+    (bench, child.expect("it was found"))
+}
+
+fn manifest(bench: &Path) -> Option<()> {
+    bench.join("ledger-0/manifest.json").exists().then_some(())
+}
+
+/// The process that another has started.
+fn child_of(parent: u32) -> Option<u32> {
+    let parent_of = |process: u32| {
+        let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+        stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse::<u32>().ok()
+    };
+    let processes = fs::read_dir("/proc").expect("Linux");
+    let numbers = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    numbers.into_iter().find(|process| parent_of(*process) == Some(parent))
+}
+
+/// Whether a process runs. One that has ended and that nobody waits for does not.
+fn is_alive(process: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with('Z'))
+}
+
+fn entries(directory: &Path) -> usize {
+    fs::read_dir(directory).expect("it is there").count()
+}
+
+#[track_caller]
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let until = Instant::now() + TIME_MAX;
+    while !is_so() {
+        assert!(Instant::now() < until, "{what}: not within {TIME_MAX:?}");
+        thread::sleep(POLL_INTERVAL);
+    }
+}
