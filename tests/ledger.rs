@@ -3,6 +3,8 @@
 
 mod model;
 
+use std::sync::Arc;
+
 use model::{Expected, Model, same_refusal};
 use proptest::prelude::*;
 use teller::ledger::operation::{
@@ -175,7 +177,7 @@ impl Bench {
 
     fn needs(&self, item: &Item) -> Vec<Needs> {
         let mut needs = vec![Needs::default(); self.ledgers.len()];
-        for place in item.operation.places().into_iter().chain(item.conditions.iter().map(|of| &of.account)) {
+        for place in item.operation.places().chain(item.conditions.iter().map(|of| &of.account)) {
             needs[place.shard.index()].accounts.push(place.account.clone());
         }
         match &item.operation {
@@ -201,8 +203,12 @@ impl Bench {
         }
         let mut needs = self.needs(item);
         loop {
-            let grants =
-                self.ledgers.iter().zip(&needs).map(|(ledger, needs)| ledger.grant(needs, &terms)).collect();
+            let grants = self
+                .ledgers
+                .iter()
+                .zip(&needs)
+                .map(|(ledger, needs)| ledger.grant(needs, &[], &terms))
+                .collect();
             let ledger = &self.ledgers[here];
             let mut workspace = Workspace::new(ledger.shard(), terms, ledger.last().next(), grants);
             match workspace.execute(item, "r") {
@@ -449,7 +455,7 @@ fn assert_refused(bench: &Bench, shard: usize, what: &str, forge: impl FnOnce(&m
 
 fn decision(event: &mut Event) -> &mut Decision {
     match &mut event.change {
-        Change::Decided { decision, .. } | Change::Settled { decision, .. } => decision,
+        Change::Decided { decision, .. } | Change::Settled { decision, .. } => Arc::make_mut(decision),
         change => panic!("no decision: {change:?}"),
     }
 }
@@ -688,7 +694,7 @@ proptest! {
                     (Err(refusal), ItemOutcome::Refused(rejected)) => prop_assert_eq!(refusal, rejected.rejection),
                     // A shard makes an operation of it.
                     (Err(Rejection::InsufficientFunds { .. }), ItemOutcome::Done { .. }) => {
-                        let is_pull = |decision: &Decision| decision.kind == Kind::Protection;
+                        let is_pull = |decision: &Arc<Decision>| decision.kind == Kind::Protection;
                         let pulled = twin.decided.iter().any(|(_, event)| event.change.decision().is_some_and(is_pull));
                         prop_assert!(pulled);
                     }

@@ -329,6 +329,8 @@ fn transfer(from: usize, to: usize, key: Option<HomedKey>) -> Request {
         items: vec![Item { operation, conditions: Vec::new(), key }],
         atomic: false,
         dry_run: false,
+        told: true,
+        turn: None,
         key: None,
         request_id: "r-1".into(),
         needs: needs.into_iter().collect(),
@@ -453,7 +455,8 @@ fn too_many_who_wait_are_refused_at_once() {
 fn work(items: Vec<Item>, atomic: bool, key: Option<HomedKey>, needs: Vec<(usize, Needs)>) -> Request {
     let needs = needs.into_iter().map(|(index, needs)| (id(index), needs)).collect();
     let request_id = "r-1".into();
-    Request::Work(Box::new(WorkRequest { items, atomic, dry_run: false, key, request_id, needs }))
+    let (dry_run, told, turn) = (false, true, None);
+    Request::Work(Box::new(WorkRequest { items, atomic, dry_run, told, turn, key, request_id, needs }))
 }
 
 fn item(operation: Operation, key: Option<HomedKey>) -> Item {
@@ -547,6 +550,53 @@ fn a_list_waits_for_what_it_leaves_out() {
     let list = Request::Accounts { from: AccountNumber::new(0), count: 10, filter: filter.into() };
     let (reply, after) = bench.serve(list, moment(3, 1));
     assert_eq!((reply, after), (Reply::Accounts { accounts: Vec::new(), next: None }, 2));
+}
+
+/// P2: the works of a list are decided in order, also if an earlier one finds that it needs an account more and sets
+/// out again while the later ones are on their way.
+#[test]
+fn a_later_work_of_a_list_does_not_overtake_one_that_sets_out_again() {
+    let mut benches = benches::<2>();
+    let hold = Operation::Hold {
+        account: place(0),
+        amount: Sum::Exactly(quantity("1")),
+        to: Some(place(1)),
+        expires_in_ms: 1000,
+        note: Note::default(),
+    };
+    let of = |index: usize| (index, Needs { accounts: vec![place(index).account], ..Needs::default() });
+    finish(&mut benches, 0, work(vec![item(hold, None)], false, None, vec![of(0), of(1)]));
+    let (key, _) = benches[0].shard.ledger().holds().iter().next().expect("a hold");
+    let hold = key.id(id(0), Timestamp::from_millis(1));
+    let capture = Operation::Capture { hold, amount: None, note: Note::default() };
+    let holds = (0, Needs { holds: vec![hold], ..Needs::default() });
+    let pay = Operation::Withdraw {
+        account: place(1),
+        amount: Sum::Exactly(quantity("0.01")),
+        note: Note::default(),
+    };
+    let in_turn = |mut request: Request| {
+        let Request::Work(work) = &mut request else { unreachable!("it is one") };
+        work.take_turn(7, &[id(0), id(1)]);
+        request
+    };
+    benches[0].ask(1, in_turn(work(vec![item(capture, None)], false, None, vec![holds])));
+    benches[0].ask(2, in_turn(work(vec![item(pay, None)], false, None, vec![of(1)])));
+    while (0..2).map(|from| carry(&mut benches, from)).sum::<usize>() > 0 {}
+    let mut replies: Vec<_> = benches.iter_mut().flat_map(Bench::replies).collect();
+    replies.sort_by_key(|(to, ..)| *to);
+    let ended = |reply: &Reply| match reply {
+        Reply::Worked(WorkReply::Items(items)) => match &items[..] {
+            [ItemReply::Done { id, .. }] => *id,
+            items => panic!("{items:?}"),
+        },
+        reply => panic!("{reply:?}"),
+    };
+    let [(1, captured, _), (2, paid, _)] = &replies[..] else { panic!("{replies:?}") };
+    let (captured, paid) = (ended(captured), ended(paid));
+    assert_eq!((captured.shard, paid.shard), (id(1), id(1)), "one shard decides the list");
+    assert!(captured.sequence < paid.sequence);
+    assert!(benches.iter().all(|bench| !bench.shard.is_locked()));
 }
 
 /// The shard of a hold's payee was in the work for a key alone. It was not asked about references when the payee was

@@ -2,8 +2,13 @@
 //!
 //! A batch is cut into *chunks*, each a work of its own: decided in one go and written down in one record, so a chunk
 //! happens whole or not at all, and its operations one after the other with nothing of others in between. A batch that
-//! is all or nothing is one chunk. With an idempotency key, each chunk has a key derived from it, remembered with how
+//! is all or nothing is one chunk. Without keys, all chunks are under way at once and are decided in turn; no chunk waits
+//! for the disk because of the one before. With an idempotency key, each chunk has a key derived from it, remembered with how
 //! each of its items ended: a retry finds the chunks that are done and goes on with the rest.
+
+use std::future::{Future, poll_fn};
+use std::sync::atomic::Ordering;
+use std::task::Poll;
 
 use super::holds::{Budget, ended_by};
 use super::{Bank, Done, Executed, KeyHome, Origin, Refusal, item_refusal, refusal};
@@ -13,7 +18,7 @@ use crate::ledger::{
     Sequence, TransactionId,
 };
 use crate::shard::batch::Reply;
-use crate::shard::work::{ItemReply, WorkReply};
+use crate::shard::work::{ItemReply, WorkReply, WorkRequest};
 
 /// The most items of a batch.
 pub const BATCH_ITEMS_MAX: usize = 10_000;
@@ -49,6 +54,8 @@ pub struct BatchOutcome {
 pub enum BatchResult {
     /// It was executed, now or by an earlier request with the same key.
     Done(Done<Executed>),
+    /// It was executed, and nobody wants to know more.
+    Untold,
     /// It was not.
     Refused(Refusal),
     /// The batch is all or nothing, and another item was refused.
@@ -64,6 +71,18 @@ pub enum BatchRefusal {
     Refused(Refusal),
 }
 
+/// A chunk on its way.
+struct ChunkPlan {
+    /// The places of the items that the work is about.
+    places: Vec<usize>,
+    /// The hold that each item ends.
+    holds: Vec<Option<HoldId>>,
+    /// How the items ended, those of the work as if it had not been attempted.
+    results: Vec<BatchResult>,
+    /// The work, if there is anything to do.
+    request: Option<WorkRequest>,
+}
+
 impl From<Refusal> for BatchRefusal {
     fn from(refusal: Refusal) -> BatchRefusal {
         BatchRefusal::Refused(refusal)
@@ -71,7 +90,7 @@ impl From<Refusal> for BatchRefusal {
 }
 
 impl Bank {
-    /// Executes a batch.
+    /// Executes a batch. With `told`, it is told what each item changed.
     ///
     /// # Errors
     /// If nothing was executed; or, with an idempotency key, if not all was: the same request again goes on with it.
@@ -79,11 +98,17 @@ impl Bank {
         &self,
         items: Vec<BatchItem>,
         atomic: bool,
+        told: bool,
         origin: Origin,
     ) -> Result<BatchOutcome, BatchRefusal> {
         let chunks = chunks(items);
         if atomic && chunks.len() > 1 {
             return Err(BatchRefusal::TooLarge);
+        }
+        if chunks.len() > 1 && origin.key.is_none() && chunks.iter().flatten().all(|item| item.key.is_none())
+        {
+            let results = self.chunks_in_turn(chunks, told, &origin).await?;
+            return Ok(BatchOutcome { results, first_request_id: None });
         }
         let mut outcome = BatchOutcome { results: Vec::new(), first_request_id: None };
         let mut all_replayed = true;
@@ -91,7 +116,7 @@ impl Bank {
         while let Some((number, chunk)) = chunks.next() {
             let count = chunk.len();
             let key = origin.key.map(|key| self.homed(chunk_key(key, number), KeyHome::Key));
-            match self.chunk(chunk, key, atomic, origin.request_id.clone()).await {
+            match self.chunk(chunk, key, atomic, told, origin.request_id.clone()).await {
                 Ok((results, first_request_id)) => {
                     outcome.results.extend(results);
                     all_replayed &= first_request_id.is_some();
@@ -110,16 +135,109 @@ impl Bank {
         Ok(outcome)
     }
 
+    /// Executes chunks without keys, all under way at once. Their turn keeps them in order, and one shard decides them
+    /// all, so that of a batch that a crash cuts short, a first part is there.
+    async fn chunks_in_turn(
+        &self,
+        chunks: Vec<Vec<BatchItem>>,
+        told: bool,
+        origin: &Origin,
+    ) -> Result<Vec<BatchResult>, Refusal> {
+        let mut plans = Vec::with_capacity(chunks.len());
+        for chunk in chunks {
+            plans.push(self.plan_chunk(chunk, None, false, told, origin.request_id.clone())?);
+        }
+        let mut shards: Vec<_> = plans
+            .iter()
+            .flat_map(|plan| plan.request.iter().flat_map(|request| &request.needs))
+            .map(|(shard, _)| *shard)
+            .collect();
+        shards.sort_unstable();
+        shards.dedup();
+        let turn = self.turns.fetch_add(1, Ordering::Relaxed);
+        let asked = plans.iter_mut().map(|plan| {
+            plan.request.take().map(|mut request| {
+                request.take_turn(turn, &shards);
+                Box::pin(self.ask_work(request))
+            })
+        });
+        let mut asked: Vec<_> = asked.collect();
+        let mut replies: Vec<_> = asked.iter().map(|_| None).collect();
+        // Once each has been polled, all are in the inbox, in order.
+        poll_fn(|context| {
+            for (asked, reply) in asked.iter_mut().zip(&mut replies) {
+                if let Some(asked) = asked
+                    && let Poll::Ready(ready) = asked.as_mut().poll(context)
+                {
+                    *reply = Some(ready);
+                }
+            }
+            Poll::Ready(())
+        })
+        .await;
+        let mut results = Vec::new();
+        let mut refused = None;
+        let mut executed = false;
+        for ((plan, asked), reply) in plans.into_iter().zip(asked).zip(replies) {
+            let count = plan.results.len();
+            let reply = match (reply, asked) {
+                (Some(reply), _) => Some(reply),
+                (None, Some(asked)) => Some(asked.await),
+                (None, None) => None,
+            };
+            let ended = match reply {
+                None => Ok((plan.results, None)),
+                Some(Ok(reply)) => self.end_chunk(plan, reply).await,
+                Some(Err(refusal)) => Err(refusal),
+            };
+            match ended {
+                Ok((ended, _)) => {
+                    executed = true;
+                    results.extend(ended);
+                }
+                Err(refusal) => {
+                    results
+                        .extend(std::iter::repeat_with(|| BatchResult::Refused(refusal.again())).take(count));
+                    refused.get_or_insert(refusal);
+                }
+            }
+        }
+        // What was executed has to be told, so what was not is told one by one.
+        match refused {
+            Some(refusal) if !executed => Err(refusal),
+            _ => Ok(results),
+        }
+    }
+
     async fn chunk(
         &self,
         items: Vec<BatchItem>,
         key: Option<HomedKey>,
         atomic: bool,
+        told: bool,
         request_id: Box<str>,
     ) -> Result<(Vec<BatchResult>, Option<Box<str>>), Refusal> {
+        let mut plan = self.plan_chunk(items, key, atomic, told, request_id)?;
+        match plan.request.take() {
+            None => Ok((plan.results, None)),
+            Some(request) => {
+                let reply = self.ask_work(request).await?;
+                self.end_chunk(plan, reply).await
+            }
+        }
+    }
+
+    fn plan_chunk(
+        &self,
+        items: Vec<BatchItem>,
+        key: Option<HomedKey>,
+        atomic: bool,
+        told: bool,
+        request_id: Box<str>,
+    ) -> Result<ChunkPlan, Refusal> {
         let mut places = Vec::with_capacity(items.len());
         let mut known = Vec::with_capacity(items.len());
-        let mut results = Vec::new();
+        let mut results = Vec::with_capacity(items.len());
         let holds: Vec<_> = items.iter().map(|item| ended_by(&item.operation)).collect();
         for item in items {
             let key = item.key.map(|(key, home)| self.homed(key, home));
@@ -137,33 +255,45 @@ impl Bank {
                 known.push(Item { operation: item.operation, conditions: item.conditions, key });
             }
         }
-        if known.is_empty() || (atomic && known.len() < results.len()) {
-            return Ok((results, None));
-        }
-        let request = self.work(known, key, atomic, false, request_id)?;
-        match self.ask_work(request).await? {
+        let request = if known.is_empty() || (atomic && known.len() < results.len()) {
+            None
+        } else {
+            Some(WorkRequest { told, ..self.work(known, key, atomic, false, request_id)? })
+        };
+        Ok(ChunkPlan { places, holds, results, request })
+    }
+
+    /// How the items of a chunk ended, and the id of the request that ended them, if that was an earlier one.
+    async fn end_chunk(
+        &self,
+        plan: ChunkPlan,
+        reply: WorkReply,
+    ) -> Result<(Vec<BatchResult>, Option<Box<str>>), Refusal> {
+        let ChunkPlan { places, holds, mut results, .. } = plan;
+        let mut first_request_id = None;
+        match reply {
             WorkReply::Items(items) => {
                 for (place, reply) in places.into_iter().zip(items) {
                     results[place] = match reply {
                         ItemReply::Done { id, decision } => {
                             BatchResult::Done(Done { value: Executed { id, decision }, replayed: false })
                         }
+                        ItemReply::Untold => BatchResult::Untold,
                         ItemReply::Not(outcome) => self.not_done(outcome).await?,
                     };
                 }
-                self.tell_of_holds(&holds, &mut results).await;
-                Ok((results, None))
             }
             WorkReply::Settled(outcome) => {
-                let (settled, first_request_id) = self.settled_chunk(outcome).await?;
+                let (settled, request_id) = self.settled_chunk(outcome).await?;
                 for (place, result) in places.into_iter().zip(settled) {
                     results[place] = result;
                 }
-                self.tell_of_holds(&holds, &mut results).await;
-                Ok((results, Some(first_request_id)))
+                first_request_id = Some(request_id);
             }
-            reply => Err(refusal(Reply::Worked(reply))),
+            reply => return Err(refusal(Reply::Worked(reply))),
         }
+        self.tell_of_holds(&holds, &mut results).await;
+        Ok((results, first_request_id))
     }
 
     /// Tells of holds that ended long ago that they ended; all of a chunk share what one request may examine.
@@ -213,7 +343,7 @@ impl Bank {
                     let event = event.expect("what a list ended with is behind its items");
                     let id = TransactionId { time: event.time, shard: end.shard, sequence };
                     let decision = event.change.decision().expect("an item was decided").clone();
-                    let value = Executed { id, decision: decision.into() };
+                    let value = Executed { id, decision };
                     // As its first reply said: that it is repeated, the reply as a whole says.
                     BatchResult::Done(Done { value, replayed: false })
                 }

@@ -601,7 +601,7 @@ impl Bank {
         let Found { shard, sequence, event, after } = found;
         let id = TransactionId { time: event.time, shard, sequence };
         if let Change::Decided { decision, .. } = event.change {
-            return Ok(Happened { executed: Executed { id, decision: decision.into() }, after });
+            return Ok(Happened { executed: Executed { id, decision }, after });
         }
         let (opened, currency) = match &event.change {
             Change::Posted { account, .. } | Change::Closed { account, .. } => {

@@ -17,8 +17,8 @@ use std::time::Duration;
 use super::{AccountSelector, Bank, Executed, PAGE_ENTRIES_MAX, Refusal, refusal};
 use crate::clock;
 use crate::ledger::{
-    AccountChange, AccountId, AccountName, AccountNumber, Amount, Change, Currency, Decision, Effect, HoldId,
-    HoldKey, Kind, Quantity, Reference, Sequence, ShardId, Timestamp, Total, TransactionId, TransactionType,
+    AccountChange, AccountId, AccountName, AccountNumber, Amount, Change, Currency, Effect, HoldId, HoldKey,
+    Kind, Quantity, Reference, Sequence, ShardId, Timestamp, Total, TransactionId, TransactionType,
 };
 use crate::shard::batch::{AccountFilter, AccountView, Reply, Request};
 use crate::storage::StorageError;
@@ -509,14 +509,14 @@ impl Chain {
             Change::Settled { by, .. } => *by,
             _ => TransactionId { time: event.time, shard, sequence },
         };
-        let decision: Decision = match event.change {
-            Change::Decided { decision, .. } | Change::Settled { decision, .. } => *decision,
+        let decision = match event.change {
+            Change::Decided { decision, .. } | Change::Settled { decision, .. } => decision,
             short => {
                 let decision = short.to_decision(shard, self.id.opened, self.currency);
-                decision.expect("an account's entry is about the account")
+                Arc::new(decision.expect("an account's entry is about the account"))
             }
         };
-        let executed = Executed { id, decision: Arc::new(decision) };
+        let executed = Executed { id, decision };
         AccountEntry { account: self.id, executed, held_change }
     }
 

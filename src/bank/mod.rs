@@ -16,6 +16,7 @@ mod holds;
 mod plan;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use tokio::sync::Semaphore;
 
@@ -67,6 +68,8 @@ pub struct Bank {
     history_readers: Arc<Semaphore>,
     accounts_known: events::AccountsKnown,
     hold_searches: holds::Searches,
+    /// Numbers batches, so that the parts of each are decided in turn.
+    turns: AtomicU64,
 }
 
 /// Who asks for a change, and how it may be repeated.
@@ -216,6 +219,7 @@ impl Bank {
             history_readers: Arc::new(Semaphore::new(HISTORY_READERS_MAX)),
             accounts_known: events::AccountsKnown::default(),
             hold_searches: holds::Searches::default(),
+            turns: AtomicU64::new(0),
         }
     }
 
@@ -399,6 +403,7 @@ impl Bank {
             }
             ItemReply::Not(ItemOutcome::Settled(outcome)) => self.settled(outcome).await,
             ItemReply::Not(outcome) => Err(item_refusal(outcome)),
+            ItemReply::Untold => unreachable!("this client wants to know"),
         }
     }
 
@@ -535,7 +540,7 @@ impl Bank {
             }
             Change::Decided { decision, .. } => match decision.kind {
                 Kind::Refusal { .. } | Kind::Batch { .. } => Err(Refusal::TransactionNotFound),
-                _ => Ok(Executed { id, decision: Arc::new((**decision).clone()) }),
+                _ => Ok(Executed { id, decision: Arc::clone(decision) }),
             },
             // A settlement is the other half of a decision, which has the id.
             Change::Settled { .. } | Change::Refused { .. } | Change::Claimed => {
@@ -582,7 +587,7 @@ impl Bank {
                 }
                 Some(ItemReply::Not(ItemOutcome::Settled(outcome))) => self.settled_short(outcome).await,
                 Some(ItemReply::Not(outcome)) => Err(item_refusal(outcome)),
-                None => unreachable!("an item has a reply"),
+                Some(ItemReply::Untold) | None => unreachable!("an item has a reply, which tells"),
             },
             reply => Err(refusal(reply)),
         }
@@ -623,7 +628,7 @@ impl Bank {
                         first_request_id: Some(request_id.clone()),
                     });
                 }
-                Short::Executed(Executed { id, decision: Arc::new((**decision).clone()) })
+                Short::Executed(Executed { id, decision: Arc::clone(decision) })
             }
             Change::Opened { account, .. }
             | Change::Posted { account, .. }
@@ -725,10 +730,10 @@ fn transaction(
         }),
         Change::Decided { decision, .. } => transaction_of(&Executed {
             id: TransactionId { time: event.time, shard, sequence },
-            decision: Arc::new((**decision).clone()),
+            decision: Arc::clone(decision),
         }),
         Change::Settled { by, decision, .. } => {
-            transaction_of(&Executed { id: *by, decision: Arc::new((**decision).clone()) })
+            transaction_of(&Executed { id: *by, decision: Arc::clone(decision) })
         }
         _ => None,
     }

@@ -33,9 +33,7 @@ impl Bank {
         let mut needs = BTreeMap::<ShardId, Needs>::new();
         let mut references = Vec::new();
         for item in &items {
-            for place in
-                item.operation.places().into_iter().chain(item.conditions.iter().map(|of| &of.account))
-            {
+            for place in item.operation.places().chain(item.conditions.iter().map(|of| &of.account)) {
                 needs.entry(place.shard).or_default().accounts.push(place.account.clone());
             }
             match &item.operation {
@@ -64,9 +62,6 @@ impl Bank {
         references.sort_unstable();
         references.dedup();
         for needs in needs.values_mut() {
-            // One account may be named in many operations, or in one operation and in its conditions.
-            needs.accounts.sort_unstable();
-            needs.accounts.dedup();
             needs.holds.sort_unstable();
             needs.holds.dedup();
             // Of two uses of one key in a list, the first decides what it stands for.
@@ -76,6 +71,15 @@ impl Bank {
                 needs.references.clone_from(&references);
             }
         }
-        Ok(WorkRequest { items, atomic, dry_run, key, request_id, needs: needs.into_iter().collect() })
+        Ok(WorkRequest {
+            items,
+            atomic,
+            dry_run,
+            told: true,
+            turn: None,
+            key,
+            request_id,
+            needs: needs.into_iter().collect(),
+        })
     }
 }

@@ -1,6 +1,7 @@
 //! What happened: the only thing that changes a ledger, and the only thing that is written down.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
@@ -85,7 +86,7 @@ pub enum Change {
     /// An operation was decided here, and its part for this shard applied.
     Decided {
         /// What it changes, here and elsewhere.
-        decision: Box<Decision>,
+        decision: Arc<Decision>,
         /// The earlier entries of the accounts that this shard's part is about, in its order.
         links: PartLinks,
     },
@@ -94,7 +95,7 @@ pub enum Change {
         /// The decision's event.
         by: TransactionId,
         /// A copy of the decision.
-        decision: Box<Decision>,
+        decision: Arc<Decision>,
         /// The earlier entries of the accounts that this shard's part is about, in its order.
         links: PartLinks,
     },
@@ -150,7 +151,7 @@ impl Entry {
 
 impl Change {
     /// The decision that was made or applied, if this is one of any size.
-    pub fn decision(&self) -> Option<&Decision> {
+    pub fn decision(&self) -> Option<&Arc<Decision>> {
         match self {
             Change::Decided { decision, .. } | Change::Settled { decision, .. } => Some(decision),
             _ => None,

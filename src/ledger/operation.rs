@@ -304,21 +304,33 @@ impl VelocityChange {
 
 impl Operation {
     /// The shards that the operation names, and the accounts there.
-    pub fn places(&self) -> Vec<&Place> {
-        match self {
-            Operation::Open { .. } | Operation::Capture { .. } | Operation::Void { .. } => Vec::new(),
+    pub fn places(&self) -> impl Iterator<Item = &Place> {
+        let (first, second) = match self {
             Operation::Deposit { account, .. }
             | Operation::Withdraw { account, .. }
             | Operation::Amend { account, .. }
-            | Operation::Close { account } => vec![account],
-            Operation::Transfer { from, to, .. } => vec![from, to],
-            Operation::MultiTransfer { legs, .. } => legs.iter().map(|(place, _)| place).collect(),
-            Operation::Reverse { legs, .. } => legs.iter().map(|(place, _)| place).collect(),
-            Operation::Hold { account, to, .. } => {
-                [Some(account), to.as_ref()].into_iter().flatten().collect()
+            | Operation::Close { account } => (Some(account), None),
+            Operation::Hold { account, to, .. } => (Some(account), to.as_ref()),
+            Operation::Transfer { from, to, .. } => (Some(from), Some(to)),
+            Operation::Link { account, to, .. } | Operation::Unlink { account, to } => {
+                (Some(account), Some(to))
             }
-            Operation::Link { account, to, .. } | Operation::Unlink { account, to } => vec![account, to],
-        }
+            Operation::Open { .. }
+            | Operation::Capture { .. }
+            | Operation::Void { .. }
+            | Operation::MultiTransfer { .. }
+            | Operation::Reverse { .. } => (None, None),
+        };
+        let legs: &[(Place, Quantity)] = match self {
+            Operation::MultiTransfer { legs, .. } => legs,
+            _ => &[],
+        };
+        let reversed: &[(Place, super::Amount)] = match self {
+            Operation::Reverse { legs, .. } => legs,
+            _ => &[],
+        };
+        let legs = legs.iter().map(|(place, _)| place);
+        first.into_iter().chain(second).chain(legs).chain(reversed.iter().map(|(place, _)| place))
     }
 
     /// The client's reference, where it has to be unique in some accounts.

@@ -1,6 +1,7 @@
 //! The state of a shard's ledger: decide, then apply.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
@@ -384,7 +385,7 @@ impl Ledger {
             part.previous = self.sent_to(part.shard);
         }
         let links = self.part_links(&decision);
-        Event { time, key, change: Change::Decided { decision: Box::new(decision), links } }
+        Event { time, key, change: Change::Decided { decision: Arc::new(decision), links } }
     }
 
     /// The event that applies this shard's part of what another shard decided, or `None` if that was applied before.
@@ -394,7 +395,7 @@ impl Ledger {
     pub fn settled(
         &self,
         by: TransactionId,
-        decision: &Decision,
+        decision: &Arc<Decision>,
         now: Timestamp,
     ) -> Result<Option<Event>, ReplayError> {
         let received = self.received_from(by.shard);
@@ -409,7 +410,7 @@ impl Ledger {
             ))
         })?;
         let (key, links) = (part.key, self.part_links(decision));
-        let change = Change::Settled { by, decision: Box::new(decision.clone()), links };
+        let change = Change::Settled { by, decision: Arc::clone(decision), links };
         Ok(Some(Event { time: now.max(self.time).max(by.time), key, change }))
     }
 
@@ -447,11 +448,18 @@ impl Ledger {
     }
 
     /// What a list of operations asks this shard about.
-    pub fn grant(&self, needs: &Needs, terms: &Terms) -> Grant {
+    ///
+    /// `found` are the numbers of the accounts that it names, in their order, as far as they have been looked up.
+    pub fn grant(&self, needs: &Needs, found: &[Option<AccountNumber>], terms: &Terms) -> Grant {
         let mut seen = Sequence::NONE;
         let mut accounts = Vec::with_capacity(needs.accounts.len() + needs.holds.len());
-        for reference in &needs.accounts {
-            let account = self.account(reference);
+        for (place, reference) in needs.accounts.iter().enumerate() {
+            let account = match (reference, found.get(place)) {
+                (AccountRef::Name(_), Some(Some(number))) => {
+                    self.account_by_number(*number).filter(|account| account.status == AccountStatus::Open)
+                }
+                _ => self.account(reference),
+            };
             // Nothing to be seen may mean "closed a moment ago".
             seen = seen.max(account.map_or(self.last, |account| account.chain.newest()));
             accounts.push((reference.clone(), account.map(|account| self.state_of(account, terms))));

@@ -146,6 +146,34 @@ fn at(rejection: Rejection, place: usize) -> Stop {
     Stop::Rejected(Box::new(Rejected { rejection, at: u16::try_from(place).ok() }))
 }
 
+/// What a shard has granted of the accounts that it was asked about.
+#[derive(Debug)]
+struct Granted {
+    shard: ShardId,
+    /// In the order in which they were asked for: the places of their copies.
+    accounts: Vec<(AccountRef, Option<usize>)>,
+    /// Behind the one that was looked for last.
+    next: usize,
+    /// The same by account, once one was looked for that was not the next.
+    places: HashMap<AccountRef, usize>,
+}
+
+impl Granted {
+    /// Accounts are mostly looked for as they were asked for, one operation after the other: so the next one is looked
+    /// at before a table of thousands of names is made.
+    fn find(&mut self, account: &AccountRef) -> Option<Option<usize>> {
+        if self.accounts.get(self.next).is_none_or(|(next, _)| next != account) {
+            if self.places.is_empty() {
+                let places = self.accounts.iter().enumerate();
+                self.places = places.map(|(place, (account, _))| (account.clone(), place)).collect();
+            }
+            self.next = *self.places.get(account)?;
+        }
+        self.next += 1;
+        Some(self.accounts[self.next - 1].1)
+    }
+}
+
 /// A decision, and the key that the deciding shard itself remembers with it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decided {
@@ -164,7 +192,10 @@ pub struct Workspace {
     next: Sequence,
     accounts: Vec<AccountState>,
     numbers: HashMap<(ShardId, AccountNumber), usize>,
-    places: HashMap<Place, Option<usize>>,
+    /// The accounts of each shard as they were asked for.
+    granted: Vec<Granted>,
+    /// Those that were opened here.
+    opened: HashMap<Place, usize>,
     taken: HashSet<AccountName>,
     next_numbers: BTreeMap<ShardId, usize>,
     holds: HashMap<HoldId, Option<Hold>>,
@@ -187,7 +218,8 @@ impl Workspace {
             next,
             accounts: Vec::new(),
             numbers: HashMap::new(),
-            places: HashMap::new(),
+            granted: Vec::with_capacity(grants.len()),
+            opened: HashMap::new(),
             taken: HashSet::new(),
             next_numbers: BTreeMap::new(),
             holds: HashMap::new(),
@@ -205,15 +237,19 @@ impl Workspace {
 
     fn add(&mut self, grant: Grant) {
         let shard = grant.shard;
-        for (account, state) in grant.accounts {
+        self.accounts.reserve(grant.accounts.len());
+        self.numbers.reserve(grant.accounts.len());
+        let found = grant.accounts.into_iter().map(|(account, state)| {
             let index = state.map(|state| {
                 *self.numbers.entry((shard, state.id.number)).or_insert_with(|| {
                     self.accounts.push(state);
                     self.accounts.len() - 1
                 })
             });
-            self.places.insert(Place { shard, account }, index);
-        }
+            (account, index)
+        });
+        let accounts = found.collect();
+        self.granted.push(Granted { shard, accounts, next: 0, places: HashMap::new() });
         self.taken.extend(grant.taken);
         self.next_numbers.extend(grant.next_number.map(|number| (shard, number)));
         self.holds.extend(grant.holds);
@@ -360,13 +396,14 @@ impl Workspace {
         }
     }
 
-    fn conditions(&self, conditions: &[Condition]) -> Result<(), Stop> {
+    fn conditions(&mut self, conditions: &[Condition]) -> Result<(), Stop> {
         for (index, condition) in conditions.iter().enumerate() {
             let (place, is_precondition) = match condition.requirement {
                 Requirement::Match(_) => (0, true),
                 _ => (usize::from(CONDITION_PLACES_FROM) + index, false),
             };
-            let account = &self.accounts[self.find(&condition.account, place)?];
+            let index = self.find(&condition.account, place)?;
+            let account = &self.accounts[index];
             if is_precondition && account.closed {
                 return Err(at(Rejection::AccountClosed, place));
             }
@@ -502,7 +539,7 @@ impl Workspace {
         });
         let index = self.accounts.len() - 1;
         self.numbers.insert((shard, number), index);
-        self.places.insert(Place { shard, account: AccountRef::Name(opening.name.clone()) }, Some(index));
+        self.opened.insert(Place { shard, account: AccountRef::Name(opening.name.clone()) }, index);
         self.taken.insert(opening.name.clone());
         let mut draft = Draft::new(Kind::Opening, &Note::default());
         self.effect(&mut draft, index, AccountChange::Opened(Box::new(opened)), |_| {});
@@ -792,25 +829,35 @@ impl Workspace {
         self.numbers.get(&(id.shard, id.number)).copied().ok_or_else(|| Missing::account(id))
     }
 
-    fn find(&self, place: &Place, number: usize) -> Result<usize, Stop> {
+    fn find(&mut self, place: &Place, number: usize) -> Result<usize, Stop> {
         let found = match &place.account {
-            AccountRef::Number { number, opened } => match self.numbers.get(&(place.shard, *number)) {
-                Some(&index) => Some(index).filter(|&index| self.accounts[index].id.opened == *opened),
-                None if self.places.contains_key(place) => None,
+            AccountRef::Number { number, opened } => match self.numbers.get(&(place.shard, *number)).copied()
+            {
+                Some(index) => Some(index).filter(|&index| self.accounts[index].id.opened == *opened),
+                None if self.asked(place).is_some() => None,
                 None => {
                     let id = AccountId { opened: *opened, shard: place.shard, number: *number };
                     return Err(Missing::account(id));
                 }
             },
             AccountRef::Name(_) => {
-                let found = self.places.get(place).expect("every name is asked for");
+                let opened = (!self.opened.is_empty()).then(|| self.opened.get(place)).flatten();
+                let found = match opened {
+                    Some(&index) => Some(index),
+                    None => self.asked(place).expect("every name is asked for"),
+                };
                 found.filter(|&index| !self.accounts[index].closed)
             }
         };
         found.ok_or_else(|| at(Rejection::AccountNotFound, number))
     }
 
-    fn open_account(&self, place: &Place, number: usize) -> Result<usize, Stop> {
+    /// What was granted for this place, if it was asked for.
+    fn asked(&mut self, place: &Place) -> Option<Option<usize>> {
+        self.granted.iter_mut().find(|granted| granted.shard == place.shard)?.find(&place.account)
+    }
+
+    fn open_account(&mut self, place: &Place, number: usize) -> Result<usize, Stop> {
         let index = self.find(place, number)?;
         if self.accounts[index].closed {
             return Err(at(Rejection::AccountClosed, number));
@@ -818,7 +865,7 @@ impl Workspace {
         Ok(index)
     }
 
-    fn payer(&self, place: &Place, number: usize) -> Result<usize, Stop> {
+    fn payer(&mut self, place: &Place, number: usize) -> Result<usize, Stop> {
         let index = self.open_account(place, number)?;
         if self.accounts[index].frozen {
             return Err(at(Rejection::AccountFrozen, number));
@@ -989,7 +1036,11 @@ impl Workspace {
         let (number, opened, currency) = (account.id.number, account.id.opened, account.currency);
         let after = account.after();
         let effect = Effect { account: number, opened, currency, change, after, allowance };
-        part_of(&mut draft.decision.parts, account.id.shard).effects.push(effect);
+        let effects = &mut part_of(&mut draft.decision.parts, account.id.shard).effects;
+        if effects.len() == 1 {
+            effects.reserve_exact(1);
+        }
+        effects.push(effect);
     }
 
     fn finish(&mut self, draft: Draft) -> Result<Decision, Stop> {
@@ -1019,7 +1070,9 @@ impl Draft {
 /// The part of a shard, which is made if there is none yet.
 fn part_of(parts: &mut Vec<Part>, shard: ShardId) -> &mut Part {
     let place = parts.iter().position(|part| part.shard == shard).unwrap_or_else(|| {
-        parts.push(Part { shard, previous: Sequence::NONE, effects: Vec::new(), reverses: None, key: None });
+        // Of most parts there is one effect, and room for more takes longer to fill than to make.
+        let effects = Vec::with_capacity(1);
+        parts.push(Part { shard, previous: Sequence::NONE, effects, reverses: None, key: None });
         parts.len() - 1
     });
     &mut parts[place]

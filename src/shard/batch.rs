@@ -361,6 +361,7 @@ pub struct Moment {
 enum Waiting<To> {
     Request(Request, To),
     Work(Box<Work<To>>),
+    Turn(Box<WorkRequest>, To),
 }
 
 /// A shard's state and its rules.
@@ -418,14 +419,17 @@ impl<To> Shard<To> {
     /// Serves a request.
     pub fn serve(&mut self, request: Request, to: To, moment: Moment, output: &mut Output<To>) {
         match request {
-            Request::Work(request) => {
-                let id = self.next_work();
-                self.set_out(
-                    Work { id, request: *request, grants: Vec::new(), attempts: 1, to },
-                    moment,
-                    output,
-                );
-            }
+            Request::Work(request) => match request.turn {
+                None => self.begin(*request, None, to, moment, output),
+                Some(_) if self.locks.waiting() >= WAITING_MAX => {
+                    output.ready.push((to, Reply::Worked(WorkReply::Overloaded)));
+                }
+                Some(turn) => {
+                    let (ticket, granted) =
+                        self.locks.acquire(vec![Resource::Turn(turn)], Waiting::Turn(request, to));
+                    self.runnable.extend(granted.map(|waiting| (ticket, waiting)));
+                }
+            },
             request => self.wait_or_answer(request, to, moment, output),
         }
         self.run(moment, output);
@@ -458,6 +462,7 @@ impl<To> Shard<To> {
                     self.locks.release(ticket, &mut self.runnable);
                 }
             }
+            Message::TurnOver(ticket) => self.locks.release(ticket, &mut self.runnable),
         }
         self.run(moment, output);
     }
@@ -518,8 +523,7 @@ impl<To> Shard<To> {
             match waiting {
                 Waiting::Request(request, to) => {
                     // What it waited for may be called otherwise by now: a name may have got an account.
-                    let same = self.resources_of(&request) == self.locks.resources(ticket);
-                    if same {
+                    if self.locks.has_all(ticket, &self.resources_of(&request)) {
                         self.answer(request, to, moment, output);
                         self.locks.release(ticket, &mut self.runnable);
                     } else {
@@ -527,10 +531,15 @@ impl<To> Shard<To> {
                         self.wait_or_answer(request, to, moment, output);
                     }
                 }
+                Waiting::Turn(request, to) => {
+                    self.begin(*request, Some((self.id, ticket)), to, moment, output);
+                }
                 Waiting::Work(work) => {
-                    if self.needed(work.needs_here()) == self.locks.resources(ticket) {
+                    let resources = self.needed(work.needs_here());
+                    if self.locks.has_all(ticket, &resources) {
+                        let found = found(work.needs_here(), &resources);
                         self.granted.insert(work.id, ticket);
-                        self.grant(work, moment, output);
+                        self.grant(work, &found, moment, output);
                     } else {
                         self.locks.release(ticket, &mut self.runnable);
                         self.admit(work, moment, output);
@@ -612,7 +621,8 @@ impl<To> Shard<To> {
         }
     }
 
-    /// What a work needs of this shard, each once, in order.
+    /// What a work needs of this shard, the accounts that it names first and in their order; some of it more than once,
+    /// as one account may be named in many operations.
     fn needed(&self, needs: &Needs) -> Vec<Resource> {
         let mut resources: Vec<_> =
             needs.accounts.iter().map(|account| self.account_resource(account)).collect();
@@ -623,14 +633,24 @@ impl<To> Shard<To> {
         resources.extend(needs.holds.iter().map(|hold| self.number_resource(hold.account)));
         resources.extend(needs.reversals.iter().map(|transfer| Resource::Transfer(transfer.sequence)));
         resources.extend(needs.keys.iter().map(|key| Resource::Key(key.digest)));
-        resources.sort_unstable();
-        resources.dedup();
         resources
     }
 
     fn next_work(&mut self) -> WorkId {
         self.works += 1;
         WorkId { shard: self.id, number: self.works }
+    }
+
+    fn begin(
+        &mut self,
+        request: WorkRequest,
+        turn: Option<(ShardId, Ticket)>,
+        to: To,
+        moment: Moment,
+        output: &mut Output<To>,
+    ) {
+        let work = Work { id: self.next_work(), request, turn, grants: Vec::new(), attempts: 1, to };
+        self.set_out(work, moment, output);
     }
 
     /// Sends a work to the first of its shards.
@@ -657,23 +677,30 @@ impl<To> Shard<To> {
             needs.keys.extract_if(.., |key| !self.locks.is_free(&Resource::Key(key.digest))).collect();
         needs.busy_keys.extend(busy);
         let resources = self.needed(needs);
+        let found = found(needs, &resources);
         let id = work.id;
         let (ticket, granted) = self.locks.acquire(resources, Waiting::Work(work));
         if let Some(Waiting::Work(work)) = granted {
             self.granted.insert(id, ticket);
-            self.grant(work, moment, output);
+            self.grant(work, &found, moment, output);
         }
     }
 
     /// Adds what the work asks to know of this shard, which is locked for it now, and lets it go on.
-    fn grant(&mut self, mut work: Box<Work<To>>, moment: Moment, output: &mut Output<To>) {
+    fn grant(
+        &mut self,
+        mut work: Box<Work<To>>,
+        found: &[Option<AccountNumber>],
+        moment: Moment,
+        output: &mut Output<To>,
+    ) {
         if self.is_expiry_due(moment) {
             let resources = self.locks.resources(self.granted[&work.id]).to_vec();
             self.expire_among(&resources, moment, output);
         }
         // A key that was settled a moment ago is not refused as in flight: its first reply may be there already, while
         // the settlement here is not durable yet. What the work answers waits for that, since the grant has seen it.
-        work.grants.push(self.ledger.grant(work.needs_here(), &self.terms(moment.now)));
+        work.grants.push(self.ledger.grant(work.needs_here(), found, &self.terms(moment.now)));
         if work.grants.len() < work.request.needs.len() {
             output.messages.push((work.next_shard(), Message::Work(work)));
         } else {
@@ -733,7 +760,7 @@ impl<To> Shard<To> {
             }
             let event = self.ledger.decided(decided, terms.now);
             self.ledger.apply(&event);
-            decisions.push(Arc::new(event.change.decision().expect("it was decided").clone()));
+            decisions.push(Arc::clone(event.change.decision().expect("it was decided")));
             events.push(event);
         }
         if !events.is_empty() {
@@ -741,6 +768,7 @@ impl<To> Shard<To> {
             output.batch.record_together(first, &events);
         }
         let replies = results.into_iter().map(|result| match result {
+            Decided::Done(_) if !request.told => ItemReply::Untold,
             Decided::Done(place) => {
                 ItemReply::Done { id: id_at(place), decision: Arc::clone(&decisions[place]) }
             }
@@ -782,6 +810,11 @@ impl<To> Shard<To> {
         }
         if let Some(ticket) = self.granted.remove(&work.id) {
             self.locks.release(ticket, &mut self.runnable);
+        }
+        match work.turn {
+            Some((shard, ticket)) if shard == self.id => self.locks.release(ticket, &mut self.runnable),
+            Some((shard, ticket)) => output.messages.push((shard, Message::TurnOver(ticket))),
+            None => {}
         }
     }
 
@@ -834,7 +867,8 @@ impl<To> Shard<To> {
                     Ok(answer) => answer,
                     Err(request) => {
                         let id = self.next_work();
-                        let work = Work { id, request: *request, grants: Vec::new(), attempts: 1, to };
+                        let work =
+                            Work { id, request: *request, turn: None, grants: Vec::new(), attempts: 1, to };
                         return self.set_out_later(work, output);
                     }
                 }
@@ -1013,6 +1047,8 @@ impl<To> Shard<To> {
             }],
             atomic: false,
             dry_run: false,
+            told: true,
+            turn: None,
             key: None,
             request_id: request_id.into(),
             needs: vec![(self.id, needs)],
@@ -1107,6 +1143,15 @@ impl AccountFilter {
                 metadata.and_then(|metadata| metadata.get(key)) == Some(value)
             })
     }
+}
+
+/// The numbers of the accounts that are needed by name, as far as there are any, among all the resources that are needed.
+fn found(needs: &Needs, resources: &[Resource]) -> Vec<Option<AccountNumber>> {
+    let number = |resource: &Resource| match resource {
+        Resource::Account(number) => Some(*number),
+        _ => None,
+    };
+    resources[..needs.accounts.len()].iter().map(number).collect()
 }
 
 /// What came of one item of a work.

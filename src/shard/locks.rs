@@ -9,11 +9,12 @@
 use std::collections::VecDeque;
 
 use hashbrown::HashMap;
+use hashbrown::hash_map::{Entry, EntryRef};
 
 use crate::ledger::{AccountName, AccountNumber, KeyDigest, Sequence};
 
 /// What can be locked.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Resource {
     /// The next number of an account. It is locked with every name that is to be opened.
     Openings,
@@ -25,23 +26,33 @@ pub(super) enum Resource {
     Key(KeyDigest),
     /// A transfer that was decided here, and whether it has been reversed.
     Transfer(Sequence),
+    /// The turn of a work among those of one list.
+    Turn(u64),
 }
 
 /// A place in some queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Ticket(u64);
+pub struct Ticket(u64);
 
 /// The queues, and what waits in them.
 #[derive(Debug)]
 pub(super) struct Locks<T> {
-    queues: HashMap<Resource, VecDeque<Ticket>>,
+    queues: HashMap<Resource, Queue>,
     tickets: HashMap<Ticket, Place<T>>,
     waiting: usize,
     last: u64,
 }
 
+/// Who has a resource, and who comes then. Mostly nobody does, which takes nothing from the heap.
+#[derive(Debug)]
+struct Queue {
+    head: Ticket,
+    behind: VecDeque<Ticket>,
+}
+
 #[derive(Debug)]
 struct Place<T> {
+    /// Each once.
     resources: Vec<Resource>,
     /// In how many of its queues others are before it.
     blocked: usize,
@@ -71,25 +82,40 @@ impl<T> Locks<T> {
         self.waiting
     }
 
-    /// Asks for resources, each once. What asks comes back if it has them at once; else it waits, and comes from
-    /// [`Locks::release`].
-    pub(super) fn acquire(&mut self, resources: Vec<Resource>, item: T) -> (Ticket, Option<T>) {
+    /// Asks for resources; the same one may be among them more than once. What asks comes back if it has them at once;
+    /// else it waits, and comes from [`Locks::release`].
+    pub(super) fn acquire(&mut self, mut resources: Vec<Resource>, item: T) -> (Ticket, Option<T>) {
         self.last += 1;
         let ticket = Ticket(self.last);
         let mut blocked = 0;
-        for resource in &resources {
-            let queue = self.queues.entry_ref(resource).or_default();
-            assert!(!queue.contains(&ticket), "a ticket asks for a resource once");
-            blocked += usize::from(!queue.is_empty());
-            queue.push_back(ticket);
-        }
+        self.queues.reserve(resources.len());
+        resources.retain(|resource| match self.queues.entry_ref(resource) {
+            EntryRef::Vacant(entry) => {
+                entry.insert(Queue { head: ticket, behind: VecDeque::new() });
+                true
+            }
+            EntryRef::Occupied(mut entry) => {
+                let queue = entry.get_mut();
+                let is_new = *queue.behind.back().unwrap_or(&queue.head) != ticket;
+                if is_new {
+                    queue.behind.push_back(ticket);
+                    blocked += 1;
+                }
+                is_new
+            }
+        });
         let (item, granted) = if blocked > 0 { (Some(item), None) } else { (None, Some(item)) };
         self.waiting += usize::from(blocked > 0);
         self.tickets.insert(ticket, Place { resources, blocked, item });
         (ticket, granted)
     }
 
-    /// The resources that a ticket has.
+    /// Whether a ticket has all of these.
+    pub(super) fn has_all(&self, ticket: Ticket, resources: &[Resource]) -> bool {
+        resources.iter().all(|resource| self.queues.get(resource).is_some_and(|queue| queue.head == ticket))
+    }
+
+    /// The resources that a ticket has, each once.
     pub(super) fn resources(&self, ticket: Ticket) -> &[Resource] {
         &self.tickets[&ticket].resources
     }
@@ -99,21 +125,21 @@ impl<T> Locks<T> {
         let place = self.tickets.remove(&ticket).expect("a ticket is released once");
         assert!(place.item.is_none(), "only what was granted is released");
         for resource in place.resources {
-            let queue = self.queues.get_mut(&resource).expect("a ticket stands in its queues");
-            let head = queue.pop_front();
-            assert_eq!(head, Some(ticket), "who has a resource is at the head of its queue");
-            match queue.front() {
-                None => {
-                    self.queues.remove(&resource);
-                }
-                Some(next) => {
-                    let place = self.tickets.get_mut(next).expect("who waits is known");
-                    place.blocked -= 1;
-                    if place.blocked == 0 {
-                        self.waiting -= 1;
-                        granted.push_back((*next, place.item.take().expect("it waited")));
-                    }
-                }
+            let Entry::Occupied(mut entry) = self.queues.entry(resource) else {
+                unreachable!("a ticket stands in its queues");
+            };
+            let queue = entry.get_mut();
+            assert_eq!(queue.head, ticket, "who has a resource is at the head of its queue");
+            let Some(next) = queue.behind.pop_front() else {
+                entry.remove();
+                continue;
+            };
+            queue.head = next;
+            let place = self.tickets.get_mut(&next).expect("who waits is known");
+            place.blocked -= 1;
+            if place.blocked == 0 {
+                self.waiting -= 1;
+                granted.push_back((next, place.item.take().expect("it waited")));
             }
         }
     }

@@ -11,6 +11,10 @@
 //! If deciding finds that it needs an account that nobody knew of (overdraft protection, the payee of a hold), it
 //! lets all shards go, and the work sets out again with that too, at most eight times.
 //!
+//! Works of one list, the chunks of a batch, are decided in their order: before one sets out it takes the list's *turn*
+//! at its first shard, and keeps it until it is decided or given up, also while it sets out again. It asks for nothing
+//! else before it has that, so a turn adds no circle.
+//!
 //! # What is durable when (P1, P3)
 //! Memory runs ahead of the logs, and settlements do not wait for decisions to be durable. The logs must not
 //! contradict one another after a crash, so a batch *requires* others: one with a decision requires what its grants
@@ -40,6 +44,7 @@
 
 use std::sync::Arc;
 
+use super::locks::Ticket;
 use crate::ledger::operation::HomedKey;
 use crate::ledger::operation::Item;
 use crate::ledger::workspace::{Grant, Needs};
@@ -60,6 +65,10 @@ pub struct WorkRequest {
     pub atomic: bool,
     /// Only say what would happen.
     pub dry_run: bool,
+    /// Whether the client is told what each item changed.
+    pub told: bool,
+    /// The number of the list of works that this is one of: they are decided one after the other.
+    pub turn: Option<u64>,
     /// The idempotency key of the whole.
     pub key: Option<HomedKey>,
     /// The request's id, recorded with a refusal that is kept for a key.
@@ -97,6 +106,8 @@ pub enum ItemReply {
         /// What changed.
         decision: Arc<Decision>,
     },
+    /// It was executed, and the client does not want to know more.
+    Untold,
     /// It was not, and why.
     Not(ItemOutcome),
 }
@@ -115,6 +126,8 @@ pub struct WorkId {
 pub struct Work<To> {
     pub(super) id: WorkId,
     pub(super) request: WorkRequest,
+    /// What it holds, where it set out, until it is decided: the turn among those of its list.
+    pub(super) turn: Option<(ShardId, Ticket)>,
     pub(super) grants: Vec<Grant>,
     pub(super) attempts: u8,
     pub(super) to: To,
@@ -134,6 +147,8 @@ pub enum Message<To> {
         /// The time at which it was decided.
         time: Timestamp,
     },
+    /// A work of a list, which set out at the receiver, has been decided or given up: the next one's turn has come.
+    TurnOver(Ticket),
 }
 
 impl<To> Work<To> {
@@ -149,6 +164,19 @@ impl<To> Work<To> {
 }
 
 impl WorkRequest {
+    /// Makes this work one of a list. They are decided in the order in which they are sent, each when the one before has
+    /// been decided; and by the same shard, the last of these, all of which each visits, so that its log has a first
+    /// part of the list whenever the process ends.
+    pub fn take_turn(&mut self, turn: u64, shards: &[ShardId]) {
+        self.turn = Some(turn);
+        for (place, shard) in shards.iter().enumerate() {
+            if self.needs.get(place).is_none_or(|(known, _)| known != shard) {
+                self.needs.insert(place, (*shard, Needs::default()));
+            }
+        }
+        assert_eq!(self.needs.len(), shards.len(), "all that is needed is among the list's");
+    }
+
     /// Adds accounts to what is needed. Returns whether any was not needed before.
     pub(super) fn need_accounts(&mut self, accounts: &[AccountId]) -> bool {
         let mut added = false;

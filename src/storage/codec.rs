@@ -14,26 +14,29 @@ pub struct Malformed {
 
 /// Appends `value` as a varint: 7 bits a byte, low ones first.
 pub fn put_varint(out: &mut Vec<u8>, value: u64) {
-    put_varint_wide(out, u128::from(value));
+    let mut value = value;
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
 }
 
 /// Appends a signed value as a varint, its sign in the lowest bit.
 pub fn put_signed(out: &mut Vec<u8>, value: i128) {
-    put_varint_wide(out, ((value << 1) ^ (value >> 127)) as u128);
+    let mut value = ((value << 1) ^ (value >> 127)) as u128;
+    while value > u128::from(u64::MAX) {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    // What is left fits a register, as nearly every value does from the start.
+    put_varint(out, value as u64);
 }
 
 /// Appends bytes behind their length.
 pub fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     put_varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
-}
-
-fn put_varint_wide(out: &mut Vec<u8>, mut value: u128) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
 }
 
 /// Reads what the functions above wrote.

@@ -23,6 +23,8 @@
 //!
 //! Left out: which shards wait for what while they run; that is [`crate::shard`]'s.
 
+use std::sync::Arc;
+
 use super::history::HistoryReader;
 use super::journal::record::Draft;
 use super::journal::{Journal, JournalReader};
@@ -49,7 +51,7 @@ pub struct Decided {
     /// Its event.
     pub by: TransactionId,
     /// What it changes.
-    pub decision: Decision,
+    pub decision: Arc<Decision>,
 }
 
 /// Applies all that is in flight among all the shards of a ledger, and makes that durable. Says how many parts there
@@ -131,7 +133,7 @@ pub fn between(
         else {
             return Err(missing("the decision at this place has no part for it"));
         };
-        found.push(Decided { by: TransactionId { time, shard: from, sequence: at }, decision: *decision });
+        found.push(Decided { by: TransactionId { time, shard: from, sequence: at }, decision });
         at = previous;
     }
     if at != received {

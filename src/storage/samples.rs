@@ -3,6 +3,7 @@
 //! The frozen files in `tests/fixtures` hold it. Do not change what is there; add to it behind its end.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use uuid::Uuid;
 
@@ -509,7 +510,7 @@ pub(super) struct Exchange {
     pub(super) ledgers: Vec<Ledger>,
     pub(super) events: Vec<Vec<Event>>,
     /// The decisions, with their events.
-    decided: Vec<(TransactionId, Decision)>,
+    decided: Vec<(TransactionId, Arc<Decision>)>,
     /// How each account stands once all is settled.
     after: Vec<After>,
     time: Timestamp,

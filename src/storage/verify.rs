@@ -384,7 +384,7 @@ mod tests {
             Change::Settled { by, decision, .. } if by.shard.index() == 0 => Some(decision),
             _ => None,
         });
-        changed.expect("it is there").note.reference =
+        std::sync::Arc::make_mut(changed.expect("it is there")).note.reference =
             Some(crate::ledger::Reference::parse("another").expect("valid"));
         let error = verified(&exchange.events).expect_err("another copy");
         assert!(

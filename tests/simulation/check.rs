@@ -92,7 +92,7 @@ impl Timeline {
         }
         for (shard, by, copy) in self.settled {
             let decision = decisions.get(&(by.shard, by.sequence)).expect("a settlement has its decision");
-            assert_eq!(*decision, copy, "a settlement is a copy of its decision");
+            assert_eq!(**decision, copy, "a settlement is a copy of its decision");
             assert!(shard != by.shard && copy.part(shard).is_some());
         }
         model
@@ -265,9 +265,10 @@ impl Observation {
                     } else if is_real {
                         let (found, event) =
                             events.get(written.len() - 1).ok_or("too little was written down")?;
-                        same(&(found, event.change.decision()), &(id, Some(&**decision)))?;
+                        same(&(found, event.change.decision()), &(id, Some(decision)))?;
                     }
                 }
+                ItemReply::Untold => return Err("what is done is to be told".into()),
                 ItemReply::Not(ItemOutcome::Refused(rejected)) => {
                     let expected = model.execute(&item.operation, &item.conditions, self.now);
                     same_end(&expected.map(|_| ()), &rejected.rejection)?;

@@ -154,6 +154,7 @@ impl Knowledge {
                         Listed::Done(*id)
                     }
                     ItemReply::Not(outcome) => Listed::Not(outcome.clone()),
+                    ItemReply::Untold => unreachable!("every client wants to know"),
                 });
                 let list: Vec<_> = list.collect();
                 // A command that needed more than one account comes back as a list of one.
@@ -603,7 +604,13 @@ impl Mind<'_> {
         let whole = count > 1 && self.random.percent(50);
         let key = whole.then(|| self.homed_key("list", &format!("{items:?}{atomic}")));
         let dry_run = self.random.percent(8);
-        plan(items, atomic, dry_run, key)
+        let mut work = plan(items, atomic, dry_run, key);
+        if self.random.percent(20) {
+            // Lists of works of several clients at once: nobody waits for a turn that does not end.
+            let shards: Vec<_> = work.needs.iter().map(|(shard, _)| *shard).collect();
+            work.take_turn(self.random.below(3), &shards);
+        }
+        work
     }
 }
 
@@ -616,7 +623,7 @@ fn plan(items: Vec<Item>, atomic: bool, dry_run: bool, key: Option<HomedKey>) ->
     let mut needs = BTreeMap::<ShardId, Needs>::new();
     let mut references = Vec::new();
     for item in &items {
-        for place in item.operation.places().into_iter().chain(item.conditions.iter().map(|of| &of.account)) {
+        for place in item.operation.places().chain(item.conditions.iter().map(|of| &of.account)) {
             needs.entry(place.shard).or_default().accounts.push(place.account.clone());
         }
         match &item.operation {
@@ -649,5 +656,6 @@ fn plan(items: Vec<Item>, atomic: bool, dry_run: bool, key: Option<HomedKey>) ->
             needs.references.clone_from(&references);
         }
     }
-    WorkRequest { items, atomic, dry_run, key, request_id: "r".into(), needs: needs.into_iter().collect() }
+    let needs = needs.into_iter().collect();
+    WorkRequest { items, atomic, dry_run, told: true, turn: None, key, request_id: "r".into(), needs }
 }

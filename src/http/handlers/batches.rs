@@ -137,97 +137,79 @@ impl Call<'_> {
         // Its items may have keys of their own.
         let request_id = self.request_id.as_str().into();
         let origin = Origin { request_id, ..self.origin(Scope::Collection("batches"), &fingerprint)? };
+        let batch;
         let (items, atomic) = if headers::is_media_type(self.headers(), NDJSON) {
             (lines(&body)?, atomic.is_some_and(|flag| flag.0))
         } else {
-            let batch: Batch = read_body(&body)?;
-            let atomic = atomic_of(atomic, batch.atomic)?;
-            (batch.items.0, atomic)
+            batch = read_body::<Batch>(&body)?;
+            (batch.items.0.iter().map(|RawItem(raw)| &**raw).collect(), atomic_of(atomic, batch.atomic)?)
         };
         if atomic && items.len() > BATCH_ATOMIC_ITEMS_MAX {
             return Err(Problem::plain(Code::BatchTooLarge));
         }
-        let mut results: Vec<Option<ItemResult>> = Vec::with_capacity(items.len());
         let mut places = Vec::with_capacity(items.len());
         let mut read = Vec::with_capacity(items.len());
-        let request_id = self.request_id.as_str();
         let mut wrong = Vec::new();
-        for RawItem(raw) in &items {
+        for (place, raw) in items.iter().enumerate() {
             match read_item(raw) {
                 Ok((item, key)) => {
                     let (operation, conditions) = item.to_operation(bank);
                     let key = key.map(|key| (headers::item_key(&key, raw), KeyHome::Key));
-                    places.push(results.len());
+                    places.push(place);
                     read.push(bank::BatchItem { operation, conditions, key });
-                    results.push(None);
                 }
-                Err(problem) => {
-                    wrong.push((results.len(), problem));
-                    results.push(None);
-                }
+                Err(problem) => wrong.push((place, problem)),
             }
         }
+        let mut refusals = wrong;
+        let mut shown = Vec::new();
         let mut first_request_id = None;
-        if atomic && !wrong.is_empty() {
+        if atomic && !refusals.is_empty() {
             // One of them cannot be executed, so none is.
-            let problem = Problem::plain(Code::NotAttempted);
-            for place in places {
-                results[place] = Some(refused(place, &problem, request_id));
-            }
+            refusals.extend(places.into_iter().map(|place| (place, Problem::plain(Code::NotAttempted))));
         } else if !read.is_empty() {
-            let outcome = bank.batch(read, atomic, origin).await.map_err(|refusal| match refusal {
+            let outcome = bank.batch(read, atomic, wanted == Results::All, origin).await;
+            let outcome = outcome.map_err(|refusal| match refusal {
                 BatchRefusal::TooLarge => Problem::plain(Code::BatchTooLarge),
                 BatchRefusal::Refused(refusal) => refusal.into(),
             })?;
             first_request_id = outcome.first_request_id;
-            // A repeated reply is the first one, to the letter.
-            let request_id = first_request_id.as_deref().unwrap_or(request_id);
             for (place, result) in places.into_iter().zip(outcome.results) {
-                results[place] = Some(match result {
-                    BatchResult::Done(done) => executed(place, &done, bank, wanted == Results::All),
+                match result {
+                    BatchResult::Done(done) if wanted == Results::All => {
+                        shown.push(executed(place, &done, bank));
+                    }
+                    BatchResult::Done(_) | BatchResult::Untold => {}
                     BatchResult::Refused(refusal) => {
-                        let problem = Problem::from(refusal).pointing(|party| pointer(&items[place], party));
-                        refused(place, &problem, request_id)
+                        let problem = Problem::from(refusal).pointing(|party| pointer(items[place], party));
+                        refusals.push((place, problem));
                     }
-                    BatchResult::NotAttempted => {
-                        refused(place, &Problem::plain(Code::NotAttempted), request_id)
-                    }
-                });
+                    BatchResult::NotAttempted => refusals.push((place, Problem::plain(Code::NotAttempted))),
+                }
             }
         }
-        for (place, problem) in wrong {
-            let request_id = first_request_id.as_deref().unwrap_or(request_id);
-            results[place] = Some(refused(place, &problem, request_id));
+        let (count, refused_count) = (items.len() as u64, refusals.len() as u64);
+        if wanted != Results::None {
+            // A repeated reply is the first one, to the letter.
+            let request_id = first_request_id.as_deref().unwrap_or(self.request_id.as_str());
+            shown.extend(refusals.iter().map(|(place, problem)| refused(*place, problem, request_id)));
+            shown.sort_by_key(|result| result.index);
         }
-        let results: Vec<ItemResult> = results.into_iter().flatten().collect();
-        let refused = results.iter().filter(|result| result.status >= 400).count();
-        let count = results.len() as u64;
-        let shown = |result: &ItemResult| match wanted {
-            Results::All => true,
-            Results::Refused => result.status >= 400,
-            Results::None => false,
-        };
-        let reply = reply::json(
-            StatusCode::OK,
-            &BatchReply {
-                count,
-                executed: count - refused as u64,
-                refused: refused as u64,
-                results: results.into_iter().filter(shown).collect(),
-            },
-        );
+        let executed = count - refused_count;
+        let reply = BatchReply { count, executed, refused: refused_count, results: shown };
+        let reply = reply::json(StatusCode::OK, &reply);
         Ok(reply::marked(reply, &Done { value: (), replayed: first_request_id.is_some() }))
     }
 }
 
 /// The items of a batch with one a line. Empty lines are none.
-fn lines(body: &[u8]) -> Result<Vec<RawItem>, Problem> {
+fn lines(body: &[u8]) -> Result<Vec<&str>, Problem> {
     let text = std::str::from_utf8(body).map_err(|error| {
         let detail = format!("the body is not UTF-8 from byte {} on", error.valid_up_to());
         Problem::new(Code::MalformedJson, detail)
     })?;
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let items: Vec<RawItem> = lines.take(BATCH_ITEMS_MAX + 1).map(|line| RawItem(line.into())).collect();
+    let items: Vec<&str> = lines.take(BATCH_ITEMS_MAX + 1).collect();
     match items.len() {
         0 => Err(Problem::new(Code::MalformedJson, "the body is empty; at least one item is needed")),
         count if count > BATCH_ITEMS_MAX => {
@@ -249,7 +231,7 @@ fn atomic_of(query: Option<Flag>, body: Option<Flag>) -> Result<bool, Problem> {
 }
 
 /// Where in an item stands what has met a refusal. Refusals are few: those items are read again rather than all kept.
-fn pointer(RawItem(raw): &RawItem, party: Party) -> Cow<'static, str> {
+fn pointer(raw: &str, party: Party) -> Cow<'static, str> {
     read_item(raw).map_or("".into(), |(item, _)| item.pointer(party))
 }
 
@@ -258,14 +240,12 @@ fn refused(index: usize, problem: &Problem, request_id: &str) -> ItemResult {
     ItemResult { index, status, replayed: false, body: problem_body(problem, request_id) }
 }
 
-fn executed(index: usize, done: &Done<Executed>, bank: &bank::Bank, shown: bool) -> ItemResult {
+fn executed(index: usize, done: &Done<Executed>, bank: &bank::Bank) -> ItemResult {
     let mut json = Vec::new();
-    if shown {
-        match done.value.decision.kind {
-            Kind::Opening => Account::opened(&bank.opened(&done.value)).write(&mut json),
-            Kind::Hold => HoldResource::placed(&done.value, false).write(&mut json),
-            _ => TransactionDetail::of(&done.value, None).write(&mut json),
-        }
+    match done.value.decision.kind {
+        Kind::Opening => Account::opened(&bank.opened(&done.value)).write(&mut json),
+        Kind::Hold => HoldResource::placed(&done.value, false).write(&mut json),
+        _ => TransactionDetail::of(&done.value, None).write(&mut json),
     }
     let status = StatusCode::CREATED.as_u16();
     ItemResult { index, status, replayed: done.replayed, body: ItemBody::Resource(json) }

@@ -9,9 +9,11 @@ use super::detail::TransactionDetail;
 use super::holds::{HoldRequest, HoldResource};
 use super::metadata::Metadata;
 use super::nested::List;
-use super::read::{Errors, Parsed, Read, ReadScalar, Value, body, kind, parse_text};
+use super::read::{Errors, Parsed, Read, ReadScalar, Value, body, kind, parse_text, plain_texts};
 use super::schema::{Describe, Describer, Schemas, with_meaning};
-use super::transfers::{AmountOrAll, Conditions, Transfer, conditions, note, requirement_pointer};
+use super::transfers::{
+    AmountOrAll, Conditions, PairTransfer, Transfer, conditions, note, requirement_pointer,
+};
 use super::values::{AmountText, Flag};
 use super::write::{Object, Write, resource};
 use crate::bank::{AccountSelector, BATCH_ITEMS_MAX, Bank};
@@ -124,7 +126,7 @@ const TYPES: [(&str, Describer); 8] = [
     ("open", OpenAccount::describe),
     ("deposit", DepositItem::describe),
     ("withdraw", WithdrawalItem::describe),
-    ("transfer", super::transfers::PairTransfer::describe),
+    ("transfer", PairTransfer::describe),
     ("transfer", super::transfers::LegTransfer::describe),
     ("hold", HoldRequest::describe),
     ("capture", CaptureItem::describe),
@@ -159,6 +161,9 @@ impl Describe for BatchItem {
 
 /// Reads one item, with its key.
 pub(in crate::http) fn read_item(raw: &str) -> Result<(BatchItem, Option<Box<str>>), Problem> {
+    if let Some(transfer) = read_plain_transfer(raw) {
+        return Ok((BatchItem::Transfer(Transfer::Pair(transfer)), None));
+    }
     super::read::read_with(raw.as_bytes(), |value, errors| {
         if !value.starts_with('{') {
             errors.push(value.at(), format!("must be an object, not {}", kind(value.raw())));
@@ -192,6 +197,29 @@ pub(in crate::http) fn read_item(raw: &str) -> Result<(BatchItem, Option<Box<str
             }
         };
         Some((item?, key?))
+    })
+}
+
+/// Reads a transfer from one account to another that says nothing else, as those of the largest batches do. Whatever
+/// is not that, or is wrong, is left to who tells what it is.
+fn read_plain_transfer(raw: &str) -> Option<PairTransfer> {
+    let [kind, from, to, amount] = plain_texts(raw, |name| match name {
+        r#""type""# => Some(0),
+        r#""from""# => Some(1),
+        r#""to""# => Some(2),
+        r#""amount""# => Some(3),
+        _ => None,
+    })?;
+    if kind != Some(r#""transfer""#) {
+        return None;
+    }
+    Some(PairTransfer {
+        from: AccountSelector::parse(from?).ok()?,
+        to: AccountSelector::parse(to?).ok()?,
+        amount: AmountOrAll::parse(amount?).ok()?,
+        reference: None,
+        metadata: None,
+        conditions: None,
     })
 }
 

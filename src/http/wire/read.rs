@@ -276,6 +276,44 @@ pub(in crate::http) fn members<'a, const N: usize>(
     Some(raws)
 }
 
+/// The members of an object whose values are all texts without an escape, and which has none twice: the values as they
+/// are written, each at the place of its name, which comes with its quotes. `None`, also for a name without a place, says
+/// nothing about what is wrong, or only unusual: [`members`] reads any object.
+///
+/// Nearly every item of a batch is such an object, and is read in a seventh of the time.
+pub(in crate::http) fn plain_texts<const N: usize>(
+    raw: &str,
+    place_of: impl Fn(&str) -> Option<usize>,
+) -> Option<[Option<&str>; N]> {
+    /// The text that starts at `at`, with its quotes, and where it ends.
+    fn text(raw: &str, at: usize) -> Option<(&str, usize)> {
+        let inner = raw.as_bytes().get(at..)?.strip_prefix(b"\"")?;
+        let length = inner.iter().position(|&byte| byte == b'"' || byte == b'\\' || byte < b' ')?;
+        let end = at + length + 2;
+        (inner[length] == b'"').then(|| (&raw[at..end], end))
+    }
+    fn past_spaces(raw: &str, at: usize) -> usize {
+        let is_space = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\r' | b'\n');
+        at + raw.as_bytes()[at..].iter().take_while(|byte| is_space(byte)).count()
+    }
+    let mut texts = [None; N];
+    let mut at = raw.starts_with('{').then(|| past_spaces(raw, 1))?;
+    loop {
+        let (name, end) = text(raw, at)?;
+        let colon = past_spaces(raw, end);
+        let (value, end) = text(raw, past_spaces(raw, raw[colon..].starts_with(':').then_some(colon + 1)?))?;
+        if texts[place_of(name)?].replace(value).is_some() {
+            return None;
+        }
+        at = past_spaces(raw, end);
+        match raw.as_bytes().get(at)? {
+            b',' => at = past_spaces(raw, at + 1),
+            b'}' => return (at + 1 == raw.len()).then_some(texts),
+            _ => return None,
+        }
+    }
+}
+
 /// Reads one member that [`members`] has found, or not found.
 pub(in crate::http) fn member<T: Read>(
     outer: &Pointer<'_>,

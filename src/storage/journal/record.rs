@@ -187,7 +187,7 @@ impl Draft {
     /// If there is no event.
     pub fn group(first: Sequence, events: &[Event]) -> Option<Draft> {
         let time = events.first().expect("a record has an event").time;
-        let mut draft = Draft { first, time, count: 0, events: Vec::with_capacity(512) };
+        let mut draft = Draft { first, time, count: 0, events: Vec::with_capacity(events.len().max(8) * 64) };
         draft.add(events, RECORD_BYTES_MAX).then_some(draft)
     }
 

@@ -1,5 +1,7 @@
 //! The bytes of an event; drawn in [`super`].
 
+use std::sync::Arc;
+
 use super::decision::{put_decision, put_rejection, read_decision, read_rejection};
 use super::{FORMAT_FIRST, Header};
 use crate::ledger::{
@@ -172,7 +174,7 @@ fn decode(reader: &mut Reader<'_>, header: &Header, sequence: Sequence) -> Resul
         },
         CLAIMED => Change::Claimed,
         DECIDED => Change::Decided {
-            decision: Box::new(read_decision(reader, time, sequence)?),
+            decision: Arc::new(read_decision(reader, time, sequence)?),
             links: read_part_links(reader, sequence)?,
         },
         SETTLED => {
@@ -180,7 +182,7 @@ fn decode(reader: &mut Reader<'_>, header: &Header, sequence: Sequence) -> Resul
             let decision = read_decision(reader, by.time, by.sequence)?;
             key = decision.part(header.shard).and_then(|part| part.key);
             let links = read_part_links(reader, sequence)?;
-            Change::Settled { by, decision: Box::new(decision), links }
+            Change::Settled { by, decision: Arc::new(decision), links }
         }
         kind => return Err(at.malformed(format!("an event has the unknown kind {kind}"))),
     };

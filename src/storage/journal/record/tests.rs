@@ -1,5 +1,7 @@
 //! Every kind of event as bytes: what reads back, what is frozen, and what hostile bytes cannot do.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::ledger::{
     AccountChange, AccountId, AccountName, AccountNumber, After, Allowance, Amended, Amount, Change,
@@ -414,7 +416,7 @@ fn common_events_take_few_bytes() {
     };
     let part = |shard, effects| Part { shard, previous: Sequence::NONE, effects, reverses: None, key: None };
     let decided = |parts, links| {
-        let decision = Box::new(Decision { kind: Kind::Transfer, note: Note::default(), parts });
+        let decision = Arc::new(Decision { kind: Kind::Transfer, note: Note::default(), parts });
         Event { time, key: None, change: Change::Decided { decision, links } }
     };
     let bytes = |event: &Event| {
@@ -433,7 +435,7 @@ fn common_events_take_few_bytes() {
     let parts = vec![part(here, vec![from]), far];
     let across = decided(parts.clone(), PartLinks::from_slice(&[links(9_000)]));
     assert_eq!(bytes(&across), 58, "a transfer between shards, where it is decided");
-    let decision = Box::new(Decision { kind: Kind::Transfer, note: Note::default(), parts });
+    let decision = Arc::new(Decision { kind: Kind::Transfer, note: Note::default(), parts });
     let by = TransactionId { time, shard: here, sequence: at };
     let settled = Change::Settled { by, decision, links: PartLinks::from_slice(&[links(7_000)]) };
     let settled = Event { time: Timestamp::from_millis(now + 4), key: None, change: settled };
@@ -650,13 +652,13 @@ impl Random {
             4 => Change::Refused { rejection: self.rejection(), request_id: self.text(100).into() },
             5 => Change::Claimed,
             6..9 => {
-                let decision = Box::new(self.decision(at));
+                let decision = Arc::new(self.decision(at));
                 let links = self.many(5, |random| random.links(at)).into();
                 Change::Decided { decision, links }
             }
             _ => {
                 let by = self.transaction();
-                let decision = Box::new(self.decision(by.sequence));
+                let decision = Arc::new(self.decision(by.sequence));
                 key = decision.part(shard()).and_then(|part| part.key);
                 let links = self.many(5, |random| random.links(at)).into();
                 Change::Settled { by, decision, links }
