@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -58,6 +59,8 @@ const LISTEN_BACKLOG: u32 = 4096;
 /// history; and to each shard, whose journal has some generations open, and its compaction some files.
 const DESCRIPTORS_RESERVED: u64 = 128;
 const DESCRIPTORS_PER_SHARD: u64 = 96;
+/// And to each thread that serves connections, for its event queue.
+const DESCRIPTORS_PER_HTTP_THREAD: u64 = 4;
 /// With room for fewer connections than this the server does not start.
 const CONNECTIONS_MIN: u64 = 16;
 
@@ -143,12 +146,13 @@ async fn serve(settings: &ServeSettings) -> Result<(), ServerError> {
     let address = listener.local_addr().map_err(ServerError::system("read the listening address"))?;
     tracing::info!(%address, data = %directory.path().display(), shards = directory.shards(), "starting");
 
-    let limits =
-        http::Limits { connections_max: connections_max(directory.shards())?, ..http::Limits::default() };
+    let http_threads = settings.http_threads.unwrap_or_else(half_of_the_cores);
+    let connections_max = connections_max(directory.shards(), http_threads)?;
+    let limits = http::Limits { connections_max, ..http::Limits::default() };
     let api = Arc::new(Api::new());
     let (stop_http, http_stopped) = tokio::sync::oneshot::channel::<()>();
-    let threads = http::Threads::start(settings.http_threads.unwrap_or_else(half_of_the_cores))
-        .map_err(ServerError::system("start the HTTP threads"))?;
+    let threads =
+        http::Threads::start(http_threads).map_err(ServerError::system("start the HTTP threads"))?;
     let http = tokio::spawn(http::serve(listener, Arc::clone(&api), limits, threads, async {
         let _ = http_stopped.await;
     }));
@@ -203,9 +207,11 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 /// How many connections the system has descriptors for, once it has been asked for as many as it allows.
-fn connections_max(shards: usize) -> Result<usize, ServerError> {
+fn connections_max(shards: usize, http_threads: usize) -> Result<usize, ServerError> {
     let wanted = http::Limits::default().connections_max as u64;
-    let reserved = DESCRIPTORS_RESERVED + DESCRIPTORS_PER_SHARD * shards as u64;
+    let reserved = DESCRIPTORS_RESERVED
+        + DESCRIPTORS_PER_SHARD * shards as u64
+        + DESCRIPTORS_PER_HTTP_THREAD * http_threads as u64;
     let limit = getrlimit(Resource::Nofile);
     let hard = limit.maximum.unwrap_or(u64::MAX);
     let raised =
@@ -238,7 +244,7 @@ fn open_directory(settings: &ServeSettings) -> Result<DataDirectory, ServerError
 
 /// How many shards there are, and how many threads serve connections, if nobody says so: a durable deposit takes about
 /// as much of the ones and their commits as of the others. Two shards on two cores took half as much again for each.
-fn half_of_the_cores() -> usize {
+pub(crate) fn half_of_the_cores() -> usize {
     (thread::available_parallelism().map_or(1, usize::from) / 2).max(1)
 }
 
@@ -461,14 +467,20 @@ fn keep(
     let roll_all = || shards.iter().for_each(|(handle, _)| handle.roll());
     let (tell_done, done) = bounded(1);
     let hurry = Hurry::default();
+    let ending = AtomicBool::new(false);
     thread::scope(|scope| {
         let mut is_compacting = false;
-        // At the start, and after a compaction that failed, too: what was left has no sealing of its own to wait for.
         let mut is_due = false;
         loop {
             select! {
-                recv(stop) -> _ => return,
+                recv(stop) -> _ => {
+                    // What is under way is waited for, and nobody is left to stand back for.
+                    hurry.set(true);
+                    ending.store(true, Ordering::Relaxed);
+                    return;
+                }
                 recv(sealed) -> _ => is_due = true,
+                // What an earlier compaction could not do has no sealing of its own to wait for.
                 recv(due) -> _ => { roll_all(); is_due = true; }
                 recv(asked) -> _ => { roll_all(); is_due = true; }
                 recv(done) -> _ => is_compacting = false,
@@ -482,10 +494,10 @@ fn keep(
             hurry.set(shards.iter().any(is_behind));
             if is_due && !is_compacting {
                 is_due = false;
-                let (tell_done, hurry) = (tell_done.clone(), hurry.clone());
+                let (tell_done, hurry, ending) = (tell_done.clone(), hurry.clone(), &ending);
                 let compaction = move || {
                     pace::stand_back(&hurry);
-                    compact_all(shards, reserve);
+                    compact_all(shards, reserve, ending);
                     let _ = tell_done.send(());
                 };
                 match thread::Builder::new().name("compaction".into()).spawn_scoped(scope, compaction) {
@@ -497,11 +509,15 @@ fn keep(
     });
 }
 
-fn compact_all(shards: &[Kept], reserve: &DiskReserve) {
+/// Compacts the logs, the longest first; those that it has not begun are left when the process is ending.
+fn compact_all(shards: &[Kept], reserve: &DiskReserve, ending: &AtomicBool) {
     let mut order: Vec<(usize, &ShardLog)> =
         shards.iter().enumerate().map(|(index, (_, log))| (index, &**log)).collect();
     order.sort_by_key(|(_, log)| Reverse(log.sealed_generations()));
     for (index, log) in order {
+        if ending.load(Ordering::Relaxed) {
+            return;
+        }
         if let Err(error) = compact(log, reserve) {
             // The log stays complete, only longer; the next time tries again.
             tracing::error!(shard = index, %error, "cannot compact the log");

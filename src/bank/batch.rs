@@ -136,7 +136,8 @@ impl Bank {
     }
 
     /// Executes chunks without keys, all under way at once. Their turn keeps them in order, and one shard decides them
-    /// all, so that of a batch that a crash cuts short, a first part is there.
+    /// all, so that of a batch that a crash cuts short, a first part is there; unless a chunk turns out to need an account
+    /// of a higher shard, which then decides it. One that is refused, as there is no room for it, stops no other.
     async fn chunks_in_turn(
         &self,
         chunks: Vec<Vec<BatchItem>>,

@@ -77,7 +77,7 @@ const AFTER_HELP: &str = "\
 Examples:
   teller bench deposit --compare bare
   teller bench read --connections 64 --compare bare
-  teller bench transfer --pairs cross-shard --compare deposit
+  teller bench transfer --shards 2 --pairs cross-shard --compare deposit
   teller bench batch --accounts 1000000 --compare accounts=10000
   teller bench batch --pairs hot --compare pairs=any
   teller bench deposit --rate 20000 --json
@@ -374,8 +374,9 @@ fn print(report: &(impl Display + Serialize), json: bool) -> io::Result<()> {
     }
 }
 
+/// As many as a new ledger gets.
 fn default_shards() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from).min(crate::ledger::SHARDS_MAX)
+    crate::server::half_of_the_cores().min(crate::ledger::SHARDS_MAX)
 }
 
 /// Asks for as many open files as the system allows: each connection of the load is one.

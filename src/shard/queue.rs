@@ -111,7 +111,9 @@ impl<T> Receiver<T> {
             match until {
                 None => self.0.filled.wait(&mut state),
                 Some(until) if self.0.filled.wait_until(&mut state, until).timed_out() => {
-                    return state.waiting.pop_front().ok_or(Nothing::TimedOut);
+                    let item = state.waiting.pop_front();
+                    drop(state);
+                    return self.told_of_room(item).ok_or(Nothing::TimedOut);
                 }
                 Some(_) => {}
             }

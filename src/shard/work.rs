@@ -166,7 +166,7 @@ impl<To> Work<To> {
 impl WorkRequest {
     /// Makes this work one of a list. They are decided in the order in which they are sent, each when the one before has
     /// been decided; and by the same shard, the last of these, all of which each visits, so that its log has a first
-    /// part of the list whenever the process ends.
+    /// part of the list whenever the process ends. Only one that turns out to need a higher shard is decided there.
     pub fn take_turn(&mut self, turn: u64, shards: &[ShardId]) {
         self.turn = Some(turn);
         for (place, shard) in shards.iter().enumerate() {

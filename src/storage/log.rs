@@ -484,14 +484,19 @@ impl ShardLog {
         self.generations.prepare_next()
     }
 
-    /// Turns the sealed generations into a snapshot and archive segments, and deletes them. Nothing to do if none is
-    /// sealed. One thread does this at a time.
+    /// Turns the generations that are sealed by now into a snapshot and archive segments, and deletes them. Nothing to do
+    /// if none is. One thread does this at a time. What is sealed meanwhile is left to the next time, or a busy shard
+    /// would keep others waiting for ever.
     ///
     /// # Errors
     /// If something cannot be read, is not as it was written, or cannot be written. The generations then stay.
     pub fn compact(&self) -> Result<(), StorageError> {
+        let Some(newest) = self.generations.sealed().last().map(|generation| generation.number()) else {
+            return Ok(());
+        };
         loop {
-            let sealed = self.generations.sealed();
+            let mut sealed = self.generations.sealed();
+            sealed.retain(|generation| generation.number() <= newest);
             if sealed.is_empty() {
                 return Ok(());
             }

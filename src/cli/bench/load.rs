@@ -134,7 +134,7 @@ pub(super) struct Shape {
     pub(super) connections: Option<usize>,
 
     /// How many shards the server gets; with --url: has, which only `--pairs cross-shard` has to know.
-    /// [default: the number of cores]
+    /// [default: half the number of cores]
     #[arg(long, value_name = "COUNT", value_parser = parse_shards)]
     pub(super) shards: Option<usize>,
 
@@ -313,7 +313,7 @@ impl Spec {
             threads,
         };
         if pairs == Pairs::CrossShard && spec.shards == 1 {
-            return Err("with one shard no two accounts are on different ones".into());
+            return Err("with one shard no two accounts are on different ones: add --shards 2".into());
         }
         Ok(spec)
     }

@@ -85,7 +85,7 @@ pub(super) struct IdleArgs {
 
 #[derive(clap::Args, Debug)]
 struct ServerArgs {
-    /// How many shards the server gets. [default: the number of cores]
+    /// How many shards the server gets. [default: half the number of cores]
     #[arg(long, value_name = "COUNT", value_parser = parse_shards)]
     shards: Option<usize>,
 }

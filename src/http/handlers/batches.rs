@@ -37,7 +37,8 @@ pub(in crate::http) static EXECUTE: Operation = Operation {
     endpoint: Endpoint::Batch,
     id: "executeBatch",
     summary: "Execute many operations",
-    details: "At most 10,000 in 8 MiB, one after the other in their order; each has a result of its own. Instead of \
+    details: "At most 10,000 in 8 MiB, one after the other in their order; each has a result of its own. An item \
+        that is refused, also for lack of room (503), does not keep later ones from being executed. Instead of \
         the JSON object, `application/x-ndjson` has one item a line; `atomic` is a query parameter then. An item may \
         have an idempotency `key` of its own: if an earlier request has ended it, that end counts, also if the others \
         are to be all or nothing. The batch's `Idempotency-Key` counts for all of it.",
