@@ -10,9 +10,6 @@ use clap::Parser;
 use teller::cli::{self, Cli};
 use teller::storage::journal::GUARDED_THREAD;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     fail_closed();
     // A usage error, and help, end here: clap prints them and exits with 2 or 0.
