@@ -7,7 +7,7 @@
 //!
 //! What always holds:
 //!
-//! - a request waits for no more than the tasks that were ready before it, or for [`BUNDLE_REQUESTS_MAX`] requests;
+//! - a request waits for no more than the tasks that were ready before it, or for `BUNDLE_REQUESTS_MAX` requests;
 //! - requests of one thread to one shard arrive in the order in which they were made;
 //! - a courier that has ended hands on what it had, and drops the replies that still come: nobody waits for them.
 //!

@@ -128,7 +128,7 @@ pub fn unexpected_name(path: &Path) -> StorageError {
 /// A file in the making: written front to back under a temporary name, visible under its own once it is durable.
 ///
 /// Always: [`AtomicFile::offset`] is the number of bytes written, [`AtomicFile::hash`] their BLAKE3; all but the
-/// last [`UNSYNCED_BYTES_MAX`] are synced.
+/// last `UNSYNCED_BYTES_MAX` are synced.
 #[derive(Debug)]
 pub struct AtomicFile {
     writer: BufWriter<File>,

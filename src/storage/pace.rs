@@ -1,7 +1,7 @@
 //! How background work stands back: for the threads that serve, which share its cores and its disk.
 //!
 //! It is a property of a thread, as its priority is: one that has called [`stand_back`] works in short stretches and
-//! rests after each several times as long, in [`rest`], which everything that handles much calls between one piece
+//! rests after each several times as long, in `rest`, which everything that handles much calls between one piece
 //! and the next; unless it is told to [`Hurry`]. A low priority alone does not do: the system lets a thread finish its time slice, milliseconds in
 //! which a core is missing where a commit takes a tenth of one; and who has once lowered it may not raise it again.
 //! With rests, the slowest hundredth of the deposits is as fast while a snapshot is written as without; without them
