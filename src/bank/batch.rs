@@ -6,9 +6,7 @@
 //! for the disk because of the one before. With an idempotency key, each chunk has a key derived from it, remembered with how
 //! each of its items ended: a retry finds the chunks that are done and goes on with the rest.
 
-use std::future::{Future, poll_fn};
 use std::sync::atomic::Ordering;
-use std::task::Poll;
 
 use super::holds::{Budget, ended_by};
 use super::{Bank, Done, Executed, KeyHome, Origin, Refusal, item_refusal, refusal};
@@ -116,7 +114,14 @@ impl Bank {
         while let Some((number, chunk)) = chunks.next() {
             let count = chunk.len();
             let key = origin.key.map(|key| self.homed(chunk_key(key, number), KeyHome::Key));
-            match self.chunk(chunk, key, atomic, told, origin.request_id.clone()).await {
+            let ended = match self.plan_chunk(chunk, key, atomic, told, origin.request_id.clone()) {
+                Ok(mut plan) => {
+                    let asked = plan.request.take().map(|request| self.ask_work(request));
+                    self.end_chunk(plan, asked).await
+                }
+                Err(refusal) => Err(refusal),
+            };
+            match ended {
                 Ok((results, first_request_id)) => {
                     outcome.results.extend(results);
                     all_replayed &= first_request_id.is_some();
@@ -156,41 +161,20 @@ impl Bank {
         shards.sort_unstable();
         shards.dedup();
         let turn = self.turns.fetch_add(1, Ordering::Relaxed);
+        // Each is in the inbox, in order, before the first is waited for.
         let asked = plans.iter_mut().map(|plan| {
             plan.request.take().map(|mut request| {
                 request.take_turn(turn, &shards);
-                Box::pin(self.ask_work(request))
+                self.ask_work(request)
             })
         });
-        let mut asked: Vec<_> = asked.collect();
-        let mut replies: Vec<_> = asked.iter().map(|_| None).collect();
-        // Once each has been polled, all are in the inbox, in order.
-        poll_fn(|context| {
-            for (asked, reply) in asked.iter_mut().zip(&mut replies) {
-                if let Some(asked) = asked
-                    && let Poll::Ready(ready) = asked.as_mut().poll(context)
-                {
-                    *reply = Some(ready);
-                }
-            }
-            Poll::Ready(())
-        })
-        .await;
+        let asked: Vec<_> = asked.collect();
         let mut results = Vec::new();
         let mut refused = None;
         let mut executed = false;
-        for ((plan, asked), reply) in plans.into_iter().zip(asked).zip(replies) {
+        for (plan, asked) in plans.into_iter().zip(asked) {
             let count = plan.results.len();
-            let reply = match (reply, asked) {
-                (Some(reply), _) => Some(reply),
-                (None, Some(asked)) => Some(asked.await),
-                (None, None) => None,
-            };
-            let ended = match reply {
-                None => Ok((plan.results, None)),
-                Some(Ok(reply)) => self.end_chunk(plan, reply).await,
-                Some(Err(refusal)) => Err(refusal),
-            };
+            let ended = self.end_chunk(plan, asked).await;
             match ended {
                 Ok((ended, _)) => {
                     executed = true;
@@ -207,24 +191,6 @@ impl Bank {
         match refused {
             Some(refusal) if !executed => Err(refusal),
             _ => Ok(results),
-        }
-    }
-
-    async fn chunk(
-        &self,
-        items: Vec<BatchItem>,
-        key: Option<HomedKey>,
-        atomic: bool,
-        told: bool,
-        request_id: Box<str>,
-    ) -> Result<(Vec<BatchResult>, Option<Box<str>>), Refusal> {
-        let mut plan = self.plan_chunk(items, key, atomic, told, request_id)?;
-        match plan.request.take() {
-            None => Ok((plan.results, None)),
-            Some(request) => {
-                let reply = self.ask_work(request).await?;
-                self.end_chunk(plan, reply).await
-            }
         }
     }
 
@@ -264,15 +230,17 @@ impl Bank {
         Ok(ChunkPlan { places, holds, results, request })
     }
 
-    /// How the items of a chunk ended, and the id of the request that ended them, if that was an earlier one.
+    /// Waits for a chunk, if anything was asked. How its items ended, and the id of the request that ended them, if that
+    /// was an earlier one.
     async fn end_chunk(
         &self,
         plan: ChunkPlan,
-        reply: WorkReply,
+        asked: Option<impl Future<Output = Result<WorkReply, Refusal>>>,
     ) -> Result<(Vec<BatchResult>, Option<Box<str>>), Refusal> {
         let ChunkPlan { places, holds, mut results, .. } = plan;
+        let Some(asked) = asked else { return Ok((results, None)) };
         let mut first_request_id = None;
-        match reply {
+        match asked.await? {
             WorkReply::Items(items) => {
                 for (place, reply) in places.into_iter().zip(items) {
                     results[place] = match reply {

@@ -593,11 +593,15 @@ impl Bank {
         }
     }
 
-    async fn ask_work(&self, request: WorkRequest) -> Result<WorkReply, Refusal> {
+    /// Asks at once; what is returned waits for the reply.
+    fn ask_work(&self, request: WorkRequest) -> impl Future<Output = Result<WorkReply, Refusal>> + use<> {
         let (first, _) = request.needs.first().expect("an operation needs something of some shard");
-        match self.shard(*first).handle.ask(Request::Work(Box::new(request))).await? {
-            Reply::Worked(reply) => Ok(reply),
-            reply => Err(refusal(reply)),
+        let asked = self.shard(*first).handle.ask(Request::Work(Box::new(request)));
+        async {
+            match asked.await? {
+                Reply::Worked(reply) => Ok(reply),
+                reply => Err(refusal(reply)),
+            }
         }
     }
 

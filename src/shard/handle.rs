@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Condvar, Mutex, RwLock};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use super::batch::{AccountView, Moment, Reply, Request, Shard};
 use super::courier::{self, ReplyTo};
@@ -135,16 +135,21 @@ pub enum ShardError {
 }
 
 impl ShardHandle {
-    /// Asks the shard and waits for the reply.
+    /// Asks the shard at once; what is returned waits for the reply.
     ///
     /// # Errors
     /// [`ShardError::Overloaded`] at once if the inbox is full; [`ShardError::Ended`] if the shard ends first.
-    pub async fn ask(&self, request: Request) -> Result<Reply, ShardError> {
+    pub fn ask(&self, request: Request) -> impl Future<Output = Result<Reply, ShardError>> + use<> {
+        let asked = self.send(request);
+        async { asked?.await.map_err(|_| ShardError::Ended) }
+    }
+
+    fn send(&self, request: Request) -> Result<oneshot::Receiver<Reply>, ShardError> {
         if self.status.requests.fetch_add(1, Ordering::Relaxed) >= INBOX_REQUESTS_MAX {
             self.status.requests.fetch_sub(1, Ordering::Relaxed);
             return Err(ShardError::Overloaded);
         }
-        courier::send(&self.inbox, request)?.await.map_err(|_| ShardError::Ended)
+        courier::send(&self.inbox, request)
     }
 
     /// Reads an account by a look at the shard, if it is there, nothing stands against telling it, and the shard is

@@ -150,7 +150,7 @@ impl Call<'_> {
         }
         let mut places = Vec::with_capacity(items.len());
         let mut read = Vec::with_capacity(items.len());
-        let mut wrong = Vec::new();
+        let mut refusals = Vec::new();
         for (place, raw) in items.iter().enumerate() {
             match read_item(raw) {
                 Ok((item, key)) => {
@@ -159,10 +159,9 @@ impl Call<'_> {
                     places.push(place);
                     read.push(bank::BatchItem { operation, conditions, key });
                 }
-                Err(problem) => wrong.push((place, problem)),
+                Err(problem) => refusals.push((place, problem)),
             }
         }
-        let mut refusals = wrong;
         let mut shown = Vec::new();
         let mut first_request_id = None;
         if atomic && !refusals.is_empty() {

@@ -114,7 +114,7 @@ impl Call<'_> {
         }
         let mut reply = reply::json(StatusCode::CREATED, &resource);
         let id = resource.id.expect("a hold that was placed has an id").0;
-        reply.headers_mut().insert(LOCATION, reply::location(format_args!("/v2/holds/{id}")));
+        reply.headers_mut().insert(LOCATION, reply::location_of("/v2/holds/", id));
         Ok(reply::marked(reply, &done))
     }
 

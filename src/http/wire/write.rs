@@ -40,14 +40,10 @@ impl<'a> Object<'a> {
 
     /// Starts a member; its value is to be written next.
     pub(in crate::http) fn key(&mut self, name: &'static str) -> &mut Vec<u8> {
-        if !self.empty {
-            self.out.push(b',');
-        }
-        self.empty = false;
-        self.out.push(b'"');
-        self.out.extend_from_slice(name.as_bytes());
-        self.out.extend_from_slice(b"\":");
-        self.out
+        let out = self.quoted_key("\"");
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(b"\":");
+        out
     }
 
     /// The same with a name that has its quotes and colon already.
