@@ -10,11 +10,10 @@
 //! - every error says what was done to which file, and a sync that failed is not tried again: the kernel may
 //!   have dropped the very pages.
 //!
-//! Left out: locks (the manifest has the only one), appending to a file that exists, and deleting an abandoned
-//! temporary file at once. A leftover is found and deleted at the next start ([`remove_leftovers`]), which has to
-//! be done anyway because of crashes.
+//! Left out: appending to a file that exists, and deleting an abandoned temporary file at once. A leftover is found
+//! and deleted at the next start ([`remove_leftovers`]), which has to be done anyway because of crashes.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -122,6 +121,41 @@ pub fn unexpected_name(path: &Path) -> StorageError {
         position: "its name".into(),
         what: "no file of a ledger has such a name in this directory".into(),
         next_step: "move it to another directory if it is yours",
+    }
+}
+
+/// A file that no other process has locked, until the value is dropped.
+#[derive(Debug)]
+pub struct LockedFile(File);
+
+impl LockedFile {
+    /// Locks `file`, which is at `path`; `held` is the error if it is locked already.
+    ///
+    /// # Errors
+    /// `held`, or if the system cannot lock.
+    pub fn new(
+        file: File,
+        path: &Path,
+        held: impl FnOnce() -> StorageError,
+    ) -> Result<LockedFile, StorageError> {
+        match file.try_lock() {
+            Ok(()) => Ok(LockedFile(file)),
+            Err(TryLockError::WouldBlock) => Err(held()),
+            Err(TryLockError::Error(source)) => Err(StorageError::io("lock", path)(source)),
+        }
+    }
+
+    /// The file.
+    pub fn file(&self) -> &File {
+        &self.0
+    }
+}
+
+impl Drop for LockedFile {
+    /// Closing is not enough: a child that another thread is just starting has a copy of the descriptor, and with it
+    /// the lock, until it executes its program.
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
     }
 }
 
@@ -300,6 +334,22 @@ impl HashedFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lock_ends_with_its_owner_though_a_copy_of_the_descriptor_lives_on() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("lock");
+        let lock = || {
+            let file = File::options().create(true).append(true).open(&path).expect("opens");
+            LockedFile::new(file, &path, || StorageError::Locked { path: path.clone() })
+        };
+        let first = lock().expect("it is free");
+        // As a child has one, from the fork until it executes its program.
+        let _copy = first.file().try_clone().expect("a copy");
+        assert!(matches!(lock(), Err(StorageError::Locked { .. })));
+        drop(first);
+        assert!(lock().is_ok());
+    }
 
     #[test]
     fn a_file_has_its_name_only_once_it_is_whole() {

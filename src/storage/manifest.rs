@@ -28,13 +28,14 @@
 //! Left out: where ids and time come from (the caller, P8), what is inside a shard's directory, and changing the
 //! number of shards, which every id depends on.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::codec::Malformed;
+use super::files::LockedFile;
 use super::{RESTORE_BACKUP, StorageError, Watermark, files};
 use crate::ledger::{SHARDS_MAX, ShardId, Timestamp};
 
@@ -72,7 +73,7 @@ pub struct Birth {
 pub struct DataDirectory {
     path: PathBuf,
     manifest: Manifest,
-    _lock: File,
+    _lock: LockedFile,
 }
 
 impl DataDirectory {
@@ -219,7 +220,7 @@ fn is_newborn(shard: &Path) -> Result<bool, StorageError> {
     Ok(true)
 }
 
-fn lock(path: &Path, writable: bool) -> Result<File, StorageError> {
+fn lock(path: &Path, writable: bool) -> Result<LockedFile, StorageError> {
     let lock_path = path.join(LOCK);
     // A lock can be taken on a file that is only readable, such as one of a copy that is kept read-only.
     let file = if !writable && lock_path.exists() {
@@ -228,11 +229,7 @@ fn lock(path: &Path, writable: bool) -> Result<File, StorageError> {
         File::options().create(true).append(true).open(&lock_path)
     };
     let file = file.map_err(StorageError::io("open", &lock_path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StorageError::Locked { path: path.to_owned() }),
-        Err(TryLockError::Error(source)) => Err(StorageError::io("lock", &lock_path)(source)),
-    }
+    LockedFile::new(file, &lock_path, || StorageError::Locked { path: path.to_owned() })
 }
 
 /// Creates a ledger, or goes on where a crash stopped another start from doing so.

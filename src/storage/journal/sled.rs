@@ -98,7 +98,7 @@ use parking_lot::{Mutex, RwLock};
 use super::record::{LogPosition, RECORD_BYTES_MAX, RECORD_BYTES_TYPICAL_MAX, Record, announced_bytes};
 use super::{Journal, JournalReader};
 use crate::ledger::{Sequence, ShardId};
-use crate::storage::files::sync_directory;
+use crate::storage::files::{LockedFile, sync_directory};
 use crate::storage::{RESTORE_BACKUP, StorageError};
 
 /// Bytes of records after which a generation is sealed. Opening a generation takes time and memory in
@@ -150,13 +150,19 @@ pub struct Generation {
     number: u64,
     path: PathBuf,
     database: ::sled::Db,
-    /// Our own descriptor of `db`. Syncs what is written; holds the lock on what is only read.
-    file: File,
-    writable: bool,
+    access: Access,
     /// The first and the last sequence; 0 and 0 while there is none. `last` is stored behind the insert.
     first: AtomicU64,
     last: AtomicU64,
     bytes: AtomicU64,
+}
+
+/// What our own descriptor of `db` is for.
+enum Access {
+    /// Syncing what is written; sled has the lock.
+    Write(File),
+    /// Keeping the lock, since sled has the copy.
+    Read { _lock: LockedFile },
 }
 
 impl std::fmt::Debug for Generation {
@@ -214,8 +220,7 @@ impl Generation {
             number,
             path,
             database,
-            file,
-            writable: true,
+            access: Access::Write(file),
             first: AtomicU64::new(0),
             last: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -242,18 +247,12 @@ impl Generation {
         check_entries(path)?;
         let file_path = path.join("db");
         let file = File::open(&file_path).map_err(StorageError::io("open", &file_path))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => {
-                return Err(StorageError::Locked { path: path.to_owned() });
-            }
-            Err(fs::TryLockError::Error(error)) => return Err(StorageError::io("lock", &file_path)(error)),
-        }
+        let lock = LockedFile::new(file, &file_path, || StorageError::Locked { path: path.to_owned() })?;
         // What a killed process had written but not synced is found here, and whoever reads the state depends on
         // it: it has to be durable first (P1). Where the sync of the process before had *failed*, the cache holds
         // what the disk does not, and calls it clean; so what is read is read from the disk.
-        file.sync_data().map_err(StorageError::io("sync", &file_path))?;
-        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+        lock.file().sync_data().map_err(StorageError::io("sync", &file_path))?;
+        let _ = rustix::fs::fadvise(lock.file(), 0, None, rustix::fs::Advice::DontNeed);
         fs::create_dir(&reading).map_err(StorageError::io("create", &reading))?;
         let copy_path = reading.join("db");
         fs::copy(&file_path, &copy_path).map_err(StorageError::io("copy to", &copy_path))?;
@@ -270,8 +269,7 @@ impl Generation {
                         number,
                         path: path.to_owned(),
                         database,
-                        file,
-                        writable: false,
+                        access: Access::Read { _lock: lock },
                         first: AtomicU64::new(0),
                         last: AtomicU64::new(0),
                         bytes: AtomicU64::new(0),
@@ -317,7 +315,7 @@ impl Generation {
     /// If the generation is an earlier life's, the record does not follow, or sled refuses.
     pub fn insert(&self, record: &Record<'_>) -> Result<(), StorageError> {
         let refused = journal_error("append to", &self.path);
-        if !self.writable {
+        if let Access::Read { .. } = self.access {
             return Err(refused("it was opened to be read".into()));
         }
         if let Some((_, last)) = self.range()
@@ -345,8 +343,11 @@ impl Generation {
     /// If sled cannot write or the system cannot sync: what is on the disk is unknown.
     pub fn sync(&self) -> Result<(), StorageError> {
         self.database.flush().map_err(|error| journal_error("write", &self.path)(error.to_string()))?;
-        // fact 1
-        self.file.sync_data().map_err(StorageError::io("sync", &self.path.join("db")))
+        match &self.access {
+            // fact 1
+            Access::Write(file) => file.sync_data().map_err(StorageError::io("sync", &self.path.join("db"))),
+            Access::Read { .. } => Ok(()),
+        }
     }
 
     /// The record that holds the event with this sequence; `None` if that is outside of [`Generation::range`].
@@ -455,12 +456,12 @@ impl Generation {
     /// # Errors
     /// If sled does not let go.
     pub fn close(self) -> Result<(), StorageError> {
-        let Generation { path, database, file, writable, .. } = self;
+        let Generation { path, database, access, .. } = self;
         drop(database);
-        if !writable {
+        let Access::Write(file) = access else {
             // sled only had the copy.
             return Ok(());
-        }
+        };
         let mut waited = Duration::ZERO;
         while file.try_lock().is_err() {
             if waited >= CLOSE_WAIT {
@@ -782,7 +783,8 @@ impl SledJournal {
         shared: Arc<Generations>,
         options: JournalOptions,
     ) -> SledJournal {
-        assert!(current.writable && current.range().is_none(), "a life starts with a new generation");
+        let new = matches!(current.access, Access::Write(_)) && current.range().is_none();
+        assert!(new, "a life starts with a new generation");
         SledJournal {
             shard,
             position,
