@@ -196,15 +196,16 @@ fn now() -> Timestamp {
     Timestamp::from_millis(1)
 }
 
-fn gated() -> (ShardThreads<GatedJournal>, Receiver<()>, Sender<()>) {
+/// The first of so many shards. Among others its committer has the log; alone, its worker commits what is small.
+fn gated(shards: usize) -> (ShardThreads<GatedJournal>, Receiver<()>, Sender<()>) {
     let (began, begins) = bounded(1);
     let (gate, go_on) = bounded(0);
     let position = LogPosition::genesis(Uuid::nil(), shard_id());
     let journal = GatedJournal { journal: MemoryJournal::new(shard_id(), position), began, go_on };
     let on_failure = Arc::new(|_, error: &StorageError| panic!("{error}"));
     let ledger = Ledger::new(shard_id());
-    let threads =
-        ShardThreads::start(shard_id(), ledger, rules(), journal, now, on_failure, &mut Network::new(1));
+    let mut network = Network::new(shards);
+    let threads = ShardThreads::start(shard_id(), ledger, rules(), journal, now, on_failure, &mut network);
     (threads, begins, gate)
 }
 
@@ -215,7 +216,7 @@ fn runtime() -> tokio::runtime::Runtime {
 /// P1: no reply leaves before its sync has ended; not even that of a read which saw the change.
 #[test]
 fn replies_wait_for_the_sync_and_reads_of_what_is_not_durable_wait_too() {
-    let (threads, begins, gate) = gated();
+    let (threads, begins, gate) = gated(2);
     runtime().block_on(async {
         let handle = threads.handle().clone();
         let opening = tokio::spawn({
@@ -241,6 +242,35 @@ fn replies_wait_for_the_sync_and_reads_of_what_is_not_durable_wait_too() {
         assert!(matches!(reading.await.expect("no panic"), Ok(Reply::Account(Some(_)))));
         assert_eq!(handle.durable(), Sequence::FIRST);
     });
+    // It could not end before the other shard, which was never started, is asked to.
+    drop((gate, threads));
+}
+
+/// P1: the same where the worker commits. What comes meanwhile is served behind the sync, and finds it done.
+#[test]
+fn a_shard_by_itself_answers_when_its_sync_has_ended() {
+    let (threads, begins, gate) = gated(1);
+    runtime().block_on(async {
+        let handle = threads.handle().clone();
+        let ask = |request| {
+            let asked = handle.ask(request);
+            tokio::spawn(asked)
+        };
+        let opening = ask(execute(open("a"), Some(1)));
+        tokio::task::yield_now().await;
+        begins.recv().expect("the sync begins");
+        let reading = ask(Request::Account(AccountRef::Name(name("a"))));
+        let again = ask(execute(open("a"), Some(1)));
+        tokio::task::yield_now().await;
+        assert_eq!(handle.durable(), Sequence::NONE);
+        assert!(threads.commit_watch().busy_for().is_some());
+        assert!(!opening.is_finished() && !reading.is_finished() && !again.is_finished());
+        gate.send(()).expect("the sync waits");
+        assert!(matches!(opening.await.expect("no panic"), Ok(Reply::Executed { .. })));
+        assert!(matches!(reading.await.expect("no panic"), Ok(Reply::Account(Some(_)))));
+        assert_eq!(again.await.expect("no panic"), Ok(Reply::Settled(Sequence::FIRST)));
+        assert_eq!(handle.durable(), Sequence::FIRST);
+    });
     let watch = threads.commit_watch();
     drop(gate);
     threads.stop().expect("the log is intact");
@@ -251,7 +281,7 @@ fn replies_wait_for_the_sync_and_reads_of_what_is_not_durable_wait_too() {
 /// taken in is answered once the disk goes on.
 #[test]
 fn a_full_inbox_refuses_at_once_and_loses_nothing() {
-    let (threads, _begins, gate) = gated();
+    let (threads, _begins, gate) = gated(1);
     let refused = runtime().block_on(async {
         let handle = threads.handle().clone();
         let answered = Arc::new(AtomicUsize::new(0));

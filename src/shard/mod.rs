@@ -1,15 +1,15 @@
 //! A shard: the single-threaded owner of some accounts, and the group commit that makes its work durable.
 //!
 //! Two threads serve a shard. The *worker* drains the inbox, decides and applies each request in memory, and
-//! hands what it recorded, with the replies that depend on it, to the *committer*, which appends, syncs, and
-//! only then lets the replies go (P1). While one batch syncs the worker decides the next one, so the log is
-//! always busy when there is work; and the longer a sync takes, the more requests share the next.
+//! gets what it recorded committed, with the replies that depend on it: append, sync, and only then let the replies go
+//! (P1). It does so itself where the batch is small and the shard the only one; otherwise the *committer* does, and the
+//! worker decides the next batch meanwhile ([`commit`]). The longer a sync takes, the more requests share the next.
 //!
 //! What always holds:
 //!
 //! - a reply leaves only when the last event that it depends on is durable; a read of an account that has
 //!   nothing unsynced leaves at once;
-//! - the state in memory is ahead of the log by what the committer has in hand, never by more, and nobody
+//! - the state in memory is ahead of the log by what is being committed, never by more, and nobody
 //!   outside sees that part;
 //! - inbox and hand-over are bounded: a full inbox refuses at once (P7);
 //! - an error of the log ends the process: its state is ahead of the disk by an unknown amount (P1, P6).
@@ -20,6 +20,7 @@
 //! [`handle`] is all that the rest of the service sees, and [`courier`] carries what it sends and gets in bundles.
 
 pub mod batch;
+pub mod commit;
 pub mod courier;
 pub mod handle;
 mod locks;

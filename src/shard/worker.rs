@@ -5,41 +5,23 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::batch::{Batch, Output, Shard};
+use parking_lot::Mutex;
+
+use super::batch::{Output, Shard};
+use super::commit::{CommitWatch, Commits, Log, OnLogFailure, SharedLog, commits};
 use super::courier::{Replies, ReplyTo};
 use super::handle::{Mail, Readable, ShardHandle, ShardStatus};
-use super::queue::{Nothing, Receiver, Sender, bounded, unbounded};
-use crate::ledger::{Ledger, Sequence, ShardId, Timestamp};
+use super::queue::{Nothing, Receiver, unbounded};
+use crate::ledger::{Ledger, ShardId, Timestamp};
 use crate::storage::StorageError;
 use crate::storage::journal::Journal;
 
 /// After how many requests a batch takes no more, so that no reply waits for a commit that keeps growing.
 const BATCH_REQUESTS_MAX: usize = 1024;
 
-/// How many batches one sync covers at most, for the same reason.
-const BATCHES_PER_SYNC_MAX: usize = 4;
-
-/// How many batches wait for the committer: one, so that the next one grows while the disk is busy.
-const BATCHES_WAITING_MAX: usize = 1;
-
-/// How long a commit may take. sled's IO threads can die without a word, and a disk can hang; a commit that does not
-/// end is treated like one that failed.
-pub const COMMIT_TIME_MAX: Duration = Duration::from_secs(10);
-
 /// How soon a worker looks again at what it could not do: a hold that should have expired but whose account is
 /// locked, or the end of works that keep it from stopping.
 const SECOND_LOOK: Duration = Duration::from_millis(20);
-
-type ProductionBatch = Batch<ReplyTo>;
-
-enum Commit {
-    Batch(ProductionBatch),
-    Roll,
-}
-
-/// What a shard's threads call when the log fails; it should end the process. The log is in an unknown state
-/// and the ledger in memory is ahead of it, so there is nothing to go on with.
-pub type OnLogFailure = Arc<dyn Fn(ShardId, &StorageError) + Send + Sync>;
 
 /// The inboxes of all shards: what exists before any of their threads, so that each finds the others.
 pub struct Network {
@@ -87,7 +69,8 @@ impl Peers {
 pub struct ShardThreads<J> {
     handle: ShardHandle,
     worker: JoinHandle<Ledger>,
-    committer: JoinHandle<Result<J, StorageError>>,
+    committer: JoinHandle<()>,
+    log: SharedLog<J>,
     started: Instant,
 }
 
@@ -112,21 +95,13 @@ impl<J: Journal + 'static> ShardThreads<J> {
         let handle = peers.handles[id.index()].clone();
         let status = Arc::clone(&handle.status);
         status.set_durable(ledger.last());
-        let (commits_in, commits) = bounded(BATCHES_WAITING_MAX);
         let started = Instant::now();
+        let log = Log::new(id, journal, Arc::clone(&peers.handles), started, on_log_failure);
+        let log = Arc::new(Mutex::new(log));
+        let (commits, committer) = commits(&log);
         let shard = Arc::new(Readable::new(Shard::new(id, ledger, rules), now));
         assert!(status.shard.set(Arc::clone(&shard)).is_ok(), "a shard is started once");
-        let worker = Worker {
-            shard,
-            inbox,
-            commits: commits_in,
-            status: Arc::clone(&status),
-            peers: peers.clone(),
-            now,
-            replies: Replies::default(),
-        };
-        let replies = Replies::default();
-        let committer = Committer { id, journal, commits, next: None, status, peers, started, replies };
+        let worker = Worker { shard, inbox, commits, status, peers, now, replies: Replies::default() };
         let spawn = "the system gives a thread";
         ShardThreads {
             handle,
@@ -136,8 +111,9 @@ impl<J: Journal + 'static> ShardThreads<J> {
                 .expect(spawn),
             committer: thread::Builder::new()
                 .name(format!("commit-{id}"))
-                .spawn(move || committer.run(&on_log_failure))
+                .spawn(move || committer.run())
                 .expect(spawn),
+            log,
             started,
         }
     }
@@ -169,38 +145,23 @@ impl<J: Journal + 'static> ShardThreads<J> {
     pub fn stop(self) -> Result<(Ledger, J), StorageError> {
         self.ask_to_stop();
         let ledger = self.worker.join().expect("the worker does not panic");
-        let journal = self.committer.join().expect("the committer does not panic")?;
-        Ok((ledger, journal))
+        self.committer.join().expect("the committer does not panic");
+        let log = Arc::into_inner(self.log).expect("both threads have ended").into_inner();
+        Ok((ledger, log.into_journal()?))
     }
 }
 
-/// Sees a commit that does not end. Looking takes no lock and no IO.
-pub struct CommitWatch {
-    status: Arc<ShardStatus>,
-    started: Instant,
-}
-
-impl CommitWatch {
-    /// For how long the commit under way has been going on; `None` if there is none.
-    pub fn busy_for(&self) -> Option<Duration> {
-        match self.status.commit_began.load(Ordering::Acquire) {
-            0 => None,
-            began => Some(self.started.elapsed().saturating_sub(Duration::from_millis(began - 1))),
-        }
-    }
-}
-
-struct Worker {
+struct Worker<J> {
     shard: Arc<Readable>,
     inbox: Receiver<Mail>,
-    commits: Sender<Commit>,
+    commits: Commits<J>,
     status: Arc<ShardStatus>,
     peers: Peers,
     now: fn() -> Timestamp,
     replies: Replies,
 }
 
-impl Worker {
+impl<J: Journal> Worker<J> {
     fn run(mut self) -> Ledger {
         let mut stopping = false;
         let mut next_expiry = self.shard.change(|shard| shard.next_expiry());
@@ -254,10 +215,10 @@ impl Worker {
             });
             output.ready.drain(..).for_each(|(to, reply)| self.replies.add(to, reply));
             self.replies.send();
-            if !output.batch.is_empty() && self.commits.send(Commit::Batch(output.batch)).is_err() {
+            if !output.batch.is_empty() && self.commits.commit(output.batch).is_err() {
                 break;
             }
-            if roll && self.commits.send(Commit::Roll).is_err() {
+            if roll && self.commits.roll().is_err() {
                 break;
             }
             if stopping && self.peers.are_done() {
@@ -291,94 +252,5 @@ impl Worker {
         if ended > 0 {
             self.peers.unfinished.fetch_sub(ended, Ordering::SeqCst);
         }
-    }
-}
-
-struct Committer<J> {
-    id: ShardId,
-    journal: J,
-    commits: Receiver<Commit>,
-    /// One that was looked at already, and has to wait for other shards.
-    next: Option<Commit>,
-    status: Arc<ShardStatus>,
-    peers: Peers,
-    started: Instant,
-    replies: Replies,
-}
-
-impl<J: Journal> Committer<J> {
-    fn run(mut self, on_log_failure: &OnLogFailure) -> Result<J, StorageError> {
-        loop {
-            let first = match self.next.take() {
-                Some(commit) => commit,
-                None => match self.commits.take(None) {
-                    Ok(commit) => commit,
-                    Err(_) => return Ok(self.journal),
-                },
-            };
-            self.status.commit_began.store(self.started.elapsed().as_millis() as u64 + 1, Ordering::Release);
-            let committed = self.commit(first);
-            self.status.commit_began.store(0, Ordering::Release);
-            if let Err(error) = committed {
-                on_log_failure(self.id, &error);
-                return Err(error);
-            }
-        }
-    }
-
-    /// Appends a batch and those that wait behind it, syncs once, and lets the replies go.
-    fn commit(&mut self, first: Commit) -> Result<(), StorageError> {
-        let mut replies = Vec::new();
-        let mut next = Some(first);
-        let mut batches = 0;
-        let mut roll = false;
-        let before = self.journal.position();
-        while let Some(commit) = next.take() {
-            match commit {
-                Commit::Roll => roll = true,
-                // Waiting for another shard with something appended and not synced could make a circle.
-                Commit::Batch(batch) if batches > 0 && !self.is_met(&batch) => {
-                    self.next = Some(Commit::Batch(batch));
-                    break;
-                }
-                Commit::Batch(batch) => {
-                    for (shard, sequence) in &batch.requires {
-                        self.peers.handles[shard.index()].status.wait_durable(*sequence);
-                    }
-                    for draft in &batch.drafts {
-                        let mut position = self.journal.position();
-                        let record = draft.seal(self.id, &mut position);
-                        self.journal.append(&record)?;
-                    }
-                    replies.extend(batch.replies);
-                    batches += 1;
-                }
-            }
-            if batches < BATCHES_PER_SYNC_MAX && !roll {
-                next = self.commits.try_take();
-            }
-        }
-        let position = self.journal.position();
-        if position != before {
-            self.journal.sync()?;
-            self.status.set_durable(position.last);
-        }
-        for sealed in replies {
-            assert!(sealed.after <= position.last, "no reply leaves before what it depends on is durable");
-            self.replies.add(sealed.to, sealed.reply);
-        }
-        self.replies.send();
-        if roll {
-            self.journal.roll()?;
-        }
-        Ok(())
-    }
-
-    /// Whether what a batch requires of other shards is durable.
-    fn is_met(&self, batch: &ProductionBatch) -> bool {
-        let met = |(shard, sequence): (&ShardId, &Sequence)| {
-            self.peers.handles[shard.index()].status.durable() >= *sequence
-        };
-        batch.requires.iter().all(met)
     }
 }

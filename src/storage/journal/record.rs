@@ -205,6 +205,11 @@ impl Draft {
         self.add(events, RECORD_BYTES_TYPICAL_MAX)
     }
 
+    /// How many bytes the events take.
+    pub fn bytes(&self) -> usize {
+        self.events.len()
+    }
+
     fn add(&mut self, events: &[Event], bytes_max: usize) -> bool {
         let start = self.events.len();
         for (place, event) in events.iter().enumerate() {

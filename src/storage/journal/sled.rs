@@ -32,7 +32,11 @@
 //! 1. `flush()` writes through `sync_file_range`, which flushes neither metadata nor the device's cache
 //!    [`pagecache/iobuf.rs: IoBufs::write_to_log`]; nothing ever syncs `conf` [`config.rs: write_config`] or
 //!    a directory. So [`Generation::sync`] is `flush()`, then `fdatasync` on our own descriptor of `db`; and
-//!    [`Generation::create`] syncs `db`, `conf`, `blobs/`, the directory and its parent before it returns.
+//!    [`Generation::create`] syncs `db`, `conf`, `blobs/`, the directory and its parent before it returns. What is
+//!    left of `sync_file_range` is a wait for the disk before the one that counts, on a thread that wakes seven others
+//!    when it ends; so sled is told that the database is `temporary`, and leaves it out. That also means that the last
+//!    handle deletes the directory [`config.rs: Inner::drop`]: the one in which the database was made, and that has got
+//!    another name since (fact 5). No other generation ever has it: its number is used once in a life of the process.
 //! 2. A message over `segment_size / 4 - 20` bytes goes to a file in `blobs/`, which is never synced
 //!    [`pagecache/logger.rs: Log::reserve_inner`, `pagecache/blob_io.rs: write_blob`]. The message that counts
 //!    is not the value but the *page*: a leaf is rewritten whole once it has more than 10 fragments
@@ -198,6 +202,7 @@ impl Generation {
         fs::create_dir(&creating).map_err(StorageError::io("create", &creating))?;
         let database = configuration(&creating, segment_bytes)
             .create_new(true)
+            .temporary(true)
             .open()
             .map_err(|error| journal_error("create", &creating)(error.to_string()))?;
         database.flush().map_err(|error| journal_error("write", &creating)(error.to_string()))?;
