@@ -216,9 +216,10 @@ impl fmt::Display for LoadReport {
         let Settings { accounts, connections, shards, .. } = first.settings;
         writeln!(
             f,
-            "{}: {} accounts, {connections} connections, {shards} shards; {} rounds of {} ms, medians; seed {}\n",
+            "{}: {} accounts, {connections} connections, {shards} shard{}; {} rounds of {} ms, medians; seed {}\n",
             self.row,
             HumanCount(accounts),
+            if shards == 1 { "" } else { "s" },
             first.rounds.len(),
             self.duration_ms,
             self.seed,
