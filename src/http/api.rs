@@ -12,7 +12,7 @@ use hyper::{Method, Request, StatusCode};
 use super::URI_BYTES_MAX;
 use super::call::Call;
 use super::headers::{self, Headers, RequestId, X_REQUEST_ID};
-use super::listener::Limits;
+use super::listener::{Limits, Received, Vigil};
 use super::metrics::Metrics;
 use super::operation::WITHOUT_OPERATION;
 use super::problem::{Code, Problem};
@@ -99,10 +99,16 @@ impl Api {
     }
 
     /// Answers a request.
-    pub(super) async fn answer(&self, request: Request<Incoming>, limits: &Limits) -> Answer {
+    pub(super) async fn answer(
+        &self,
+        request: Request<Incoming>,
+        vigil: &Arc<Vigil>,
+        limits: &Limits,
+    ) -> Answer {
         let began = Instant::now();
         let _in_flight = self.metrics.enter();
-        let (parts, mut body) = request.into_parts();
+        let (parts, body) = request.into_parts();
+        let mut body = Received::new(body, vigil);
         let headers = Headers::of(&parts.headers);
         let request_id = RequestId::of(&headers);
         let found = routes::find(parts.uri.path());
@@ -172,7 +178,7 @@ impl Api {
         &self,
         parts: &Parts,
         headers: &Headers<'_>,
-        body: &mut Incoming,
+        body: &mut Received,
         found: Option<Found<'_>>,
         request_id: &RequestId,
         limits: &Limits,

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use hyper::http::request::Parts;
 
 use super::api::Api;
 use super::headers::{self, Headers, KeyBinding, RequestId, Scope};
-use super::listener::Limits;
+use super::listener::{Limits, Received};
 use super::operation::Operation;
 use super::path::decode;
 use super::problem::{Code, Problem};
@@ -34,7 +34,7 @@ pub(super) struct Call<'a> {
     pub(super) operation: &'static Operation,
     pub(super) parts: &'a Parts,
     pub(super) headers: &'a Headers<'a>,
-    pub(super) body: &'a mut Incoming,
+    pub(super) body: &'a mut Received,
     pub(super) request_id: &'a RequestId,
 }
 
@@ -149,7 +149,7 @@ impl<'a> Call<'a> {
 }
 
 /// Reads all of a body, up to a bound. Nearly every body comes in one piece, which is passed on as it is.
-async fn whole(body: &mut Incoming, bytes_max: usize) -> Result<Bytes, Problem> {
+async fn whole(body: &mut Received, bytes_max: usize) -> Result<Bytes, Problem> {
     let mut whole = Vec::new();
     while let Some(frame) = body.frame().await {
         // What is no data are trailers, which mean nothing here.
