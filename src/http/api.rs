@@ -11,8 +11,8 @@ use hyper::{Method, Request, StatusCode};
 
 use super::URI_BYTES_MAX;
 use super::call::Call;
-use super::headers::{self, RequestId, X_REQUEST_ID};
-use super::listener::Limits;
+use super::headers::{self, Headers, RequestId, X_REQUEST_ID};
+use super::listener::{Limits, Received, Vigil};
 use super::metrics::Metrics;
 use super::operation::WITHOUT_OPERATION;
 use super::problem::{Code, Problem};
@@ -99,14 +99,21 @@ impl Api {
     }
 
     /// Answers a request.
-    pub(super) async fn answer(&self, request: Request<Incoming>, limits: &Limits) -> Answer {
+    pub(super) async fn answer(
+        &self,
+        request: Request<Incoming>,
+        vigil: &Arc<Vigil>,
+        limits: &Limits,
+    ) -> Answer {
         let began = Instant::now();
         let _in_flight = self.metrics.enter();
-        let (parts, mut body) = request.into_parts();
-        let request_id = RequestId::of(&parts.headers);
+        let (parts, body) = request.into_parts();
+        let mut body = Received::new(body, vigil);
+        let headers = Headers::of(&parts.headers);
+        let request_id = RequestId::of(&headers);
         let found = routes::find(parts.uri.path());
         let version = found.map_or(Version::One, |found| found.route.version);
-        let result = self.dispatch(&parts, &mut body, found, &request_id, limits).await;
+        let result = self.dispatch(&parts, &headers, &mut body, found, &request_id, limits).await;
         let mut reply = match result {
             Ok(reply) => reply,
             Err(problem) => {
@@ -170,7 +177,8 @@ impl Api {
     async fn dispatch(
         &self,
         parts: &Parts,
-        body: &mut Incoming,
+        headers: &Headers<'_>,
+        body: &mut Received,
         found: Option<Found<'_>>,
         request_id: &RequestId,
         limits: &Limits,
@@ -180,7 +188,7 @@ impl Api {
             return Err(Problem::plain(Code::UriTooLong));
         }
         if parts.version == hyper::Version::HTTP_11 {
-            headers::check_host(&parts.headers)?;
+            headers::check_host(headers)?;
         }
         let found = found.ok_or_else(|| Problem::plain(Code::NotFound))?;
         if parts.method == Method::OPTIONS {
@@ -191,6 +199,6 @@ impl Api {
         }
         let operation =
             found.route.operation(&parts.method).ok_or_else(|| Problem::plain(Code::MethodNotAllowed))?;
-        Call { api: self, limits, found, operation, parts, body, request_id }.answer().await
+        Call { api: self, limits, found, operation, parts, headers, body, request_id }.answer().await
     }
 }

@@ -9,15 +9,13 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::HeaderMap;
-use hyper::body::{Body, Incoming};
-use hyper::header::TRANSFER_ENCODING;
+use http_body_util::BodyExt;
+use hyper::body::Body;
 use hyper::http::request::Parts;
 
 use super::api::Api;
-use super::headers::{self, KeyBinding, RequestId, Scope};
-use super::listener::Limits;
+use super::headers::{self, Headers, KeyBinding, RequestId, Scope};
+use super::listener::{Limits, Received};
 use super::operation::Operation;
 use super::path::decode;
 use super::problem::{Code, Problem};
@@ -35,13 +33,14 @@ pub(super) struct Call<'a> {
     pub(super) found: Found<'a>,
     pub(super) operation: &'static Operation,
     pub(super) parts: &'a Parts,
-    pub(super) body: &'a mut Incoming,
+    pub(super) headers: &'a Headers<'a>,
+    pub(super) body: &'a mut Received,
     pub(super) request_id: &'a RequestId,
 }
 
 impl<'a> Call<'a> {
-    pub(super) fn headers(&self) -> &'a HeaderMap {
-        &self.parts.headers
+    pub(super) fn headers(&self) -> &'a Headers<'a> {
+        self.headers
     }
 
     /// The query, which has no parameter that the operation does not know.
@@ -122,7 +121,7 @@ impl<'a> Call<'a> {
             return Ok(Bytes::new());
         }
         // Any other coding would have to be undone first: its bytes are not the body.
-        if self.headers().get_all(TRANSFER_ENCODING).iter().any(|coding| coding != "chunked") {
+        if self.headers().has_transfer_coding() {
             return Err(Problem::new(
                 Code::InvalidBody,
                 "the only transfer coding that is understood is chunked",
@@ -133,13 +132,9 @@ impl<'a> Call<'a> {
         if self.body.size_hint().lower() > bytes_max as u64 {
             return Err(Problem::plain(Code::PayloadTooLarge));
         }
-        let whole = Limited::new(&mut *self.body, bytes_max).collect();
-        match in_time(whole, self.limits.body_read_time_max).await {
-            Some(Ok(body)) => Ok(body.to_bytes()),
-            Some(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::plain(Code::PayloadTooLarge)),
-            Some(Err(_)) => Err(Problem::plain(Code::InvalidBody)),
-            None => Err(Problem::plain(Code::RequestTimeout)),
-        }
+        in_time(whole(self.body, bytes_max), self.limits.body_read_time_max)
+            .await
+            .unwrap_or_else(|| Err(Problem::plain(Code::RequestTimeout)))
     }
 
     /// Who asks: the request's id, and its idempotency key.
@@ -151,6 +146,23 @@ impl<'a> Call<'a> {
         let request_id = key.map_or_else(Box::default, |_| self.request_id.as_str().into());
         Ok(Origin { key, request_id })
     }
+}
+
+/// Reads all of a body, up to a bound. Nearly every body comes in one piece, which is passed on as it is.
+async fn whole(body: &mut Received, bytes_max: usize) -> Result<Bytes, Problem> {
+    let mut whole = Vec::new();
+    while let Some(frame) = body.frame().await {
+        // What is no data are trailers, which mean nothing here.
+        let Ok(piece) = frame.map_err(|_| Problem::plain(Code::InvalidBody))?.into_data() else { continue };
+        if piece.len() > bytes_max - whole.len() {
+            return Err(Problem::plain(Code::PayloadTooLarge));
+        }
+        if whole.is_empty() && body.is_end_stream() {
+            return Ok(piece);
+        }
+        whole.extend_from_slice(&piece);
+    }
+    Ok(whole.into())
 }
 
 /// Waits for a body, if it is not there already, for so long. Almost every body comes with its head, and a timer costs

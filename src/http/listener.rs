@@ -17,10 +17,11 @@ use std::pin::{Pin, pin};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::Duration;
 
-use hyper::body::Incoming;
+use bytes::Bytes;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -221,38 +222,27 @@ impl Server {
     ) {
         let Ok(stream) = TcpStream::from_std(stream) else { return };
         let _open = Gauge::raise(&self.api.metrics.connections);
-        let linger = Arc::new(AtomicBool::new(false));
-        let streams = Arc::new(AtomicBool::new(false));
         let vigil = Arc::new(Vigil::new(self.limits.head_read_time_max));
         let guard = tokio::spawn(Arc::clone(&vigil).keep(stopped));
-        let io = PatientStream::new(
-            stream,
-            Arc::clone(&vigil),
-            Arc::clone(&linger),
-            Arc::clone(&streams),
-            self.limits.write_stall_time_max,
-        );
+        let io = PatientStream::new(stream, Arc::clone(&vigil), self.limits.write_stall_time_max);
         let service = service_fn(|request: Request<Incoming>| {
-            let (linger, streams, vigil) = (&linger, &streams, &vigil);
+            let vigil = &vigil;
             async move {
                 vigil.head_came();
-                let Answer { reply, body_unread } = self.api.answer(request, &self.limits).await;
-                if body_unread {
-                    linger.store(true, Relaxed);
-                }
-                streams.store(matches!(reply.body(), Body::Stream(_)), Relaxed);
-                vigil.answered();
-                Ok::<Response<_>, std::convert::Infallible>(reply)
+                let answer = self.api.answer(request, vigil, &self.limits).await;
+                vigil.answered(&answer);
+                Ok::<Response<_>, std::convert::Infallible>(answer.reply)
             }
         });
         let mut connection = pin!(self.http.serve_connection(io, service));
+        let waker = Waker::from(Arc::clone(&vigil));
         let result = poll_fn(|cx| {
             match vigil.order(cx) {
                 Order::GoOn => {}
                 Order::Finish => connection.as_mut().graceful_shutdown(),
                 Order::GiveUp => return Poll::Ready(Ok(())),
             }
-            connection.as_mut().poll(cx)
+            connection.as_mut().poll(&mut Context::from_waker(&waker))
         })
         .await;
         guard.abort();
@@ -262,9 +252,12 @@ impl Server {
     }
 }
 
-/// What keeps watch over a connection without being asked at each request: a timer for each head, as hyper would set,
-/// and a look at whether the service ends, cost more than reading the head.
-struct Vigil {
+/// What all parts of a connection know of it.
+///
+/// It keeps watch without being asked at each request: a timer for each head, as hyper would set, and a look
+/// at whether the service ends, cost more than reading the head. And it is what wakes the connection, but for
+/// calls that come to nothing; see [`Received`].
+pub(super) struct Vigil {
     head_read_time_max: Duration,
     began: Instant,
     /// Whether a request is being answered.
@@ -274,6 +267,13 @@ struct Vigil {
     order: AtomicU8,
     /// The connection's task, which has one waker all its life.
     connection: OnceLock<Waker>,
+    /// Whether a call to wake the connection is only noted, and whether one was.
+    notes_calls: AtomicBool,
+    was_called: AtomicBool,
+    /// Whether the client may still be sending when the connection closes.
+    lingers: AtomicBool,
+    /// Whether what is being sent does not end by itself.
+    streams: AtomicBool,
 }
 
 /// What a connection has to do.
@@ -295,6 +295,10 @@ impl Vigil {
             waiting: AtomicU64::new(1),
             order: AtomicU8::new(Order::GoOn as u8),
             connection: OnceLock::new(),
+            notes_calls: AtomicBool::new(false),
+            was_called: AtomicBool::new(false),
+            lingers: AtomicBool::new(false),
+            streams: AtomicBool::new(false),
         }
     }
 
@@ -303,7 +307,11 @@ impl Vigil {
         self.waiting.store(0, Relaxed);
     }
 
-    fn answered(&self) {
+    fn answered(&self, answer: &Answer) {
+        if answer.body_unread {
+            self.lingers.store(true, Relaxed);
+        }
+        self.streams.store(matches!(answer.reply.body(), Body::Stream(_)), Relaxed);
         self.answering.store(false, Relaxed);
     }
 
@@ -326,6 +334,10 @@ impl Vigil {
 
     fn tell(&self, order: Order) {
         self.order.store(order as u8, SeqCst);
+        self.call();
+    }
+
+    fn call(&self) {
         if let Some(connection) = self.connection.get() {
             connection.wake_by_ref();
         }
@@ -351,14 +363,68 @@ impl Vigil {
     }
 }
 
+impl Wake for Vigil {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if self.notes_calls.load(Relaxed) {
+            self.was_called.store(true, Relaxed);
+        } else {
+            self.call();
+        }
+    }
+}
+
+/// The body of a request, as it comes.
+///
+/// When a piece of it is taken, hyper wakes the connection, so that the next one can come. Behind the last
+/// piece nothing comes, and the connection, which is at work on this very request, would be run once more for
+/// nothing: 900 instructions of a deposit. So a call that comes while a piece is taken is passed on only if
+/// it was not the last. No other comes at that time: what else wakes a connection runs on its own thread, or
+/// was asked for by this request, which asks for nothing before it has its body.
+pub(super) struct Received {
+    body: Incoming,
+    vigil: Arc<Vigil>,
+}
+
+impl Received {
+    pub(super) fn new(body: Incoming, vigil: &Arc<Vigil>) -> Received {
+        Received { body, vigil: Arc::clone(vigil) }
+    }
+}
+
+impl hyper::body::Body for Received {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        self.vigil.notes_calls.store(true, Relaxed);
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        self.vigil.notes_calls.store(false, Relaxed);
+        if self.vigil.was_called.swap(false, Relaxed) && !self.body.is_end_stream() {
+            self.vigil.call();
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 /// A connection that gives up on a client that does not read, and that closes without losing the last reply.
 struct PatientStream {
     inner: TokioIo<TcpStream>,
     vigil: Arc<Vigil>,
-    /// Whether the client may still be sending when the connection closes.
-    linger: Arc<AtomicBool>,
-    /// Whether what is being sent does not end by itself.
-    streams: Arc<AtomicBool>,
     /// When the closing ends at the latest; set once it has begun.
     linger_end: Option<Pin<Box<Sleep>>>,
     write_stall_time_max: Duration,
@@ -367,18 +433,10 @@ struct PatientStream {
 }
 
 impl PatientStream {
-    fn new(
-        stream: TcpStream,
-        vigil: Arc<Vigil>,
-        linger: Arc<AtomicBool>,
-        streams: Arc<AtomicBool>,
-        write_stall_time_max: Duration,
-    ) -> PatientStream {
+    fn new(stream: TcpStream, vigil: Arc<Vigil>, write_stall_time_max: Duration) -> PatientStream {
         PatientStream {
             inner: TokioIo::new(stream),
             vigil,
-            linger,
-            streams,
             linger_end: None,
             write_stall_time_max,
             write_end: None,
@@ -388,7 +446,7 @@ impl PatientStream {
     /// Whether the reader of a stream has gone. Otherwise this task is woken when it goes.
     fn is_deserted(&self, cx: &mut Context<'_>) -> bool {
         let mut byte = [0; 1];
-        self.streams.load(Relaxed)
+        self.vigil.streams.load(Relaxed)
             && matches!(
                 self.inner.inner().poll_peek(cx, &mut tokio::io::ReadBuf::new(&mut byte)),
                 Poll::Ready(Ok(0) | Err(_))
@@ -455,7 +513,7 @@ impl Write for PatientStream {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.linger_end.is_none() {
             ready!(Pin::new(&mut self.inner).poll_shutdown(cx))?;
-            if !self.linger.load(Relaxed) {
+            if !self.vigil.lingers.load(Relaxed) {
                 return Poll::Ready(Ok(()));
             }
             self.linger_end = Some(Box::pin(tokio::time::sleep(LINGER_TIME_MAX)));

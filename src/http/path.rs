@@ -9,7 +9,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 /// # Errors
 /// If a percent sign is not followed by two hexadecimal digits, or the bytes are not UTF-8.
 pub(super) fn decode(encoded: &str) -> Result<Cow<'_, str>, &'static str> {
-    if !encoded.contains('%') {
+    // Segments are short: a loop over the bytes is done before a search for longer texts is ready to begin.
+    if encoded.bytes().all(|byte| byte != b'%') {
         return Ok(Cow::Borrowed(encoded));
     }
     let mut rest = encoded.as_bytes();

@@ -86,8 +86,9 @@ impl<'q> Query<'q> {
     /// If it has a parameter that is not known: its reply would not be what was asked for.
     pub(super) fn split(query: Option<&'q str>, shape: QueryShape) -> Result<Query<'q>, Problem> {
         let mut known = Vec::new();
+        let Some(query) = query else { return Ok(Query(known)) };
         let mut unknown = Vec::new();
-        for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let name = decode(name).unwrap_or(Cow::Borrowed(name));
             let bracketed = name.strip_suffix(']').and_then(|name| name.split_once('['));

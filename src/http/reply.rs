@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use bytes::Bytes;
 use data_encoding::BASE64URL_NOPAD;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue};
-use hyper::{HeaderMap, Response, StatusCode};
+use hyper::{Response, StatusCode};
 
-use super::headers;
+use super::headers::{self, Headers};
 use super::stream::Body;
 use uuid::Uuid;
 
@@ -74,12 +74,12 @@ pub(super) fn fresh(resource: &impl Write) -> Reply {
 
 /// A resource with a tag of its own, which the client that sent `request` may have already.
 pub(super) fn tagged(
-    request: &HeaderMap,
+    request: &Headers<'_>,
     etag: HeaderValue,
     caching: Caching,
     resource: &impl Write,
 ) -> Reply {
-    let known = etag.to_str().is_ok_and(|etag| headers::if_none_match(request, etag));
+    let known = headers::if_none_match(request, &etag);
     let mut reply = if known { empty(StatusCode::NOT_MODIFIED) } else { json(StatusCode::OK, resource) };
     reply.headers_mut().insert(ETAG, etag);
     reply.headers_mut().insert(CACHE_CONTROL, caching.header());
@@ -109,8 +109,8 @@ impl Content {
     }
 
     /// The reply to the client that sent `request`, which may have it already.
-    pub(super) fn reply(&self, request: &HeaderMap, caching: Caching) -> Reply {
-        let known = self.etag.to_str().is_ok_and(|etag| headers::if_none_match(request, etag));
+    pub(super) fn reply(&self, request: &Headers<'_>, caching: Caching) -> Reply {
+        let known = headers::if_none_match(request, &self.etag);
         let mut reply = if known {
             empty(StatusCode::NOT_MODIFIED)
         } else {
@@ -142,7 +142,8 @@ pub(super) fn marked<T>(mut reply: Reply, done: &Done<T>) -> Reply {
 
 /// The path of a new resource that has an id, for the header of that name; `collection` ends with a slash.
 pub(super) fn location_of(collection: &'static str, id: Uuid) -> HeaderValue {
-    let mut text = String::with_capacity(64);
+    // Of the exact size, or it would be copied or counted once more to become a header.
+    let mut text = String::with_capacity(collection.len() + uuid::fmt::Hyphenated::LENGTH);
     text.push_str(collection);
     text.push_str(id.hyphenated().encode_lower(&mut Uuid::encode_buffer()));
     HeaderValue::try_from(text).expect("an id fits in a header")

@@ -10,14 +10,15 @@
 //! [`Limits::stream_stall_time_max`]: super::listener::Limits::stream_stall_time_max
 
 use std::convert::Infallible;
+use std::io::Cursor;
+use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::Full;
+use bytes::{Buf, Bytes};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::{mpsc, watch};
 
@@ -30,55 +31,86 @@ const CHUNKS_WAITING_MAX: usize = 4;
 #[derive(Debug)]
 pub(super) enum Body {
     /// All of it.
-    Full(Full<Bytes>),
+    Whole(Chunk),
     /// What comes, until it ends.
     Stream(mpsc::Receiver<Bytes>),
 }
 
+/// Bytes of a body. Those of most replies were written for it: as [`Bytes`] they would be given a counter of
+/// who shares them, which is an allocation more.
+#[derive(Debug)]
+pub(super) enum Chunk {
+    Own(Cursor<Vec<u8>>),
+    Shared(Bytes),
+}
+
+impl Buf for Chunk {
+    fn remaining(&self) -> usize {
+        match self {
+            Chunk::Own(bytes) => bytes.remaining(),
+            Chunk::Shared(bytes) => bytes.len(),
+        }
+    }
+
+    fn chunk(&self) -> &[u8] {
+        match self {
+            Chunk::Own(bytes) => bytes.chunk(),
+            Chunk::Shared(bytes) => bytes,
+        }
+    }
+
+    fn advance(&mut self, count: usize) {
+        match self {
+            Chunk::Own(bytes) => bytes.advance(count),
+            Chunk::Shared(bytes) => bytes.advance(count),
+        }
+    }
+}
+
 impl Default for Body {
     fn default() -> Self {
-        Body::Full(Full::default())
+        Body::from(Bytes::new())
     }
 }
 
 impl From<Vec<u8>> for Body {
     fn from(bytes: Vec<u8>) -> Body {
-        Body::from(Bytes::from(bytes))
+        Body::Whole(Chunk::Own(Cursor::new(bytes)))
     }
 }
 
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Body {
-        Body::Full(Full::new(bytes))
+        Body::Whole(Chunk::Shared(bytes))
     }
 }
 
 impl HttpBody for Body {
-    type Data = Bytes;
+    type Data = Chunk;
     type Error = Infallible;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        match self.get_mut() {
-            Body::Full(body) => Pin::new(body).poll_frame(cx),
-            Body::Stream(chunks) => {
-                chunks.poll_recv(cx).map(|chunk| chunk.map(|chunk| Ok(Frame::data(chunk))))
-            }
-        }
+    ) -> Poll<Option<Result<Frame<Chunk>, Infallible>>> {
+        let chunk = match self.get_mut() {
+            Body::Whole(chunk) if !chunk.has_remaining() => None,
+            Body::Whole(chunk) => Some(mem::replace(chunk, Chunk::Shared(Bytes::new()))),
+            Body::Stream(chunks) => ready!(chunks.poll_recv(cx)).map(Chunk::Shared),
+        };
+        Poll::Ready(chunk.map(|chunk| Ok(Frame::data(chunk))))
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Body::Full(body) => body.is_end_stream(),
+            Body::Whole(chunk) => !chunk.has_remaining(),
             Body::Stream(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Body::Full(body) => body.size_hint(),
+            Body::Whole(chunk) => SizeHint::with_exact(chunk.remaining() as u64),
             Body::Stream(_) => SizeHint::default(),
         }
     }

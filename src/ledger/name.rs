@@ -37,8 +37,10 @@ impl AccountName {
         if text.len() > NAME_BYTES_MAX {
             return Err(NameError::TooLong { bytes: text.len() });
         }
-        let is_control = |byte: u8| byte.is_ascii_control();
-        if text.bytes().any(is_control) || (!text.is_ascii() && text.chars().any(char::is_control)) {
+        // In one pass without an early end, which is the quickest for what is short.
+        let is_unusual = |byte: u8| byte.is_ascii_control() | !byte.is_ascii();
+        let has_unusual = text.bytes().fold(false, |found, byte| found | is_unusual(byte));
+        if has_unusual && text.chars().any(char::is_control) {
             return Err(NameError::ControlCharacter);
         }
         Ok(AccountName(if text.len() <= INLINE_BYTES_MAX {

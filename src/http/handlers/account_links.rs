@@ -154,7 +154,7 @@ impl Call<'_> {
         body: &[u8],
     ) -> Result<Origin, Problem> {
         if !crate::http::headers::has_idempotency_key(self.headers()) {
-            return Ok(Origin { key: None, request_id: self.request_id.as_str().into() });
+            return Ok(Origin { key: None, request_id: Box::default() });
         }
         let name = self.name_of(account).await?;
         self.origin(Scope::Account(&name), body)

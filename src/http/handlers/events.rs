@@ -128,7 +128,7 @@ impl Call<'_> {
     /// Where the reader is.
     fn position(&self, bank: &Bank, after: Option<After>, is_stream: bool) -> Result<Position, Problem> {
         let invalid = |place, detail| Problem::at(Code::InvalidCursor, place, detail);
-        let mut ids = self.headers().get_all(&LAST_EVENT_ID).iter();
+        let mut ids = self.headers().all.get_all(&LAST_EVENT_ID).iter();
         let (place, cursor) = match (ids.next(), ids.next()) {
             (Some(id), None) if is_stream => {
                 // A browser comes back to the address that it began with, `after` and all: the header is newer.

@@ -9,7 +9,7 @@ use super::metadata::Metadata;
 use super::read::body;
 use super::schema::{Describe, Schemas};
 use super::values::{AmountNumber, AmountText};
-use super::write::{Id, MoneyNumber, MoneyText, Seconds, Text, Time, Write, resource, text};
+use super::write::{Id, MoneyNumber, MoneyText, Seconds, Text, Time, Write, plain_text, resource};
 use crate::bank::{self, AccountEntry};
 use crate::ledger::{
     self, AccountId, AccountName, Currency, Direction, Effect, Kind, Reference, TransactionType,
@@ -222,11 +222,11 @@ impl Describe for DirectionV1 {
 
 impl Write for DirectionV1 {
     fn write(&self, out: &mut Vec<u8>) {
-        text(
+        plain_text(
             out,
             match self.0 {
-                Direction::Deposit => "DEPOSIT",
-                Direction::Withdrawal => "WITHDRAWAL",
+                Direction::Deposit => b"DEPOSIT",
+                Direction::Withdrawal => b"WITHDRAWAL",
             },
         );
     }

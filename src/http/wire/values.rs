@@ -47,7 +47,7 @@ impl ReadScalar for AccountName {
 
 impl write::Write for AccountName {
     fn write(&self, out: &mut Vec<u8>) {
-        write::text(out, self);
+        write::name(out, self);
     }
 }
 

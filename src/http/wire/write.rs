@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::schema::{Describe, Schemas, or_null};
-use crate::ledger::{Amount, Currency, Timestamp, Total};
+use crate::ledger::{AccountName, Amount, Currency, Timestamp, Total};
 
 /// A type that is written as JSON.
 pub(in crate::http) trait Write: Describe {
@@ -96,13 +96,29 @@ pub(in crate::http) fn array<T>(
 
 /// Writes a text with quotes and escapes.
 pub(in crate::http) fn text(out: &mut Vec<u8>, value: &str) {
-    if value.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
-        out.push(b'"');
-        out.extend_from_slice(value.as_bytes());
-        out.push(b'"');
+    if is_plain(value.as_bytes()) {
+        plain_text(out, value.as_bytes());
     } else {
         serde_json::to_writer(out, value).expect("memory takes what is written to it");
     }
+}
+
+/// Writes an account's name as a text. Nearly all are written byte by byte as they are kept, and need not be
+/// checked to be UTF-8 for that.
+pub(in crate::http) fn name(out: &mut Vec<u8>, name: &AccountName) {
+    if is_plain(name.as_bytes()) { plain_text(out, name.as_bytes()) } else { text(out, name) }
+}
+
+/// Whether a text needs no escapes.
+fn is_plain(text: &[u8]) -> bool {
+    text.iter().all(|&byte| byte >= b' ' && byte != b'"' && byte != b'\\')
+}
+
+/// Writes a text that needs no escapes.
+pub(in crate::http) fn plain_text(out: &mut Vec<u8>, text: &[u8]) {
+    out.push(b'"');
+    out.extend_from_slice(text);
+    out.push(b'"');
 }
 
 /// Writes a number's digits.
@@ -175,7 +191,7 @@ impl Describe for bool {
 
 impl Write for bool {
     fn write(&self, out: &mut Vec<u8>) {
-        print(out, self);
+        out.extend_from_slice(if *self { b"true" } else { b"false" });
     }
 }
 
@@ -262,9 +278,7 @@ impl Write for Id {
     fn write(&self, out: &mut Vec<u8>) {
         let mut buffer = Uuid::encode_buffer();
         let text = self.0.hyphenated().encode_lower(&mut buffer);
-        out.push(b'"');
-        out.extend_from_slice(text.as_bytes());
-        out.push(b'"');
+        plain_text(out, text.as_bytes());
     }
 }
 
@@ -283,7 +297,7 @@ impl Describe for MoneyNumber {
 
 impl Write for MoneyNumber {
     fn write(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(self.0.text(self.1).as_str().as_bytes());
+        out.extend_from_slice(self.0.text(self.1).as_bytes());
     }
 }
 
@@ -298,9 +312,7 @@ impl Describe for MoneyText {
 
 impl Write for MoneyText {
     fn write(&self, out: &mut Vec<u8>) {
-        out.push(b'"');
-        out.extend_from_slice(self.0.text(self.1).as_str().as_bytes());
-        out.push(b'"');
+        plain_text(out, self.0.text(self.1).as_bytes());
     }
 }
 
@@ -336,7 +348,7 @@ impl Describe for Currency {
 
 impl Write for Currency {
     fn write(&self, out: &mut Vec<u8>) {
-        text(out, self.code());
+        plain_text(out, self.code().as_bytes());
     }
 }
 

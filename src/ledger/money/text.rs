@@ -163,7 +163,12 @@ impl UnitsText {
 
     /// The text: ASCII, and a number of JSON.
     pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.buffer[self.start..]).expect("digits, a point and a minus are ASCII")
+        std::str::from_utf8(self.as_bytes()).expect("digits, a point and a minus are ASCII")
+    }
+
+    /// The text's bytes. What only copies them needs no more.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.buffer[self.start..]
     }
 
     fn put(&mut self, byte: u8) {
