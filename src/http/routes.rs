@@ -154,95 +154,20 @@ pub(super) struct Found<'p> {
 
 /// Finds the route of a path.
 pub(super) fn find(path: &str) -> Option<Found<'_>> {
-    static ROOT: LazyLock<Place> = LazyLock::new(|| {
-        let mut root = Place::default();
+    static TREE: LazyLock<matchit::Router<usize>> = LazyLock::new(|| {
+        let mut tree = matchit::Router::new();
         for (index, route) in ROUTES.iter().enumerate() {
-            root.add(&route.pattern[1..], index);
+            tree.insert(route.pattern, index).expect("the table has no conflict");
         }
-        root
+        tree
     });
-    let mut place = &*ROOT;
+    let found = TREE.at(path).ok()?;
+    let index = *found.value;
     let mut segments = [""; SEGMENTS_MAX];
-    let mut variables = segments.iter_mut();
-    let mut rest = Some(path.strip_prefix('/')?);
-    while let Some(path) = rest {
-        let (segment, behind) = split_segment(path);
-        place = match &place.below {
-            Below::Literals(literals) => {
-                literals.iter().find_map(|(literal, place)| (*literal == segment).then_some(place))?
-            }
-            Below::Variable(place) if !segment.is_empty() => {
-                *variables.next()? = segment;
-                place
-            }
-            Below::Variable(_) => return None,
-        };
-        rest = behind;
+    for (place, (_, segment)) in segments.iter_mut().zip(found.params.iter()) {
+        *place = segment;
     }
-    let index = place.route?;
     Some(Found { index, route: &ROUTES[index], segments })
-}
-
-/// A place in the tree of paths.
-#[derive(Debug, Default)]
-struct Place {
-    /// The route that ends here.
-    route: Option<usize>,
-    below: Below,
-}
-
-/// What segments lead on from a place: certain ones, or any. No place has both, so the way to a route is
-/// never a choice.
-#[derive(Debug)]
-enum Below {
-    Literals(Vec<(&'static str, Place)>),
-    Variable(Box<Place>),
-}
-
-impl Default for Below {
-    fn default() -> Below {
-        Below::Literals(Vec::new())
-    }
-}
-
-impl Place {
-    /// Adds the route with this pattern, or with this rest of one.
-    ///
-    /// # Panics
-    /// If there is one already, or a literal would stand beside a variable.
-    fn add(&mut self, pattern: &'static str, route: usize) {
-        let (segment, behind) = split_segment(pattern);
-        let place = match &mut self.below {
-            Below::Literals(literals) if !segment.starts_with('{') => {
-                match literals.iter().position(|(literal, _)| *literal == segment) {
-                    Some(place) => &mut literals[place].1,
-                    None => &mut literals.push_mut((segment, Place::default())).1,
-                }
-            }
-            Below::Variable(place) if segment.starts_with('{') => place,
-            below => {
-                assert!(
-                    matches!(below, Below::Literals(literals) if literals.is_empty()),
-                    "{pattern}: literal beside variable"
-                );
-                *below = Below::Variable(Box::default());
-                return self.add(pattern, route);
-            }
-        };
-        match behind {
-            Some(behind) => place.add(behind, route),
-            None => assert!(place.route.replace(route).is_none(), "{pattern}: two routes with one pattern"),
-        }
-    }
-}
-
-/// The first segment of a path, and what stands behind the slash after it. Segments are short: a loop over
-/// the bytes finds the slash before a search for longer texts is ready to.
-fn split_segment(path: &str) -> (&str, Option<&str>) {
-    match path.bytes().position(|byte| byte == b'/') {
-        Some(end) => (&path[..end], Some(&path[end + 1..])),
-        None => (path, None),
-    }
 }
 
 impl Route {
