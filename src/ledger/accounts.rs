@@ -12,13 +12,13 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::iter::Flatten;
 use std::ops::{Index, Range};
 use std::slice::Iter;
 
-use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
+use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::{Account, AccountName, AccountNumber, AccountRef};
 
@@ -203,12 +203,14 @@ fn at(segments: &[Vec<Account>], place: usize) -> Option<&Account> {
 /// Names to places.
 ///
 /// The hash is keyed at random, so that nobody can choose names that collide; it decides where in memory a
-/// number stands and nothing else, so the state remains a pure function of the events.
+/// number stands and nothing else, so the state remains a pure function of the events. It is that of the locks, which
+/// resists who does not see hashes; SipHash, which resists who does, took seven times the instructions, a fifth of a
+/// transfer in a batch.
 #[derive(Clone, Default)]
 struct NameIndex {
     /// None before the first name, then [`NAME_TABLES`].
     tables: Vec<HashTable<u32>>,
-    hasher: RandomState,
+    hasher: DefaultHashBuilder,
 }
 
 impl NameIndex {
