@@ -37,8 +37,9 @@ impl AccountName {
         if text.len() > NAME_BYTES_MAX {
             return Err(NameError::TooLong { bytes: text.len() });
         }
-        let is_control = |byte: u8| byte.is_ascii_control();
-        if text.bytes().any(is_control) || (!text.is_ascii() && text.chars().any(char::is_control)) {
+        // Of all bytes, without a way out between: they are looked at sixteen at a time then.
+        let has_control = text.bytes().fold(false, |any, byte| any | byte.is_ascii_control());
+        if has_control || (!text.is_ascii() && text.chars().any(char::is_control)) {
             return Err(NameError::ControlCharacter);
         }
         Ok(AccountName(if text.len() <= INLINE_BYTES_MAX {
