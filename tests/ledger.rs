@@ -705,6 +705,82 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Plain transfers, the short way for a list of them, are decided and recorded as the operations that they are; and
+    /// whatever may take more than the two accounts is left to those.
+    #[test]
+    fn plain_transfers_are_decided_like_operations(
+        steps in proptest::collection::vec(step(), 1..100),
+        transfers in proptest::collection::vec((0..NAMES, 0..NAMES, 1..9000u32, any::<bool>()), 1..20),
+        any_accounts in proptest::bool::weighted(0.2),
+        full in proptest::option::weighted(0.3, 0..NAMES),
+    ) {
+        let mut bench = run(1, &steps);
+        bench.now += 1;
+        let account = full.and_then(|full| bench.ledgers[0].account(&AccountRef::Name(name(full))));
+        let room = account.and_then(|account| Amount::MAX.checked_sub(account.posted));
+        if let (Some(full), Some(room)) = (full, room) {
+            // What is paid to it then passes the range.
+            let amount = Quantity::of(room, Currency::USD);
+            let operation = Operation::Deposit { account: bench.place(full), amount, note: Note::default() };
+            bench.run(0, &Item { operation, conditions: vec![], key: None });
+        }
+        let terms = terms(bench.now);
+        let due: Vec<_> = bench.ledgers[0].holds().due(terms.now).collect();
+        for key in due {
+            let event = bench.ledgers[0].expired(key, terms.now);
+            bench.happen(0, event);
+        }
+        let mut ledger = bench.ledgers[0].clone();
+        let is_plain = |of: &u8| {
+            let account = ledger.account(&AccountRef::Name(name(*of)));
+            account.is_some_and(|account| account.details.is_none())
+        };
+        let plain: Vec<u8> = (0..NAMES).filter(is_plain).collect();
+        let chosen = |of: u8| match plain.get(usize::from(of) % plain.len().max(1)) {
+            Some(plain) if !any_accounts => *plain,
+            _ => of,
+        };
+        let transfers: Vec<_> = transfers.into_iter().map(|(from, to, sum, by_number)| (chosen(from), chosen(to), sum, by_number)).collect();
+        let found = |of: u8| ledger.account(&AccountRef::Name(name(of)));
+        let place = |of: u8, by_number: bool| match found(of).filter(|_| by_number) {
+            Some(account) => {
+                let account = AccountRef::Number { number: account.number, opened: account.opened };
+                Place { shard: ledger.shard(), account }
+            }
+            None => bench.place(of),
+        };
+        let items: Vec<_> = transfers.iter().map(|&(from, to, sum, by_number)| {
+            let (from, to) = (place(from, by_number), place(to, by_number));
+            let operation = Operation::Transfer { from, to, amount: Sum::Exactly(cents(sum)), note: Note::default() };
+            Item { operation, conditions: vec![], key: None }
+        }).collect();
+        let mut named = transfers.iter().flat_map(|&(from, to, ..)| [from, to]);
+        let are_plain = named.all(|of| is_plain(&of));
+        let newest = transfers.iter().flat_map(|&(from, to, ..)| [from, to]).filter_map(found).map(|of| of.chain.newest()).max();
+        let plain = ledger.plain_transfers(&items, &terms);
+        prop_assert_eq!(plain.is_some(), are_plain);
+        let Some(mut plain) = plain else { return Ok(()) };
+        prop_assert_eq!(Some(plain.seen()), newest);
+        for (index, item) in items.iter().enumerate() {
+            let known = bench.decided.len();
+            let expected = bench.run(0, item);
+            match (ledger.transfer(&mut plain, index, &terms), expected) {
+                (Ok((sequence, event)), ItemOutcome::Done { .. }) => {
+                    prop_assert_eq!(bench.decided.len(), known + 1);
+                    let (by, expected) = &bench.decided[known];
+                    prop_assert_eq!((sequence, event), (by.sequence, expected));
+                }
+                (Err(rejected), ItemOutcome::Refused(expected)) => prop_assert_eq!(rejected, expected),
+                (plain, expected) => prop_assert!(false, "{item:?}: {plain:?} {expected:?}"),
+            }
+        }
+        prop_assert_eq!(ledger.to_parts(), bench.ledgers[0].to_parts());
+    }
+}
+
 fn opened() -> Ledger {
     let mut ledger = Ledger::new(ShardId::FIRST);
     let change =

@@ -34,8 +34,19 @@ pub struct BatchItem {
     pub operation: Operation,
     /// What has to be true then.
     pub conditions: Vec<Condition>,
-    /// The item's own idempotency key, and the shard that remembers it.
-    pub key: Option<(IdempotencyKey, KeyHome)>,
+    /// The item's own idempotency key.
+    pub key: Option<IdempotencyKey>,
+}
+
+/// The items of a batch, cut into chunks as they come, always in the same way.
+#[derive(Debug, Default)]
+pub struct BatchItems {
+    chunks: Vec<Vec<Item>>,
+    /// What the events of the last chunk take at most.
+    bytes: usize,
+    with_keys: bool,
+    /// How many more are expected.
+    expected: usize,
 }
 
 /// How a batch ended.
@@ -71,19 +82,54 @@ pub enum BatchRefusal {
 
 /// A chunk on its way.
 struct ChunkPlan {
-    /// The places of the items that the work is about.
-    places: Vec<usize>,
-    /// The hold that each item ends.
-    holds: Vec<Option<HoldId>>,
-    /// How the items ended, those of the work as if it had not been attempted.
-    results: Vec<BatchResult>,
-    /// The work, if there is anything to do.
+    /// How many items it has.
+    count: usize,
+    /// The places of those that no shard can do anything about, in order: what holds they end is nobody's.
+    impossible: Vec<usize>,
+    /// The holds that items end, and the places of those.
+    holds: Vec<(usize, HoldId)>,
+    /// The work of all others, if there is anything to do.
     request: Option<WorkRequest>,
 }
 
 impl From<Refusal> for BatchRefusal {
     fn from(refusal: Refusal) -> BatchRefusal {
         BatchRefusal::Refused(refusal)
+    }
+}
+
+impl BatchItems {
+    /// None so far, with room for so many.
+    pub fn expecting(items: usize) -> BatchItems {
+        BatchItems { expected: items, ..BatchItems::default() }
+    }
+
+    /// Adds the next one.
+    pub fn push(&mut self, item: BatchItem, bank: &Bank) {
+        let BatchItem { operation, conditions, key } = item;
+        let key = key.map(|key| bank.homed(key, KeyHome::Key));
+        self.with_keys |= key.is_some();
+        self.expected = self.expected.saturating_sub(1);
+        let more = recorded_bytes_max(&operation);
+        let has_room =
+            |chunk: &Vec<Item>| chunk.len() < BATCH_ATOMIC_ITEMS_MAX && self.bytes + more <= CHUNK_BYTES_MAX;
+        match self.chunks.last_mut().filter(|chunk| has_room(chunk)) {
+            Some(chunk) => {
+                self.bytes += more;
+                chunk.push(Item { operation, conditions, key });
+            }
+            None => {
+                let mut chunk = Vec::with_capacity(self.expected.min(BATCH_ATOMIC_ITEMS_MAX));
+                chunk.push(Item { operation, conditions, key });
+                self.chunks.push(chunk);
+                self.bytes = more;
+            }
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
     }
 }
 
@@ -94,17 +140,16 @@ impl Bank {
     /// If nothing was executed; or, with an idempotency key, if not all was: the same request again goes on with it.
     pub async fn batch(
         &self,
-        items: Vec<BatchItem>,
+        items: BatchItems,
         atomic: bool,
         told: bool,
         origin: Origin,
     ) -> Result<BatchOutcome, BatchRefusal> {
-        let chunks = chunks(items);
+        let BatchItems { chunks, with_keys, .. } = items;
         if atomic && chunks.len() > 1 {
             return Err(BatchRefusal::TooLarge);
         }
-        if chunks.len() > 1 && origin.key.is_none() && chunks.iter().flatten().all(|item| item.key.is_none())
-        {
+        if chunks.len() > 1 && origin.key.is_none() && !with_keys {
             let results = self.chunks_in_turn(chunks, told, &origin).await?;
             return Ok(BatchOutcome { results, first_request_id: None });
         }
@@ -145,7 +190,7 @@ impl Bank {
     /// of a higher shard, which then decides it. One that is refused, as there is no room for it, stops no other.
     async fn chunks_in_turn(
         &self,
-        chunks: Vec<Vec<BatchItem>>,
+        chunks: Vec<Vec<Item>>,
         told: bool,
         origin: &Origin,
     ) -> Result<Vec<BatchResult>, Refusal> {
@@ -169,11 +214,11 @@ impl Bank {
             })
         });
         let asked: Vec<_> = asked.collect();
-        let mut results = Vec::new();
+        let mut results = Vec::with_capacity(plans.iter().map(|plan| plan.count).sum());
         let mut refused = None;
         let mut executed = false;
         for (plan, asked) in plans.into_iter().zip(asked) {
-            let count = plan.results.len();
+            let count = plan.count;
             let ended = self.end_chunk(plan, asked).await;
             match ended {
                 Ok((ended, _)) => {
@@ -196,38 +241,32 @@ impl Bank {
 
     fn plan_chunk(
         &self,
-        items: Vec<BatchItem>,
+        mut items: Vec<Item>,
         key: Option<HomedKey>,
         atomic: bool,
         told: bool,
         request_id: Box<str>,
     ) -> Result<ChunkPlan, Refusal> {
-        let mut places = Vec::with_capacity(items.len());
-        let mut known = Vec::with_capacity(items.len());
-        let mut results = Vec::with_capacity(items.len());
-        let holds: Vec<_> = items.iter().map(|item| ended_by(&item.operation)).collect();
-        for item in items {
-            let key = item.key.map(|(key, home)| self.homed(key, home));
-            let impossible = match &item.operation {
-                Operation::Capture { hold, .. } | Operation::Void { hold, .. } => {
-                    hold.shard.index() >= self.shards.len()
+        let count = items.len();
+        let (mut holds, mut impossible) = (Vec::new(), Vec::new());
+        for (place, item) in items.iter().enumerate() {
+            if let Some(hold) = ended_by(&item.operation) {
+                holds.push((place, hold));
+                if hold.shard.index() >= self.shards.len() {
+                    impossible.push(place);
                 }
-                _ => false,
-            };
-            if impossible {
-                results.push(BatchResult::Refused(Rejection::HoldNotFound.into()));
-            } else {
-                places.push(results.len());
-                results.push(BatchResult::NotAttempted);
-                known.push(Item { operation: item.operation, conditions: item.conditions, key });
             }
         }
-        let request = if known.is_empty() || (atomic && known.len() < results.len()) {
+        if !impossible.is_empty() {
+            let mut places = 0..;
+            items.retain(|_| places.next().is_none_or(|place| impossible.binary_search(&place).is_err()));
+        }
+        let request = if items.is_empty() || (atomic && !impossible.is_empty()) {
             None
         } else {
-            Some(WorkRequest { told, ..self.work(known, key, atomic, false, request_id)? })
+            Some(WorkRequest { told, ..self.work(items, key, atomic, false, request_id)? })
         };
-        Ok(ChunkPlan { places, holds, results, request })
+        Ok(ChunkPlan { count, impossible, holds, request })
     }
 
     /// Waits for a chunk, if anything was asked. How its items ended, and the id of the request that ended them, if that
@@ -237,39 +276,49 @@ impl Bank {
         plan: ChunkPlan,
         asked: Option<impl Future<Output = Result<WorkReply, Refusal>>>,
     ) -> Result<(Vec<BatchResult>, Option<Box<str>>), Refusal> {
-        let ChunkPlan { places, holds, mut results, .. } = plan;
-        let Some(asked) = asked else { return Ok((results, None)) };
+        let ChunkPlan { count, impossible, holds, .. } = plan;
+        let mut results = Vec::with_capacity(count);
         let mut first_request_id = None;
-        match asked.await? {
-            WorkReply::Items(items) => {
-                for (place, reply) in places.into_iter().zip(items) {
-                    results[place] = match reply {
-                        ItemReply::Done { id, decision } => {
-                            BatchResult::Done(Done { value: Executed { id, decision }, replayed: false })
-                        }
-                        ItemReply::Untold => BatchResult::Untold,
-                        ItemReply::Not(outcome) => self.not_done(outcome).await?,
-                    };
+        match asked {
+            None => {}
+            Some(asked) => match asked.await? {
+                WorkReply::Items(items) => {
+                    for reply in items {
+                        results.push(match reply {
+                            ItemReply::Done { id, decision } => {
+                                BatchResult::Done(Done { value: Executed { id, decision }, replayed: false })
+                            }
+                            ItemReply::Untold => BatchResult::Untold,
+                            ItemReply::Not(outcome) => self.not_done(outcome).await?,
+                        });
+                    }
                 }
-            }
-            WorkReply::Settled(outcome) => {
-                let (settled, request_id) = self.settled_chunk(outcome).await?;
-                for (place, result) in places.into_iter().zip(settled) {
-                    results[place] = result;
+                WorkReply::Settled(outcome) => {
+                    let (settled, request_id) = self.settled_chunk(outcome).await?;
+                    results = settled;
+                    first_request_id = Some(request_id);
                 }
-                first_request_id = Some(request_id);
-            }
-            reply => return Err(refusal(Reply::Worked(reply))),
+                reply => return Err(refusal(Reply::Worked(reply))),
+            },
+        }
+        if results.len() < count {
+            // Those of the work, if there was one, in between the others.
+            let mut ended = results.into_iter();
+            let result = |place| match impossible.binary_search(&place) {
+                Ok(_) => BatchResult::Refused(Rejection::HoldNotFound.into()),
+                Err(_) => ended.next().unwrap_or(BatchResult::NotAttempted),
+            };
+            results = (0..count).map(result).collect();
         }
         self.tell_of_holds(&holds, &mut results).await;
         Ok((results, first_request_id))
     }
 
     /// Tells of holds that ended long ago that they ended; all of a chunk share what one request may examine.
-    async fn tell_of_holds(&self, holds: &[Option<HoldId>], results: &mut [BatchResult]) {
+    async fn tell_of_holds(&self, holds: &[(usize, HoldId)], results: &mut [BatchResult]) {
         let mut budget = Budget::default();
-        for (hold, result) in holds.iter().zip(results) {
-            if let (Some(hold), BatchResult::Refused(refusal)) = (hold, result) {
+        for (place, hold) in holds {
+            if let BatchResult::Refused(refusal) = &mut results[*place] {
                 let untold = std::mem::replace(refusal, Refusal::Overloaded);
                 *refusal = self.told_of_hold(*hold, untold, &mut budget).await;
             }
@@ -335,35 +384,15 @@ impl Bank {
     }
 }
 
-/// Cuts a batch into chunks, always in the same way.
-fn chunks(items: Vec<BatchItem>) -> Vec<Vec<BatchItem>> {
-    let mut chunks = Vec::new();
-    let mut chunk = Vec::new();
-    let mut bytes = 0;
-    for item in items {
-        let more = recorded_bytes_max(&item);
-        if chunk.len() == BATCH_ATOMIC_ITEMS_MAX || (bytes + more > CHUNK_BYTES_MAX && !chunk.is_empty()) {
-            chunks.push(std::mem::take(&mut chunk));
-            bytes = 0;
-        }
-        bytes += more;
-        chunk.push(item);
-    }
-    if !chunk.is_empty() {
-        chunks.push(chunk);
-    }
-    chunks
-}
-
 /// More than the events of an item take in a record, whatever it meets.
-fn recorded_bytes_max(item: &BatchItem) -> usize {
+fn recorded_bytes_max(operation: &Operation) -> usize {
     /// An event without its accounts and texts: kind, times, a key with its home, or a refusal with its request's id.
     const EVENT: usize = 320;
     /// An account in an event.
     const ACCOUNT: usize = 96;
     /// The pulls of overdraft protection that one debit can cause: three transfers.
     const PULLS: usize = 3 * (64 + 2 * ACCOUNT);
-    let (accounts, debits, note) = match &item.operation {
+    let (accounts, debits, note) = match operation {
         Operation::Open { opening, .. } => {
             let texts = opening.name.len() + metadata_bytes(&opening.metadata);
             return EVENT

@@ -21,7 +21,7 @@ use std::sync::atomic::AtomicU64;
 use tokio::sync::Semaphore;
 
 pub use batch::{
-    BATCH_ATOMIC_ITEMS_MAX, BATCH_ITEMS_MAX, BatchItem, BatchOutcome, BatchRefusal, BatchResult,
+    BATCH_ATOMIC_ITEMS_MAX, BATCH_ITEMS_MAX, BatchItem, BatchItems, BatchOutcome, BatchRefusal, BatchResult,
 };
 pub use history::{
     AccountEntry, ENTRIES_EXAMINED_MAX, EntryFilter, Order, Page, PastAccount, Point, STATEMENT_ENTRIES_MAX,

@@ -1,6 +1,6 @@
 //! What operations need of which shards.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
 use super::{Bank, KeyHome, Refusal};
 use crate::ledger::operation::{HomedKey, Item, Operation};
@@ -30,38 +30,40 @@ impl Bank {
         dry_run: bool,
         request_id: Box<str>,
     ) -> Result<WorkRequest, Refusal> {
-        let mut needs = BTreeMap::<ShardId, Needs>::new();
+        // Of two accounts an item, about.
+        let accounts_expected = 2 * items.len() / self.shards.len();
+        let mut needs = NeedsByShard { of_shards: Vec::new(), accounts_expected };
         let mut references = Vec::new();
         for item in &items {
             for place in item.operation.places().chain(item.conditions.iter().map(|of| &of.account)) {
-                needs.entry(place.shard).or_default().accounts.push(place.account.clone());
+                needs.of(place.shard).accounts.push(place.account.clone());
             }
             match &item.operation {
                 Operation::Open { shard, opening } => {
-                    needs.entry(*shard).or_default().openings.push(opening.name.clone());
+                    needs.of(*shard).openings.push(opening.name.clone());
                 }
                 Operation::Capture { hold, .. } | Operation::Void { hold, .. } => {
                     if hold.shard.index() >= self.shards.len() {
                         return Err(Rejection::HoldNotFound.into());
                     }
-                    needs.entry(hold.shard).or_default().holds.push(*hold);
+                    needs.of(hold.shard).holds.push(*hold);
                 }
                 Operation::Reverse { transfer, .. } => {
-                    needs.entry(transfer.shard).or_default().reversals.push(*transfer);
+                    needs.of(transfer.shard).reversals.push(*transfer);
                 }
                 _ => {}
             }
             if let Some(HomedKey { home, key }) = item.key {
-                needs.entry(home).or_default().keys.push(key);
+                needs.of(home).keys.push(key);
             }
             references.extend(item.operation.reference().cloned());
         }
         if let Some(HomedKey { home, key }) = key {
-            needs.entry(home).or_default().keys.push(key);
+            needs.of(home).keys.push(key);
         }
         references.sort_unstable();
         references.dedup();
-        for needs in needs.values_mut() {
+        for (_, needs) in &mut needs.of_shards {
             needs.holds.sort_unstable();
             needs.holds.dedup();
             // Of two uses of one key in a list, the first decides what it stands for.
@@ -79,7 +81,28 @@ impl Bank {
             turn: None,
             key,
             request_id,
-            needs: needs.into_iter().collect(),
+            needs: needs.of_shards,
         })
+    }
+}
+
+/// What is needed, in the order of the shards.
+struct NeedsByShard {
+    of_shards: Vec<(ShardId, Needs)>,
+    /// Of how many accounts there is to be room in each.
+    accounts_expected: usize,
+}
+
+impl NeedsByShard {
+    fn of(&mut self, shard: ShardId) -> &mut Needs {
+        let place = match self.of_shards.binary_search_by_key(&shard, |(shard, _)| *shard) {
+            Ok(place) => place,
+            Err(place) => {
+                let accounts = Vec::with_capacity(self.accounts_expected);
+                self.of_shards.insert(place, (shard, Needs { accounts, ..Needs::default() }));
+                place
+            }
+        };
+        &mut self.of_shards[place].1
     }
 }

@@ -40,6 +40,11 @@ impl Currency {
         std::str::from_utf8(&self.code).expect("a code is three capital letters")
     }
 
+    /// The code as bytes, for what only writes them down.
+    pub const fn code_bytes(&self) -> [u8; 3] {
+        self.code
+    }
+
     /// How many decimals an amount has: how often 10 divides the major unit into the minor one. At most
     /// [`Currency::SCALE_MAX`].
     pub const fn scale(self) -> u8 {

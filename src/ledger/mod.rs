@@ -35,6 +35,7 @@ mod overdraft;
 mod rejection;
 mod state;
 mod transaction_type;
+mod transfers;
 mod velocity;
 pub mod workspace;
 
@@ -63,4 +64,5 @@ pub use overdraft::OverdraftDefault;
 pub use rejection::{Rejected, Rejection};
 pub use state::{AccountSums, Ledger, LedgerParts, ReplayError};
 pub use transaction_type::TransactionType;
+pub use transfers::PlainTransfers;
 pub use velocity::{Allowance, DebitLimit, Spent, VelocityLimits, WINDOW_SECONDS_MAX};

@@ -924,7 +924,7 @@ fn next_entry(account: &Account, balance: Amount) -> Entry {
     Entry { version: account.version + 1, balance, held: account.held, links: account.chain.links() }
 }
 
-fn in_currency(quantity: Quantity, currency: Currency) -> Result<Amount, Rejection> {
+pub(super) fn in_currency(quantity: Quantity, currency: Currency) -> Result<Amount, Rejection> {
     quantity.to_amount(currency).map_err(|error| match error {
         AmountError::TooManyDecimals { .. } => Rejection::TooManyDecimals { currency },
         AmountError::NotANumber | AmountError::TooLong { .. } | AmountError::TooLarge => {

@@ -142,8 +142,13 @@ impl Missing {
     }
 }
 
+/// A refusal because of one of the accounts that an operation names.
+pub(super) fn rejected_at(rejection: Rejection, place: usize) -> Rejected {
+    Rejected { rejection, at: u16::try_from(place).ok() }
+}
+
 fn at(rejection: Rejection, place: usize) -> Stop {
-    Stop::Rejected(Box::new(Rejected { rejection, at: u16::try_from(place).ok() }))
+    Stop::Rejected(Box::new(rejected_at(rejection, place)))
 }
 
 /// What a shard has granted of the accounts that it was asked about.

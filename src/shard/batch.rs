@@ -15,7 +15,7 @@ use crate::ledger::{
     Ledger, Note, OverdraftDefault, Reference, Rejection, Sequence, ShardId, Terms, Timestamp, Total,
     TransactionId,
 };
-use crate::storage::journal::record::Draft;
+use crate::storage::journal::record::{Draft, RECORD_BYTES_MAX, TRANSFER_BYTES_MAX};
 
 /// How many requests and works wait for locked accounts at most.
 const WAITING_MAX: usize = 4096;
@@ -318,6 +318,16 @@ impl<To> Batch<To> {
             let draft = Draft::group(first, events);
             self.drafts.push(draft.expect("a list of operations is cut to fit a record"));
         }
+    }
+
+    /// Records the next event of a list that is nothing without the others, one at a time. `joins` says whether it goes
+    /// into the last record, as all do behind the first.
+    fn record_joined(&mut self, sequence: Sequence, event: &Event, joins: &mut bool) {
+        match self.drafts.last_mut().filter(|_| *joins) {
+            Some(draft) => draft.push_joined(event),
+            None => self.drafts.push(Draft::new(sequence, event)),
+        }
+        *joins = true;
     }
 
     fn require(&mut self, shard: ShardId, sequence: Sequence) {
@@ -670,6 +680,10 @@ impl<To> Shard<To> {
         if self.locks.waiting() >= WAITING_MAX {
             return self.give_up(*work, WorkReply::Overloaded, moment, output);
         }
+        if let Some((replies, after)) = self.transfer_at_once(&work.request, moment, output) {
+            let reply = WorkReply::Items(replies);
+            return self.finish(*work, reply, Vec::new(), after, Vec::new(), moment, output);
+        }
         // A key that another request is being worked on with is not waited for: the client is told at once.
         let place = work.grants.len();
         let needs = &mut work.request.needs[place].1;
@@ -684,6 +698,48 @@ impl<To> Shard<To> {
             self.granted.insert(id, ticket);
             self.grant(work, &found, moment, output);
         }
+    }
+
+    /// Executes a work that consists of plain transfers between accounts of this shard, if nobody else has one of them
+    /// and nothing else stands against it: what became of them, and the last event that this depends on.
+    fn transfer_at_once(
+        &mut self,
+        request: &WorkRequest,
+        moment: Moment,
+        output: &mut Output<To>,
+    ) -> Option<(Vec<ItemReply>, Sequence)> {
+        let WorkRequest { items, atomic, dry_run, told, key, needs, .. } = request;
+        let is_plain = needs.len() == 1 && key.is_none() && !(*atomic || *dry_run);
+        let fits = items.len() <= RECORD_BYTES_MAX / TRANSFER_BYTES_MAX;
+        if !(is_plain && fits) || moment.disk_full || self.is_expiry_due(moment) {
+            return None;
+        }
+        let terms = self.terms(moment.now);
+        let mut transfers = self.ledger.plain_transfers(items, &terms)?;
+        if !self.locks.are_free(transfers.accounts()) {
+            return None;
+        }
+        let mut after = transfers.seen();
+        let room = transfers.len() * TRANSFER_BYTES_MAX;
+        let mut joins = output.batch.drafts.last().is_some_and(|draft| draft.has_room(room));
+        let mut replies = Vec::with_capacity(transfers.len());
+        for place in 0..transfers.len() {
+            replies.push(match self.ledger.transfer(&mut transfers, place, &terms) {
+                Ok((sequence, event)) => {
+                    output.batch.record_joined(sequence, event, &mut joins);
+                    after = sequence;
+                    match event.change.decision().filter(|_| *told) {
+                        Some(decision) => {
+                            let id = TransactionId { time: event.time, shard: self.id, sequence };
+                            ItemReply::Done { id, decision: Arc::clone(decision) }
+                        }
+                        None => ItemReply::Untold,
+                    }
+                }
+                Err(rejected) => ItemReply::Not(ItemOutcome::Refused(rejected)),
+            });
+        }
+        Some((replies, after))
     }
 
     /// Adds what the work asks to know of this shard, which is locked for it now, and lets it go on.

@@ -40,6 +40,8 @@ pub(super) struct Locks<T> {
     queues: HashMap<Resource, Queue>,
     tickets: HashMap<Ticket, Place<T>>,
     waiting: usize,
+    /// How many of the queues are for turns.
+    turns: usize,
     last: u64,
 }
 
@@ -62,7 +64,7 @@ struct Place<T> {
 
 impl<T> Default for Locks<T> {
     fn default() -> Self {
-        Locks { queues: HashMap::new(), tickets: HashMap::new(), waiting: 0, last: 0 }
+        Locks { queues: HashMap::new(), tickets: HashMap::new(), waiting: 0, turns: 0, last: 0 }
     }
 }
 
@@ -70,6 +72,11 @@ impl<T> Locks<T> {
     /// Whether nothing is locked.
     pub(super) fn is_empty(&self) -> bool {
         self.tickets.is_empty()
+    }
+
+    /// Whether nobody has one of these accounts. While works only wait for turns, none is looked for.
+    pub(super) fn are_free(&self, mut accounts: impl Iterator<Item = AccountNumber>) -> bool {
+        self.queues.len() == self.turns || accounts.all(|account| self.is_free(&Resource::Account(account)))
     }
 
     /// Whether nobody has a resource.
@@ -92,6 +99,7 @@ impl<T> Locks<T> {
         resources.retain(|resource| match self.queues.entry_ref(resource) {
             EntryRef::Vacant(entry) => {
                 entry.insert(Queue { head: ticket, behind: VecDeque::new() });
+                self.turns += usize::from(matches!(resource, Resource::Turn(_)));
                 true
             }
             EntryRef::Occupied(mut entry) => {
@@ -131,7 +139,8 @@ impl<T> Locks<T> {
             let queue = entry.get_mut();
             assert_eq!(queue.head, ticket, "who has a resource is at the head of its queue");
             let Some(next) = queue.behind.pop_front() else {
-                entry.remove();
+                let (resource, _) = entry.remove_entry();
+                self.turns -= usize::from(matches!(resource, Resource::Turn(_)));
                 continue;
             };
             queue.head = next;
@@ -151,6 +160,24 @@ mod tests {
 
     fn accounts(numbers: &[u32]) -> Vec<Resource> {
         numbers.iter().map(|&number| Resource::Account(AccountNumber::new(number))).collect()
+    }
+
+    #[test]
+    fn an_account_is_free_whatever_turns_are_taken() {
+        let mut locks = Locks::default();
+        let is_free = |locks: &Locks<u32>| locks.are_free([1, 2].map(AccountNumber::new).into_iter());
+        let (turn, _) = locks.acquire(vec![Resource::Turn(7)], 0);
+        assert!(is_free(&locks));
+        let (other, _) = locks.acquire(accounts(&[3]), 1);
+        assert!(is_free(&locks));
+        let (ticket, _) = locks.acquire(accounts(&[2]), 2);
+        assert!(!is_free(&locks));
+        release(&mut locks, turn);
+        assert!(!is_free(&locks));
+        release(&mut locks, ticket);
+        assert!(is_free(&locks));
+        release(&mut locks, other);
+        assert!(is_free(&locks) && locks.is_empty() && locks.queues.is_empty());
     }
 
     fn release(locks: &mut Locks<u32>, ticket: Ticket) -> Vec<(Ticket, u32)> {

@@ -11,6 +11,10 @@
 //! If deciding finds that it needs an account that nobody knew of (overdraft protection, the payee of a hold), it
 //! lets all shards go, and the work sets out again with that too, at most eight times.
 //!
+//! A work that needs one shard only, and is made of plain transfers between accounts that are free there, is executed at
+//! once, without locks and copies ([`crate::ledger::PlainTransfers`]). Nothing can come in between, and nobody sees a
+//! difference.
+//!
 //! Works of one list, the chunks of a batch, are decided in their order: before one sets out it takes the list's *turn*
 //! at its first shard, and keeps it until it is decided or given up, also while it sets out again. It asks for nothing
 //! else before it has that, so a turn adds no circle.

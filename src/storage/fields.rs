@@ -56,7 +56,7 @@ pub(super) fn read_optional_amount(reader: &mut Reader<'_>) -> Result<Option<Amo
 }
 
 pub(super) fn put_currency(out: &mut Vec<u8>, currency: Currency) {
-    out.extend_from_slice(currency.code().as_bytes());
+    out.extend_from_slice(&currency.code_bytes());
 }
 
 pub(super) fn read_currency(reader: &mut Reader<'_>) -> Result<Currency, Malformed> {

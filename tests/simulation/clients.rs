@@ -586,7 +586,35 @@ impl Mind<'_> {
         Condition { account: self.account(), requirement }
     }
 
+    /// What the largest batches consist of: transfers among a few accounts of one shard, which say nothing else.
+    fn plain_transfers(&mut self) -> WorkRequest {
+        let first = self.account();
+        let mut others = Vec::new();
+        for _ in 0..20 {
+            others.push(self.account());
+        }
+        others.retain(|other| other.shard == first.shard);
+        others.truncate(2);
+        others.push(first);
+        let count = 1 + self.random.below(4);
+        let mut account = || others[self.random.below(others.len() as u64) as usize].clone();
+        let pairs: Vec<_> = (0..count).map(|_| (account(), account())).collect();
+        let item = |(from, to)| {
+            let amount = Sum::Exactly(self.quantity());
+            let operation = Operation::Transfer { from, to, amount, note: Note::default() };
+            Item { operation, conditions: Vec::new(), key: None }
+        };
+        plan(pairs.into_iter().map(item).collect(), false, false, None)
+    }
+
     fn work(&mut self) -> WorkRequest {
+        if self.random.percent(4) {
+            let mut work = self.plain_transfers();
+            if self.random.percent(40) {
+                work.take_turn(self.random.below(3), &[work.needs[0].0]);
+            }
+            return work;
+        }
         let count = if self.random.percent(70) { 1 } else { 2 + self.random.below(5) };
         let mut items = Vec::new();
         for _ in 0..count {

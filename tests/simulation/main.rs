@@ -37,7 +37,7 @@ use clients::{Client, Knowledge};
 use random::{Random, setting};
 use teller::ledger::{
     Amount, Change, Currency, Event, Hold, HoldStatus, Kind, Ledger, LedgerParts, OverdraftDefault, Sequence,
-    ShardId, Timestamp, Total, TransactionId,
+    ShardId, Terms, Timestamp, Total, TransactionId,
 };
 use teller::router::Router;
 use teller::shard::batch::{Batch, Moment, Output, Reply, Request, Sealed, Shard, ShardRules};
@@ -48,7 +48,7 @@ use teller::storage::journal::record::{Draft, LogPosition, Record};
 use teller::storage::journal::{Journal, MemoryJournal};
 use uuid::Uuid;
 
-const SEEDS_DEFAULT: u64 = 400;
+const SEEDS_DEFAULT: u64 = 1000;
 const STEPS: usize = 1200;
 const SERVICE_LIMIT: i128 = 3000;
 const RETENTION_MS: u64 = 1_000_000_000;
@@ -132,6 +132,7 @@ const MUST_HAPPEN: &[&str] = &[
     "VersionMismatch",
     "chained protection",
     "dry run",
+    "plain transfers",
 ];
 
 /// Who waits for a reply: a client, and which of its attempts.
@@ -316,7 +317,12 @@ impl Simulation {
                     None => shard.shard.serve(Request::Account(account), to, moment, output),
                 }
             }
-            Mail::Request(request, to) => shard.shard.serve(request, to, moment, output),
+            Mail::Request(request, to) => {
+                if is_plain(&request, shard.shard.ledger(), moment) {
+                    *self.run.tally.entry("plain transfers".into()).or_default() += 1;
+                }
+                shard.shard.serve(request, to, moment, output);
+            }
             Mail::Message(message) => shard.shard.hear(message, moment, output),
         }
         self.after_work(index, before, replies);
@@ -643,6 +649,17 @@ fn extent(reply: &Reply) -> Option<(Sequence, Sequence)> {
         _ => None,
     });
     Some((done.clone().min()?, done.max()?))
+}
+
+/// Whether a request may be executed without locks and copies.
+fn is_plain(request: &Request, ledger: &Ledger, moment: Moment) -> bool {
+    let Request::Work(work) = request else {
+        return false;
+    };
+    let (now, overdraft) = (moment.now, overdraft());
+    let terms = Terms { now, overdraft, key_retention_ms: RETENTION_MS, keys_max: usize::MAX };
+    let is_list = work.items.len() > 1 && work.needs.len() == 1 && work.key.is_none();
+    is_list && !(work.atomic || work.dry_run) && ledger.plain_transfers(&work.items, &terms).is_some()
 }
 
 /// P3 within a shard, at every step.

@@ -6,7 +6,8 @@ use hyper::StatusCode;
 use serde_json::{Value, json};
 
 use crate::bank::{
-    self, BATCH_ATOMIC_ITEMS_MAX, BATCH_ITEMS_MAX, BatchRefusal, BatchResult, Done, Executed, KeyHome, Origin,
+    self, BATCH_ATOMIC_ITEMS_MAX, BATCH_ITEMS_MAX, Bank, BatchItems, BatchRefusal, BatchResult, Done,
+    Executed, Origin,
 };
 use crate::http::call::Call;
 use crate::http::headers::{self, Scope};
@@ -18,7 +19,9 @@ use crate::http::query::{Parameter, Query, parameters};
 use crate::http::reply::{self, JSON, Reply};
 use crate::http::routes::Endpoint;
 use crate::http::wire::Account;
-use crate::http::wire::batches::{Batch, BatchReply, ItemBody, ItemResult, RawItem, problem_body, read_item};
+use crate::http::wire::batches::{
+    Batch, BatchReply, ItemBody, ItemResult, Lines, RawItem, problem_body, read_item,
+};
 use crate::http::wire::detail::TransactionDetail;
 use crate::http::wire::holds::HoldResource;
 use crate::http::wire::read::read_body;
@@ -133,34 +136,27 @@ impl Call<'_> {
         let bank = self.bank()?;
         let BatchQuery { results: wanted, atomic } = BatchQuery::read(query)?;
         let body = self.read_either(NDJSON).await?;
-        let mut fingerprint = vec![u8::from(atomic.is_some_and(|flag| flag.0))];
-        fingerprint.extend_from_slice(&body);
+        // Only a key's request is told from others by its body.
+        let mut fingerprint = Vec::new();
+        if headers::has_idempotency_key(self.headers()) {
+            fingerprint.push(u8::from(atomic.is_some_and(|flag| flag.0)));
+            fingerprint.extend_from_slice(&body);
+        }
         // Its items may have keys of their own.
         let request_id = self.request_id.as_str().into();
         let origin = Origin { request_id, ..self.origin(Scope::Collection("batches"), &fingerprint)? };
         let batch;
-        let (items, atomic) = if headers::is_media_type(self.headers(), NDJSON) {
-            (lines(&body)?, atomic.is_some_and(|flag| flag.0))
+        let (read, atomic) = if headers::is_media_type(self.headers(), NDJSON) {
+            (ReadItems::of_lines(&body, bank)?, atomic.is_some_and(|flag| flag.0))
         } else {
             batch = read_body::<Batch>(&body)?;
-            (batch.items.0.iter().map(|RawItem(raw)| &**raw).collect(), atomic_of(atomic, batch.atomic)?)
+            let mut read = ReadItems::expecting(batch.items.0.len());
+            batch.items.0.iter().for_each(|RawItem(raw)| read.item(raw, bank));
+            (read, atomic_of(atomic, batch.atomic)?)
         };
+        let ReadItems { raws: items, places, items: read, mut refusals } = read;
         if atomic && items.len() > BATCH_ATOMIC_ITEMS_MAX {
             return Err(Problem::plain(Code::BatchTooLarge));
-        }
-        let mut places = Vec::with_capacity(items.len());
-        let mut read = Vec::with_capacity(items.len());
-        let mut refusals = Vec::new();
-        for (place, raw) in items.iter().enumerate() {
-            match read_item(raw) {
-                Ok((item, key)) => {
-                    let (operation, conditions) = item.to_operation(bank);
-                    let key = key.map(|key| (headers::item_key(&key, raw), KeyHome::Key));
-                    places.push(place);
-                    read.push(bank::BatchItem { operation, conditions, key });
-                }
-                Err(problem) => refusals.push((place, problem)),
-            }
         }
         let mut shown = Vec::new();
         let mut first_request_id = None;
@@ -202,20 +198,75 @@ impl Call<'_> {
     }
 }
 
-/// The items of a batch with one a line. Empty lines are none.
-fn lines(body: &[u8]) -> Result<Vec<&str>, Problem> {
-    let text = std::str::from_utf8(body).map_err(|error| {
-        let detail = format!("the body is not UTF-8 from byte {} on", error.valid_up_to());
-        Problem::new(Code::MalformedJson, detail)
-    })?;
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let items: Vec<&str> = lines.take(BATCH_ITEMS_MAX + 1).collect();
-    match items.len() {
-        0 => Err(Problem::new(Code::MalformedJson, "the body is empty; at least one item is needed")),
-        count if count > BATCH_ITEMS_MAX => {
-            Err(Problem::new(Code::InvalidRequest, format!("the body has more than {BATCH_ITEMS_MAX} items")))
+/// The items of a batch, as far as they have been read.
+struct ReadItems<'a> {
+    /// All of them.
+    raws: Vec<&'a str>,
+    /// Those that can be executed.
+    items: BatchItems,
+    /// Their places among all.
+    places: Vec<usize>,
+    /// The others, by place.
+    refusals: Vec<(usize, Problem)>,
+}
+
+impl<'a> ReadItems<'a> {
+    /// None so far, with room for so many.
+    fn expecting(items: usize) -> ReadItems<'a> {
+        ReadItems {
+            raws: Vec::with_capacity(items),
+            items: BatchItems::expecting(items),
+            places: Vec::with_capacity(items),
+            refusals: Vec::new(),
         }
-        _ => Ok(items),
+    }
+
+    /// Reads a body with one item a line.
+    fn of_lines(body: &'a [u8], bank: &Bank) -> Result<ReadItems<'a>, Problem> {
+        let text = std::str::from_utf8(body).map_err(|error| {
+            let detail = format!("the body is not UTF-8 from byte {} on", error.valid_up_to());
+            Problem::new(Code::MalformedJson, detail)
+        })?;
+        let breaks = body.iter().filter(|byte| **byte == b'\n').count();
+        let mut read = ReadItems::expecting((breaks + 1).min(BATCH_ITEMS_MAX));
+        for line in Lines::of(text).take(BATCH_ITEMS_MAX + 1) {
+            match line.plain_operation(bank) {
+                Some(operation) => {
+                    let item = bank::BatchItem { operation, conditions: Vec::new(), key: None };
+                    read.add(line.raw, item, bank);
+                }
+                None => read.item(line.raw, bank),
+            }
+        }
+        match read.raws.len() {
+            0 => Err(Problem::new(Code::MalformedJson, "the body is empty; at least one item is needed")),
+            count if count > BATCH_ITEMS_MAX => {
+                let detail = format!("the body has more than {BATCH_ITEMS_MAX} items");
+                Err(Problem::new(Code::InvalidRequest, detail))
+            }
+            _ => Ok(read),
+        }
+    }
+
+    /// Reads an item.
+    fn item(&mut self, raw: &'a str, bank: &Bank) {
+        match read_item(raw) {
+            Ok((item, key)) => {
+                let (operation, conditions) = item.to_operation(bank);
+                let key = key.map(|key| headers::item_key(&key, raw));
+                self.add(raw, bank::BatchItem { operation, conditions, key }, bank);
+            }
+            Err(problem) => {
+                self.refusals.push((self.raws.len(), problem));
+                self.raws.push(raw);
+            }
+        }
+    }
+
+    fn add(&mut self, raw: &'a str, item: bank::BatchItem, bank: &Bank) {
+        self.items.push(item, bank);
+        self.places.push(self.raws.len());
+        self.raws.push(raw);
     }
 }
 
@@ -240,7 +291,7 @@ fn refused(index: usize, problem: &Problem, request_id: &str) -> ItemResult {
     ItemResult { index, status, replayed: false, body: problem_body(problem, request_id) }
 }
 
-fn executed(index: usize, done: &Done<Executed>, bank: &bank::Bank) -> ItemResult {
+fn executed(index: usize, done: &Done<Executed>, bank: &Bank) -> ItemResult {
     let mut json = Vec::new();
     match done.value.decision.kind {
         Kind::Opening => Account::opened(&bank.opened(&done.value)).write(&mut json),

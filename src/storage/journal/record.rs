@@ -118,6 +118,10 @@ pub const RECORD_BYTES_TYPICAL_MAX: usize = 64 * 1024;
 /// hundred bytes each, with notes of several hundred more, a thousand fit. [`Draft::group`] says when they do not.
 pub const RECORD_BYTES_MAX: usize = 1024 * 1024;
 
+/// More than a transfer between two accounts takes in a record, if it has no note and no key: each of its numbers at
+/// its longest.
+pub const TRANSFER_BYTES_MAX: usize = 256;
+
 const FORMAT_VERSION: u8 = 2;
 const FORMAT_FIRST: u8 = 1;
 const HEADER_BYTES: usize = 64;
@@ -208,6 +212,19 @@ impl Draft {
     /// How many bytes the events take.
     pub fn bytes(&self) -> usize {
         self.events.len()
+    }
+
+    /// Whether the record may take so many more bytes of events and is still of a typical size.
+    pub fn has_room(&self, bytes: usize) -> bool {
+        HEADER_BYTES + self.events.len() + bytes <= RECORD_BYTES_TYPICAL_MAX
+    }
+
+    /// Adds the next event, which has to be on disk together with those before.
+    ///
+    /// # Panics
+    /// If the record would pass [`RECORD_BYTES_MAX`].
+    pub fn push_joined(&mut self, event: &Event) {
+        assert!(self.add(std::slice::from_ref(event), RECORD_BYTES_MAX), "there was room for it");
     }
 
     fn add(&mut self, events: &[Event], bytes_max: usize) -> bool {

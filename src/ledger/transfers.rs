@@ -1,0 +1,156 @@
+//! Plain transfers: decided on the state itself, without a workspace.
+//!
+//! The largest batches consist of transfers between two accounts of one shard that say nothing but how much. Each is
+//! decided on what the one before has left and is applied at once: no copies, no locks, nothing from the heap, less than
+//! half of the instructions. What always holds:
+//!
+//! - what is decided, refused and recorded is what [`super::workspace`] would have: `tests/ledger.rs` compares them;
+//! - nothing is changed before it is certain that all of a list can be decided so. What might take more than the two
+//!   accounts (overdraft protection, velocity limits, unique references) is among the details that they must not have.
+
+use std::sync::Arc;
+
+use super::operation::{Item, Operation, Sum};
+use super::state::in_currency;
+use super::workspace::rejected_at;
+use super::{
+    Account, AccountChange, AccountNumber, AccountStatus, After, Amount, Change, Decision, Effect, Event,
+    Kind, Ledger, Note, Part, PartLinks, Quantity, Rejected, Rejection, Sequence, Terms,
+};
+
+/// Plain transfers between accounts of one ledger, as it stands.
+#[derive(Debug)]
+pub struct PlainTransfers {
+    /// Payer and payee of each.
+    accounts: Vec<[AccountNumber; 2]>,
+    amounts: Vec<Quantity>,
+    /// The last event that any of the accounts depends on.
+    seen: Sequence,
+    /// The event of the next one. There is one for all: who wants to keep what it says clones its decision.
+    event: Event,
+}
+
+impl PlainTransfers {
+    /// The accounts, payer and payee of each in turn.
+    pub fn accounts(&self) -> impl Iterator<Item = AccountNumber> {
+        self.accounts.iter().flatten().copied()
+    }
+
+    /// The last event that any of the accounts depends on, as they were found.
+    pub fn seen(&self) -> Sequence {
+        self.seen
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.amounts.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.amounts.is_empty()
+    }
+}
+
+impl Ledger {
+    /// These items, if they are plain transfers between open accounts of this ledger that have nothing but money.
+    pub fn plain_transfers(&self, items: &[Item], terms: &Terms) -> Option<PlainTransfers> {
+        let mut references = Vec::with_capacity(2 * items.len());
+        let mut amounts = Vec::with_capacity(items.len());
+        for item in items {
+            let Item { operation: Operation::Transfer { from, to, amount, note }, conditions, key: None } =
+                item
+            else {
+                return None;
+            };
+            let Sum::Exactly(amount) = amount else { return None };
+            let is_here = from.shard == self.shard() && to.shard == self.shard();
+            if !(is_here && conditions.is_empty() && note.is_empty()) {
+                return None;
+            }
+            references.extend([&from.account, &to.account]);
+            amounts.push(*amount);
+        }
+        let mut seen = Sequence::NONE;
+        let mut accounts = Vec::with_capacity(items.len());
+        for pair in self.accounts().find_all(&references).chunks_exact(2) {
+            let plain = |account: Option<&Account>| {
+                let account = account.filter(|account| account.status == AccountStatus::Open)?;
+                seen = seen.max(account.chain.newest());
+                account.details.is_none().then_some(account.number)
+            };
+            let [payer, payee] = [pair[0], pair[1]].map(plain);
+            accounts.push([payer?, payee?]);
+        }
+        let effects = Vec::with_capacity(2);
+        let part = Part { shard: self.shard(), previous: Sequence::NONE, effects, reverses: None, key: None };
+        let decision = Decision { kind: Kind::Transfer, note: Note::default(), parts: vec![part] };
+        let change = Change::Decided { decision: Arc::new(decision), links: PartLinks::new() };
+        let event = Event { time: terms.now, key: None, change };
+        Some(PlainTransfers { accounts, amounts, seen, event })
+    }
+
+    /// Executes one of these transfers. The event is the same one for all of them.
+    ///
+    /// # Errors
+    /// The refusal; nothing has changed then.
+    pub fn transfer<'e>(
+        &mut self,
+        transfers: &'e mut PlainTransfers,
+        place: usize,
+        terms: &Terms,
+    ) -> Result<(Sequence, &'e Event), Rejected> {
+        let [payer, payee] = transfers.accounts[place].map(|number| &self.accounts()[number.index()]);
+        let [paid, got] = decide(payer, payee, transfers.amounts[place], terms)?;
+        let Change::Decided { decision, links } = &mut transfers.event.change else {
+            unreachable!("it was made so");
+        };
+        let effects = &mut Arc::make_mut(decision).parts[0].effects;
+        effects.clear();
+        effects.extend([paid, got]);
+        links.clear();
+        links.extend([payer.chain.links(), payee.chain.links()]);
+        Ok((self.apply(&transfers.event), &transfers.event))
+    }
+}
+
+/// What a transfer changes. The order of the checks is that of the workspace.
+fn decide(
+    payer: &Account,
+    payee: &Account,
+    amount: Quantity,
+    terms: &Terms,
+) -> Result<[Effect; 2], Rejected> {
+    if payer.frozen {
+        return Err(rejected_at(Rejection::AccountFrozen, 0));
+    }
+    if payer.number == payee.number {
+        return Err(rejected_at(Rejection::AccountRepeated, 1));
+    }
+    let currency = payer.currency;
+    if currency != payee.currency {
+        return Err(rejected_at(
+            Rejection::CurrencyMismatch { expected: currency, found: payee.currency },
+            1,
+        ));
+    }
+    let amount = in_currency(amount, currency).map_err(|rejection| rejected_at(rejection, 0))?;
+    let available = payer.available(terms.overdraft);
+    if amount > available {
+        return Err(rejected_at(Rejection::InsufficientFunds { available, required: amount, currency }, 0));
+    }
+    let effect = |account: &Account, amount: Amount, place| {
+        let balance = account.posted.checked_add(amount);
+        let balance = balance.ok_or_else(|| rejected_at(Rejection::BalanceOutOfRange, place))?;
+        let version = account.version + 1;
+        Ok::<_, Rejected>(Effect {
+            account: account.number,
+            opened: account.opened,
+            currency,
+            change: AccountChange::Posted { amount },
+            after: After { version, balance, held: account.held },
+            allowance: None,
+        })
+    };
+    Ok([effect(payer, amount.negated(), 0)?, effect(payee, amount, 1)?])
+}
