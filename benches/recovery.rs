@@ -10,9 +10,11 @@ use std::fs;
 use std::hint::black_box;
 use std::path::Path;
 
-use support::{Arena, Feed, LEDGER, shard, sized, timed};
+use support::{Arena, Feed, LEDGER, dollars, shard, sized, timed};
 use teller::clock;
-use teller::ledger::{Event, Sequence};
+use teller::ledger::operation::{Item, Operation, Place, Sum};
+use teller::ledger::workspace::{Needs, Workspace};
+use teller::ledger::{Event, Note, Sequence};
 use teller::progress::Progress;
 use teller::storage::journal::record::{Draft, LogPosition};
 use teller::storage::journal::{Generation, Journal, JournalOptions};
@@ -37,12 +39,11 @@ fn main() {
 }
 
 fn replays(arena: &mut Arena) {
-    let directory = tempfile::tempdir().expect("a directory");
-    let birth = Birth { shards: 1, ledger: LEDGER, created: clock::now() };
-    let data = DataDirectory::open(&directory.path().join("ledger"), None, &birth).expect("a new ledger");
-    let files = ShardFiles::new(&data, shard());
     let events = sized(EVENTS, 1000);
-    let (all_records, journal) = fill(&files, events);
+    restart(arena, events);
+    let directory = tempfile::tempdir().expect("a directory");
+    let files = shard_files(directory.path());
+    let (all_records, journal) = fill(&files, events, Feed::next_event);
     let db = journal.join("db");
     let copy = directory.path().join("copy");
     arena.duel(
@@ -97,8 +98,86 @@ fn replays(arena: &mut Arena) {
     }
 }
 
+/// What a restart does with a journal: half deposits, half transfers, opened and replayed.
+fn restart(arena: &mut Arena, events: usize) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let files = shard_files(directory.path());
+    let mut is_transfer = false;
+    let (all_records, journal) = fill(&files, events, |feed| {
+        is_transfer = !is_transfer;
+        if is_transfer { transfer(feed) } else { feed.next_event() }
+    });
+    let db = journal.join("db");
+    let copy = directory.path().join("copy");
+    let (start, genesis) = files.newest_snapshot().expect("none");
+    arena.duel(
+        "open and replay",
+        "a transaction",
+        events as u64,
+        |count| {
+            let once = |_| {
+                let (mut ledger, mut log) = (start.clone(), None);
+                let time = timed(|| {
+                    let log = log.insert(StoredLog::open_archive(&files).expect("intact"));
+                    let end = log.read(genesis, &mut |record, _| replay(&mut ledger, record));
+                    black_box(end.expect("intact"));
+                });
+                // A restart goes on to use both; only the next round needs the lock.
+                drop((ledger, log));
+                time
+            };
+            (0..count).map(once).sum()
+        },
+        |count| {
+            timed(|| {
+                for _ in 0..count {
+                    fs::copy(&db, &copy).expect("copied");
+                    fs::File::open(&copy).and_then(|copy| copy.sync_all()).expect("synced");
+                    for record in &all_records {
+                        black_box(crc32c::crc32c(record));
+                        black_box(blake3::hash(record));
+                    }
+                }
+            })
+        },
+    );
+}
+
+/// Makes a transfer of one cent happen, between any two accounts.
+fn transfer(feed: &mut Feed) -> (Sequence, Event) {
+    feed.tick();
+    let mut place = || Place { shard: shard(), account: feed.target().account };
+    let (from, mut to) = (place(), place());
+    while to == from {
+        to = place();
+    }
+    let needs = Needs { accounts: vec![from.account.clone(), to.account.clone()], ..Needs::default() };
+    let grant = feed.ledger.grant(&needs, &[], &feed.terms);
+    let next = feed.ledger.last().next();
+    let mut workspace = Workspace::new(shard(), feed.terms, next, vec![grant]);
+    let amount = Sum::Exactly(dollars("0.01"));
+    let operation = Operation::Transfer { from, to, amount, note: Note::default() };
+    workspace.execute(&Item { operation, conditions: Vec::new(), key: None }, "").expect("granted");
+    let Some(decided) = workspace.into_decided().pop() else {
+        // It has spent its overdraft.
+        return feed.next_event();
+    };
+    let event = feed.ledger.decided(decided, feed.terms.now);
+    (feed.ledger.apply(&event), event)
+}
+
+fn shard_files(directory: &Path) -> ShardFiles {
+    let birth = Birth { shards: 1, ledger: LEDGER, created: clock::now() };
+    let data = DataDirectory::open(&directory.join("ledger"), None, &birth).expect("a new ledger");
+    ShardFiles::new(&data, shard())
+}
+
 /// Writes a generation with so many events, and returns its records and its directory.
-fn fill(files: &ShardFiles, events: usize) -> (Vec<Vec<u8>>, std::path::PathBuf) {
+fn fill(
+    files: &ShardFiles,
+    events: usize,
+    mut make: impl FnMut(&mut Feed) -> (Sequence, Event),
+) -> (Vec<Vec<u8>>, std::path::PathBuf) {
     let progress = Progress::new("bench", "events", None);
     let recovered = recover(files, JournalOptions::default(), &progress).expect("recovered");
     let mut journal = recovered.journal;
@@ -125,7 +204,7 @@ fn fill(files: &ShardFiles, events: usize) -> (Vec<Vec<u8>>, std::path::PathBuf)
     let accounts = events / 100;
     let mut feed = Feed::new(accounts, |sequence, event| collect((sequence, event)));
     for _ in accounts..events {
-        collect(feed.next_event());
+        collect(make(&mut feed));
     }
     append(&mut pending);
     journal.sync().expect("the disk works");

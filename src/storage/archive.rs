@@ -326,7 +326,7 @@ impl Segment {
     pub fn replay(
         &self,
         from: Sequence,
-        visit: &mut dyn FnMut(&[u8]) -> Result<(), StorageError>,
+        visit: &mut dyn FnMut(&Record<'_>) -> Result<(), StorageError>,
     ) -> Result<(), StorageError> {
         let open = self.reopen()?;
         let mut position = self.before;
@@ -346,7 +346,7 @@ impl Segment {
                 let (record, after) = next.map_err(|error| block.malformed(&self.path, &error))?;
                 position = after;
                 if record.last() >= from {
-                    visit(record.bytes())?;
+                    visit(&record)?;
                 }
             }
         }
@@ -408,7 +408,7 @@ pub fn merge(
     let before = segments.first().expect("there is something to merge").before();
     let mut writer = SegmentWriter::create(directory, ledger_id, shard, before)?;
     for segment in segments {
-        segment.replay(segment.first(), &mut |record| writer.append(record))?;
+        segment.replay(segment.first(), &mut |record| writer.append(record.bytes()))?;
     }
     writer.finish()
 }
@@ -787,7 +787,7 @@ mod tests {
     fn replayed(segment: &Segment, from: Sequence) -> Result<Vec<Vec<u8>>, StorageError> {
         let mut records = Vec::new();
         segment.replay(from, &mut |record| {
-            records.push(record.to_vec());
+            records.push(record.bytes().to_vec());
             Ok(())
         })?;
         Ok(records)
@@ -1095,8 +1095,8 @@ mod tests {
         let replayed = || {
             let mut replayed = Vec::new();
             for segment in listed() {
-                let mut visit = |record: &[u8]| {
-                    replayed.push(record.to_vec());
+                let mut visit = |record: &Record<'_>| {
+                    replayed.push(record.bytes().to_vec());
                     Ok(())
                 };
                 segment.replay(segment.first(), &mut visit).expect("intact");

@@ -63,6 +63,9 @@ impl<'a> Reader<'a> {
     }
 
     /// An error at the current offset.
+    // Out of line, as all that makes errors is: what reads a field is then short enough to become part of its caller.
+    #[cold]
+    #[inline(never)]
     pub fn malformed(&self, what: impl Into<String>) -> Malformed {
         Malformed { offset: self.offset, what: what.into() }
     }
@@ -71,19 +74,28 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// If there are fewer.
+    #[inline(always)]
     pub fn take(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
-        let rest = &self.bytes[self.offset..];
-        if count > rest.len() {
-            return Err(self.malformed(format!("{count} bytes are missing, {} are left", rest.len())));
+        match self.bytes[self.offset..].get(..count) {
+            Some(taken) => {
+                self.offset += count;
+                Ok(taken)
+            }
+            None => Err(self.missing(count)),
         }
-        self.offset += count;
-        Ok(&rest[..count])
+    }
+
+    #[cold]
+    fn missing(&self, count: usize) -> Malformed {
+        let left = self.bytes.len() - self.offset;
+        self.malformed(format!("{count} bytes are missing, {left} are left"))
     }
 
     /// The next `N` bytes.
     ///
     /// # Errors
     /// If there are fewer.
+    #[inline(always)]
     pub fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
         let mut array = [0; N];
         array.copy_from_slice(self.take(N)?);
@@ -94,6 +106,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// If there is none.
+    #[inline(always)]
     pub fn byte(&mut self) -> Result<u8, Malformed> {
         Ok(self.array::<1>()?[0])
     }
@@ -102,18 +115,24 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// If it is cut short, longer than its value needs, or past 64 bits.
+    #[inline(always)]
     pub fn varint(&mut self) -> Result<u64, Malformed> {
-        let at = self.clone();
-        u64::try_from(self.varint_wide()?).map_err(|_| at.malformed("a number has more than 64 bits"))
+        match self.varint_narrow() {
+            Some(value) => Ok(value),
+            None => self.varint_slowly(),
+        }
     }
 
     /// A signed varint.
     ///
     /// # Errors
     /// If it is cut short, longer than its value needs, or past 128 bits.
+    #[inline(always)]
     pub fn signed(&mut self) -> Result<i128, Malformed> {
-        let value = self.varint_wide()?;
-        Ok((value >> 1) as i128 ^ -((value & 1) as i128))
+        match self.varint_narrow() {
+            Some(value) => Ok(i128::from((value >> 1) as i64 ^ -((value & 1) as i64))),
+            None => self.varint_widest().map(|value| (value >> 1) as i128 ^ -((value & 1) as i128)),
+        }
     }
 
     /// Bytes behind their length.
@@ -135,20 +154,28 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(self.bytes()?).map_err(|_| at.malformed("a text is not UTF-8"))
     }
 
-    fn varint_wide(&mut self) -> Result<u128, Malformed> {
-        // Nine bytes, 63 bits, are almost every number there is; a third of a replay is reading numbers.
+    /// A varint of at most nine bytes, 63 bits: almost every number there is; a third of a replay is reading numbers.
+    /// `None` for longer ones, and where something is wrong.
+    #[inline(always)]
+    fn varint_narrow(&mut self) -> Option<u64> {
         let mut value = 0u64;
         for (index, &byte) in self.bytes[self.offset..].iter().take(9).enumerate() {
             value |= u64::from(byte & 0x7f) << (7 * index);
             if byte < 0x80 {
                 if byte == 0 && index > 0 {
-                    return Err(self.malformed("a number is longer than it needs to be"));
+                    return None;
                 }
                 self.offset += index + 1;
-                return Ok(u128::from(value));
+                return Some(value);
             }
         }
-        self.varint_widest()
+        None
+    }
+
+    #[cold]
+    fn varint_slowly(&mut self) -> Result<u64, Malformed> {
+        let at = self.clone();
+        u64::try_from(self.varint_widest()?).map_err(|_| at.malformed("a number has more than 64 bits"))
     }
 
     #[cold]
@@ -183,20 +210,39 @@ mod tests {
             for value in [1i128 << shift, (1i128 << shift).wrapping_sub(1), (1i128 << shift).wrapping_neg()] {
                 let mut out = Vec::new();
                 put_signed(&mut out, value);
-                let mut reader = Reader::new(&out);
-                assert_eq!(reader.signed(), Ok(value));
-                assert!(reader.is_empty());
                 assert!(Reader::new(&out[..out.len() - 1]).signed().is_err());
+                let length = out.len();
+                for behind in [&[][..], &[0; 8], &[0xff; 8]] {
+                    out.truncate(length);
+                    out.extend_from_slice(behind);
+                    let mut reader = Reader::new(&out);
+                    assert_eq!(reader.signed(), Ok(value));
+                    assert_eq!(reader.offset(), length);
+                }
             }
         }
-        let mut out = Vec::new();
-        put_varint(&mut out, u64::MAX);
-        assert_eq!(Reader::new(&out).varint(), Ok(u64::MAX));
+        for shift in 0..64 {
+            for value in [1 << shift, u64::MAX >> shift] {
+                let mut out = Vec::new();
+                put_varint(&mut out, value);
+                assert_eq!(Reader::new(&out).varint(), Ok(value));
+                out.extend_from_slice(&[0x80; 8]);
+                assert_eq!(Reader::new(&out).varint(), Ok(value));
+            }
+        }
     }
 
     #[test]
     fn a_number_has_one_spelling() {
-        assert!(Reader::new(&[0x80, 0]).varint().is_err());
+        for length in 1..9 {
+            let mut padded = vec![0x81; length];
+            padded.push(0);
+            assert!(Reader::new(&padded).varint().is_err(), "{length} bytes and a zero");
+            padded.extend_from_slice(&[0; 8]);
+            let mut reader = Reader::new(&padded);
+            let error = reader.varint().expect_err("others behind it");
+            assert_eq!(error, Malformed { offset: 0, what: "a number is longer than it needs to be".into() });
+        }
         assert!(Reader::new(&[0xff; 19]).signed().is_err());
         assert!(Reader::new(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x03]).varint().is_err());
         assert!(Reader::new(&[5, b'a']).bytes().is_err());

@@ -30,7 +30,8 @@ use super::archive::{self, Segment, SegmentWriter};
 use super::codec::Malformed;
 use super::journal::record::{LogPosition, Record};
 use super::journal::{
-    Generation, Generations, Journal, JournalOptions, JournalReader, SledJournal, list_generations,
+    Generation, Generations, Journal, JournalOptions, JournalReader, SledJournal, VisitRecord,
+    list_generations, read_generations,
 };
 use super::manifest::DataDirectory;
 use super::{
@@ -133,16 +134,25 @@ impl StoredLog {
     /// # Errors
     /// If one cannot be opened, or segments do not join.
     pub fn open(files: &ShardFiles) -> Result<StoredLog, StorageError> {
+        let mut log = StoredLog::open_archive(files)?;
+        log.generations = log.read_generations(&mut |_, _| Ok(()))?;
+        Ok(log)
+    }
+
+    /// Opens the segments. The generations are missing until [`StoredLog::read`].
+    ///
+    /// # Errors
+    /// If one cannot be opened, or they do not join.
+    pub fn open_archive(files: &ShardFiles) -> Result<StoredLog, StorageError> {
         let segments = archive::list(&files.archive, files.ledger, files.shard)?;
-        let generations = list_generations(&files.journal)?;
-        Ok(StoredLog {
-            files: files.clone(),
-            segments: segments.into_iter().map(Arc::new).collect(),
-            generations: generations
-                .iter()
-                .map(|(_, path)| Generation::open(path))
-                .collect::<Result<_, _>>()?,
-        })
+        let segments = segments.into_iter().map(Arc::new).collect();
+        Ok(StoredLog { files: files.clone(), segments, generations: Vec::new() })
+    }
+
+    fn read_generations(&self, visit: VisitRecord<'_>) -> Result<Vec<Generation>, StorageError> {
+        let paths: Vec<PathBuf> =
+            list_generations(&self.files.journal)?.into_iter().map(|(_, path)| path).collect();
+        read_generations(&paths, visit)
     }
 
     /// How many bytes of segments and records there are.
@@ -159,7 +169,22 @@ impl StoredLog {
     /// If a record is damaged, missing or out of place, if the log does not reach or contain `from`, or from
     /// `visit`.
     pub fn walk(&self, from: LogPosition, visit: Visit<'_>) -> Result<LogPosition, StorageError> {
-        walk(&self.files, &self.segments, &self.generations, from, visit)
+        walk(&self.files, &self.segments, from, visit, |step| replay_generations(&self.generations, step))
+    }
+
+    /// As [`StoredLog::walk`], of a log of which only the archive has been opened: opens the generations on the way, so
+    /// that their records, all of which have to be looked at in any case, are read once.
+    ///
+    /// # Errors
+    /// As [`StoredLog::open`] and [`StoredLog::walk`].
+    pub fn read(&mut self, from: LogPosition, visit: Visit<'_>) -> Result<LogPosition, StorageError> {
+        let mut generations = Vec::new();
+        let end = walk(&self.files, &self.segments, from, visit, |step| {
+            generations = self.read_generations(step)?;
+            Ok(())
+        })?;
+        self.generations = generations;
+        Ok(end)
     }
 
     /// Verifies every byte of the newest segments, up to a bound; of all of them without one.
@@ -198,12 +223,21 @@ impl JournalReader for StoredLog {
 /// What gets the records of a walk.
 pub type Visit<'a> = &'a mut dyn FnMut(&Record<'_>, &LogPosition) -> Result<(), Malformed>;
 
-fn walk<S: Borrow<Segment>, G: Borrow<Generation>>(
+fn replay_generations<G: Borrow<Generation>>(
+    generations: &[G],
+    visit: VisitRecord<'_>,
+) -> Result<(), StorageError> {
+    let mut generations = generations.iter().map(Borrow::borrow);
+    generations.try_for_each(|generation| generation.replay(&mut |record| visit(generation.path(), record)))
+}
+
+/// Walks through the segments, and then through what `journal` gives.
+fn walk<S: Borrow<Segment>>(
     files: &ShardFiles,
     segments: &[S],
-    generations: &[G],
     from: LogPosition,
     visit: Visit<'_>,
+    journal: impl FnOnce(VisitRecord<'_>) -> Result<(), StorageError>,
 ) -> Result<LogPosition, StorageError> {
     let mut walk = Walk { files, from, position: files.genesis(), visit };
     walk.check_start(&files.snapshots)?;
@@ -215,16 +249,14 @@ fn walk<S: Borrow<Segment>, G: Borrow<Generation>>(
         } else {
             walk.position = segment.before();
             walk.check_start(segment.path())?;
-            segment.replay(segment.first(), &mut |bytes| walk.step(segment.path(), bytes))?;
+            segment.replay(segment.first(), &mut |record| walk.step(segment.path(), record))?;
         }
     }
     let archived = walk.position.last;
-    for generation in generations.iter().map(Borrow::borrow) {
-        generation.replay(&mut |bytes| {
-            let known = Record::parse(bytes).is_ok_and(|record| record.last() <= archived);
-            if known { Ok(()) } else { walk.step(generation.path(), bytes) }
-        })?;
-    }
+    journal(&mut |path, record| {
+        let known = record.last() <= archived;
+        if known { Ok(()) } else { walk.step(path, record) }
+    })?;
     let end = walk.position;
     if end.last < from.last {
         return Err(StorageError::Corrupt {
@@ -245,7 +277,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn step(&mut self, path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
+    fn step(&mut self, path: &Path, record: &Record<'_>) -> Result<(), StorageError> {
         pace::rest();
         let malformed = |error: Malformed| StorageError::Corrupt {
             path: path.to_owned(),
@@ -253,7 +285,6 @@ impl Walk<'_> {
             what: error.what,
             next_step: RESTORE_BACKUP,
         };
-        let record = Record::parse(bytes).map_err(malformed)?;
         let next = self.position.last.next();
         if record.first() > next {
             return Err(StorageError::Corrupt {
@@ -269,7 +300,7 @@ impl Walk<'_> {
         }
         let after = record.follow(self.files.shard, &self.position).map_err(malformed)?;
         if record.first() > self.from.last {
-            (self.visit)(&record, &after).map_err(malformed)?;
+            (self.visit)(record, &after).map_err(malformed)?;
         }
         self.position = after;
         self.check_start(path)
@@ -294,27 +325,24 @@ impl Walk<'_> {
 /// # Errors
 /// If an event cannot be read or does not follow.
 pub fn replay(ledger: &mut Ledger, record: &Record<'_>) -> Result<(), Malformed> {
-    for event in record.events() {
-        let (sequence, event) = event?;
-        ledger.replay(&event).map_err(|error| Malformed {
+    record.each_event(|sequence, event| {
+        ledger.replay(event).map(drop).map_err(|error| Malformed {
             offset: 0,
             what: format!("the event of sequence {sequence} does not follow: {error}"),
-        })?;
-    }
-    Ok(())
+        })
+    })
 }
 
 /// Adds the accounts that a record's events are about, if it is behind `covered`.
 fn note_accounts(
     shard: ShardId,
     path: &Path,
-    bytes: &[u8],
+    record: &Record<'_>,
     covered: Sequence,
     accounts: &mut HashSet<AccountNumber>,
 ) -> Result<(), StorageError> {
     pace::rest();
     let malformed = |error| StorageError::malformed(path, 0, error, RESTORE_BACKUP);
-    let record = Record::parse(bytes).map_err(malformed)?;
     if record.last() > covered {
         for event in record.events() {
             event.map_err(malformed)?.1.change.note_accounts(shard, accounts);
@@ -352,7 +380,7 @@ pub fn recover(
     for (_, older) in snapshot::list(&files.snapshots)?.iter().rev().skip(1) {
         snapshot::check(older, files.ledger, files.shard)?;
     }
-    let stored = StoredLog::open(files)?;
+    let mut stored = StoredLog::open_archive(files)?;
     stored.verify_archive(ARCHIVE_BYTES_VERIFIED_AT_START)?;
     if let Some(segment) = stored.segments.last().filter(|segment| segment.after().last > start.last) {
         tracing::warn!(
@@ -364,7 +392,7 @@ pub fn recover(
     }
     let acknowledged = Watermark::peek(&files.watermark, files.ledger, files.shard)?;
     let mut acknowledged_found = acknowledged.last < start.last || acknowledged == start;
-    let end = stored.walk(start, &mut |record, after| {
+    let end = stored.read(start, &mut |record, after| {
         replay(&mut ledger, record)?;
         progress.add(after.last.get() - record.first().get() + 1);
         if after.last == acknowledged.last {
@@ -517,17 +545,17 @@ impl ShardLog {
         let mut changed = HashSet::new();
         // There are some after the loss of a snapshot.
         for segment in segments.iter().filter(|segment| segment.last() > covered) {
-            let note =
-                &mut |bytes: &[u8]| note_accounts(files.shard, segment.path(), bytes, covered, &mut changed);
-            segment.replay(segment.first(), note)?;
+            segment.replay(segment.first(), &mut |record| {
+                note_accounts(files.shard, segment.path(), record, covered, &mut changed)
+            })?;
         }
         let mut taken = 0;
         for generation in &sealed {
             if changed.len() >= CHANGED_ACCOUNTS_MAX {
                 break;
             }
-            generation.replay(&mut |bytes| {
-                note_accounts(files.shard, generation.path(), bytes, covered, &mut changed)
+            generation.replay(&mut |record| {
+                note_accounts(files.shard, generation.path(), record, covered, &mut changed)
             })?;
             taken += 1;
         }
@@ -537,7 +565,9 @@ impl ShardLog {
             Some((_, base)) => snapshot::read_excerpt(base, files.ledger, files.shard, &changed)?,
         };
         drop(changed);
-        let end = walk(files, &segments, &sealed, from, &mut |record, _| replay(&mut ledger, record))?;
+        let end = walk(files, &segments, from, &mut |record, _| replay(&mut ledger, record), |step| {
+            replay_generations(&sealed, step)
+        })?;
         if end.last > from.last {
             match &base {
                 None => snapshot::write(&files.snapshots, files.ledger, files.shard, &ledger, &end)?,
@@ -606,7 +636,7 @@ impl ShardLog {
             let archived = self.segments.read().last().map_or(files.genesis(), |segment| segment.after());
             if generation.range().is_some_and(|(_, last)| last > archived.last) {
                 let mut writer = SegmentWriter::create(&files.archive, files.ledger, files.shard, archived)?;
-                generation.replay(&mut |bytes| writer.append(bytes))?;
+                generation.replay(&mut |record| writer.append(record.bytes()))?;
                 let segment = writer.finish()?;
                 self.segments.write().push(Arc::new(segment));
             }

@@ -104,7 +104,7 @@ pub fn verify_ledger(files: &[ShardFiles], progress: &Progress) -> Result<Verifi
 /// # Errors
 /// The first thing that is not as it should be, with its place.
 pub fn verify(files: &ShardFiles, progress: &Progress) -> Result<Verified, StorageError> {
-    let stored = StoredLog::open(files)?;
+    let mut stored = StoredLog::open_archive(files)?;
     stored.verify_archive(u64::MAX)?;
     let acknowledged = Watermark::inspect(&files.watermark, files.ledger, files.shard)?;
     let mut snapshots = snapshot::list(&files.snapshots)?.into_iter().peekable();
@@ -114,7 +114,7 @@ pub fn verify(files: &ShardFiles, progress: &Progress) -> Result<Verified, Stora
     let mut compared = 0;
     let mut acknowledged_found = acknowledged == files.genesis();
     let mut wrong_snapshot = None;
-    let end = stored.walk(files.genesis(), &mut |record, after| {
+    let end = stored.read(files.genesis(), &mut |record, after| {
         replay(&mut ledger, &mut exchanged, record)?;
         records += 1;
         progress.add(after.last.get() - record.first().get() + 1);

@@ -104,7 +104,9 @@
 mod decision;
 mod event;
 
-use event::{decode_framed, encode_framed};
+use std::ops::Deref;
+
+use event::{NO_EVENT, decode_framed, encode_framed};
 
 use crate::ledger::{Decision, Event, Sequence, ShardId, Timestamp, TransactionId};
 use crate::storage::codec::{Malformed, Reader};
@@ -283,6 +285,8 @@ pub struct Record<'a> {
     first: Sequence,
     last: Sequence,
     before: ChainHash,
+    /// The hash of the bytes, if that is known.
+    hash: Option<ChainHash>,
 }
 
 /// What the reading of an event depends on.
@@ -332,7 +336,19 @@ impl<'a> Record<'a> {
             return Err(Malformed { offset: 5, what: "a record's header contradicts itself".into() });
         };
         let header = Header { version, shard, time: Timestamp::from_millis(time) };
-        Ok(Record { bytes, header, first, last, before })
+        Ok(Record { bytes, header, first, last, before, hash: None })
+    }
+
+    /// The record with its hash, which [`Record::follow`] then does not have to make: for who reads records ahead of
+    /// another thread.
+    #[must_use]
+    pub fn hashed(self) -> Record<'a> {
+        Record { hash: Some(ChainHash::of(self.bytes)), ..self }
+    }
+
+    /// All but the bytes, to be kept with them.
+    fn detached(self) -> Record<'static> {
+        Record { bytes: &[], ..self }
     }
 
     /// The shard that it belongs to.
@@ -376,7 +392,8 @@ impl<'a> Record<'a> {
             let what = format!("the record of sequence {} is not linked to the one before", self.first);
             return Err(Malformed { offset: 32, what });
         }
-        Ok(LogPosition { last: self.last, chain: ChainHash::of(self.bytes) })
+        let chain = self.hash.unwrap_or_else(|| ChainHash::of(self.bytes));
+        Ok(LogPosition { last: self.last, chain })
     }
 
     /// The events and their sequences, in order. Ends after the first error.
@@ -396,7 +413,25 @@ impl<'a> Record<'a> {
         for _ in self.first.get()..sequence.get() {
             reader.bytes()?;
         }
-        decode_framed(&mut reader, &self.header, sequence)
+        let mut event = NO_EVENT;
+        decode_framed(&mut reader, &self.header, sequence, &mut event)?;
+        Ok(event)
+    }
+
+    /// Gives all events and their sequences to `visit`, in order, until that fails. As [`Record::events`], but no event
+    /// is moved about: see `storage::fields`.
+    ///
+    /// # Errors
+    /// If an event is malformed, or from `visit`.
+    pub fn each_event(
+        &self,
+        mut visit: impl FnMut(Sequence, &Event) -> Result<(), Malformed>,
+    ) -> Result<(), Malformed> {
+        let (mut events, mut event) = (self.events(), NO_EVENT);
+        while let Some(sequence) = events.read(&mut event)? {
+            visit(sequence, &event)?;
+        }
+        Ok(())
     }
 
     fn reader(&self) -> Reader<'a> {
@@ -404,6 +439,29 @@ impl<'a> Record<'a> {
         // The header was read before.
         let _ = reader.take(HEADER_BYTES);
         reader
+    }
+}
+
+/// A record and what owns its bytes, so that it can go to another thread: what was verified there need not be here.
+#[derive(Debug)]
+pub struct OwnedRecord<B> {
+    bytes: B,
+    rest: Record<'static>,
+}
+
+impl<B: Deref<Target = [u8]>> OwnedRecord<B> {
+    /// Reads and hashes a record.
+    ///
+    /// # Errors
+    /// As [`Record::parse`].
+    pub fn parse(bytes: B) -> Result<OwnedRecord<B>, Malformed> {
+        let rest = Record::parse(&bytes)?.hashed().detached();
+        Ok(OwnedRecord { bytes, rest })
+    }
+
+    /// The record.
+    pub fn record(&self) -> Record<'_> {
+        Record { bytes: &self.bytes, ..self.rest }
     }
 }
 
@@ -425,27 +483,36 @@ pub struct Events<'a> {
     header: Header,
 }
 
+impl Events<'_> {
+    /// Reads the next event, if there is one, in place of what `event` has been.
+    fn read(&mut self, event: &mut Event) -> Result<Option<Sequence>, Malformed> {
+        let sequence = self.next;
+        if sequence > self.last {
+            if self.reader.is_empty() {
+                return Ok(None);
+            }
+            return Err(self.reader.malformed("a record has bytes behind its last event"));
+        }
+        decode_framed(&mut self.reader, &self.header, sequence, event)?;
+        self.next = sequence.next();
+        Ok(Some(sequence))
+    }
+}
+
 impl Iterator for Events<'_> {
     type Item = Result<(Sequence, Event), Malformed>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let sequence = self.next;
-        if sequence > self.last {
-            if self.reader.is_empty() {
-                return None;
+        let mut event = NO_EVENT;
+        match self.read(&mut event) {
+            Ok(None) => None,
+            Ok(Some(sequence)) => Some(Ok((sequence, event))),
+            Err(error) => {
+                self.next = self.last.next();
+                self.reader = Reader::new(&[]);
+                Some(Err(error))
             }
-            let error = self.reader.malformed("a record has bytes behind its last event");
-            self.reader = Reader::new(&[]);
-            return Some(Err(error));
         }
-        let event = decode_framed(&mut self.reader, &self.header, sequence);
-        if event.is_ok() {
-            self.next = sequence.next();
-        } else {
-            self.next = self.last.next();
-            self.reader = Reader::new(&[]);
-        }
-        Some(event.map(|event| (sequence, event)))
     }
 }
 

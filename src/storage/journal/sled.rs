@@ -71,8 +71,9 @@
 //!    behind it are gone for good. Hence the copy.
 //! 10. Corruption can also panic: a page of which only links are left cannot be written to the snapshot
 //!     [`serialization.rs: PageState::serialized_size`], and there are assertions
-//!     [`pagecache/iterator.rs: scan_segment_headers_and_tail`, `pagecache/logger.rs: read_message`]. So an open runs in a thread of its own, [`GUARDED_THREAD`],
-//!     whose panic becomes an error that says where; in this program panics unwind.
+//!     [`pagecache/iterator.rs: scan_segment_headers_and_tail`, `pagecache/logger.rs: read_message`].
+//!     So a generation is opened, and read for the first time, in a thread of its own, [`GUARDED_THREAD`], whose panic
+//!     becomes an error that says where; in this program panics unwind.
 //! 11. IO threads may hold the database a moment longer than its last handle [`pagecache/iobuf.rs:
 //!     maybe_seal_and_write_iobuf` spawns `write_to_log` with its own reference, which tells the waiters before
 //!     it is done], and with it the lock on `db`. So [`Generation::close`] waits for that lock.
@@ -91,15 +92,18 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
 use parking_lot::{Mutex, RwLock};
 
-use super::record::{LogPosition, RECORD_BYTES_MAX, RECORD_BYTES_TYPICAL_MAX, Record, announced_bytes};
+use super::record::{
+    LogPosition, OwnedRecord, RECORD_BYTES_MAX, RECORD_BYTES_TYPICAL_MAX, Record, announced_bytes,
+};
 use super::{Journal, JournalReader};
 use crate::ledger::{Sequence, ShardId};
 use crate::storage::files::{LockedFile, sync_directory};
@@ -141,6 +145,11 @@ const NUMBER_DIGITS: usize = 10;
 /// How long a closed database may still be held by sled's IO threads: they only have bookkeeping left to do.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
 const CLOSE_POLL: Duration = Duration::from_millis(1);
+
+/// How much is handed on at a time of what is read ahead, and how often before its reader waits: enough that neither
+/// wakes the other for a few records, and a few megabytes in all.
+const AHEAD_BYTES: usize = 256 * 1024;
+const AHEAD_MAX: usize = 8;
 
 /// How the names of the threads begin whose panics are turned into errors (fact 10).
 pub const GUARDED_THREAD: &str = "opening ";
@@ -243,6 +252,12 @@ impl Generation {
     }
 
     fn open_with(path: &Path, segment_bytes: usize) -> Result<Generation, StorageError> {
+        let mut opened = read_generations_with(&[path.to_owned()], segment_bytes, &mut |_, _| Ok(()))?;
+        Ok(opened.pop().expect("there is one"))
+    }
+
+    /// Opens a generation of an earlier life, but reads no record: what [`Generation::range`] says is not known yet.
+    fn open_unread(path: &Path, segment_bytes: usize) -> Result<Generation, StorageError> {
         let number = path
             .file_name()
             .and_then(|name| parse_name(name.to_str()?))
@@ -261,34 +276,19 @@ impl Generation {
         fs::create_dir(&reading).map_err(StorageError::io("create", &reading))?;
         let copy_path = reading.join("db");
         fs::copy(&file_path, &copy_path).map_err(StorageError::io("copy to", &copy_path))?;
-
-        let generation = std::thread::scope(|scope| {
-            std::thread::Builder::new()
-                .name(format!("{GUARDED_THREAD}{}", path.display()))
-                .spawn_scoped(scope, || {
-                    let database = configuration(&reading, segment_bytes)
-                        .open()
-                        .map_err(|error| corrupt(&file_path, "its log", error.to_string()))?;
-                    check_configuration(path, &reading)?;
-                    let generation = Generation {
-                        number,
-                        path: path.to_owned(),
-                        database,
-                        access: Access::Read { _lock: lock },
-                        first: AtomicU64::new(0),
-                        last: AtomicU64::new(0),
-                        bytes: AtomicU64::new(0),
-                    };
-                    generation.measure()?;
-                    Ok(generation)
-                })
-                .map_err(StorageError::io("start a thread to open", path))?
-                .join()
-                .unwrap_or_else(|_| Err(corrupt(&file_path, "its log", "reading it panicked".into())))
-        });
-        // sled keeps the copy's descriptor; its name was all that could be left behind.
-        remove_directory(&reading)?;
-        generation
+        let database = configuration(&reading, segment_bytes)
+            .open()
+            .map_err(|error| corrupt(&file_path, "its log", error.to_string()))?;
+        check_configuration(path, &reading)?;
+        Ok(Generation {
+            number,
+            path: path.to_owned(),
+            database,
+            access: Access::Read { _lock: lock },
+            first: AtomicU64::new(0),
+            last: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+        })
     }
 
     /// The number: the order of generations.
@@ -416,41 +416,48 @@ impl Generation {
     /// If a record is not intact or out of place, or from `visit`.
     pub fn replay(
         &self,
-        visit: &mut dyn FnMut(&[u8]) -> Result<(), StorageError>,
+        visit: &mut dyn FnMut(&Record<'_>) -> Result<(), StorageError>,
     ) -> Result<(), StorageError> {
-        let mut before: Option<Sequence> = None;
+        let mut order = Order::default();
+        self.each_value(&mut |first, bytes| {
+            let record = self.check(first, &bytes)?;
+            order.next(self.path(), &record)?;
+            visit(&record)
+        })
+    }
+
+    /// Gives the bytes of all records to `visit`, in order, each with the sequence that its key says, until that fails.
+    fn each_value(
+        &self,
+        visit: &mut dyn FnMut(Sequence, Value) -> Result<(), StorageError>,
+    ) -> Result<(), StorageError> {
+        let mut near = Sequence::FIRST;
         let mut entries = self.database.iter().peekable();
         while let Some(entry) = entries.next() {
-            let expected = before.map_or(Sequence::FIRST, Sequence::next);
-            let (key, piece) = entry.map_err(|error| self.corrupt_at(expected, error.to_string()))?;
-            let (first, number) = self.parse_key(expected, &key)?;
+            let (key, piece) = entry.map_err(|error| self.corrupt_at(near, error.to_string()))?;
+            let (first, number) = self.parse_key(near, &key)?;
+            near = first;
             if number > 0 {
                 let what = format!("piece {number} of the record of {first} follows no other piece of it");
                 return Err(self.corrupt_at(first, what));
             }
+            if announced_bytes(&piece) <= piece.len() {
+                visit(first, Value::Piece(piece))?;
+                continue;
+            }
             let mut whole = Vec::new();
-            let mut bytes: &[u8] = &piece;
-            if announced_bytes(&piece) > piece.len() {
-                self.add_piece(&mut whole, first, 0, &key, &piece)?;
-                let mut number = 1;
-                while let Some(next) = entries.next_if(is_further_piece) {
-                    let (key, piece) = next.map_err(|error| self.corrupt_at(first, error.to_string()))?;
-                    self.add_piece(&mut whole, first, number, &key, &piece)?;
-                    number += 1;
-                }
-                bytes = &whole;
-                if announced_bytes(bytes) > bytes.len() && entries.peek().is_none() {
-                    // A crash was faster than the last pieces.
-                    return Ok(());
-                }
+            self.add_piece(&mut whole, first, 0, &key, &piece)?;
+            let mut number = 1;
+            while let Some(next) = entries.next_if(is_further_piece) {
+                let (key, piece) = next.map_err(|error| self.corrupt_at(first, error.to_string()))?;
+                self.add_piece(&mut whole, first, number, &key, &piece)?;
+                number += 1;
             }
-            let record = self.check(first, bytes)?;
-            if before.is_some() && record.first() != expected {
-                let what = format!("the next record starts at {}", record.first());
-                return Err(self.corrupt_at(expected, what));
+            if announced_bytes(&whole) > whole.len() && entries.peek().is_none() {
+                // A crash was faster than the last pieces.
+                return Ok(());
             }
-            before = Some(record.last());
-            visit(bytes)?;
+            visit(first, Value::Whole(whole))?;
         }
         Ok(())
     }
@@ -478,25 +485,6 @@ impl Generation {
         Ok(())
     }
 
-    /// Finds the range and the size of what is there.
-    fn measure(&self) -> Result<(), StorageError> {
-        let (mut first, mut last, mut bytes) = (0, 0, 0);
-        self.replay(&mut |record| {
-            let record =
-                Record::parse(record).map_err(|error| self.corrupt_at(Sequence::NONE, error.to_string()))?;
-            if first == 0 {
-                first = record.first().get();
-            }
-            last = record.last().get();
-            bytes += record.bytes().len() as u64;
-            Ok(())
-        })?;
-        self.first.store(first, Ordering::Release);
-        self.last.store(last, Ordering::Release);
-        self.bytes.store(bytes, Ordering::Relaxed);
-        Ok(())
-    }
-
     /// Which record a key belongs to, and which piece of it.
     fn parse_key(&self, near: Sequence, key: &[u8]) -> Result<(Sequence, usize), StorageError> {
         let parsed = match key.split_first_chunk::<KEY_BYTES>() {
@@ -512,16 +500,168 @@ impl Generation {
     /// Checks that a value is a record, and the one that its key says.
     fn check<'a>(&self, first: Sequence, bytes: &'a [u8]) -> Result<Record<'a>, StorageError> {
         let record = Record::parse(bytes).map_err(|error| self.corrupt_at(first, error.to_string()))?;
+        self.check_key(first, &record)?;
+        Ok(record)
+    }
+
+    fn check_key(&self, first: Sequence, record: &Record<'_>) -> Result<(), StorageError> {
         if record.first() != first {
             let what = format!("the record there starts at {} instead", record.first());
             return Err(self.corrupt_at(first, what));
         }
-        Ok(record)
+        Ok(())
     }
 
     fn corrupt_at(&self, sequence: Sequence, what: String) -> StorageError {
-        corrupt(&self.path.join("db"), &format!("sequence {sequence}"), what)
+        corrupt_at(&self.path, sequence, what)
     }
+}
+
+/// The bytes of a record as sled has them, or put together.
+enum Value {
+    Piece(::sled::IVec),
+    Whole(Vec<u8>),
+}
+
+impl Deref for Value {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Value::Piece(piece) => piece,
+            Value::Whole(whole) => whole,
+        }
+    }
+}
+
+/// The records of a generation so far: each follows the one before.
+#[derive(Default)]
+struct Order {
+    range: Option<(Sequence, Sequence)>,
+    bytes: u64,
+}
+
+impl Order {
+    fn next(&mut self, path: &Path, record: &Record<'_>) -> Result<(), StorageError> {
+        let first = match self.range {
+            Some((_, last)) if record.first() != last.next() => {
+                let what = format!("the next record starts at {}", record.first());
+                return Err(corrupt_at(path, last.next(), what));
+            }
+            Some((first, _)) => first,
+            None => record.first(),
+        };
+        self.range = Some((first, record.last()));
+        self.bytes += record.bytes().len() as u64;
+        Ok(())
+    }
+}
+
+/// Opens generations of an earlier life of the process, in turn, to read them, and gives all their records to `visit`,
+/// in order, with where they stand. As [`Generation::open`], which reads to check and keeps nothing; so what is to be
+/// used is read here, once.
+///
+/// A thread of its own, whose panics become errors (fact 10), opens, reads, verifies and hashes ahead of `visit`.
+///
+/// # Errors
+/// As [`Generation::open`], or from `visit`.
+pub fn read_generations(paths: &[PathBuf], visit: VisitRecord<'_>) -> Result<Vec<Generation>, StorageError> {
+    read_generations_with(paths, SEGMENT_BYTES, visit)
+}
+
+/// What gets the records of generations.
+pub type VisitRecord<'a> = &'a mut dyn FnMut(&Path, &Record<'_>) -> Result<(), StorageError>;
+
+/// What the thread that reads ahead has read.
+enum ReadAhead {
+    Records(Vec<OwnedRecord<Value>>),
+    /// That was all of this one.
+    End(Generation),
+}
+
+fn read_generations_with(
+    paths: &[PathBuf],
+    segment_bytes: usize,
+    visit: VisitRecord<'_>,
+) -> Result<Vec<Generation>, StorageError> {
+    let Some(parent) = paths.first().and_then(|path| path.parent()) else { return Ok(Vec::new()) };
+    let mut read = Vec::with_capacity(paths.len());
+    let result = std::thread::scope(|scope| {
+        let (sender, receiver) = crossbeam_channel::bounded(AHEAD_MAX);
+        let reader = std::thread::Builder::new()
+            .name(format!("{GUARDED_THREAD}{}", parent.display()))
+            .spawn_scoped(scope, move || {
+                paths.iter().try_for_each(|path| read_ahead(path, segment_bytes, &sender))
+            })
+            .map_err(StorageError::io("start a thread to open", parent))?;
+        // It gets the receiver: when `visit` refuses, that is dropped and the reader ends.
+        let visited = visit_ahead(paths, receiver, &mut read, visit);
+        let read_to_the_end = reader.join().unwrap_or_else(|_| {
+            let path = paths.get(read.len()).map_or(parent, PathBuf::as_path);
+            let _ = remove_directory(&path.join(READING));
+            Err(corrupt(&path.join("db"), "its log", "reading it panicked".into()))
+        });
+        visited.and(read_to_the_end)
+    });
+    result.map(|()| read)
+}
+
+/// Gives on what was read ahead, and collects the generations that have been read to their end.
+fn visit_ahead(
+    paths: &[PathBuf],
+    receiver: Receiver<ReadAhead>,
+    read: &mut Vec<Generation>,
+    visit: VisitRecord<'_>,
+) -> Result<(), StorageError> {
+    let mut order = Order::default();
+    for ahead in receiver {
+        match ahead {
+            ReadAhead::Records(records) => {
+                let path = &paths[read.len()];
+                for record in &records {
+                    let record = record.record();
+                    order.next(path, &record)?;
+                    visit(path, &record)?;
+                }
+            }
+            ReadAhead::End(generation) => {
+                let Order { range, bytes } = std::mem::take(&mut order);
+                if let Some((first, last)) = range {
+                    generation.first.store(first.get(), Ordering::Release);
+                    generation.last.store(last.get(), Ordering::Release);
+                }
+                generation.bytes.store(bytes, Ordering::Relaxed);
+                read.push(generation);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Opens and reads a generation, for as long as someone wants what is read.
+fn read_ahead(path: &Path, segment_bytes: usize, sender: &Sender<ReadAhead>) -> Result<(), StorageError> {
+    let opened = Generation::open_unread(path, segment_bytes);
+    // sled keeps the copy's descriptor; its name was all that could be left behind.
+    let removed = remove_directory(&path.join(READING));
+    let generation = opened?;
+    removed?;
+    // Seen by no one: whoever drops the receiver has an error of its own.
+    let send = |ahead| sender.send(ahead).map_err(|_| journal_error("read", path)("it is not wanted".into()));
+    let (mut records, mut bytes) = (Vec::new(), 0);
+    generation.each_value(&mut |first, value| {
+        bytes += value.len();
+        let record =
+            OwnedRecord::parse(value).map_err(|error| generation.corrupt_at(first, error.to_string()))?;
+        generation.check_key(first, &record.record())?;
+        records.push(record);
+        if bytes < AHEAD_BYTES {
+            return Ok(());
+        }
+        bytes = 0;
+        send(ReadAhead::Records(std::mem::take(&mut records)))
+    })?;
+    send(ReadAhead::Records(records))?;
+    send(ReadAhead::End(generation))
 }
 
 /// The generations in a directory, in order; none if the directory is not there. What a crash cut short, a
@@ -993,6 +1133,10 @@ fn corrupt(path: &Path, position: &str, what: String) -> StorageError {
         what,
         next_step: RESTORE_BACKUP,
     }
+}
+
+fn corrupt_at(path: &Path, sequence: Sequence, what: String) -> StorageError {
+    corrupt(&path.join("db"), &format!("sequence {sequence}"), what)
 }
 
 fn unexpected_entry(path: &Path) -> StorageError {

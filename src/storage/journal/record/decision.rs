@@ -3,9 +3,9 @@
 use super::event::{put_distance, read_distance, read_held};
 use super::{FORMAT_FIRST, FORMAT_VERSION};
 use crate::ledger::{
-    AccountChange, After, Allowance, Amended, Amount, Currency, Decision, Effect, HoldKey, HoldOutcome,
-    ItemOutcome, KeyUse, Kind, Link, LinkKind, Note, Opened, Outcome, Part, Rejected, Rejection, Sequence,
-    Timestamp,
+    AccountChange, AccountNumber, After, Allowance, Amended, Amount, Currency, Decision, Effect, HoldKey,
+    HoldOutcome, ItemOutcome, KeyUse, Kind, Link, LinkKind, Note, Opened, Outcome, Part, Rejected, Rejection,
+    Sequence, Timestamp,
 };
 use crate::storage::codec::{Malformed, Reader, put_bytes, put_varint};
 use crate::storage::fields::{
@@ -88,13 +88,22 @@ pub(super) fn read_decision(
     let kind = read_kind(reader, &at, code, time)?;
     let reference = (byte & WITH_REFERENCE != 0).then(|| read_reference(reader)).transpose()?;
     let metadata = (byte & WITH_METADATA != 0).then(|| read_some_metadata(reader)).transpose()?;
-    let mut parts = Vec::new();
+    let count = reader.varint()?;
+    let mut parts = some_of(count);
     let mut currency = None;
-    for _ in 0..reader.varint()? {
+    for _ in 0..count {
         // Each takes some bytes, as does all else that is counted: a count that lies ends with the record.
-        parts.push(read_part(reader, time, sequence, &mut currency)?);
+        let shard = read_shard(reader)?;
+        let part = Part { shard, previous: Sequence::NONE, effects: Vec::new(), reverses: None, key: None };
+        read_part(reader, time, sequence, &mut currency, parts.push_mut(part))?;
     }
     Ok(Decision { kind, note: Note { reference, metadata: metadata.unwrap_or_default() }, parts })
+}
+
+/// A list for so many items, of which the first few have room: as many as almost every list has, and no more than bytes
+/// that lie can cost.
+fn some_of<T>(count: u64) -> Vec<T> {
+    Vec::with_capacity(count.min(16) as usize)
 }
 
 fn kind_code(kind: &Kind) -> u8 {
@@ -166,8 +175,9 @@ fn read_kind(reader: &mut Reader<'_>, at: &Reader<'_>, code: u8, time: Timestamp
             Kind::Refusal { rejected: read_rejected(reader, time)?, request_id: reader.text()?.into() }
         }
         BATCH => {
-            let mut results = Vec::new();
-            for _ in 0..reader.varint()? {
+            let count = reader.varint()?;
+            let mut results = some_of(count);
+            for _ in 0..count {
                 results.push(read_item_outcome(reader, time)?);
             }
             Kind::Batch { results, request_id: reader.text()?.into() }
@@ -241,28 +251,43 @@ fn put_part(
     }
 }
 
+/// Reads the rest of a part, in its place.
 fn read_part(
     reader: &mut Reader<'_>,
     time: Timestamp,
     sequence: Sequence,
     currency: &mut Option<Currency>,
-) -> Result<Part, Malformed> {
-    let shard = read_shard(reader)?;
+    part: &mut Part,
+) -> Result<(), Malformed> {
     let at = reader.clone();
     let [has_previous, reverses, key] = read_flags(reader)?;
-    let previous = if has_previous { read_distance(reader, sequence)? } else { Sequence::NONE };
-    if has_previous && previous == Sequence::NONE {
-        return Err(at.malformed("the decision before is there but is none"));
+    if has_previous {
+        part.previous = read_distance(reader, sequence)?;
+        if part.previous == Sequence::NONE {
+            return Err(at.malformed("the decision before is there but is none"));
+        }
     }
-    let reverses = reverses.then(|| read_sequence(reader)).transpose()?;
-    let key =
-        if key { Some(KeyUse { key: read_key(reader)?, expires: read_time(reader, time)? }) } else { None };
-    let mut effects = Vec::new();
-    for _ in 0..reader.varint()? {
-        effects.push(read_effect(reader, time, currency)?);
+    part.reverses = reverses.then(|| read_sequence(reader)).transpose()?;
+    if key {
+        part.key = Some(KeyUse { key: read_key(reader)?, expires: read_time(reader, time)? });
     }
-    Ok(Part { shard, previous, effects, reverses, key })
+    let count = reader.varint()?;
+    part.effects = some_of(count);
+    for _ in 0..count {
+        read_effect(reader, time, currency, part.effects.push_mut(NO_EFFECT))?;
+    }
+    Ok(())
 }
+
+/// What an effect is read into.
+const NO_EFFECT: Effect = Effect {
+    account: AccountNumber::new(0),
+    opened: Timestamp::from_millis(0),
+    currency: Currency::USD,
+    change: AccountChange::Closed,
+    after: After { version: 0, balance: Amount::ZERO, held: Amount::ZERO },
+    allowance: None,
+};
 
 fn put_effect(out: &mut Vec<u8>, effect: &Effect, time: Timestamp, before: &mut Option<Currency>) {
     let Effect { account, opened, currency, change, after, allowance } = effect;
@@ -331,15 +356,18 @@ fn change_code(change: &AccountChange) -> u8 {
     }
 }
 
+/// Reads an effect, in its place.
 fn read_effect(
     reader: &mut Reader<'_>,
     time: Timestamp,
     before: &mut Option<Currency>,
-) -> Result<Effect, Malformed> {
+    effect: &mut Effect,
+) -> Result<(), Malformed> {
     let at = reader.clone();
     let byte = reader.byte()?;
     let account = read_account(reader)?;
-    let opened = read_time(reader, time)?;
+    effect.account = account;
+    effect.opened = read_time(reader, time)?;
     let currency = match *before {
         Some(before) if byte & SAME_CURRENCY != 0 => before,
         None if byte & SAME_CURRENCY != 0 => return Err(at.malformed("there is no effect before")),
@@ -348,14 +376,22 @@ fn read_effect(
     if before.replace(currency) == Some(currency) && byte & SAME_CURRENCY == 0 {
         return Err(at.malformed("a currency is repeated"));
     }
-    let version = reader.varint()?;
-    let balance = read_amount(reader)?;
-    let held = if byte & WITH_HELD != 0 { read_held(reader)? } else { Amount::ZERO };
-    let allowance = (byte & WITH_ALLOWANCE != 0).then(|| read_allowance(reader).map(Box::new)).transpose()?;
+    effect.currency = currency;
+    effect.after.version = reader.varint()?;
+    effect.after.balance = read_amount(reader)?;
+    if byte & WITH_HELD != 0 {
+        effect.after.held = read_held(reader)?;
+    }
+    if byte & WITH_ALLOWANCE != 0 {
+        effect.allowance = Some(Box::new(read_allowance(reader)?));
+    }
     let hold = |reader: &mut Reader<'_>| Ok(HoldKey { account, version: read_hold_version(reader)? });
-    let change = match byte & !(WITH_ALLOWANCE | SAME_CURRENCY | WITH_HELD) {
+    effect.change = match byte & !(WITH_ALLOWANCE | SAME_CURRENCY | WITH_HELD) {
         OPENED => AccountChange::Opened(Box::new(read_opened(reader)?)),
-        POSTED => AccountChange::Posted { amount: read_amount(reader)? },
+        POSTED => {
+            effect.change = AccountChange::Posted { amount: read_amount(reader)? };
+            return Ok(());
+        }
         code @ (HELD | HELD_FOR) => {
             let (amount, expires) = (read_amount(reader)?, read_time(reader, time)?);
             let to = (code == HELD_FOR).then(|| read_account_id(reader, time)).transpose()?;
@@ -381,7 +417,7 @@ fn read_effect(
         CLOSED => AccountChange::Closed,
         code => return Err(at.malformed(format!("an effect has the unknown kind {code}"))),
     };
-    Ok(Effect { account, opened, currency, change, after: After { version, balance, held }, allowance })
+    Ok(())
 }
 
 fn put_opened(out: &mut Vec<u8>, opened: &Opened) {

@@ -47,22 +47,26 @@ pub(super) fn encode_framed(out: &mut Vec<u8>, event: &Event, base: Timestamp, s
     }
 }
 
+/// What an event is read into.
+pub(super) const NO_EVENT: Event =
+    Event { time: Timestamp::from_millis(0), key: None, change: Change::Claimed };
+
+/// Reads an event into the place of another one, which may be of any kind, as what is left there after an error.
 pub(super) fn decode_framed(
     reader: &mut Reader<'_>,
     header: &Header,
     sequence: Sequence,
-) -> Result<Event, Malformed> {
-    let end = {
-        let mut ahead = reader.clone();
-        ahead.bytes()?;
-        ahead.offset()
-    };
-    reader.varint()?;
-    let event = decode(reader, header, sequence)?;
+    event: &mut Event,
+) -> Result<(), Malformed> {
+    let mut ahead = reader.clone();
+    let length = ahead.bytes()?.len();
+    let end = ahead.offset();
+    reader.take(end - length - reader.offset())?;
+    decode(reader, header, sequence, event)?;
     if reader.offset() != end {
         return Err(reader.malformed("an event is not as long as it says"));
     }
-    Ok(event)
+    Ok(())
 }
 
 fn encode(out: &mut Vec<u8>, event: &Event, base: Timestamp, sequence: Sequence) {
@@ -133,7 +137,12 @@ fn kind_of(change: &Change) -> u8 {
     }
 }
 
-fn decode(reader: &mut Reader<'_>, header: &Header, sequence: Sequence) -> Result<Event, Malformed> {
+fn decode(
+    reader: &mut Reader<'_>,
+    header: &Header,
+    sequence: Sequence,
+    event: &mut Event,
+) -> Result<(), Malformed> {
     let at = reader.clone();
     let byte = reader.byte()?;
     let kind = byte & !WITH_KEY;
@@ -145,7 +154,7 @@ fn decode(reader: &mut Reader<'_>, header: &Header, sequence: Sequence) -> Resul
     if byte & WITH_KEY != 0 {
         key = Some(KeyUse { key: read_key(reader)?, expires: read_later(reader, time)? });
     }
-    let change = match kind {
+    event.change = match kind {
         OPENED => Change::Opened {
             account: read_account(reader)?,
             name: read_name(reader)?,
@@ -186,7 +195,8 @@ fn decode(reader: &mut Reader<'_>, header: &Header, sequence: Sequence) -> Resul
         }
         kind => return Err(at.malformed(format!("an event has the unknown kind {kind}"))),
     };
-    Ok(Event { time, key, change })
+    (event.time, event.key) = (time, key);
+    Ok(())
 }
 
 fn put_entry(out: &mut Vec<u8>, entry: &Entry, sequence: Sequence) {
@@ -198,6 +208,7 @@ fn put_entry(out: &mut Vec<u8>, entry: &Entry, sequence: Sequence) {
     put_links(out, &entry.links, sequence);
 }
 
+#[inline(always)]
 fn read_entry(reader: &mut Reader<'_>, sequence: Sequence, with_held: bool) -> Result<Entry, Malformed> {
     let version = reader.varint()?;
     let balance = read_amount(reader)?;
@@ -217,6 +228,7 @@ fn put_links(out: &mut Vec<u8>, links: &Links, sequence: Sequence) {
     put_distance(out, links.skip, sequence);
 }
 
+#[inline(always)]
 fn read_links(reader: &mut Reader<'_>, sequence: Sequence) -> Result<Links, Malformed> {
     Ok(Links { previous: read_distance(reader, sequence)?, skip: read_distance(reader, sequence)? })
 }
@@ -243,6 +255,7 @@ pub(super) fn put_distance(out: &mut Vec<u8>, to: Sequence, sequence: Sequence) 
     put_varint(out, if to == Sequence::NONE { 0 } else { sequence.get() - to.get() });
 }
 
+#[inline(always)]
 pub(super) fn read_distance(reader: &mut Reader<'_>, sequence: Sequence) -> Result<Sequence, Malformed> {
     let at = reader.clone();
     match reader.varint()? {
@@ -262,6 +275,7 @@ fn put_later(out: &mut Vec<u8>, time: Timestamp, base: Timestamp) {
     put_varint(out, time.millis() - base.millis());
 }
 
+#[inline(always)]
 fn read_later(reader: &mut Reader<'_>, base: Timestamp) -> Result<Timestamp, Malformed> {
     let at = reader.clone();
     let millis = base.millis().checked_add(reader.varint()?);

@@ -467,6 +467,24 @@ fn a_record_out_of_place_does_not_follow() {
 }
 
 #[test]
+fn a_record_that_was_verified_elsewhere_is_the_same_record() {
+    let mut after = position();
+    let bytes = sealed(&first_events(), &mut after);
+    let owned = OwnedRecord::parse(bytes.clone()).expect("valid");
+    assert_eq!(owned.record().bytes(), bytes);
+    assert_eq!(owned.record().follow(shard(), &position()), Ok(after));
+    assert_eq!(Record::parse(&bytes).expect("valid").follow(shard(), &position()), Ok(after));
+    let read: Result<Vec<_>, _> = owned.record().events().collect();
+    let expected: Result<Vec<_>, _> = Record::parse(&bytes).expect("valid").events().collect();
+    assert_eq!(read, expected);
+    for byte in 0..bytes.len() {
+        let mut damaged = bytes.clone();
+        damaged[byte] ^= 1;
+        assert!(OwnedRecord::parse(damaged).is_err(), "byte {byte}");
+    }
+}
+
+#[test]
 fn a_full_draft_refuses_and_is_as_it_was() {
     let event = &first_events()[0];
     let mut draft = Draft::new(Sequence::FIRST, event);

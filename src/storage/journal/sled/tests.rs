@@ -31,8 +31,7 @@ impl SledBed {
             let generation = Generation::open_with(&path, segment_bytes).expect("opens");
             assert_eq!(generation.number(), number);
             generation
-                .replay(&mut |bytes| {
-                    let record = Record::parse(bytes).expect("checked");
+                .replay(&mut |record| {
                     position = record.follow(shard, &position).expect("follows");
                     Ok(())
                 })
@@ -114,8 +113,8 @@ fn written_with(parent: &Path, count: u64, bytes: usize, segment_bytes: usize) -
 fn replayed(generation: &Generation) -> Vec<Vec<u8>> {
     let mut records = Vec::new();
     generation
-        .replay(&mut |bytes| {
-            records.push(bytes.to_vec());
+        .replay(&mut |record| {
+            records.push(record.bytes().to_vec());
             Ok(())
         })
         .expect("replays");
@@ -161,6 +160,50 @@ fn a_generation_has_what_was_written_and_reading_it_changes_no_byte() {
         assert!(matches!(open(&path), Err(StorageError::Locked { .. })));
         generation.close().expect("closes");
     }
+}
+
+/// More than is read ahead, so that the reader has to wait for the visitor, who may have had enough.
+#[test]
+fn generations_are_read_ahead_once_and_in_order_until_a_record_is_refused() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut chain = Chain::new();
+    let (mut paths, mut records, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+    for (number, count) in [(1, 50), (2, 0), (4, 30), (5, 1)] {
+        let generation = Generation::create(directory.path(), number).expect("created");
+        for _ in 0..count {
+            let record = chain.record_of(2, 25_000);
+            insert(&generation, &record);
+            records.push((generation.path().to_owned(), record));
+        }
+        generation.sync().expect("synced");
+        paths.push(generation.path().to_owned());
+        ends.push((generation.range(), generation.bytes_written()));
+        generation.close().expect("closes");
+    }
+    assert!(records.len() * 50_000 > AHEAD_MAX * AHEAD_BYTES);
+    let mut read = Vec::new();
+    let generations = read_generations(&paths, &mut |path, record| {
+        read.push((path.to_owned(), record.bytes().to_vec()));
+        Ok(())
+    });
+    let generations = generations.expect("intact");
+    assert!(read == records);
+    let found: Vec<_> =
+        generations.iter().map(|generation| (generation.range(), generation.bytes_written())).collect();
+    assert_eq!(found, ends);
+    assert!(read_generations(&[], &mut |_, _| Ok(())).expect("nothing to read").is_empty());
+    drop(generations);
+
+    for enough in [1, 50, 51, 81] {
+        let mut visits = 0;
+        let refused = read_generations(&paths, &mut |path, _| {
+            visits += 1;
+            if visits == enough { Err(journal_error("visit", path)("enough".into())) } else { Ok(()) }
+        });
+        assert!(refused.expect_err("refused").to_string().contains("enough"));
+        assert_eq!(visits, enough);
+    }
+    assert!(paths.iter().all(|path| !path.join(READING).exists()));
 }
 
 #[test]
