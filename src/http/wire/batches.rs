@@ -9,7 +9,7 @@ use super::detail::TransactionDetail;
 use super::holds::{HoldRequest, HoldResource};
 use super::metadata::Metadata;
 use super::nested::List;
-use super::read::{Errors, Parsed, Read, ReadScalar, Value, body, kind, parse_text, plain_texts};
+use super::read::{Errors, Parsed, Read, ReadScalar, Value, body, kind, parse_text, plain_members};
 use super::schema::{Describe, Describer, Schemas, with_meaning};
 use super::transfers::{
     AmountOrAll, Conditions, PairTransfer, Transfer, conditions, note, requirement_pointer,
@@ -370,7 +370,7 @@ fn read_plain_transfer(raw: &str) -> Option<PairTransfer> {
 
 /// The payer, the payee and the amount of a transfer that says nothing else, as they are written.
 fn plain_transfer(raw: &str) -> Option<[&str; 3]> {
-    let [kind, from, to, amount] = plain_texts(raw, |name| match name {
+    let [kind, from, to, amount] = plain_members(raw, |name| match name {
         r#""type""# => Some(0),
         r#""from""# => Some(1),
         r#""to""# => Some(2),
@@ -380,7 +380,8 @@ fn plain_transfer(raw: &str) -> Option<[&str; 3]> {
     if kind != Some(r#""transfer""#) {
         return None;
     }
-    Some([from?, to?, amount?])
+    let values = [from?, to?, amount?];
+    values.iter().all(|value| value.starts_with('"')).then_some(values)
 }
 
 fn parse_item_key(raw: &str) -> Parsed<Box<str>> {

@@ -247,7 +247,7 @@ pub(in crate::http) fn members<'a, const N: usize>(
     errors: &mut Errors,
 ) -> Option<[Option<&'a str>; N]> {
     let place_of = |quoted: &str| names.iter().position(|name| *name == &quoted[1..quoted.len() - 1]);
-    if let Some(plain) = plain_texts(value.raw, place_of) {
+    if let Some(plain) = plain_members(value.raw, place_of) {
         return Some(plain);
     }
     if !value.starts_with('{') {
@@ -290,7 +290,7 @@ pub(in crate::http) fn members<'a, const N: usize>(
 /// reads any object.
 ///
 /// Nearly every body and item of a batch is such an object, and is read in a seventh of the time.
-pub(in crate::http) fn plain_texts<const N: usize>(
+pub(in crate::http) fn plain_members<const N: usize>(
     raw: &str,
     place_of: impl Fn(&str) -> Option<usize>,
 ) -> Option<[Option<&str>; N]> {
@@ -497,7 +497,7 @@ mod tests {
             wrong.is_empty().then(|| raws.map(|raw| raw.map(RawValue::get)))
         }
         fn quick(raw: &str) -> Option<[Option<&str>; 2]> {
-            plain_texts(raw, |name| ["\"a\"", "\"b\""].iter().position(|known| *known == name))
+            plain_members(raw, |name| ["\"a\"", "\"b\""].iter().position(|known| *known == name))
         }
         let values = ["1", "0", "10", "1.00", "0.5", "12.349", "\"\"", "\"x\"", "\"é {,}\"", "\"12.34\""];
         for value in values {
