@@ -1,7 +1,7 @@
 //! Idempotency keys: which were used, for what, and until when that must be remembered.
 //!
 //! A key costs 48 bytes (digest, fingerprint, sequence, expiry), some 8 in the index and 4 in the order of expiry: 64 in
-//! all where a hundred come in a millisecond, 119 where each has one for itself. The outcome itself is the event at
+//! all where a hundred come in a millisecond, some 140 where each has one for itself. The outcome itself is the event at
 //! `sequence`. The number of keys is bounded by [`super::Terms::keys_max`].
 //!
 //! Keys that come with one retention time expire in the order in which they came, so the order of expiry grows at its
@@ -14,7 +14,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
-use smallvec::SmallVec;
+use smallvec::{SmallVec, ToSmallVec};
 
 use super::{Event, KeyUse, Sequence, Timestamp};
 
@@ -22,9 +22,16 @@ use super::{Event, KeyUse, Sequence, Timestamp};
 /// grow; and after an idle day no single request pays for a day's keys.
 const FORGOTTEN_PER_EVENT_MAX: usize = 16;
 
+/// How many keys stand in a row: each one that is added moves half of them.
+const ROW_KEYS_MAX: usize = 256;
+
 /// 128 bits of a cryptographic hash of a key and its scope. The ledger never sees the key itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyDigest(pub [u8; 16]);
+
+impl KeyDigest {
+    const MAX: KeyDigest = KeyDigest([0xff; 16]);
+}
 
 /// A key and the request that it stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,9 +81,10 @@ pub struct Keys {
     vacant: Vec<u32>,
     index: HashTable<u32>,
     salt: Salt,
-    /// The keys by the time from when on they may be forgotten: those of one millisecond in a row, which is never
-    /// empty, the digests falling. The one to be forgotten first is the last of the first row.
-    by_expiry: BTreeMap<Timestamp, SmallVec<[u32; 4]>>,
+    /// The keys by the time from when on they may be forgotten: those of one millisecond in a row, or in several, each
+    /// of digests up to the one that it is under and above those of the row before. A row is never empty; its digests
+    /// fall, so the one to be forgotten first is the last of the first row.
+    by_expiry: BTreeMap<(Timestamp, KeyDigest), SmallVec<[u32; 4]>>,
 }
 
 impl Keys {
@@ -93,7 +101,8 @@ impl Keys {
     /// Whether another key would be one more than `keys_max`. With an expired one among them it is not: the event
     /// that brings the other one forgets that.
     pub fn is_full(&self, keys_max: usize, now: Timestamp) -> bool {
-        self.len() >= keys_max && self.by_expiry.first_key_value().is_none_or(|(expires, _)| *expires > now)
+        self.len() >= keys_max
+            && self.by_expiry.first_key_value().is_none_or(|((expires, _), _)| *expires > now)
     }
 
     /// What is known of `key` at a time.
@@ -119,7 +128,7 @@ impl Keys {
 
     fn forget(&mut self, now: Timestamp) {
         for _ in 0..FORGOTTEN_PER_EVENT_MAX {
-            let Some(mut row) = self.by_expiry.first_entry().filter(|row| *row.key() <= now) else {
+            let Some(mut row) = self.by_expiry.first_entry().filter(|row| row.key().0 <= now) else {
                 return;
             };
             let place = row.get_mut().pop().expect("a row is not empty");
@@ -142,7 +151,7 @@ impl Keys {
             Entry::Occupied(known) => {
                 let place = *known.get();
                 let before = std::mem::replace(&mut places[place as usize].1, record);
-                self.leave_row(before.expires, place);
+                self.leave_row(before.expires, &digest, place);
                 place
             }
             Entry::Vacant(entry) => {
@@ -155,17 +164,31 @@ impl Keys {
                 place
             }
         };
-        let row = self.by_expiry.entry(record.expires).or_default();
+        let under = self.row_of(record.expires, &digest).unwrap_or((record.expires, KeyDigest::MAX));
+        let row = self.by_expiry.entry(under).or_default();
         let at = row.partition_point(|other| self.places[*other as usize].0 > digest);
         row.insert(at, place);
+        if row.len() > ROW_KEYS_MAX {
+            let lower = row[ROW_KEYS_MAX / 2..].to_smallvec();
+            row.truncate(ROW_KEYS_MAX / 2);
+            let largest = self.places[lower[0] as usize].0;
+            self.by_expiry.insert((record.expires, largest), lower);
+        }
     }
 
-    /// Takes a place out of the row of a time.
-    fn leave_row(&mut self, expires: Timestamp, place: u32) {
-        let row = self.by_expiry.get_mut(&expires).expect("a key that is held is in the order of expiry");
+    /// Under what the row stands that has a key, or would take it.
+    fn row_of(&self, expires: Timestamp, digest: &KeyDigest) -> Option<(Timestamp, KeyDigest)> {
+        let rows = self.by_expiry.range((expires, *digest)..=(expires, KeyDigest::MAX));
+        rows.map(|(under, _)| *under).next()
+    }
+
+    /// Takes a place out of its row.
+    fn leave_row(&mut self, expires: Timestamp, digest: &KeyDigest, place: u32) {
+        let under = self.row_of(expires, digest).expect("a key that is held is in the order of expiry");
+        let row = self.by_expiry.get_mut(&under).expect("it was found");
         row.retain(|other| *other != place);
         if row.is_empty() {
-            self.by_expiry.remove(&expires);
+            self.by_expiry.remove(&under);
         }
     }
 
@@ -271,6 +294,31 @@ mod tests {
                     assert_eq!(keys.is_full(keys.len(), event.time), !due);
                 }
             }
+        }
+    }
+
+    /// A clock that was set back makes thousands of keys expire in one millisecond, and a snapshot lists them in order.
+    #[test]
+    fn however_many_expire_together_their_rows_are_short_and_in_order() {
+        let digest = |number: u64| KeyDigest((u128::from(number) << 64).to_be_bytes());
+        let record = |number| KeyRecord {
+            fingerprint: [0; 16],
+            outcome: Sequence::new(number + 1).expect("in range"),
+            expires: Timestamp::from_millis(7),
+        };
+        let count = 5000;
+        let orders: [fn(u64) -> u64; 3] =
+            [|number| number, |number| 4999 - number, |number| number * 2029 % 5000];
+        for order in orders {
+            let mut keys = Keys::default();
+            (0..count).map(order).for_each(|number| keys.insert(digest(number), record(number)));
+            // Each once more, as a claim is when it is settled.
+            (0..count).for_each(|number| keys.insert(digest(number), record(number)));
+            assert!(keys.by_expiry.values().all(|row| (1..=ROW_KEYS_MAX).contains(&row.len())));
+            assert!(keys.in_order().eq((0..count).map(|number| (digest(number), record(number)))));
+            keys.forget(Timestamp::from_millis(7));
+            let left = FORGOTTEN_PER_EVENT_MAX as u64..count;
+            assert!(keys.in_order().eq(left.map(|number| (digest(number), record(number)))));
         }
     }
 
