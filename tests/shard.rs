@@ -16,7 +16,7 @@ use teller::shard::handle::ShardError;
 use teller::shard::work::{ItemReply, Message, WorkReply, WorkRequest};
 use teller::shard::worker::{Network, ShardThreads};
 use teller::storage::StorageError;
-use teller::storage::journal::record::LogPosition;
+use teller::storage::journal::record::{Draft, LogPosition};
 use teller::storage::journal::{Journal, MemoryJournal};
 use uuid::Uuid;
 
@@ -316,6 +316,13 @@ fn a_full_inbox_refuses_at_once_and_loses_nothing() {
 /// A sync that fails is told to whoever ends the process, and nobody gets a reply to what it was to make durable.
 #[test]
 fn a_failing_log_is_reported_and_acknowledges_nothing() {
+    // Alone, its worker commits; among others the committer does.
+    for shards in [1, 2] {
+        a_failing_log_among(shards);
+    }
+}
+
+fn a_failing_log_among(shards: usize) {
     let mut journal = MemoryJournal::new(shard_id(), LogPosition::genesis(Uuid::nil(), shard_id()));
     journal.fail_next_sync();
     let failures = Arc::new(Mutex::new(Vec::new()));
@@ -326,10 +333,13 @@ fn a_failing_log_is_reported_and_acknowledges_nothing() {
         })
     };
     let ledger = Ledger::new(shard_id());
-    let threads =
-        ShardThreads::start(shard_id(), ledger, rules(), journal, now, on_failure, &mut Network::new(1));
-    let reply = runtime().block_on(threads.handle().ask(execute(open("a"), None)));
-    assert_eq!(reply, Err(ShardError::Ended));
+    let mut network = Network::new(shards);
+    let threads = ShardThreads::start(shard_id(), ledger, rules(), journal, now, on_failure, &mut network);
+    // The second one comes when it is known.
+    for account in ["a", "b"] {
+        let reply = runtime().block_on(threads.handle().ask(execute(open(account), None)));
+        assert_eq!(reply, Err(ShardError::Ended));
+    }
     assert!(threads.stop().is_err());
     assert_eq!(failures.lock().expect("no panic").len(), 1);
 }
@@ -504,6 +514,43 @@ fn finish<const N: usize>(benches: &mut [Bench; N], first: usize, request: Reque
     while (0..N).map(|from| carry(benches, from)).sum::<usize>() > 0 {}
     let mut replies = benches.iter_mut().flat_map(Bench::replies);
     replies.next().expect("an answer").1
+}
+
+/// What a list does is on disk as a whole or not at all: in one record, whatever stands in the record before it.
+#[test]
+fn a_list_of_plain_transfers_is_in_one_record() {
+    let pay = |from: &str, to: &str, amount: &str| {
+        let place = |text| Place { shard: shard_id(), account: AccountRef::Name(name(text)) };
+        let amount = Sum::Exactly(quantity(amount));
+        item(Operation::Transfer { from: place(from), to: place(to), amount, note: Note::default() }, None)
+    };
+    for (bytes_before, is_first_refused) in [(1, false), (1, true), (50_000, false), (50_000, true)] {
+        let mut bench = Bench::new();
+        for text in ["a", "b"] {
+            bench.serve(execute(open(text), None), moment(1, 100));
+        }
+        while bench.output.batch.drafts.iter().map(Draft::bytes).sum::<usize>() < bytes_before {
+            bench.serve(execute(deposit("a"), None), moment(1, 100));
+        }
+        let before = bench.shard.ledger().last();
+        let mut items = vec![pay("a", "b", "0.01"); 100];
+        if is_first_refused {
+            items[0] = pay("b", "a", "9999999.00");
+        }
+        let both = Needs {
+            accounts: vec![AccountRef::Name(name("a")), AccountRef::Name(name("b"))],
+            ..Needs::default()
+        };
+        bench.ask(1, work(items, false, None, vec![(0, both)]));
+        assert_eq!(bench.shard.executed_at_once(), 1);
+        let last = bench.shard.ledger().last();
+        assert_eq!(last.get() - before.get(), 100 - u64::from(is_first_refused));
+        let holds_all = |draft: &&Draft| draft.first() <= before.next() && last <= draft.last();
+        let drafts = &bench.output.batch.drafts;
+        assert_eq!(drafts.iter().filter(holds_all).count(), 1);
+        // With little before it, it joins that; with much, it stands by itself.
+        assert_eq!(drafts.len(), if bytes_before == 1 { 1 } else { 2 });
+    }
 }
 
 /// Whoever opened an account that another shard decided about has its id, while its own shard has not heard of it: it

@@ -382,8 +382,9 @@ impl Wake for Vigil {
 /// When a piece of it is taken, hyper wakes the connection, so that the next one can come. Behind the last
 /// piece nothing comes, and the connection, which is at work on this very request, would be run once more for
 /// nothing: 900 instructions of a deposit. So a call that comes while a piece is taken is passed on only if
-/// it was not the last. No other comes at that time: what else wakes a connection runs on its own thread, or
-/// was asked for by this request, which asks for nothing before it has its body.
+/// it was not the last. No other comes at that time: what else wakes a connection runs on its own thread, which
+/// has a runtime for itself (`http/threads.rs`), or was asked for by this request, which asks for nothing before
+/// it has its body.
 pub(super) struct Received {
     body: Incoming,
     vigil: Arc<Vigil>,

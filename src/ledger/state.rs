@@ -925,12 +925,16 @@ fn next_entry(account: &Account, balance: Amount) -> Entry {
 }
 
 pub(super) fn in_currency(quantity: Quantity, currency: Currency) -> Result<Amount, Rejection> {
-    quantity.to_amount(currency).map_err(|error| match error {
+    quantity.to_amount(currency).map_err(|error| amount_error(error, currency))
+}
+
+pub(super) fn amount_error(error: AmountError, currency: Currency) -> Rejection {
+    match error {
         AmountError::TooManyDecimals { .. } => Rejection::TooManyDecimals { currency },
         AmountError::NotANumber | AmountError::TooLong { .. } | AmountError::TooLarge => {
             Rejection::BalanceOutOfRange
         }
-    })
+    }
 }
 
 fn ensure_entry(account: &Account, entry: &Entry) -> Result<(), ReplayError> {

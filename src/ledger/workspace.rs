@@ -29,7 +29,7 @@ use super::{
     LinkKind, Metadata, Note, NoteError, Quantity, Reference, Rejected, Rejection, Sequence, ShardId, Terms,
     Timestamp, Total, TransactionId, VelocityLimits,
 };
-use super::{HOLD_VERSION_MAX, METADATA_ENTRIES_MAX};
+use super::{HOLD_VERSION_MAX, METADATA_ENTRIES_MAX, state};
 
 /// From which number on [`Rejected::at`] counts the accounts of the conditions.
 pub const CONDITION_PLACES_FROM: u16 = 1000;
@@ -514,7 +514,7 @@ impl Workspace {
             return Err(Rejection::AccountExists.into());
         }
         let currency = opening.currency;
-        let fits = |error: AmountError| amount_error(error, currency);
+        let fits = |error: AmountError| state::amount_error(error, currency);
         let overdraft_limit =
             opening.overdraft_limit.map(|limit| limit.to_amount(currency)).transpose().map_err(fits)?;
         let velocity = opening.velocity.in_currency(currency).map_err(fits)?;
@@ -685,7 +685,7 @@ impl Workspace {
     fn amend(&mut self, account: &Place, amendment: &Amendment) -> Result<Decision, Stop> {
         let index = self.open_account(account, 0)?;
         let currency = self.accounts[index].currency;
-        let fits = |error: AmountError| amount_error(error, currency);
+        let fits = |error: AmountError| state::amount_error(error, currency);
         let overdraft_limit = match amendment.overdraft_limit {
             None => None,
             Some(limit) => Some(limit.map(|limit| limit.to_amount(currency)).transpose().map_err(fits)?),
@@ -1100,16 +1100,7 @@ fn told_before(mut stop: Stop, before: &[Amount]) -> Stop {
 }
 
 fn in_currency(quantity: Quantity, currency: Currency, place: usize) -> Result<Amount, Stop> {
-    quantity.to_amount(currency).map_err(|error| at(amount_error(error, currency), place))
-}
-
-fn amount_error(error: AmountError, currency: Currency) -> Rejection {
-    match error {
-        AmountError::TooManyDecimals { .. } => Rejection::TooManyDecimals { currency },
-        AmountError::NotANumber | AmountError::TooLong { .. } | AmountError::TooLarge => {
-            Rejection::BalanceOutOfRange
-        }
-    }
+    state::in_currency(quantity, currency).map_err(|rejection| at(rejection, place))
 }
 
 fn merged(before: Option<&Metadata>, changes: &[MetadataChange]) -> Result<Metadata, NoteError> {

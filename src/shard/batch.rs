@@ -386,6 +386,7 @@ pub struct Shard<To> {
     /// Who has got its locks and has not been served yet.
     runnable: VecDeque<(Ticket, Waiting<To>)>,
     works: u64,
+    at_once: u64,
 }
 
 impl<To> Shard<To> {
@@ -403,7 +404,13 @@ impl<To> Shard<To> {
             granted: HashMap::new(),
             runnable: VecDeque::new(),
             works: 0,
+            at_once: 0,
         }
+    }
+
+    /// How many works were executed without locks and copies so far.
+    pub fn executed_at_once(&self) -> u64 {
+        self.at_once
     }
 
     /// The state.
@@ -739,6 +746,7 @@ impl<To> Shard<To> {
                 Err(rejected) => ItemReply::Not(ItemOutcome::Refused(rejected)),
             });
         }
+        self.at_once += 1;
         Some((replies, after))
     }
 

@@ -46,7 +46,7 @@ pub(super) struct ShardStatus {
     pub(super) requests: AtomicUsize,
     pub(super) durable: AtomicU64,
     pub(super) disk_full: AtomicBool,
-    /// When the commit under way began, in milliseconds of the committer's own clock plus one; 0 for none.
+    /// When the commit under way began, in milliseconds of the log's own clock plus one; 0 for none.
     pub(super) commit_began: AtomicU64,
     /// Who waits for `durable` to move on.
     pub(super) waiting: Mutex<()>,

@@ -624,7 +624,7 @@ impl ShardLog {
     /// # Errors
     /// If that failed.
     pub fn sync_watermark(&self) -> Result<(), StorageError> {
-        // Taken first, and synced without the lock: the committer needs that for its next note.
+        // Taken first, and synced without the lock: whoever commits needs that for the next note.
         let unsynced = self.watermark.lock().unsynced();
         unsynced.map_or(Ok(()), UnsyncedWatermark::sync)
     }

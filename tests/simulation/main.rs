@@ -37,7 +37,7 @@ use clients::{Client, Knowledge};
 use random::{Random, setting};
 use teller::ledger::{
     Amount, Change, Currency, Event, Hold, HoldStatus, Kind, Ledger, LedgerParts, OverdraftDefault, Sequence,
-    ShardId, Terms, Timestamp, Total, TransactionId,
+    ShardId, Timestamp, Total, TransactionId,
 };
 use teller::router::Router;
 use teller::shard::batch::{Batch, Moment, Output, Reply, Request, Sealed, Shard, ShardRules};
@@ -318,10 +318,12 @@ impl Simulation {
                 }
             }
             Mail::Request(request, to) => {
-                if is_plain(&request, shard.shard.ledger(), moment) {
+                let is_list = is_list(&request);
+                let at_once = shard.shard.executed_at_once();
+                shard.shard.serve(request, to, moment, output);
+                if is_list && shard.shard.executed_at_once() > at_once {
                     *self.run.tally.entry("plain transfers".into()).or_default() += 1;
                 }
-                shard.shard.serve(request, to, moment, output);
             }
             Mail::Message(message) => shard.shard.hear(message, moment, output),
         }
@@ -651,15 +653,9 @@ fn extent(reply: &Reply) -> Option<(Sequence, Sequence)> {
     Some((done.clone().min()?, done.max()?))
 }
 
-/// Whether a request may be executed without locks and copies.
-fn is_plain(request: &Request, ledger: &Ledger, moment: Moment) -> bool {
-    let Request::Work(work) = request else {
-        return false;
-    };
-    let (now, overdraft) = (moment.now, overdraft());
-    let terms = Terms { now, overdraft, key_retention_ms: RETENTION_MS, keys_max: usize::MAX };
-    let is_list = work.items.len() > 1 && work.needs.len() == 1 && work.key.is_none();
-    is_list && !(work.atomic || work.dry_run) && ledger.plain_transfers(&work.items, &terms).is_some()
+/// Whether a request is a work of several operations.
+fn is_list(request: &Request) -> bool {
+    matches!(request, Request::Work(work) if work.items.len() > 1)
 }
 
 /// P3 within a shard, at every step.

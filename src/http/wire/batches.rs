@@ -9,7 +9,9 @@ use super::detail::TransactionDetail;
 use super::holds::{HoldRequest, HoldResource};
 use super::metadata::Metadata;
 use super::nested::List;
-use super::read::{Errors, Parsed, Read, ReadScalar, Value, body, kind, parse_text, plain_members};
+use super::read::{
+    Errors, Parsed, Read, ReadScalar, Value, body, kind, parse_text, plain_length, plain_members,
+};
 use super::schema::{Describe, Describer, Schemas, with_meaning};
 use super::transfers::{
     AmountOrAll, Conditions, PairTransfer, Transfer, conditions, note, requirement_pointer,
@@ -296,29 +298,6 @@ impl<'a> Shape<'a> {
         }
         Some((values, rest.strip_prefix(self.gaps[3])?))
     }
-}
-
-/// How many bytes come before the quote that ends a text, if it has no escape and no control character.
-fn plain_length(bytes: &[u8]) -> Option<usize> {
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    // The high bit of the lowest byte below a limit; bits of higher bytes may be wrong.
-    let below = |word: u64, limit: u64| word.wrapping_sub(ONES * limit) & !word & (ONES << 7);
-    let mut length = 0;
-    for word in bytes.chunks(8) {
-        // Zeros behind the end would be control characters, as they should.
-        let mut padded = [0; 8];
-        padded[..word.len()].copy_from_slice(word);
-        let word = u64::from_le_bytes(padded);
-        let found = below(word ^ (ONES * u64::from(b'"')), 1)
-            | below(word ^ (ONES * u64::from(b'\\')), 1)
-            | below(word, u64::from(b' '));
-        if found != 0 {
-            length += found.trailing_zeros() as usize / 8;
-            return (bytes.get(length) == Some(&b'"')).then_some(length);
-        }
-        length += 8;
-    }
-    None
 }
 
 impl Line<'_> {

@@ -284,6 +284,29 @@ pub(in crate::http) fn members<'a, const N: usize>(
     Some(raws.map(|raw| raw.map(RawValue::get)))
 }
 
+/// How many bytes come before the quote that ends a text, if it has no escape and no control character.
+pub(in crate::http) fn plain_length(bytes: &[u8]) -> Option<usize> {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    // The high bit of the lowest byte below a limit; bits of higher bytes may be wrong.
+    let below = |word: u64, limit: u64| word.wrapping_sub(ONES * limit) & !word & (ONES << 7);
+    let mut length = 0;
+    for word in bytes.chunks(8) {
+        // Zeros behind the end would be control characters, as they should.
+        let mut padded = [0; 8];
+        padded[..word.len()].copy_from_slice(word);
+        let word = u64::from_le_bytes(padded);
+        let found = below(word ^ (ONES * u64::from(b'"')), 1)
+            | below(word ^ (ONES * u64::from(b'\\')), 1)
+            | below(word, u64::from(b' '));
+        if found != 0 {
+            length += found.trailing_zeros() as usize / 8;
+            return (bytes.get(length) == Some(&b'"')).then_some(length);
+        }
+        length += 8;
+    }
+    None
+}
+
 /// The members of an object whose values are all texts without an escape, or plain numbers, and which has
 /// none twice: the values as they are written, each at the place of its name, which comes with its quotes.
 /// `None`, also for a name without a place, says nothing about what is wrong, or only unusual: [`members`]
@@ -296,9 +319,7 @@ pub(in crate::http) fn plain_members<const N: usize>(
 ) -> Option<[Option<&str>; N]> {
     /// The length of the text that these bytes begin with, with its quotes.
     fn text(bytes: &[u8]) -> Option<usize> {
-        let inner = bytes.strip_prefix(b"\"")?;
-        let length = inner.iter().position(|&byte| byte == b'"' || byte == b'\\' || byte < b' ')?;
-        (inner[length] == b'"').then_some(length + 2)
+        Some(plain_length(bytes.strip_prefix(b"\"")?)? + 2)
     }
     /// The length of the number that these bytes begin with: digits, and perhaps a point and more digits.
     fn number(bytes: &[u8]) -> Option<usize> {

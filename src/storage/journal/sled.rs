@@ -36,22 +36,23 @@
 //!    left of `sync_file_range` is a wait for the disk before the one that counts, on a thread that wakes seven others
 //!    when it ends; so sled is told that the database is `temporary`, and leaves it out. That also means that the last
 //!    handle deletes the directory [`config.rs: Inner::drop`]: the one in which the database was made, and that has got
-//!    another name since (fact 5). No other generation ever has it: its number is used once in a life of the process.
+//!    another name since (the first thing that always holds). No other generation ever has it: its number is used once
+//!    in a life of the process.
 //! 2. A message over `segment_size / 4 - 20` bytes goes to a file in `blobs/`, which is never synced
 //!    [`pagecache/logger.rs: Log::reserve_inner`, `pagecache/blob_io.rs: write_blob`]. The message that counts
 //!    is not the value but the *page*: a leaf is rewritten whole once it has more than 10 fragments
 //!    [`pagecache/constants.rs: PAGE_CONSOLIDATION_THRESHOLD`] and split at more than 16 entries
 //!    [`node.rs: should_split`], so up to 17 values of 64 KiB, 1.1 MiB, must stay below a quarter of
 //!    [`SEGMENT_BYTES`], 2 MiB. A record of 1 MiB would pass it with two others, and sled has no segments that are
-//!    large enough for 17; so it is stored in pieces of 64 KiB. The rename of fact 5 also means that a blob's path does not exist: it would be
-//!    an error, not a silent risk; and a `blobs/` that is not empty is refused.
+//!    large enough for 17; so it is stored in pieces of 64 KiB. The rename also means that a blob's path does not exist: it would be an
+//!    error, not a silent risk; and a `blobs/` that is not empty is refused.
 //! 3. A message with a bad checksum ends the log where it stands, or in an older segment skips the rest of that
 //!    [`pagecache/iterator.rs: LogIter::next`, the two arms of `LogRead::Corrupted`], and no error is returned.
 //!    Links of a page whose base was skipped are dropped, too [`pagecache/snapshot.rs: Snapshot::apply`]. So
 //!    records carry a checksum, their sequence and the hash of the one before; [`Generation::open`] refuses a
 //!    record out of place, recovery a chain that does not join, and the watermark a log that ends early.
 //! 4. The flusher thread only logs a failed sync [`flusher.rs: run`]. So there is none:
-//!    `flush_every_ms(None)`. `Log::drop` unwraps its sync [`pagecache/logger.rs: Log::drop`]: by then we have synced.
+//!    `flush_every_ms(None)`. `Log::drop` unwraps its sync [`pagecache/logger.rs: Log::drop`]: only a copy has that.
 //! 5. A crash while opening can leave `snap.<16 hex digits>.generating` [`pagecache/snapshot.rs:
 //!    write_snapshot`], and the next open takes it for the newest snapshot, as the filter knows another suffix,
 //!    `.in___motion` [`config.rs: get_snapshot_files`]. Snapshots are written by an open that *recovers*, and
@@ -147,7 +148,7 @@ const CLOSE_WAIT: Duration = Duration::from_secs(1);
 const CLOSE_POLL: Duration = Duration::from_millis(1);
 
 /// How much is handed on at a time of what is read ahead, and how often before its reader waits: enough that neither
-/// wakes the other for a few records, and a few megabytes in all.
+/// wakes the other for a few records, and some 2 MiB a shard, or 12 MiB where records are of the largest size.
 const AHEAD_BYTES: usize = 256 * 1024;
 const AHEAD_MAX: usize = 8;
 
@@ -418,10 +419,10 @@ impl Generation {
         &self,
         visit: &mut dyn FnMut(&Record<'_>) -> Result<(), StorageError>,
     ) -> Result<(), StorageError> {
-        let mut order = Order::default();
+        let mut sequel = Sequel::default();
         self.each_value(&mut |first, bytes| {
             let record = self.check(first, &bytes)?;
-            order.next(self.path(), &record)?;
+            sequel.next(self.path(), &record)?;
             visit(&record)
         })
     }
@@ -536,12 +537,12 @@ impl Deref for Value {
 
 /// The records of a generation so far: each follows the one before.
 #[derive(Default)]
-struct Order {
+struct Sequel {
     range: Option<(Sequence, Sequence)>,
     bytes: u64,
 }
 
-impl Order {
+impl Sequel {
     fn next(&mut self, path: &Path, record: &Record<'_>) -> Result<(), StorageError> {
         let first = match self.range {
             Some((_, last)) if record.first() != last.next() => {
@@ -613,19 +614,19 @@ fn visit_ahead(
     read: &mut Vec<Generation>,
     visit: VisitRecord<'_>,
 ) -> Result<(), StorageError> {
-    let mut order = Order::default();
+    let mut sequel = Sequel::default();
     for ahead in receiver {
         match ahead {
             ReadAhead::Records(records) => {
                 let path = &paths[read.len()];
                 for record in &records {
                     let record = record.record();
-                    order.next(path, &record)?;
+                    sequel.next(path, &record)?;
                     visit(path, &record)?;
                 }
             }
             ReadAhead::End(generation) => {
-                let Order { range, bytes } = std::mem::take(&mut order);
+                let Sequel { range, bytes } = std::mem::take(&mut sequel);
                 if let Some((first, last)) = range {
                     generation.first.store(first.get(), Ordering::Release);
                     generation.last.store(last.get(), Ordering::Release);
