@@ -108,7 +108,7 @@ fn print_transactions(
 /// Prints a shard's accounts as they are at the end of its log.
 fn print_accounts(source: &Source, files: &ShardFiles, rows: &mut Rows) -> Result<(), Box<dyn Error>> {
     let (mut ledger, start) = files.newest_snapshot()?;
-    StoredLog::open(files)?.walk(start, &mut |record, after| {
+    StoredLog::open_archive(files)?.read(start, &mut |record, after| {
         source.progress.add(after.last.get() - record.first().get() + 1);
         replay(&mut ledger, record)
     })?;

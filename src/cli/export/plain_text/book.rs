@@ -33,7 +33,7 @@ impl Book {
         let mut book = Book::default();
         for files in shards {
             let (mut ledger, start) = files.newest_snapshot()?;
-            StoredLog::open(files)?.walk(start, &mut |record, _| replay(&mut ledger, record))?;
+            StoredLog::open_archive(files)?.read(start, &mut |record, _| replay(&mut ledger, record))?;
             book.add(&ledger);
         }
         Ok(book)
