@@ -14,7 +14,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
-use smallvec::{SmallVec, ToSmallVec};
+use smallvec::SmallVec;
 
 use super::{Event, KeyUse, Sequence, Timestamp};
 
@@ -169,8 +169,7 @@ impl Keys {
         let at = row.partition_point(|other| self.places[*other as usize].0 > digest);
         row.insert(at, place);
         if row.len() > ROW_KEYS_MAX {
-            let lower = row[ROW_KEYS_MAX / 2..].to_smallvec();
-            row.truncate(ROW_KEYS_MAX / 2);
+            let lower: SmallVec<_> = row.drain(ROW_KEYS_MAX / 2..).collect();
             let largest = self.places[lower[0] as usize].0;
             self.by_expiry.insert((record.expires, largest), lower);
         }

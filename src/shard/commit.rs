@@ -67,8 +67,6 @@ pub(super) struct Log<J> {
     started: Instant,
     /// The replies that the next sync lets go.
     sealed: Vec<Sealed<ReplyTo>>,
-    /// The end of the log at the last sync.
-    synced: Sequence,
     replies: Replies,
     on_failure: OnLogFailure,
     failure: Option<StorageError>,
@@ -83,19 +81,8 @@ impl<J: Journal> Log<J> {
         on_failure: OnLogFailure,
     ) -> Log<J> {
         let status = Arc::clone(&shards[id.index()].status);
-        let (synced, replies) = (journal.position().last, Replies::default());
-        Log {
-            id,
-            journal,
-            status,
-            shards,
-            started,
-            sealed: Vec::new(),
-            synced,
-            replies,
-            on_failure,
-            failure: None,
-        }
+        let replies = Replies::default();
+        Log { id, journal, status, shards, started, sealed: Vec::new(), replies, on_failure, failure: None }
     }
 
     /// The journal, unless the log has failed.
@@ -134,9 +121,8 @@ impl<J: Journal> Log<J> {
     /// Makes durable what was appended, and lets the replies go.
     fn sync(&mut self) -> Result<(), StorageError> {
         let last = self.journal.position().last;
-        if last != self.synced {
+        if last != self.status.durable() {
             self.journal.sync()?;
-            self.synced = last;
             self.status.set_durable(last);
         }
         for sealed in self.sealed.drain(..) {

@@ -13,8 +13,7 @@ pub struct Malformed {
 }
 
 /// Appends `value` as a varint: 7 bits a byte, low ones first.
-pub fn put_varint(out: &mut Vec<u8>, value: u64) {
-    let mut value = value;
+pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;

@@ -44,8 +44,8 @@
 //!    [`pagecache/constants.rs: PAGE_CONSOLIDATION_THRESHOLD`] and split at more than 16 entries
 //!    [`node.rs: should_split`], so up to 17 values of 64 KiB, 1.1 MiB, must stay below a quarter of
 //!    [`SEGMENT_BYTES`], 2 MiB. A record of 1 MiB would pass it with two others, and sled has no segments that are
-//!    large enough for 17; so it is stored in pieces of 64 KiB. The rename also means that a blob's path does not exist: it would be an
-//!    error, not a silent risk; and a `blobs/` that is not empty is refused.
+//!    large enough for 17; so it is stored in pieces of 64 KiB. The rename also means that a blob's path does not
+//!    exist: it would be an error, not a silent risk; and a `blobs/` that is not empty is refused.
 //! 3. A message with a bad checksum ends the log where it stands, or in an older segment skips the rest of that
 //!    [`pagecache/iterator.rs: LogIter::next`, the two arms of `LogRead::Corrupted`], and no error is returned.
 //!    Links of a page whose base was skipped are dropped, too [`pagecache/snapshot.rs: Snapshot::apply`]. So
