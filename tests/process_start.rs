@@ -283,3 +283,22 @@ fn sigusr1_takes_a_snapshot_while_serving() {
     server.kill();
     data.serve(&[]).stop();
 }
+
+#[test]
+fn a_commit_wakes_no_more_of_the_journals_threads_than_are_needed() {
+    let data = DataDir::new();
+    let server = data.serve(FLAGS);
+    let client = server.client(1);
+    assert_eq!(post(&client, "/accounts", r#"{"name":"a"}"#, None).status, 201);
+    let before = server.sleeps("sled-io");
+    for _ in 0..20 {
+        assert_eq!(post(&client, "/accounts/a/deposit", r#"{"amount":1}"#, None).status, 201);
+    }
+    let after = server.sleeps("sled-io");
+    assert!(before.keys().eq(after.keys()) && before.len() == 7, "{before:?} {after:?}");
+    // One for each of two shards, and one more.
+    let awake = before.iter().filter(|(name, sleeps)| after[*name] > **sleeps).count();
+    assert!((1..=3).contains(&awake), "{before:?} {after:?}");
+    server.stop();
+    data.run(&["verify"]).succeeded();
+}

@@ -504,6 +504,11 @@ impl JournalReader for ShardLog {
 }
 
 impl ShardLog {
+    /// Has sled do with so many IO threads, in the whole process. For before the first append.
+    pub fn rest_spare_threads(&self, needed: usize) {
+        self.generations.rest_spare_threads(needed);
+    }
+
     /// Has the next generation ready.
     ///
     /// # Errors

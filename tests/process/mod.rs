@@ -5,6 +5,8 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -284,6 +286,19 @@ impl Server {
     #[track_caller]
     pub(crate) fn client(&self, connections: usize) -> Client {
         Client::new(BaseUrl::parse(&self.url()).expect("a URL"), connections, TIME_MAX)
+    }
+
+    /// How often each of its threads with such a name has slept, by name.
+    pub(crate) fn sleeps(&self, name: &str) -> BTreeMap<String, u64> {
+        let tasks = format!("/proc/{}/task", self.child.id());
+        let threads = fs::read_dir(tasks).expect("it runs").map(|entry| entry.expect("readable").path());
+        let of = |thread: PathBuf| {
+            let called = fs::read_to_string(thread.join("comm")).ok()?;
+            let status = fs::read_to_string(thread.join("status")).ok()?;
+            let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+            Some((called.trim().to_owned(), count.trim().parse().ok()?))
+        };
+        threads.filter_map(of).filter(|(called, _)| called.starts_with(name)).collect()
     }
 
     /// Asks for a snapshot, as `kill -USR1` does.

@@ -78,6 +78,8 @@
 //! 11. IO threads may hold the database a moment longer than its last handle [`pagecache/iobuf.rs:
 //!     maybe_seal_and_write_iobuf` spawns `write_to_log` with its own reference, which tells the waiters before
 //!     it is done], and with it the lock on `db`. So [`Generation::close`] waits for that lock.
+//! 12. All seven IO threads are woken for each write, for one of them to do it. So `sled/spare.rs` puts to rest those
+//!     that a server does not need.
 //!
 //! # Figures
 //!
@@ -90,6 +92,8 @@
 //! One flipped bit, at 240 places: in one segment, sled opens 240 times without an error, its log cut short; in
 //! twelve segments (two runs), it panics 106 and 123 times, is cut short 28 and 50 times, and 106 and 67 times
 //! nothing is missing, the bit being in what was rewritten since. Never a wrong record.
+
+mod spare;
 
 use std::fs::{self, File};
 use std::io;
@@ -783,6 +787,15 @@ impl Generations {
     /// Whether the next generation is open.
     pub fn is_next_ready(&self) -> bool {
         self.prepared.lock().is_some()
+    }
+
+    /// Has sled do with so many IO threads, in the whole process. To be asked once the live generation is there, and
+    /// before anything is appended.
+    pub fn rest_spare_threads(&self, needed: usize) {
+        let live = self.readable.read().live.clone();
+        if let Some(live) = live {
+            spare::rest(&live.database, needed);
+        }
     }
 
     /// The sealed generations, oldest first. All in them is durable.
