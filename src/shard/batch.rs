@@ -1,6 +1,7 @@
 //! The shard without threads, clocks or disks: messages in; records, sealed replies and messages out.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::slice;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -75,6 +76,24 @@ pub enum Request {
     TrialBalance,
     /// Say up to which time all is decided.
     Horizon,
+}
+
+impl Request {
+    /// Which accounts it will ask for first. A list of operations sees to its own.
+    fn accounts(&self) -> &[AccountRef] {
+        match self {
+            Request::Execute {
+                command:
+                    Command::Deposit { target, .. } | Command::Withdraw { target, .. } | Command::Close { target },
+                ..
+            } => slice::from_ref(&target.account),
+            Request::Account(account) => slice::from_ref(account),
+            Request::Work(request) if request.items.len() == 1 => {
+                request.needs.first().map_or(&[], |(_, needs)| &needs.accounts)
+            }
+            _ => &[],
+        }
+    }
 }
 
 /// Which accounts a list has.
@@ -450,6 +469,14 @@ impl<To> Shard<To> {
             request => self.wait_or_answer(request, to, moment, output),
         }
         self.run(moment, output);
+    }
+
+    /// Gets ready for requests that will be served one after the other. Changes nothing.
+    pub fn foresee<'a>(&self, requests: impl Iterator<Item = &'a Request>) {
+        let accounts: Vec<&AccountRef> = requests.flat_map(Request::accounts).collect();
+        if accounts.len() > 1 {
+            self.ledger.accounts().fetch(&accounts);
+        }
     }
 
     /// An account as [`Request::Account`] would read it, if that changes nothing, waits for nobody, and tells nothing that

@@ -189,6 +189,7 @@ impl<J: Journal> Worker<J> {
                         Mail::Requests(requests) => {
                             self.status.requests.fetch_sub(requests.len(), Ordering::Relaxed);
                             requests_left = requests_left.saturating_sub(requests.len());
+                            shard.foresee(requests.iter().map(|(request, _)| request));
                             for (request, to) in requests {
                                 let was_locked = shard.is_locked();
                                 shard.serve(request, to, self.status.moment(now), &mut output);
