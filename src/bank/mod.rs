@@ -307,11 +307,13 @@ impl Bank {
         direction: Direction,
         amount: Quantity,
         origin: Origin,
-    ) -> Result<impl Future<Output = Result<Done<Transaction>, Refusal>>, Refusal> {
+    ) -> impl Future<Output = Result<Done<Transaction>, Refusal>> {
         assert!(amount.is_positive(), "amounts are checked where they are read");
-        let (shard, account) = self.located(account)?;
-        let asked = self.ask(shard, posting(direction, Target { account, version }, amount), origin);
-        Ok(async move {
+        let asked = self.locate(account).map(|(shard, account)| {
+            (shard, self.ask(shard, posting(direction, Target { account, version }, amount), origin))
+        });
+        async move {
+            let (shard, asked) = asked.map_err(|_| Rejection::AccountNotFound)?;
             let rarer = match asked.await? {
                 Reply::Executed { sequence, event, opened, currency } => {
                     let value = transaction(shard, sequence, &event, opened, currency);
@@ -327,7 +329,7 @@ impl Bank {
                 Short::Executed(executed) => transaction_of(&executed),
             };
             Ok(Done { value: value.expect(OF_ITS_KIND), replayed: done.replayed })
-        })
+        }
     }
 
     /// Pays into or out of an account, as [`Bank::post`] does, with what the client says about it.

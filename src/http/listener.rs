@@ -279,7 +279,7 @@ enum Order {
 }
 
 impl Vigil {
-    fn new(head_read_time_max: Duration) -> Vigil {
+    pub(super) fn new(head_read_time_max: Duration) -> Vigil {
         Vigil {
             head_read_time_max,
             began: Instant::now(),

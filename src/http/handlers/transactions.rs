@@ -195,7 +195,7 @@ impl Call<'_> {
         let origin = self.origin(Scope::Account(&name), &body)?;
         let posting: PostingV1 = read_body(&body)?;
         let account = AccountSelector::Name(name.clone());
-        let posted = bank.post(account, version, direction, posting.amount.0, origin)?;
+        let posted = bank.post(account, version, direction, posting.amount.0, origin);
         Ok(async move {
             let posted = posted.await?;
             let transaction = TransactionV1::of(&posted.value, &name, posted.value.currency);
