@@ -36,7 +36,7 @@ use crate::ledger::{
 };
 use crate::router::Router;
 use crate::shard::batch::{AccountFilter, AccountView, Reply, Request, TrialBalance};
-use crate::shard::handle::{ShardError, ShardHandle};
+use crate::shard::handle::{Asked, ShardError, ShardHandle};
 use crate::shard::work::{ItemReply, WorkReply, WorkRequest};
 use crate::storage::StorageError;
 use crate::storage::journal::JournalReader;
@@ -49,6 +49,9 @@ const HISTORY_READERS_WAITING_MAX: usize = 256;
 
 /// How many entries a page of history has at most.
 pub const PAGE_ENTRIES_MAX: usize = 1000;
+
+/// Why what is remembered with a key is what a request with that key asks for.
+const OF_ITS_KIND: &str = "a key's fingerprint binds it to its kind of request";
 
 /// A shard as the bank uses it.
 pub struct BankShard {
@@ -278,7 +281,7 @@ impl Bank {
     pub fn opened(&self, opening: &Executed) -> OpenedAccount {
         let (shard, effect) = opening.decision.effects().next().expect("an opening has an account");
         let AccountChange::Opened(opened) = &effect.change else {
-            unreachable!("a key's fingerprint binds it to its kind of request");
+            unreachable!("{OF_ITS_KIND}");
         };
         let default_limit = self.overdraft.for_currency(effect.currency);
         OpenedAccount {
@@ -289,35 +292,44 @@ impl Bank {
         }
     }
 
-    /// Pays into or out of an account, provided that it is at `version`, if one is given.
+    /// Pays into or out of an account, provided that it is at `version`, if one is given. Asks at once; what is returned
+    /// waits for the reply, and is small: what is rarer than an event is boxed.
     ///
     /// # Errors
     /// See [`Refusal`].
     ///
     /// # Panics
     /// If the amount is not positive.
-    pub async fn post(
+    pub fn post(
         &self,
         account: AccountSelector,
         version: Option<u64>,
         direction: Direction,
         amount: Quantity,
         origin: Origin,
-    ) -> Result<Done<Transaction>, Refusal> {
+    ) -> impl Future<Output = Result<Done<Transaction>, Refusal>> {
         assert!(amount.is_positive(), "amounts are checked where they are read");
-        let (shard, account) = self.located(account)?;
-        let command = posting(direction, Target { account, version }, amount);
-        let done = self.execute(shard, command, origin).await?;
-        let transaction = match done.value {
-            Short::Event { sequence, event, opened, currency } => {
-                transaction(shard, sequence, &event, opened, currency)
-            }
-            Short::Executed(executed) => transaction_of(&executed),
-        };
-        Ok(Done {
-            value: transaction.expect("a key's fingerprint binds it to its kind of request"),
-            replayed: done.replayed,
-        })
+        let asked = self.locate(account).map(|(shard, account)| {
+            (shard, self.ask(shard, posting(direction, Target { account, version }, amount), origin))
+        });
+        async move {
+            let (shard, asked) = asked.map_err(|_| Rejection::AccountNotFound)?;
+            let rarer = match asked.await? {
+                Reply::Executed { sequence, event, opened, currency } => {
+                    let value = transaction(shard, sequence, &event, opened, currency);
+                    return Ok(Done { value: value.expect(OF_ITS_KIND), replayed: false });
+                }
+                reply => Box::pin(self.outcome(shard, reply)),
+            };
+            let done = rarer.await?;
+            let value = match done.value {
+                Short::Event { sequence, event, opened, currency } => {
+                    transaction(shard, sequence, &event, opened, currency)
+                }
+                Short::Executed(executed) => transaction_of(&executed),
+            };
+            Ok(Done { value: value.expect(OF_ITS_KIND), replayed: done.replayed })
+        }
     }
 
     /// Pays into or out of an account, as [`Bank::post`] does, with what the client says about it.
@@ -465,10 +477,10 @@ impl Bank {
     /// See [`Refusal`].
     pub async fn account(&self, account: AccountSelector) -> Result<AccountView, Refusal> {
         let (shard, account) = self.located(account)?;
-        match self.shard(shard).handle.glance(&account) {
-            Some(view) => Ok(view),
-            None => self.view(shard, Request::Account(account)).await,
+        if let Some(view) = self.shard(shard).handle.glance(&account) {
+            return Ok(view);
         }
+        self.view(shard, Request::Account(account)).await
     }
 
     /// Reads a page of all accounts, in the order of their shards and numbers, from `from` on; with where the next
@@ -574,8 +586,18 @@ impl Bank {
         command: Command,
         origin: Origin,
     ) -> Result<Done<Short>, Refusal> {
+        let reply = self.ask(shard, command, origin).await?;
+        self.outcome(shard, reply).await
+    }
+
+    fn ask(&self, shard: ShardId, command: Command, origin: Origin) -> Asked {
         let request = Request::Execute { command, key: origin.key, request_id: origin.request_id };
-        match self.shard(shard).handle.ask(request).await? {
+        self.shard(shard).handle.ask(request)
+    }
+
+    /// What a shard's reply to a command comes to.
+    async fn outcome(&self, shard: ShardId, reply: Reply) -> Result<Done<Short>, Refusal> {
+        match reply {
             Reply::Executed { sequence, event, opened, currency } => {
                 Ok(Done { value: Short::Event { sequence, event, opened, currency }, replayed: false })
             }
@@ -646,10 +668,18 @@ impl Bank {
         Ok(Done { value, replayed: true })
     }
 
-    async fn view(&self, shard: ShardId, request: Request) -> Result<AccountView, Refusal> {
-        match self.shard(shard).handle.ask(request).await? {
-            Reply::Account(account) => account.ok_or(Refusal::from(Rejection::AccountNotFound)),
-            other => unreachable!("an account was asked for, not {other:?}"),
+    /// Asks at once; what is returned waits for the reply.
+    fn view(
+        &self,
+        shard: ShardId,
+        request: Request,
+    ) -> impl Future<Output = Result<AccountView, Refusal>> + use<> {
+        let asked = self.shard(shard).handle.ask(request);
+        async {
+            match asked.await? {
+                Reply::Account(account) => account.ok_or(Refusal::from(Rejection::AccountNotFound)),
+                other => unreachable!("an account was asked for, not {other:?}"),
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! The service as HTTP sees it: from a request to its reply, whatever the connection is like.
 
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -12,13 +13,13 @@ use hyper::{Method, Request, StatusCode};
 use super::URI_BYTES_MAX;
 use super::call::Call;
 use super::headers::{self, Headers, RequestId, X_REQUEST_ID};
-use super::listener::{Limits, Received, Vigil};
-use super::metrics::Metrics;
-use super::operation::WITHOUT_OPERATION;
+use super::listener::{Limits, Vigil};
+use super::metrics::{Gauge, Metrics};
+use super::operation::{Operation, WITHOUT_OPERATION};
 use super::problem::{Code, Problem};
 use super::query::{Query, QueryShape};
 use super::reply::{self, Reply};
-use super::routes::{self, Found};
+use super::routes::{self, Found, ROUTES, Route};
 use super::stream::Streams;
 use super::wire::Version;
 use crate::bank::Bank;
@@ -48,11 +49,29 @@ pub(super) enum Stage {
     Ending,
 }
 
-/// A reply, and what the connection should know.
-pub(super) struct Answer {
-    pub(super) reply: Reply,
+/// What an operation comes to once its request has been understood.
+pub(super) enum Answer<L> {
+    /// The reply.
+    Now(Reply),
+    /// The wait for it, which needs nothing more of the request.
+    Later(L),
+}
+
+/// A wait for a reply.
+pub(super) trait Wait<'a>: Future<Output = Result<Reply, Problem>> + Send + 'a {}
+
+impl<'a, F: Future<Output = Result<Reply, Problem>> + Send + 'a> Wait<'a> for F {}
+
+/// What is kept of a request until its reply leaves.
+struct Kept<'a> {
+    began: Instant,
+    _in_flight: Gauge<'a>,
+    method: Method,
+    /// The place of its route, if it has found one.
+    index: Option<usize>,
+    request_id: RequestId,
     /// The client may still be sending a body that nobody will read.
-    pub(super) body_unread: bool,
+    body_unread: bool,
 }
 
 impl Default for Api {
@@ -99,61 +118,79 @@ impl Api {
     }
 
     /// Answers a request.
-    pub(super) async fn answer(
-        &self,
+    ///
+    /// The connection stores what is returned anew for each request, and it stays there while the request waits, with
+    /// hundreds of others that want the same caches: so it is kept small. The request is understood in memory of its
+    /// own, which is given back, warm, for the next one to be understood in; a request that has to wait for a shard
+    /// then keeps what its reply needs, and no more. The sizes that this comes to are asserted below.
+    pub(super) fn answer<'a>(
+        &'a self,
         request: Request<Incoming>,
-        vigil: &Arc<Vigil>,
-        limits: &Limits,
-    ) -> Answer {
+        vigil: &'a Vigil,
+        limits: &'a Limits,
+    ) -> impl Future<Output = Result<Reply, Infallible>> + Send + 'a {
+        let understood = Box::pin(self.understand(request, vigil, limits));
+        async move {
+            let (kept, later) = match understood.await {
+                (kept, Ok(Answer::Later(later))) => (kept, later),
+                (kept, Ok(Answer::Now(reply))) => return Ok(self.finish(kept, Ok(reply), vigil)),
+                (kept, Err(problem)) => return Ok(self.finish(kept, Err(problem), vigil)),
+            };
+            let result = later.await;
+            Ok(self.finish(kept, result, vigil))
+        }
+    }
+
+    /// Reads a request, and does what it asks for or begins to. This is no async function, which would keep the request
+    /// beside its parts.
+    fn understand<'a>(
+        &'a self,
+        request: Request<Incoming>,
+        vigil: &'a Vigil,
+        limits: &'a Limits,
+    ) -> impl Future<Output = (Kept<'a>, Result<Answer<impl Wait<'a>>, Problem>)> + Send + 'a {
+        vigil.head_came();
         let began = Instant::now();
-        let _in_flight = self.metrics.enter();
-        let (parts, body) = request.into_parts();
-        let mut body = Received::new(body, vigil);
-        let headers = Headers::of(&parts.headers);
-        let request_id = RequestId::of(&headers);
-        let found = routes::find(parts.uri.path());
-        let version = found.map_or(Version::One, |found| found.route.version);
-        let result = self.dispatch(&parts, &headers, &mut body, found, &request_id, limits).await;
-        let mut reply = match result {
-            Ok(reply) => reply,
-            Err(problem) => {
-                if let Some(inside) = &problem.inside {
-                    tracing::error!(request_id = request_id.as_str(), "{inside}");
-                }
-                // Not in release builds: a client is better served by a reply that the document leaves out than
-                // by none.
-                debug_assert!(
-                    match found.and_then(|found| found.route.operation(&parts.method)) {
-                        Some(operation) => operation.may_answer(problem.code),
-                        None => WITHOUT_OPERATION.contains(&problem.code),
-                    },
-                    "{} {} is not documented to answer {:?}",
-                    parts.method,
-                    parts.uri.path(),
-                    problem.code
-                );
-                let mut reply = problem.respond(version, request_id.as_str());
-                if problem.code == Code::MethodNotAllowed
-                    && let Some(found) = found
-                {
-                    reply.headers_mut().insert(ALLOW, found.route.allow());
-                }
-                reply
-            }
-        };
-        let body_unread = !body.is_end_stream();
-        if body_unread {
+        let in_flight = self.metrics.enter();
+        let (parts, mut body) = request.into_parts();
+        async move {
+            let headers = Headers::of(&parts.headers);
+            let request_id = RequestId::of(&headers);
+            let found = routes::find(parts.uri.path());
+            let answer = 'answer: {
+                let (found, operation) = match check(&parts, &headers, found) {
+                    Ok((found, Some(operation))) => (found, operation),
+                    Ok((found, None)) => break 'answer Ok(Answer::Now(options(found.route))),
+                    Err(problem) => break 'answer Err(problem),
+                };
+                let (parts, headers, body, request_id) = (&parts, &headers, &mut body, &request_id);
+                let mut call =
+                    Call { api: self, limits, found, operation, parts, headers, vigil, body, request_id };
+                call.answer(self).await
+            };
+            let index = found.map(|found| found.index);
+            let body_unread = !body.is_end_stream();
+            let method = parts.method;
+            (Kept { began, _in_flight: in_flight, method, index, request_id, body_unread }, answer)
+        }
+    }
+
+    /// Makes the reply, whatever came of the request.
+    fn finish(&self, kept: Kept<'_>, result: Result<Reply, Problem>, vigil: &Vigil) -> Reply {
+        let route = kept.index.map(|index| &ROUTES[index]);
+        let mut reply = result.unwrap_or_else(|problem| refuse(&problem, &kept, route));
+        if kept.body_unread {
             // The rest of the body cannot be told from a next request, short of reading it all.
             reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        let took = began.elapsed();
+        let took = kept.began.elapsed();
         let status = reply.status();
-        self.metrics.answered(found.map(|found| found.index), status.as_u16(), took);
-        let route = found.map_or("none", |found| found.route.pattern);
+        self.metrics.answered(kept.index, status.as_u16(), took);
+        let route = route.map_or("none", |route| route.pattern);
         if status.is_server_error() {
             tracing::warn!(
-                request_id = request_id.as_str(),
-                method = parts.method.as_str(),
+                request_id = kept.request_id.as_str(),
+                method = kept.method.as_str(),
                 route,
                 status = status.as_u16(),
                 took_us = took.as_micros() as u64,
@@ -161,44 +198,95 @@ impl Api {
             );
         } else {
             tracing::debug!(
-                request_id = request_id.as_str(),
-                method = parts.method.as_str(),
+                request_id = kept.request_id.as_str(),
+                method = kept.method.as_str(),
                 route,
                 status = status.as_u16(),
                 took_us = took.as_micros() as u64,
                 "request"
             );
         }
-        reply.headers_mut().insert(X_REQUEST_ID.clone(), request_id.into_header());
-        Answer { reply, body_unread }
+        reply.headers_mut().insert(X_REQUEST_ID.clone(), kept.request_id.into_header());
+        vigil.answered(&reply, kept.body_unread);
+        reply
+    }
+}
+
+/// The checks that every request passes, in the order in which their refusals win; see the module. What passes them
+/// without an operation asks for the methods that there are.
+fn check<'p>(
+    parts: &Parts,
+    headers: &Headers<'_>,
+    found: Option<Found<'p>>,
+) -> Result<(Found<'p>, Option<&'static Operation>), Problem> {
+    let uri_bytes = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    if uri_bytes > URI_BYTES_MAX {
+        return Err(Problem::plain(Code::UriTooLong));
+    }
+    if parts.version == hyper::Version::HTTP_11 {
+        headers::check_host(headers)?;
+    }
+    let found = found.ok_or_else(|| Problem::plain(Code::NotFound))?;
+    if parts.method == Method::OPTIONS {
+        Query::split(parts.uri.query(), QueryShape::NONE)?;
+        return Ok((found, None));
+    }
+    let operation =
+        found.route.operation(&parts.method).ok_or_else(|| Problem::plain(Code::MethodNotAllowed))?;
+    Ok((found, Some(operation)))
+}
+
+/// The reply that says which methods a route has.
+fn options(route: &Route) -> Reply {
+    let mut reply = reply::empty(StatusCode::NO_CONTENT);
+    reply.headers_mut().insert(ALLOW, route.allow());
+    reply
+}
+
+/// The reply to a request that is refused.
+fn refuse(problem: &Problem, kept: &Kept<'_>, route: Option<&'static Route>) -> Reply {
+    let request_id = kept.request_id.as_str();
+    if let Some(inside) = &problem.inside {
+        tracing::error!(request_id, "{inside}");
+    }
+    // Not in release builds: a client is better served by a reply that the document leaves out than by none.
+    debug_assert!(
+        match route.and_then(|route| route.operation(&kept.method)) {
+            Some(operation) => operation.may_answer(problem.code),
+            None => WITHOUT_OPERATION.contains(&problem.code),
+        },
+        "{} {:?} is not documented to answer {:?}",
+        kept.method,
+        route.map(|route| route.pattern),
+        problem.code
+    );
+    let mut reply = problem.respond(route.map_or(Version::One, |route| route.version), request_id);
+    if problem.code == Code::MethodNotAllowed
+        && let Some(route) = route
+    {
+        reply.headers_mut().insert(ALLOW, route.allow());
+    }
+    reply
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// How large what is made of a request is. None can be made here: only a connection has one.
+    fn bytes<F>(_: impl FnOnce(Request<Incoming>) -> F) -> usize {
+        size_of::<F>()
     }
 
-    /// The checks that every request passes, in the order in which their refusals win; see the module.
-    async fn dispatch(
-        &self,
-        parts: &Parts,
-        headers: &Headers<'_>,
-        body: &mut Received,
-        found: Option<Found<'_>>,
-        request_id: &RequestId,
-        limits: &Limits,
-    ) -> Result<Reply, Problem> {
-        let uri_bytes = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
-        if uri_bytes > URI_BYTES_MAX {
-            return Err(Problem::plain(Code::UriTooLong));
-        }
-        if parts.version == hyper::Version::HTTP_11 {
-            headers::check_host(headers)?;
-        }
-        let found = found.ok_or_else(|| Problem::plain(Code::NotFound))?;
-        if parts.method == Method::OPTIONS {
-            Query::split(parts.uri.query(), QueryShape::NONE)?;
-            let mut reply = reply::empty(StatusCode::NO_CONTENT);
-            reply.headers_mut().insert(ALLOW, found.route.allow());
-            return Ok(reply);
-        }
-        let operation =
-            found.route.operation(&parts.method).ok_or_else(|| Problem::plain(Code::MethodNotAllowed))?;
-        Call { api: self, limits, found, operation, parts, headers, body, request_id }.answer().await
+    /// If this fails, look for what an async function keeps twice, or holds while it waits:
+    /// `RUSTC_BOOTSTRAP=1 cargo rustc --lib -- -Zprint-type-sizes` says it.
+    #[test]
+    fn a_request_that_waits_takes_five_lines_of_the_processors_caches() {
+        let (api, vigil, limits) = (Api::new(), Vigil::new(Duration::ZERO), Limits::default());
+        assert!(bytes(|request| api.answer(request, &vigil, &limits)) <= 5 * 64);
+        // As much as the system's allocator gives out again at once, without looking further.
+        assert!(bytes(|request| api.understand(request, &vigil, &limits)) <= 1024);
     }
 }

@@ -3,19 +3,17 @@
 use std::borrow::Cow;
 use std::future::poll_fn;
 use std::mem;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
-use std::time::Duration;
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http_body_util::BodyExt;
-use hyper::body::Body;
+use hyper::body::{Body, Incoming};
 use hyper::http::request::Parts;
 
 use super::api::Api;
 use super::headers::{self, Headers, KeyBinding, RequestId, Scope};
-use super::listener::{Limits, Received};
+use super::listener::{Limits, Received, Vigil};
 use super::operation::Operation;
 use super::path::decode;
 use super::problem::{Code, Problem};
@@ -34,7 +32,8 @@ pub(super) struct Call<'a> {
     pub(super) operation: &'static Operation,
     pub(super) parts: &'a Parts,
     pub(super) headers: &'a Headers<'a>,
-    pub(super) body: &'a mut Received,
+    pub(super) vigil: &'a Vigil,
+    pub(super) body: &'a mut Incoming,
     pub(super) request_id: &'a RequestId,
 }
 
@@ -132,9 +131,24 @@ impl<'a> Call<'a> {
         if self.body.size_hint().lower() > bytes_max as u64 {
             return Err(Problem::plain(Code::PayloadTooLarge));
         }
-        in_time(whole(self.body, bytes_max), self.limits.body_read_time_max)
-            .await
-            .unwrap_or_else(|| Err(Problem::plain(Code::RequestTimeout)))
+        let received = Received { body: self.body, vigil: self.vigil };
+        let mut whole = Whole { received, bytes_max, pieces: Vec::new() };
+        // Almost every body comes with its head, and a timer costs more than reading it; but hyper passes it on only
+        // when it has been asked for it, so it is asked twice before one is set.
+        let mut is_first = true;
+        let at_once = poll_fn(|cx| match Pin::new(&mut whole).poll(cx) {
+            Poll::Ready(body) => Poll::Ready(Some(body)),
+            Poll::Pending if mem::take(&mut is_first) => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Poll::Pending => Poll::Ready(None),
+        });
+        if let Some(body) = at_once.await {
+            return body;
+        }
+        let in_time = Box::pin(tokio::time::timeout(self.limits.body_read_time_max, whole));
+        in_time.await.unwrap_or_else(|_| Err(Problem::plain(Code::RequestTimeout)))
     }
 
     /// Who asks: the request's id, and its idempotency key.
@@ -148,40 +162,32 @@ impl<'a> Call<'a> {
     }
 }
 
-/// Reads all of a body, up to a bound. Nearly every body comes in one piece, which is passed on as it is.
-async fn whole(body: &mut Received, bytes_max: usize) -> Result<Bytes, Problem> {
-    let mut whole = Vec::new();
-    while let Some(frame) = body.frame().await {
-        // What is no data are trailers, which mean nothing here.
-        let Ok(piece) = frame.map_err(|_| Problem::plain(Code::InvalidBody))?.into_data() else { continue };
-        if piece.len() > bytes_max - whole.len() {
-            return Err(Problem::plain(Code::PayloadTooLarge));
-        }
-        if whole.is_empty() && body.is_end_stream() {
-            return Ok(piece);
-        }
-        whole.extend_from_slice(&piece);
-    }
-    Ok(whole.into())
+/// All of a body, up to a bound. Nearly every body comes in one piece, which is passed on as it is.
+struct Whole<'a> {
+    received: Received<'a>,
+    bytes_max: usize,
+    /// What has come, if it was not all.
+    pieces: Vec<u8>,
 }
 
-/// Waits for a body, if it is not there already, for so long. Almost every body comes with its head, and a timer costs
-/// more than reading it; but hyper passes it on only when it has been asked for it, so it is asked twice before one is
-/// set.
-async fn in_time<F: Future>(body: F, time_max: Duration) -> Option<F::Output> {
-    let mut body = pin!(body);
-    let mut is_first = true;
-    let at_once = poll_fn(|cx| match body.as_mut().poll(cx) {
-        Poll::Ready(body) => Poll::Ready(Some(body)),
-        Poll::Pending if mem::take(&mut is_first) => {
-            cx.waker().wake_by_ref();
-            Poll::Pending
+impl Future for Whole<'_> {
+    type Output = Result<Bytes, Problem>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        while let Some(frame) = ready!(Pin::new(&mut self.received).poll_frame(cx)) {
+            // What is no data are trailers, which mean nothing here.
+            let Ok(piece) = frame.map_err(|_| Problem::plain(Code::InvalidBody))?.into_data() else {
+                continue;
+            };
+            if piece.len() > self.bytes_max - self.pieces.len() {
+                return Poll::Ready(Err(Problem::plain(Code::PayloadTooLarge)));
+            }
+            if self.pieces.is_empty() && self.received.is_end_stream() {
+                return Poll::Ready(Ok(piece));
+            }
+            self.pieces.extend_from_slice(&piece);
         }
-        Poll::Pending => Poll::Ready(None),
-    });
-    match at_once.await {
-        None => tokio::time::timeout(time_max, body).await.ok(),
-        there => there,
+        Poll::Ready(Ok(mem::take(&mut self.pieces).into()))
     }
 }
 

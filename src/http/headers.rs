@@ -10,6 +10,7 @@ use hyper::header::{
     TRANSFER_ENCODING,
 };
 use uuid::Uuid;
+use uuid::fmt::Hyphenated;
 
 use super::problem::{Code, Place, Problem};
 use crate::ledger::{AccountName, IdempotencyKey, KeyDigest};
@@ -110,14 +111,18 @@ impl<'a> Headers<'a> {
 
 /// The id of a request: the client's, or one of ours.
 #[derive(Clone, Debug)]
-pub(super) struct RequestId(HeaderValue);
+pub(super) enum RequestId {
+    Sent(HeaderValue),
+    /// Its text stands here, so that it takes nothing from the heap while the request waits.
+    MadeUp([u8; Hyphenated::LENGTH]),
+}
 
 impl RequestId {
     /// Takes the client's id if it sent one that is fit for logs, else makes one.
     pub(super) fn of(headers: &Headers<'_>) -> RequestId {
         match headers.request_id.first() {
             Some(value) if is_visible(value.as_bytes(), REQUEST_ID_CHARACTERS_MAX) => {
-                RequestId(value.clone())
+                RequestId::Sent(value.clone())
             }
             _ => RequestId::made_up(),
         }
@@ -126,17 +131,25 @@ impl RequestId {
     /// A new one.
     #[expect(clippy::disallowed_methods, reason = "this is the edge: a request gets its id here")]
     pub(super) fn made_up() -> RequestId {
-        let mut buffer = Uuid::encode_buffer();
-        let text = Uuid::new_v4().hyphenated().encode_lower(&mut buffer);
-        RequestId(HeaderValue::from_str(text).expect("digits and dashes fit in a header"))
+        let mut text = [0; Hyphenated::LENGTH];
+        Uuid::new_v4().hyphenated().encode_lower(&mut text);
+        RequestId::MadeUp(text)
     }
 
     pub(super) fn as_str(&self) -> &str {
-        self.0.to_str().expect("a request id is visible ASCII")
+        match self {
+            RequestId::Sent(value) => value.to_str().expect("a request id is visible ASCII"),
+            RequestId::MadeUp(text) => std::str::from_utf8(text).expect("digits and dashes are ASCII"),
+        }
     }
 
     pub(super) fn into_header(self) -> HeaderValue {
-        self.0
+        match self {
+            RequestId::Sent(value) => value,
+            RequestId::MadeUp(text) => {
+                HeaderValue::from_bytes(&text).expect("digits and dashes fit in a header")
+            }
+        }
     }
 }
 

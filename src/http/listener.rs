@@ -25,7 +25,6 @@ use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -34,10 +33,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep};
 
 use super::HEAD_BYTES_MAX;
-use super::api::{Answer, Api};
+use super::api::Api;
 use super::headers::RequestId;
 use super::metrics::Gauge;
 use super::problem::{Code, Problem};
+use super::reply::Reply;
 use super::stream::Body;
 use super::threads::Threads;
 use super::wire::Version;
@@ -225,15 +225,7 @@ impl Server {
         let vigil = Arc::new(Vigil::new(self.limits.head_read_time_max));
         let guard = tokio::spawn(Arc::clone(&vigil).keep(stopped));
         let io = PatientStream::new(stream, Arc::clone(&vigil), self.limits.write_stall_time_max);
-        let service = service_fn(|request: Request<Incoming>| {
-            let vigil = &vigil;
-            async move {
-                vigil.head_came();
-                let answer = self.api.answer(request, vigil, &self.limits).await;
-                vigil.answered(&answer);
-                Ok::<Response<_>, std::convert::Infallible>(answer.reply)
-            }
-        });
+        let service = service_fn(|request| self.api.answer(request, &vigil, &self.limits));
         let mut connection = pin!(self.http.serve_connection(io, service));
         let waker = Waker::from(Arc::clone(&vigil));
         let result = poll_fn(|cx| {
@@ -287,7 +279,7 @@ enum Order {
 }
 
 impl Vigil {
-    fn new(head_read_time_max: Duration) -> Vigil {
+    pub(super) fn new(head_read_time_max: Duration) -> Vigil {
         Vigil {
             head_read_time_max,
             began: Instant::now(),
@@ -302,16 +294,17 @@ impl Vigil {
         }
     }
 
-    fn head_came(&self) {
+    pub(super) fn head_came(&self) {
         self.answering.store(true, Relaxed);
         self.waiting.store(0, Relaxed);
     }
 
-    fn answered(&self, answer: &Answer) {
-        if answer.body_unread {
+    /// Takes note of what is going to be sent, and whether the client may still be sending a body that nobody will read.
+    pub(super) fn answered(&self, reply: &Reply, body_unread: bool) {
+        if body_unread {
             self.lingers.store(true, Relaxed);
         }
-        self.streams.store(matches!(answer.reply.body(), Body::Stream(_)), Relaxed);
+        self.streams.store(matches!(reply.body(), Body::Stream(_)), Relaxed);
         self.answering.store(false, Relaxed);
     }
 
@@ -385,18 +378,12 @@ impl Wake for Vigil {
 /// it was not the last. No other comes at that time: what else wakes a connection runs on its own thread, which
 /// has a runtime for itself (`http/threads.rs`), or was asked for by this request, which asks for nothing before
 /// it has its body.
-pub(super) struct Received {
-    body: Incoming,
-    vigil: Arc<Vigil>,
+pub(super) struct Received<'a> {
+    pub(super) body: &'a mut Incoming,
+    pub(super) vigil: &'a Vigil,
 }
 
-impl Received {
-    pub(super) fn new(body: Incoming, vigil: &Arc<Vigil>) -> Received {
-        Received { body, vigil: Arc::clone(vigil) }
-    }
-}
-
-impl hyper::body::Body for Received {
+impl hyper::body::Body for Received<'_> {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -405,7 +392,7 @@ impl hyper::body::Body for Received {
         cx: &mut Context<'_>,
     ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
         self.vigil.notes_calls.store(true, Relaxed);
-        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        let frame = Pin::new(&mut *self.body).poll_frame(cx);
         self.vigil.notes_calls.store(false, Relaxed);
         if self.vigil.was_called.swap(false, Relaxed) && !self.body.is_end_stream() {
             self.vigil.call();

@@ -361,7 +361,9 @@ impl Call<'_> {
     }
 
     pub(super) async fn account_v1(&self) -> Result<Reply, Problem> {
-        let account = self.bank()?.account(AccountSelector::Name(self.name()?)).await?;
+        let bank = self.bank()?;
+        let account = AccountSelector::Name(self.name()?);
+        let account = bank.account(account).await?;
         let etag = headers::etag_of_version(account.version);
         Ok(reply::tagged(self.headers(), etag, Caching::Ask, &AccountV1::of(&account)))
     }

@@ -13,9 +13,9 @@ pub(super) mod statements;
 pub(super) mod transactions;
 pub(super) mod transfers;
 
+use super::api::{Answer, Api, Wait};
 use super::call::Call;
 use super::problem::Problem;
-use super::reply::Reply;
 use super::routes::Endpoint;
 use crate::ledger::Direction;
 
@@ -23,15 +23,21 @@ impl Call<'_> {
     /// Does it.
     ///
     /// What is asked most stands here by itself; the others are boxed, so that a request is not as large as the
-    /// largest of them: it is moved several times on its way (a deposit copied 78 KB in all before).
-    pub(super) async fn answer(mut self) -> Result<Reply, Problem> {
+    /// largest of them; see [`Api::answer`].
+    /// What is waited for borrows only from the service, so that the request can go before it.
+    pub(super) async fn answer<'s>(
+        &mut self,
+        api: &'s Api,
+    ) -> Result<Answer<impl Wait<'s> + use<'s>>, Problem> {
         let query = self.query()?;
-        match self.operation.endpoint {
+        let reply = match self.operation.endpoint {
+            Endpoint::DepositV1 => return Ok(Answer::Later(self.post_v1(api, Direction::Deposit).await?)),
+            Endpoint::WithdrawV1 => {
+                return Ok(Answer::Later(self.post_v1(api, Direction::Withdrawal).await?));
+            }
             Endpoint::OpenAccountV1 => Box::pin(self.open_account_v1()).await,
             Endpoint::AccountV1 => self.account_v1().await,
             Endpoint::CloseV1 => Box::pin(self.close_account_v1()).await,
-            Endpoint::DepositV1 => self.post_v1(Direction::Deposit).await,
-            Endpoint::WithdrawV1 => self.post_v1(Direction::Withdrawal).await,
             Endpoint::TransactionV1 => Box::pin(self.transaction_v1()).await,
             Endpoint::OpenAccount => Box::pin(self.open_account()).await,
             Endpoint::Accounts => Box::pin(self.list_accounts(&query)).await,
@@ -66,6 +72,7 @@ impl Call<'_> {
             Endpoint::Health => Ok(self.health()),
             Endpoint::Readiness => self.readiness(),
             Endpoint::Metrics => Ok(self.metrics()),
-        }
+        };
+        reply.map(Answer::Now)
     }
 }

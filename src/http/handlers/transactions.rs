@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::statements::between;
 use crate::bank::{AccountSelector, EntryFilter, Order, PAGE_ENTRIES_MAX};
+use crate::http::api::{Api, Wait};
 use crate::http::call::Call;
 use crate::http::cursor::{self, CURSOR_PATTERN, ListDigest};
 use crate::http::headers::{self, Scope};
@@ -181,20 +182,28 @@ parameters! {
 }
 
 impl Call<'_> {
-    pub(super) async fn post_v1(&mut self, direction: Direction) -> Result<Reply, Problem> {
-        let bank = self.bank()?;
+    /// Asks for a deposit or withdrawal; what is returned waits for the reply.
+    pub(super) async fn post_v1<'s>(
+        &mut self,
+        api: &'s Api,
+        direction: Direction,
+    ) -> Result<impl Wait<'s> + use<'s>, Problem> {
+        let bank = api.bank()?;
         let name = self.name()?;
         let version = headers::if_match(self.headers())?;
         let body = self.read_json().await?;
         let origin = self.origin(Scope::Account(&name), &body)?;
         let posting: PostingV1 = read_body(&body)?;
         let account = AccountSelector::Name(name.clone());
-        let posted = bank.post(account, version, direction, posting.amount.0, origin).await?;
-        let transaction = TransactionV1::of(&posted.value, &name, posted.value.currency);
-        let mut reply = reply::json(StatusCode::CREATED, &transaction);
-        let location = reply::location_of("/transactions/", posted.value.id.to_uuid());
-        reply.headers_mut().insert(LOCATION, location);
-        Ok(reply::marked(reply, &posted))
+        let posted = bank.post(account, version, direction, posting.amount.0, origin);
+        Ok(async move {
+            let posted = posted.await?;
+            let transaction = TransactionV1::of(&posted.value, &name, posted.value.currency);
+            let mut reply = reply::json(StatusCode::CREATED, &transaction);
+            let location = reply::location_of("/transactions/", posted.value.id.to_uuid());
+            reply.headers_mut().insert(LOCATION, location);
+            Ok(reply::marked(reply, &posted))
+        })
     }
 
     pub(super) async fn post(&mut self, direction: Direction) -> Result<Reply, Problem> {
