@@ -10,7 +10,7 @@ use super::children::Child;
 use super::generator::{self, Measured, Run, Totals};
 use super::load::{Against, Load, Random, Request, Spec, Workload};
 use super::reply::Protocol;
-use super::report::{Comparison, LoadReport, Round, Settings, Side};
+use super::report::{Comparison, LoadReport, Round, Settings, Side, median};
 use super::teller::{Start, Teller};
 use super::{Bench, BenchError, LoadArgs, default_shards, redis};
 use crate::progress::Progress;
@@ -18,6 +18,10 @@ use crate::progress::Progress;
 /// What comes before the window of a round, to get going: a part of the window, and no more than a quarter of a second.
 const LEAD_PART: u32 = 5;
 const LEAD_MAX: Duration = Duration::from_millis(250);
+
+/// In how many parts each number of threads is tried for the bare server, in turn: the median of them is less often one
+/// of the machine's moods than one long trial.
+const TRIALS: u32 = 5;
 
 /// How long one reply may take that is asked for before a run.
 const REPLY_TIME_MAX: Duration = Duration::from_secs(10);
@@ -149,22 +153,24 @@ impl Arena<'_> {
         self.contenders[0].teller.into_iter().for_each(|teller| self.tellers[teller].has_done(&totals));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let program = std::env::current_exe()?;
-        let mut best: Option<(u64, usize, Child, SocketAddr)> = None;
+        let mut trials = Vec::new();
         for threads in if cores > 1 { vec![1, cores] } else { vec![1] } {
             let log = self.bench.directory.path().join(format!("bare-{threads}.log"));
             let arguments = ["bench", "bare", "--threads", &threads.to_string()].map(str::to_owned);
             let started =
                 Child::start_server(&program, &arguments, log, &reply, LISTENS, &self.bench.interrupt)?;
             let (child, address) = started;
-            let run = Run { address, window: warm_up, seed: 0, ..self.plan(spec, load.clone(), address) };
-            let trial = generator::run(&run, self.bench.interrupt.flag())?;
-            self.bench.interrupt.check()?;
-            let reached = trial.per_second();
-            if best.as_ref().is_none_or(|(fastest, ..)| reached > *fastest) {
-                best = Some((reached, threads, child, address));
+            let run = Run { window: warm_up / TRIALS, ..self.plan(spec, load.clone(), address) };
+            trials.push((threads, child, run, Vec::new()));
+        }
+        for _ in 0..TRIALS {
+            for (_, _, run, reached) in &mut trials {
+                reached.push(generator::run(run, self.bench.interrupt.flag())?.per_second());
+                self.bench.interrupt.check()?;
             }
         }
-        let (_, threads, child, address) = best.expect("one thread was tried");
+        let best = trials.into_iter().max_by_key(|(_, _, _, reached)| median(reached));
+        let (threads, child, Run { address, .. }, _) = best.expect("one thread was tried");
         self.others.push(child);
         let s = if threads == 1 { "" } else { "s" };
         self.add(spec, load, address, None, format!("bare, {threads} thread{s}"));
