@@ -100,6 +100,16 @@ fn a_server_of_its_own_is_compared_and_gone_afterwards() {
     for comparison in comparisons {
         assert!(comparison["throughput_ratio"]["median"].is_number(), "{comparison}");
         assert!(comparison["p99_ratio"]["highest"].is_number(), "{comparison}");
+        let pairs = |name: &str| number(&comparison["pairs"][name]);
+        assert_eq!(pairs("asked"), 2);
+        assert!((2..=6).contains(&pairs("measured")), "{comparison}");
+        let counted = if pairs("alike") > 0 { pairs("alike") } else { pairs("measured") };
+        assert_eq!(pairs("counted"), counted, "{comparison}");
+        for side in sides {
+            let rounds = side["rounds"].as_array().expect("a list");
+            assert_eq!(rounds.len() as u64, pairs("measured"), "every round is told");
+            assert!(rounds.iter().all(|round| round["cores_apart_ns"].as_array().map(Vec::len) == Some(2)));
+        }
     }
     assert!(!place.exists(), "the directory was made for it");
 }

@@ -8,7 +8,8 @@
 //! # What a figure is worth
 //! - Absolute values say how fast a machine was in one minute; it may be half as fast in the next. So all sides are
 //!   measured in turn, a round of each, the next time the other way round, and the *ratio* of each pair of rounds is what
-//!   counts: its median, and how far the rounds lie apart.
+//!   counts: its median, and how far the rounds lie apart. On a virtual machine it may change from one round to the next
+//!   as well: [`machine`] measures that, and [`pairs`] says which pairs count.
 //! - The load is on the same machine and takes its part of the cores: [`generator`] says what it does to take little, and
 //!   when latencies count. It takes the same from every side.
 //! - Between rounds everything that was started comes to rest: what one round left to do, such as a snapshot, is not done
@@ -19,7 +20,7 @@
 //!
 //! # Parts
 //! [`load`] what is sent, and the notation of `--compare`; [`generator`] how, with [`reply`] and [`histogram`];
-//! [`duel`] rounds of several sides in turn; [`rows`] what is no load: memory, restart, snapshot, idle; [`teller`],
+//! [`duel`] rounds of several sides in turn, with [`pairs`] and [`machine`]; [`rows`] what is no load: memory, restart, snapshot, idle; [`teller`],
 //! [`bare`] and [`redis`] what is measured; [`children`] processes and directories, and that they go; [`report`] tables
 //! and JSON.
 //!
@@ -31,6 +32,8 @@ mod duel;
 mod generator;
 mod histogram;
 mod load;
+mod machine;
+mod pairs;
 mod redis;
 mod reply;
 mod report;
@@ -58,7 +61,9 @@ measures; the server and the ledger are gone afterwards, after an error or Ctrl-
 that runs already, and WRITES TO ITS LEDGER: accounts bench-0000000000 and so on, and their transactions, which stay.
 
 --compare measures something else as well, in turn with the first, and prints the ratio of each pair of rounds: median, \
-lowest and highest. It may be given several times:
+lowest and highest. A pair counts if the machine was alike in both rounds: its first two cores as far apart before and \
+after each, by the time in which they hand one another a cache line, and no more than 3 % of their time taken by the \
+host. Others are measured again, up to three times as many turns as asked for. It may be given several times:
   bare        a server that only gives the reply that teller gave, on its best number of threads
   redis       Redis with appendonly and appendfsync always, adding to a balance and a log in one script
   a change    another load, told by what is different: a workload, settings as NAME=VALUE, or several with commas \
@@ -67,8 +72,11 @@ between, such as accounts=1000000 or deposit,connections=64
 Results go to stdout: a table, or with --json one object:
   row, seed, duration_ms
   sides[]: name, unit, settings, totals, errors (by what was wrong), rounds[], and of these the medians: per_second, \
-latency_ns {p50, p90, p99, p99_9, max}. A round has these, requests, and with --rate unsent and late.
-  comparisons[]: with, throughput_ratio and p99_ratio {median, lowest, highest}, always the first side's to the other's
+latency_ns {p50, p90, p99, p99_9, max}. A round has these, requests, with --rate unsent and late, and of the machine \
+cores_apart_ns [before, after] and stolen, a part of 1; null where that cannot be measured
+  comparisons[]: with, throughput_ratio and p99_ratio {median, lowest, highest}, always the first side's to the \
+other's; pairs {asked, measured, alike, counted}: the alike ones count, or all if fewer than half of those asked for \
+are alike; by_cores_apart[]: the alike ones by state of the machine: cores_apart_ns, pairs, and both ratios
 The rows that are no loads have one member a figure.
 
 Needs Linux, since it reads /proc, and room in the data directory. Build it with --release.";
@@ -176,13 +184,14 @@ struct LoadArgs {
 /// For how long, and how often.
 #[derive(clap::Args, Clone, Copy, Debug)]
 struct RoundArgs {
-    /// How many rounds each side has.
-    #[arg(long, value_name = "COUNT", default_value = "5", value_parser = parse_rounds)]
-    rounds: usize,
+    /// How many rounds each side has; compared, how many pairs of rounds in which the machine was alike.
+    /// [default: 24, where there are batches 5]
+    #[arg(long, value_name = "COUNT", value_parser = parse_rounds)]
+    rounds: Option<usize>,
 
-    /// How long a round is, in seconds, such as 2 or 0.5.
-    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = parse_duration)]
-    duration: Duration,
+    /// How long a round is, in seconds, such as 2 or 0.5. [default: 0.2, where there are batches 2]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_duration)]
+    duration: Option<Duration>,
 
     /// For how long each side is loaded before the first round, in seconds.
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = parse_duration)]
@@ -191,6 +200,30 @@ struct RoundArgs {
     /// What the random choices are made from; printed, so that a run can be repeated.
     #[arg(long, default_value = "1")]
     seed: u64,
+}
+
+/// What came of it.
+#[derive(Clone, Copy, Debug)]
+struct Rounds {
+    count: usize,
+    duration: Duration,
+    warm_up: Duration,
+    seed: u64,
+}
+
+impl RoundArgs {
+    /// Many short rounds are worth more than a few long ones: the machine changes within fewer of them, and one in
+    /// which it does is one of many. But of batches, a few milliseconds each, a short round would count its
+    /// begin and its end.
+    fn settle(&self, batches: bool) -> Rounds {
+        let (count, millis) = if batches { (5, 2_000) } else { (24, 200) };
+        Rounds {
+            count: self.rounds.unwrap_or(count),
+            duration: self.duration.unwrap_or(Duration::from_millis(millis)),
+            warm_up: self.warm_up,
+            seed: self.seed,
+        }
+    }
 }
 
 fn parse_rounds(text: &str) -> Result<usize, String> {
@@ -390,6 +423,18 @@ fn allow_connections() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn batches_have_longer_rounds_unless_told() {
+        let args = RoundArgs { rounds: None, duration: None, warm_up: Duration::ZERO, seed: 1 };
+        assert!(args.settle(true).duration > args.settle(false).duration);
+        assert!(args.settle(true).count < args.settle(false).count);
+        let told = RoundArgs { rounds: Some(7), duration: Some(Duration::from_secs(1)), ..args };
+        for batches in [true, false] {
+            let Rounds { count, duration, .. } = told.settle(batches);
+            assert_eq!((count, duration), (7, Duration::from_secs(1)));
+        }
+    }
 
     #[test]
     fn durations_are_seconds_with_up_to_three_decimals() {

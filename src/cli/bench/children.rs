@@ -275,12 +275,23 @@ impl Child {
 
     /// Waits until it has nothing left to do. Where there is no `/proc`, or it does not come to rest, that is told.
     pub(super) fn wait_until_quiet(&self, interrupt: &Interrupt) -> Result<(), BenchError> {
+        Child::wait_until_all_quiet(&[self], QUIET_WINDOW, interrupt)
+    }
+
+    /// Waits until none of them has had anything to do for so long.
+    pub(super) fn wait_until_all_quiet(
+        children: &[&Child],
+        window: Duration,
+        interrupt: &Interrupt,
+    ) -> Result<(), BenchError> {
         let until = Instant::now() + QUIET_TIME_MAX;
-        let Ok(mut before) = self.cpu_time() else { return Ok(()) };
+        let times = || children.iter().map(|child| child.cpu_time()).collect::<io::Result<Vec<_>>>();
+        let Ok(mut before) = times() else { return Ok(()) };
         loop {
-            interrupt.sleep(QUIET_WINDOW)?;
-            let Ok(now) = self.cpu_time() else { return Ok(()) };
-            if now.saturating_sub(before) * 50 < QUIET_WINDOW {
+            interrupt.sleep(window)?;
+            let Ok(now) = times() else { return Ok(()) };
+            let is_quiet = |(now, before): (&Duration, &Duration)| now.saturating_sub(*before) * 50 < window;
+            if now.iter().zip(&before).all(is_quiet) {
                 return Ok(());
             }
             if Instant::now() > until {

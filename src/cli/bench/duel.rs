@@ -9,15 +9,24 @@ use super::bare::LISTENS;
 use super::children::Child;
 use super::generator::{self, Measured, Run, Totals};
 use super::load::{Against, Load, Random, Request, Spec, Workload};
+use super::machine::Conditions;
 use super::reply::Protocol;
-use super::report::{Comparison, LoadReport, Round, Settings, Side};
+use super::report::{Comparison, LoadReport, Round, Settings, Side, median};
 use super::teller::{Start, Teller};
-use super::{Bench, BenchError, LoadArgs, default_shards, redis};
+use super::{Bench, BenchError, LoadArgs, default_shards, pairs, redis};
 use crate::progress::Progress;
 
 /// What comes before the window of a round, to get going: a part of the window, and no more than a quarter of a second.
 const LEAD_PART: u32 = 5;
 const LEAD_MAX: Duration = Duration::from_millis(250);
+
+/// How long all must have had nothing to do before a round: what servers do in the background they do in slices of less
+/// than a millisecond, so that this shows it. Longer, the machine would more often be another one in the next round.
+const REST_TIME: Duration = Duration::from_millis(100);
+
+/// In how many parts each number of threads is tried for the bare server, in turn: the median of them is less often one
+/// of the machine's moods than one long trial.
+const TRIALS: u32 = 5;
 
 /// How long one reply may take that is asked for before a run.
 const REPLY_TIME_MAX: Duration = Duration::from_secs(10);
@@ -44,7 +53,6 @@ struct Arena<'a> {
 
 /// Measures a load and what it is to be compared with.
 pub(super) fn run(workload: Workload, args: &LoadArgs, bench: &Bench) -> Result<LoadReport, BenchError> {
-    let rounds = args.rounds;
     let mut arena = Arena { bench, tellers: Vec::new(), others: Vec::new(), contenders: Vec::new() };
     let shards = default_shards();
     let first = Spec::new(workload, &args.shape, shards).map_err(BenchError::Setting)?;
@@ -53,6 +61,8 @@ pub(super) fn run(workload: Workload, args: &LoadArgs, bench: &Bench) -> Result<
         Against::Bare | Against::Redis => None,
     });
     let changed: Vec<Spec> = changed.collect::<Result<_, _>>().map_err(BenchError::Setting)?;
+    let batches = std::iter::once(&first).chain(&changed).any(|spec| spec.workload == Workload::Batch);
+    let rounds = args.rounds.settle(batches);
     arena.start_tellers(&first, &changed, args)?;
     for against in &args.compare {
         match against {
@@ -61,22 +71,20 @@ pub(super) fn run(workload: Workload, args: &LoadArgs, bench: &Bench) -> Result<
             Against::Load(_) => {}
         }
     }
-    let step = rounds.warm_up.as_millis() as u64;
-    let total =
-        arena.contenders.len() as u64 * (step + rounds.rounds as u64 * rounds.duration.as_millis() as u64);
-    let progress = Progress::new("measuring", "ms", Some(total));
     for number in 0..arena.contenders.len() {
         arena.measure(number, rounds.warm_up, rounds.seed, true)?;
-        progress.add(step);
     }
-    for round in 0..rounds.rounds {
+    let progress = Progress::new("measuring", "turns", Some(rounds.count as u64));
+    let mut turn: u64 = 0;
+    while pairs::is_another_needed(&arena.rounds(), rounds.count) {
         let count = arena.contenders.len();
         for place in 0..count {
-            let number = if round % 2 == 0 { place } else { count - 1 - place };
-            let seed = Random::new(rounds.seed ^ (round as u64 + 1) << 32).next();
+            let number = if turn.is_multiple_of(2) { place } else { count - 1 - place };
+            let seed = Random::new(rounds.seed ^ (turn + 1) << 32).next();
             arena.measure(number, rounds.duration, seed, false)?;
-            progress.add(rounds.duration.as_millis() as u64);
         }
+        turn += 1;
+        progress.add(pairs::turns_that_count(&arena.rounds()) as u64 - progress.done());
     }
     progress.finish();
     for teller in &arena.tellers {
@@ -86,7 +94,7 @@ pub(super) fn run(workload: Workload, args: &LoadArgs, bench: &Bench) -> Result<
         }
     }
     let sides: Vec<Side> = arena.contenders.drain(..).map(Contender::into_side).collect();
-    let comparisons = sides[1..].iter().map(|other| Comparison::of(&sides[0], other)).collect();
+    let comparisons = sides[1..].iter().map(|other| Comparison::of(&sides[0], other, rounds.count)).collect();
     let duration_ms = rounds.duration.as_millis() as u64;
     Ok(LoadReport { row: workload.name(), seed: rounds.seed, duration_ms, sides, comparisons })
 }
@@ -149,22 +157,24 @@ impl Arena<'_> {
         self.contenders[0].teller.into_iter().for_each(|teller| self.tellers[teller].has_done(&totals));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let program = std::env::current_exe()?;
-        let mut best: Option<(u64, usize, Child, SocketAddr)> = None;
+        let mut trials = Vec::new();
         for threads in if cores > 1 { vec![1, cores] } else { vec![1] } {
             let log = self.bench.directory.path().join(format!("bare-{threads}.log"));
             let arguments = ["bench", "bare", "--threads", &threads.to_string()].map(str::to_owned);
             let started =
                 Child::start_server(&program, &arguments, log, &reply, LISTENS, &self.bench.interrupt)?;
             let (child, address) = started;
-            let run = Run { address, window: warm_up, seed: 0, ..self.plan(spec, load.clone(), address) };
-            let trial = generator::run(&run, self.bench.interrupt.flag())?;
-            self.bench.interrupt.check()?;
-            let reached = trial.per_second();
-            if best.as_ref().is_none_or(|(fastest, ..)| reached > *fastest) {
-                best = Some((reached, threads, child, address));
+            let run = Run { window: warm_up / TRIALS, ..self.plan(spec, load.clone(), address) };
+            trials.push((threads, child, run, Vec::new()));
+        }
+        for _ in 0..TRIALS {
+            for (_, _, run, reached) in &mut trials {
+                reached.push(generator::run(run, self.bench.interrupt.flag())?.per_second());
+                self.bench.interrupt.check()?;
             }
         }
-        let (_, threads, child, address) = best.expect("one thread was tried");
+        let best = trials.into_iter().max_by_key(|(_, _, _, reached)| median(reached));
+        let (threads, child, Run { address, .. }, _) = best.expect("one thread was tried");
         self.others.push(child);
         let s = if threads == 1 { "" } else { "s" };
         self.add(spec, load, address, None, format!("bare, {threads} thread{s}"));
@@ -214,28 +224,34 @@ impl Arena<'_> {
         warm_up: bool,
     ) -> Result<(), BenchError> {
         let interrupt = &self.bench.interrupt;
-        for child in self.tellers.iter().filter_map(Teller::child).chain(&self.others) {
-            child.wait_until_quiet(interrupt)?;
-        }
+        let children: Vec<&Child> =
+            self.tellers.iter().filter_map(Teller::child).chain(&self.others).collect();
+        Child::wait_until_all_quiet(&children, REST_TIME, interrupt)?;
         let contender = &mut self.contenders[number];
         contender.run.lead = (window / LEAD_PART).min(LEAD_MAX);
         contender.run.window = window;
         contender.run.seed = seed;
-        let measured = generator::run(&contender.run, interrupt.flag())?;
+        let (measured, machine) = Conditions::of(|| generator::run(&contender.run, interrupt.flag()));
+        let measured = measured?;
         interrupt.check()?;
         if let Some(teller) = contender.teller {
             self.tellers[teller].has_done(&measured.totals);
         }
-        contender.count(measured, warm_up);
+        if !warm_up {
+            contender.rounds.push(Round::of(&measured, machine));
+        }
+        contender.count(measured);
         Ok(())
+    }
+
+    /// The rounds of each side.
+    fn rounds(&self) -> Vec<&[Round]> {
+        self.contenders.iter().map(|contender| &contender.rounds[..]).collect()
     }
 }
 
 impl Contender {
-    fn count(&mut self, measured: Measured, warm_up: bool) {
-        if !warm_up {
-            self.rounds.push(Round::of(&measured));
-        }
+    fn count(&mut self, measured: Measured) {
         self.totals.add(&measured.totals);
         for (what, count) in measured.errors {
             *self.errors.entry(what).or_default() += count;

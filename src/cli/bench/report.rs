@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use indicatif::HumanCount;
@@ -12,6 +13,8 @@ use serde::{Serialize, Serializer};
 
 use super::generator::{Measured, Totals};
 use super::load::Spec;
+use super::machine::Conditions;
+use super::pairs::{self, Pair};
 
 /// A ratio, in thousandths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,10 +95,12 @@ pub(super) struct Round {
     /// With --rate: requests that were due and never sent; that the generator sent late.
     pub(super) unsent: u64,
     pub(super) late: u64,
+    #[serde(flatten)]
+    pub(super) machine: Conditions,
 }
 
 impl Round {
-    pub(super) fn of(measured: &Measured) -> Round {
+    pub(super) fn of(measured: &Measured, machine: Conditions) -> Round {
         let ns = |latency: Duration| u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
         let latencies = &measured.latencies;
         Round {
@@ -110,6 +115,7 @@ impl Round {
             },
             unsent: measured.unsent,
             late: measured.late,
+            machine,
         }
     }
 }
@@ -177,19 +183,78 @@ pub(super) struct Comparison {
     pub(super) with: String,
     pub(super) throughput_ratio: Spread,
     pub(super) p99_ratio: Spread,
+    pub(super) pairs: PairCounts,
+    /// The alike pairs, by how far the cores were apart; none where that cannot be measured.
+    pub(super) by_cores_apart: Vec<Group>,
+}
+
+/// How many pairs of rounds a comparison has.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct PairCounts {
+    pub(super) asked: usize,
+    pub(super) measured: usize,
+    pub(super) alike: usize,
+    /// How many the ratios are of: the alike ones; all where fewer than half of what was asked for are.
+    pub(super) counted: usize,
+}
+
+/// The pairs in one state of the machine.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Group {
+    pub(super) cores_apart_ns: NonZeroU64,
+    pub(super) pairs: usize,
+    pub(super) throughput_ratio: Spread,
+    pub(super) p99_ratio: Spread,
 }
 
 impl Comparison {
-    pub(super) fn of(first: &Side, other: &Side) -> Comparison {
-        let ratios = |pick: fn(&Round) -> u64| {
-            let pairs = first.rounds.iter().zip(&other.rounds);
-            Spread::of(pairs.map(|(a, b)| Ratio::of(pick(a).into(), pick(b).into())).collect())
+    pub(super) fn of(first: &Side, other: &Side, asked: usize) -> Comparison {
+        let all: Vec<Pair<'_>> = pairs::pairs(&first.rounds, &other.rounds).collect();
+        let alike: Vec<Pair<'_>> = all.iter().copied().filter(Pair::is_alike).collect();
+        let counted = if alike.len() * 2 < asked { &all } else { &alike };
+        let (throughput_ratio, p99_ratio) = ratios(counted);
+        let group = |(cores_apart_ns, pairs): (NonZeroU64, Vec<Pair<'_>>)| {
+            let (throughput_ratio, p99_ratio) = ratios(&pairs);
+            Group { cores_apart_ns, pairs: pairs.len(), throughput_ratio, p99_ratio }
         };
         Comparison {
             with: other.name.clone(),
-            throughput_ratio: ratios(|round| round.per_second),
-            p99_ratio: ratios(|round| round.latency_ns.p99),
+            throughput_ratio,
+            p99_ratio,
+            pairs: PairCounts { asked, measured: all.len(), alike: alike.len(), counted: counted.len() },
+            by_cores_apart: pairs::by_cores_apart(&alike).into_iter().map(group).collect(),
         }
+    }
+}
+
+/// Those of throughput and of the p99.
+fn ratios(pairs: &[Pair<'_>]) -> (Spread, Spread) {
+    let of = |pick: fn(&Round) -> u64| Spread::of(pairs.iter().map(|pair| pair.ratio(pick)).collect());
+    (of(|round| round.per_second), of(|round| round.latency_ns.p99))
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let PairCounts { measured, alike, counted, .. } = self.pairs;
+        let Comparison { with, throughput_ratio, p99_ratio, .. } = self;
+        writeln!(f, "{with}: throughput {throughput_ratio}, p99 {p99_ratio}")?;
+        write!(f, "  the machine was alike in {alike} of {measured} pairs of rounds")?;
+        match counted == alike {
+            true => writeln!(f),
+            false => {
+                writeln!(f, ", too few: ALL COUNT, and these ratios say as much about it as about the sides")
+            }
+        }?;
+        if self.by_cores_apart.len() > 1 {
+            for Group { cores_apart_ns, pairs, throughput_ratio, p99_ratio } in &self.by_cores_apart {
+                let s = if *pairs == 1 { "" } else { "s" };
+                writeln!(
+                    f,
+                    "  cores {cores_apart_ns} ns apart: throughput {throughput_ratio}, p99 {p99_ratio}, {pairs} pair{s}"
+                )?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -234,11 +299,7 @@ impl fmt::Display for LoadReport {
         }
         write!(f, "{table}")?;
         for comparison in &self.comparisons {
-            writeln!(
-                f,
-                "\n{} / {}: throughput {}, p99 {}",
-                first.name, comparison.with, comparison.throughput_ratio, comparison.p99_ratio
-            )?;
+            write!(f, "\n{} / {comparison}", first.name)?;
         }
         for side in &self.sides {
             for (what, count) in &side.errors {
@@ -388,6 +449,69 @@ mod tests {
         assert_eq!(spread.to_string(), "0.125 (0.000 to 1.500)");
         let json = serde_json::to_string(&spread).expect("JSON");
         assert_eq!(json, r#"{"median":0.125,"lowest":0.0,"highest":1.5}"#);
+    }
+
+    /// A side whose rounds have these throughputs, with the cores so far apart.
+    fn side(name: &str, rounds: &[(u64, u64)]) -> Side {
+        let latency_ns = Latencies { p50: 1, p90: 2, p99: 3, p99_9: 4, max: 5 };
+        let round = |(per_second, apart): &(u64, u64)| Round {
+            per_second: *per_second,
+            requests: 1,
+            latency_ns,
+            unsent: 0,
+            late: 0,
+            machine: Conditions {
+                cores_apart_ns: [NonZeroU64::new(*apart); 2],
+                stolen: Some(Ratio::of(1, 50)),
+            },
+        };
+        let shape = crate::cli::bench::load::Shape::default();
+        let spec = Spec::new(crate::cli::bench::load::Workload::Deposit, &shape, 1).expect("valid");
+        Side {
+            name: name.into(),
+            unit: "deposits",
+            settings: Settings::of(&spec),
+            per_second: 1,
+            latency_ns,
+            rounds: rounds.iter().map(round).collect(),
+            totals: Totals::default(),
+            errors: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn a_comparison_is_of_alike_pairs_and_shows_each_state_of_the_machine() {
+        let first = side("teller", &[(60, 50), (90, 55), (80, 480), (99, 50), (70, 470)]);
+        let other = side("bare", &[(100, 50), (100, 50), (100, 470), (1, 480), (100, 500)]);
+        let comparison = Comparison::of(&first, &other, 4);
+        assert_eq!(
+            comparison.to_string(),
+            "bare: throughput 0.700 (0.600 to 0.900), p99 1.000 (1.000 to 1.000)\n  \
+             the machine was alike in 4 of 5 pairs of rounds\n  \
+             cores 50 ns apart: throughput 0.600 (0.600 to 0.900), p99 1.000 (1.000 to 1.000), 2 pairs\n  \
+             cores 470 ns apart: throughput 0.700 (0.700 to 0.800), p99 1.000 (1.000 to 1.000), 2 pairs\n"
+        );
+        let json = serde_json::to_value(&comparison).expect("JSON");
+        let pairs = serde_json::json!({"asked": 4, "measured": 5, "alike": 4, "counted": 4});
+        assert_eq!(json["pairs"], pairs);
+        assert_eq!(json["by_cores_apart"][1]["cores_apart_ns"], 470);
+        let round = serde_json::to_value(first.rounds[0]).expect("JSON");
+        assert_eq!(
+            (&round["cores_apart_ns"], &round["stolen"]),
+            (&serde_json::json!([50, 50]), &0.02.into())
+        );
+    }
+
+    #[test]
+    fn where_few_pairs_are_alike_all_count_and_that_is_told() {
+        let first = side("teller", &[(60, 50), (90, 480), (80, 480)]);
+        let other = side("bare", &[(100, 50), (100, 50), (100, 50)]);
+        let comparison = Comparison::of(&first, &other, 3);
+        let PairCounts { alike, counted, .. } = comparison.pairs;
+        assert_eq!((alike, counted), (1, 3));
+        let text = comparison.to_string();
+        assert!(text.starts_with("bare: throughput 0.800 (0.600 to 0.900)"), "{text}");
+        assert!(text.contains("alike in 1 of 3 pairs of rounds, too few: ALL COUNT"), "{text}");
     }
 
     #[test]
