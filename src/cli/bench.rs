@@ -20,9 +20,9 @@
 //!
 //! # Parts
 //! [`load`] what is sent, and the notation of `--compare`; [`generator`] how, with [`reply`] and [`histogram`];
-//! [`duel`] rounds of several sides in turn, with [`pairs`] and [`machine`]; [`rows`] what is no load: memory, restart, snapshot, idle; [`teller`],
-//! [`bare`] and [`redis`] what is measured; [`children`] processes and directories, and that they go; [`report`] tables
-//! and JSON.
+//! [`duel`] rounds of several sides in turn, with [`pairs`] and [`machine`]; [`rows`] what is no load: memory, restart,
+//! snapshot, idle; [`teller`], [`bare`] and [`redis`] what is measured; [`children`] processes and directories, and that
+//! they go; [`report`] tables and JSON.
 //!
 //! Left out: other machines' servers, TLS, and graphs. The load of a server somewhere else is a load tool's job.
 

@@ -3,10 +3,11 @@
 //! # Why
 //! The host of a virtual machine moves its cores about. Measured: a cache line goes from one core to the other and back
 //! in 45 to 60 ns, as between cores that share a cache, or in 410 to 600 ns, as between such that share none; and it
-//! changes several times a second, or every few seconds, without a word to the guest. A server whose threads talk to one
-//! another is half as fast in the one state as in the other, the reference too, and not by quite the same factor. So a round of one side in the one state beside a
-//! round of another side in the other says something about the machine and nothing about the sides. The state is
-//! therefore measured before and after each round; [`super::pairs`] says what is done with it.
+//! changes several times a second, or every few seconds, without a word to the guest. A server whose threads talk to
+//! one another is half as fast in the one state as in the other, the reference too, and not by quite the same factor.
+//! So a round of one side in the one state beside a round of another side in the other says something about the machine
+//! and nothing about the sides. The state is therefore measured before and after each round; [`super::pairs`] says what
+//! is done with it.
 //!
 //! # What is measured
 //! - *Cores apart*: two threads, each kept on a core of its own, hand a number to and fro. The time of a round trip is

@@ -2,8 +2,9 @@
 //!
 //! What always holds:
 //! - A pair is a round of the first side and one of another side in the same turn. Nothing else is ever compared.
-//! - A pair whose rounds were [not alike](super::machine::Conditions::is_like) is measured again: turns go on until there are as many
-//!   alike pairs of each comparison as rounds were asked for, or [`TURNS_MAX_FACTOR`] times as many turns.
+//! - A pair whose rounds were [not alike](super::machine::Conditions::is_like) is measured again: turns go on until
+//!   there are as many alike pairs of each comparison as rounds were asked for, or [`TURNS_MAX_FACTOR`] times as many
+//!   turns.
 //! - Only the machine decides whether a pair counts, never what was measured in it.
 //! - Where fewer than half of what was asked for is alike, all pairs count, and that is told: a choice among so few
 //!   would be worse than none.
