@@ -61,8 +61,8 @@ pub(super) fn run(workload: Workload, args: &LoadArgs, bench: &Bench) -> Result<
         Against::Bare | Against::Redis => None,
     });
     let changed: Vec<Spec> = changed.collect::<Result<_, _>>().map_err(BenchError::Setting)?;
-    let batches = std::iter::once(&first).chain(&changed).any(|spec| spec.workload == Workload::Batch);
-    let rounds = args.rounds.settle(batches);
+    let is_little = |spec: &Spec| spec.workload == Workload::Batch || spec.rate.is_some();
+    let rounds = args.rounds.settle(std::iter::once(&first).chain(&changed).any(is_little));
     arena.start_tellers(&first, &changed, args)?;
     for against in &args.compare {
         match against {

@@ -5,7 +5,8 @@
 //! - A pair whose rounds were [not alike](super::machine::Conditions::is_like) is measured again: turns go on until
 //!   there are as many alike pairs of each comparison as rounds were asked for, or [`TURNS_MAX_FACTOR`] times as many
 //!   turns.
-//! - Only the machine decides whether a pair counts, never what was measured in it.
+//! - Only the machine's state decides whether a pair counts, never what was measured in it. (A side that leaves much to
+//!   do behind it disturbs the probe after its round, and is measured again the more often.)
 //! - Where fewer than half of what was asked for is alike, all pairs count, and that is told: a choice among so few
 //!   would be worse than none.
 

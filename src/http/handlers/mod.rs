@@ -24,6 +24,7 @@ impl Call<'_> {
     ///
     /// What is asked most stands here by itself; the others are boxed, so that a request is not as large as the
     /// largest of them; see [`Api::answer`].
+    ///
     /// What is waited for borrows only from the service, so that the request can go before it.
     pub(super) async fn answer<'s>(
         &mut self,

@@ -9,8 +9,12 @@
 //! thread [`oneshot.rs: OneShotFiller::fill`], and a waker may take its time: the ones put to rest here never come
 //! back from it. They end with the process.
 //!
-//! What always holds: as many are left as were asked for, and none of them ever waits for another one. sled starts
-//! further ones only where more than seven tasks wait [`threadpool.rs: spawn`]; none of those is one that we wait for.
+//! What always holds:
+//!
+//! - As many are left as were asked for, by the one ledger that a process serves. sled starts no others: it counts those
+//!   that rest as busy for ever, and that count comes round to more than it wants [`threadpool.rs: perform_work`].
+//! - So few are enough, since none waits for another one: of all tasks only that of `flush_async` waits for one, and it
+//!   is used here alone.
 
 use std::future::Future;
 use std::pin::pin;
@@ -54,8 +58,8 @@ impl Wake for Rest {
     }
 }
 
-/// Puts all IO threads to rest but for so many, which are needed at the same time; at least one. Nothing may be left to
-/// write in the database.
+/// Puts all IO threads to rest but for so many, which are needed at the same time; at least one. The database should
+/// have nothing left to write, so that its flushes end at once.
 pub(super) fn rest(database: &::sled::Db, needed: usize) {
     let threads = IO_THREADS.saturating_sub(needed.max(1));
     for _ in 0..TRIES_MAX {
