@@ -234,7 +234,13 @@ impl Feed {
             if found.len() >= count || *scanned >= EVENTS_SCANNED_MAX {
                 return Ok(Halt::Full);
             }
-            let Some((time, chosen)) = self.choose(source)? else {
+            let empty = self.empty_lanes();
+            let chosen = self.choose(source)?;
+            if self.empty_lanes() < empty {
+                // Looking for what an event depends on has read a shard that had nothing: that may come first now.
+                continue;
+            }
+            let Some((time, chosen)) = chosen else {
                 return match self.lanes.iter().find(|lane| !lane.window.is_empty()) {
                     None => Ok(Halt::Empty),
                     Some(lane) => Err(lane.corrupt("the logs of the shards do not lead to one another")),
@@ -257,6 +263,10 @@ impl Feed {
                 found.push(Found { shard, sequence, event, after: self.position() });
             }
         }
+    }
+
+    fn empty_lanes(&self) -> usize {
+        self.lanes.iter().filter(|lane| lane.window.is_empty()).count()
     }
 
     /// Passes what is not for clients, and the copies of decisions that have been shown.
