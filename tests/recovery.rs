@@ -114,8 +114,8 @@ fn what_a_crash_leaves_half_made_or_half_removed_is_swept() {
     }
     let journal = state.path().join(JOURNAL);
     // A generation in the making, with a part of its files, and the copy that a reader had open.
-    fs::create_dir_all(journal.join("0000000009.creating/blobs")).expect("created");
-    fs::write(journal.join("0000000009.creating/db"), [0; 96]).expect("written");
+    fs::create_dir_all(journal.join("0000000009.2.creating/blobs")).expect("created");
+    fs::write(journal.join("0000000009.2.creating/db"), [0; 96]).expect("written");
     let generation = journal.join(&names(&journal)[0]);
     fs::create_dir(generation.join("reading")).expect("created");
     fs::write(generation.join("reading/db"), [1; 96]).expect("written");

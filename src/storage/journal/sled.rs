@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! <shard>/journal/0000000007/conf, db, blobs/    a generation: complete, and written by one life of the process
-//!                 0000000008.creating/           cut short by a crash; swept at the next start
+//!                 0000000008.3.creating/         cut short by a crash; swept at the next start
 //!                 0000000006.removed/            likewise
 //!                 0000000007/reading/            a copy that a reader had sled open; gone once it is open
 //! ```
@@ -36,8 +36,8 @@
 //!    left of `sync_file_range` is a wait for the disk before the one that counts, on a thread that wakes seven others
 //!    when it ends; so sled is told that the database is `temporary`, and leaves it out. That also means that the last
 //!    handle deletes the directory [`config.rs: Inner::drop`]: the one in which the database was made, and that has got
-//!    another name since (the first thing that always holds). No other generation ever has it: its number is used once
-//!    in a life of the process.
+//!    another name since (the first thing that always holds). That may be as late as fact 11 says; so no other generation
+//!    ever has the name: a process counts those that it makes, and the count is in it.
 //! 2. A message over `segment_size / 4 - 20` bytes goes to a file in `blobs/`, which is never synced
 //!    [`pagecache/logger.rs: Log::reserve_inner`, `pagecache/blob_io.rs: write_blob`]. The message that counts
 //!    is not the value but the *page*: a leaf is rewritten whole once it has more than 10 fragments
@@ -163,6 +163,9 @@ const CREATING: &str = ".creating";
 const REMOVED: &str = ".removed";
 const READING: &str = "reading";
 
+/// How many generations the process has begun to make (fact 1).
+static CREATED: AtomicU64 = AtomicU64::new(0);
+
 /// A part of a shard's log: records that follow one another, in one sled database.
 pub struct Generation {
     number: u64,
@@ -211,7 +214,7 @@ impl Generation {
             // Renaming over an empty directory would succeed.
             return Err(journal_error("create", &path)("it is there already".into()));
         }
-        let creating = parent.join(format!("{name}{CREATING}"));
+        let creating = parent.join(format!("{name}.{}{CREATING}", CREATED.fetch_add(1, Ordering::Relaxed)));
         remove_directory(&creating)?;
         fs::create_dir(&creating).map_err(StorageError::io("create", &creating))?;
         let database = configuration(&creating, segment_bytes)
@@ -703,7 +706,10 @@ fn entries(parent: &Path) -> Result<Vec<(String, PathBuf)>, StorageError> {
         let entry = entry.map_err(StorageError::io("read", parent))?;
         let path = entry.path();
         let name = entry.file_name().into_string().unwrap_or_default();
-        let number = name.strip_suffix(CREATING).or_else(|| name.strip_suffix(REMOVED)).unwrap_or(&name);
+        let number = match name.strip_suffix(CREATING) {
+            Some(creating) => creating.split_once('.').map_or(creating, |(number, _)| number),
+            None => name.strip_suffix(REMOVED).unwrap_or(&name),
+        };
         let is_directory = entry.file_type().map_err(StorageError::io("read", &path))?.is_dir();
         if !is_directory || parse_name(number).is_none() {
             return Err(unexpected_entry(&path));

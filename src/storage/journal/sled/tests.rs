@@ -607,7 +607,7 @@ fn a_removed_generation_is_gone_except_for_whoever_reads_it() {
 fn what_a_crash_cut_short_is_swept_at_the_next_start() {
     let directory = tempfile::tempdir().expect("a directory");
     let parent = directory.path().join("journal");
-    for name in ["0000000003.removed", "0000000005.creating"] {
+    for name in ["0000000003.removed", "0000000005.7.creating"] {
         fs::create_dir_all(parent.join(name).join("blobs")).expect("created");
         fs::write(parent.join(name).join("db"), b"half").expect("writable");
     }
@@ -618,6 +618,21 @@ fn what_a_crash_cut_short_is_swept_at_the_next_start() {
     let generation = shared.create().expect("created");
     assert_eq!(generation.number(), 1);
     assert!(Generation::create(&parent, 1).is_err(), "the number is taken");
+}
+
+/// Lives of one process, as in tests: sled may drop a database of an earlier one while its number is used again.
+#[test]
+fn a_database_that_is_dropped_late_takes_nothing_of_a_later_one_along() {
+    let directory = tempfile::tempdir().expect("a directory");
+    for _ in 0..20 {
+        let earlier = Generation::create_with(directory.path(), 1, TEST_SEGMENT_BYTES).expect("created");
+        fs::remove_dir_all(earlier.path()).expect("removed");
+        std::thread::scope(|scope| {
+            scope.spawn(|| drop(earlier));
+            let later = Generation::create_with(directory.path(), 1, TEST_SEGMENT_BYTES).expect("created");
+            fs::remove_dir_all(later.path()).expect("removed");
+        });
+    }
 }
 
 #[test]
