@@ -55,6 +55,11 @@ pub(super) fn is_another_needed(sides: &[&[Round]], asked: usize) -> bool {
     turns_that_count(sides) < asked && sides[0].len() < asked * TURNS_MAX_FACTOR
 }
 
+/// Whether so few pairs are alike, of as many as were asked for, that all count.
+pub(super) fn are_too_few(alike: usize, asked: usize) -> bool {
+    alike * 2 < asked
+}
+
 /// How many alike pairs every comparison has.
 pub(super) fn turns_that_count(sides: &[&[Round]]) -> usize {
     let alike = |other: &&[Round]| pairs(sides[0], other).filter(Pair::is_alike).count();

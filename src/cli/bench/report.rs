@@ -181,8 +181,8 @@ impl Side {
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Comparison {
     pub(super) with: String,
-    pub(super) throughput_ratio: Spread,
-    pub(super) p99_ratio: Spread,
+    #[serde(flatten)]
+    pub(super) ratios: Ratios,
     pub(super) pairs: PairCounts,
     /// The alike pairs, by how far the cores were apart; none where that cannot be measured.
     pub(super) by_cores_apart: Vec<Group>,
@@ -203,6 +203,13 @@ pub(super) struct PairCounts {
 pub(super) struct Group {
     pub(super) cores_apart_ns: NonZeroU64,
     pub(super) pairs: usize,
+    #[serde(flatten)]
+    pub(super) ratios: Ratios,
+}
+
+/// What one side has to what the other has, over some pairs of rounds.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Ratios {
     pub(super) throughput_ratio: Spread,
     pub(super) p99_ratio: Spread,
 }
@@ -211,33 +218,38 @@ impl Comparison {
     pub(super) fn of(first: &Side, other: &Side, asked: usize) -> Comparison {
         let all: Vec<Pair<'_>> = pairs::pairs(&first.rounds, &other.rounds).collect();
         let alike: Vec<Pair<'_>> = all.iter().copied().filter(Pair::is_alike).collect();
-        let counted = if alike.len() * 2 < asked { &all } else { &alike };
-        let (throughput_ratio, p99_ratio) = ratios(counted);
-        let group = |(cores_apart_ns, pairs): (NonZeroU64, Vec<Pair<'_>>)| {
-            let (throughput_ratio, p99_ratio) = ratios(&pairs);
-            Group { cores_apart_ns, pairs: pairs.len(), throughput_ratio, p99_ratio }
+        let counted = if pairs::are_too_few(alike.len(), asked) { &all } else { &alike };
+        let group = |(cores_apart_ns, pairs): (NonZeroU64, Vec<Pair<'_>>)| Group {
+            cores_apart_ns,
+            pairs: pairs.len(),
+            ratios: Ratios::of(&pairs),
         };
         Comparison {
             with: other.name.clone(),
-            throughput_ratio,
-            p99_ratio,
+            ratios: Ratios::of(counted),
             pairs: PairCounts { asked, measured: all.len(), alike: alike.len(), counted: counted.len() },
             by_cores_apart: pairs::by_cores_apart(&alike).into_iter().map(group).collect(),
         }
     }
 }
 
-/// Those of throughput and of the p99.
-fn ratios(pairs: &[Pair<'_>]) -> (Spread, Spread) {
-    let of = |pick: fn(&Round) -> u64| Spread::of(pairs.iter().map(|pair| pair.ratio(pick)).collect());
-    (of(|round| round.per_second), of(|round| round.latency_ns.p99))
+impl Ratios {
+    fn of(pairs: &[Pair<'_>]) -> Ratios {
+        let of = |pick: fn(&Round) -> u64| Spread::of(pairs.iter().map(|pair| pair.ratio(pick)).collect());
+        Ratios { throughput_ratio: of(|round| round.per_second), p99_ratio: of(|round| round.latency_ns.p99) }
+    }
+}
+
+impl fmt::Display for Ratios {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "throughput {}, p99 {}", self.throughput_ratio, self.p99_ratio)
+    }
 }
 
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let PairCounts { measured, alike, counted, .. } = self.pairs;
-        let Comparison { with, throughput_ratio, p99_ratio, .. } = self;
-        writeln!(f, "{with}: throughput {throughput_ratio}, p99 {p99_ratio}")?;
+        writeln!(f, "{}: {}", self.with, self.ratios)?;
         write!(f, "  the machine was alike in {alike} of {measured} pairs of rounds")?;
         match counted == alike {
             true => writeln!(f),
@@ -246,12 +258,9 @@ impl fmt::Display for Comparison {
             }
         }?;
         if self.by_cores_apart.len() > 1 {
-            for Group { cores_apart_ns, pairs, throughput_ratio, p99_ratio } in &self.by_cores_apart {
+            for Group { cores_apart_ns, pairs, ratios } in &self.by_cores_apart {
                 let s = if *pairs == 1 { "" } else { "s" };
-                writeln!(
-                    f,
-                    "  cores {cores_apart_ns} ns apart: throughput {throughput_ratio}, p99 {p99_ratio}, {pairs} pair{s}"
-                )?;
+                writeln!(f, "  cores {cores_apart_ns} ns apart: {ratios}, {pairs} pair{s}")?;
             }
         }
         Ok(())
