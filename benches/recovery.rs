@@ -151,7 +151,7 @@ fn transfer(feed: &mut Feed) -> (Sequence, Event) {
     while to == from {
         to = place();
     }
-    let needs = Needs { accounts: vec![from.account.clone(), to.account.clone()], ..Needs::default() };
+    let needs = Needs { accounts: vec![from.account.clone(), to.account.clone()].into(), ..Needs::default() };
     let grant = feed.ledger.grant(&needs, &[], &feed.terms);
     let next = feed.ledger.last().next();
     let mut workspace = Workspace::new(shard(), feed.terms, next, vec![grant]);

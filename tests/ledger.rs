@@ -10,12 +10,12 @@ use proptest::prelude::*;
 use teller::ledger::operation::{
     Amendment, Condition, Item, Opening, Operation, Place, Requirement, Sum, VelocityChange,
 };
-use teller::ledger::workspace::{Needs, Workspace};
+use teller::ledger::workspace::{Decided, Needs, Workspace};
 use teller::ledger::{
     AccountChange, AccountName, AccountNumber, AccountRef, Allowance, Amount, Change, Command, Currency,
     Decision, Direction, Entry, Event, ExcessDecimals, HoldId, HoldOutcome, IdempotencyKey, ItemOutcome,
-    KeyDigest, KeyStatus, Kind, Ledger, LinkKind, Note, OverdraftDefault, Quantity, Rejection, Sequence,
-    ShardId, Target, Terms, Timestamp, Total, TransactionId,
+    KeyDigest, KeyStatus, Kind, Ledger, LinkKind, Note, OverdraftDefault, Quantity, Rejected, Rejection,
+    Sequence, ShardId, Target, Terms, Timestamp, Total, TransactionId, decide_plain,
 };
 
 const NAMES: u8 = 6;
@@ -103,13 +103,23 @@ struct Bench {
     transfers: Vec<(TransactionId, Vec<(Place, Amount)>)>,
     /// All decisions in order.
     decided: Vec<(TransactionId, Event)>,
+    /// How many plain transfers there were.
+    plain: usize,
 }
 
 impl Bench {
     fn new(shards: usize) -> Bench {
         let ledgers: Vec<_> = (0..shards).filter_map(ShardId::new).map(Ledger::new).collect();
         let logs = vec![Vec::new(); shards];
-        Bench { ledgers, logs, now: 1_000_000, holds: Vec::new(), transfers: Vec::new(), decided: Vec::new() }
+        Bench {
+            ledgers,
+            logs,
+            now: 1_000_000,
+            holds: Vec::new(),
+            transfers: Vec::new(),
+            decided: Vec::new(),
+            plain: 0,
+        }
     }
 
     fn place(&self, account: u8) -> Place {
@@ -203,24 +213,28 @@ impl Bench {
         }
         let mut needs = self.needs(item);
         loop {
-            let grants = self
+            let grants: Vec<_> = self
                 .ledgers
                 .iter()
                 .zip(&needs)
                 .map(|(ledger, needs)| ledger.grant(needs, &[], &terms))
                 .collect();
+            let plain = decide_plain(item, &grants);
             let ledger = &self.ledgers[here];
             let mut workspace = Workspace::new(ledger.shard(), terms, ledger.last().next(), grants);
             match workspace.execute(item, "r") {
                 Err(missing) => {
                     assert!(!missing.accounts.is_empty(), "it says what it lacks");
+                    assert_eq!(plain, None, "nothing is decided without it");
                     for id in missing.accounts {
                         let reference = AccountRef::Number { number: id.number, opened: id.opened };
                         needs[id.shard.index()].accounts.push(reference);
                     }
                 }
                 Ok(outcome) => {
-                    for decided in workspace.into_decided() {
+                    let decided = workspace.into_decided();
+                    self.check_plain(plain, &outcome, &decided);
+                    for decided in decided {
                         if !decided.decision.parts.is_empty() {
                             let event = self.ledgers[here].decided(decided, terms.now);
                             self.happen(here, event);
@@ -229,6 +243,21 @@ impl Bench {
                     return outcome;
                 }
             }
+        }
+    }
+
+    /// What the short way for a plain transfer comes to is what the long one does.
+    fn check_plain(
+        &mut self,
+        plain: Option<Result<Decision, Rejected>>,
+        outcome: &ItemOutcome,
+        decided: &[Decided],
+    ) {
+        let Some(plain) = plain else { return };
+        self.plain += 1;
+        match plain {
+            Ok(decision) => assert_eq!(decided, [Decided { decision, key: None }]),
+            Err(rejected) => assert_eq!((outcome, decided), (&ItemOutcome::Refused(rejected), &[][..])),
         }
     }
 
@@ -765,8 +794,9 @@ proptest! {
         let Some(mut plain) = plain else { return Ok(()) };
         prop_assert_eq!(Some(plain.seen()), newest);
         for (index, item) in items.iter().enumerate() {
-            let known = bench.decided.len();
+            let (known, before) = (bench.decided.len(), bench.plain);
             let expected = bench.run(0, item);
+            prop_assert_eq!(bench.plain, before + 1);
             match (ledger.transfer(&mut plain, index, &terms), expected) {
                 (Ok((sequence, event)), ItemOutcome::Done { .. }) => {
                     prop_assert_eq!(bench.decided.len(), known + 1);

@@ -366,7 +366,7 @@ fn transfer(from: usize, to: usize, key: Option<HomedKey>) -> Request {
     let operation =
         Operation::Transfer { from, to, amount: Sum::Exactly(quantity("0.01")), note: Note::default() };
     Request::Work(Box::new(WorkRequest {
-        items: vec![Item { operation, conditions: Vec::new(), key }],
+        items: vec![Item { operation, conditions: Vec::new(), key }].into(),
         atomic: false,
         dry_run: false,
         told: true,
@@ -496,7 +496,16 @@ fn work(items: Vec<Item>, atomic: bool, key: Option<HomedKey>, needs: Vec<(usize
     let needs = needs.into_iter().map(|(index, needs)| (id(index), needs)).collect();
     let request_id = "r-1".into();
     let (dry_run, told, turn) = (false, true, None);
-    Request::Work(Box::new(WorkRequest { items, atomic, dry_run, told, turn, key, request_id, needs }))
+    Request::Work(Box::new(WorkRequest {
+        items: items.into(),
+        atomic,
+        dry_run,
+        told,
+        turn,
+        key,
+        request_id,
+        needs,
+    }))
 }
 
 fn item(operation: Operation, key: Option<HomedKey>) -> Item {
@@ -538,7 +547,7 @@ fn a_list_of_plain_transfers_is_in_one_record() {
             items[0] = pay("b", "a", "9999999.00");
         }
         let both = Needs {
-            accounts: vec![AccountRef::Name(name("a")), AccountRef::Name(name("b"))],
+            accounts: vec![AccountRef::Name(name("a")), AccountRef::Name(name("b"))].into(),
             ..Needs::default()
         };
         bench.ask(1, work(items, false, None, vec![(0, both)]));
@@ -605,7 +614,7 @@ fn a_reader_who_looks_sees_what_one_who_asks_is_told() {
         expires_in_ms: 1000,
         note: Note::default(),
     };
-    let needs = Needs { accounts: vec![account.clone()], ..Needs::default() };
+    let needs = Needs { accounts: vec![account.clone()].into(), ..Needs::default() };
     bench.ask(1, work(vec![item(hold, None)], false, None, vec![(0, needs)]));
     assert_eq!(bench.replies().len(), 1, "it is placed");
     let held = bench.shard.glance(&account, moment(1000, 100)).expect("the hold is not due");
@@ -641,7 +650,8 @@ fn a_later_work_of_a_list_does_not_overtake_one_that_sets_out_again() {
         expires_in_ms: 1000,
         note: Note::default(),
     };
-    let of = |index: usize| (index, Needs { accounts: vec![place(index).account], ..Needs::default() });
+    let of =
+        |index: usize| (index, Needs { accounts: vec![place(index).account].into(), ..Needs::default() });
     finish(&mut benches, 0, work(vec![item(hold, None)], false, None, vec![of(0), of(1)]));
     let (key, _) = benches[0].shard.ledger().holds().iter().next().expect("a hold");
     let hold = key.id(id(0), Timestamp::from_millis(1));
@@ -688,7 +698,7 @@ fn the_references_of_an_account_that_is_found_late_are_asked_for() {
     let note = Note { reference: Some(reference.clone()), ..Note::default() };
     let deposit = Operation::Deposit { account: payee.clone(), amount: quantity("1"), note: note.clone() };
     let needs = Needs {
-        accounts: vec![payee.account.clone()],
+        accounts: vec![payee.account.clone()].into(),
         openings: vec![name("payee")],
         references: vec![reference.clone()],
         ..Needs::default()
@@ -705,7 +715,7 @@ fn the_references_of_an_account_that_is_found_late_are_asked_for() {
         expires_in_ms: 1000,
         note: Note::default(),
     };
-    let of = |account| Needs { accounts: vec![account], ..Needs::default() };
+    let of = |account| Needs { accounts: vec![account].into(), ..Needs::default() };
     let needs = vec![(0, of(place(0).account)), (1, of(payee.account))];
     finish(&mut benches, 0, work(vec![item(hold, None)], false, None, needs));
     let (key, _) = benches[0].shard.ledger().holds().iter().next().expect("a hold");
@@ -728,7 +738,8 @@ fn a_list_is_tried_again_when_the_key_of_an_item_was_in_flight() {
     let deposit = |to: usize, key| {
         item(Operation::Deposit { account: place(to), amount: quantity("1"), note: Note::default() }, key)
     };
-    let needs = |accounts, keys| Needs { accounts, keys, ..Needs::default() };
+    let needs =
+        |accounts: Vec<AccountRef>, keys| Needs { accounts: accounts.into(), keys, ..Needs::default() };
     let first = needs(vec![], vec![key_at(0, 1).key]);
     let first = vec![(0, first), (1, needs(vec![place(1).account], vec![]))];
     benches[0].ask(1, work(vec![deposit(1, Some(key_at(0, 1)))], false, None, first));

@@ -264,7 +264,7 @@ impl Bank {
         let request = if items.is_empty() || (atomic && !impossible.is_empty()) {
             None
         } else {
-            Some(WorkRequest { told, ..self.work(items, key, atomic, false, request_id)? })
+            Some(WorkRequest { told, ..self.work(items.into(), key, atomic, false, request_id)? })
         };
         Ok(ChunkPlan { count, impossible, holds, request })
     }

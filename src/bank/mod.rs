@@ -18,6 +18,8 @@ mod plan;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use futures_util::FutureExt;
+use smallvec::smallvec;
 use tokio::sync::Semaphore;
 
 pub use batch::{
@@ -31,8 +33,8 @@ pub use history::{
 use crate::ledger::operation::{Condition, Item, Opening, Operation, Place, Requirement, Sum, VelocityTerms};
 use crate::ledger::{
     AccountChange, AccountId, AccountName, AccountNumber, AccountRef, Amount, Change, Command, Currency,
-    Decision, Direction, Event, IdempotencyKey, ItemOutcome, Kind, Note, Opened, Outcome, OverdraftDefault,
-    Quantity, Rejected, Rejection, Sequence, ShardId, Target, Timestamp, TransactionId,
+    Decision, Direction, Event, HoldId, IdempotencyKey, ItemOutcome, Kind, Note, Opened, Outcome,
+    OverdraftDefault, Quantity, Rejected, Rejection, Sequence, ShardId, Target, Timestamp, TransactionId,
 };
 use crate::router::Router;
 use crate::shard::batch::{AccountFilter, AccountView, Reply, Request, TrialBalance};
@@ -371,51 +373,61 @@ impl Bank {
         Ok(Done { value, replayed: done.replayed })
     }
 
-    /// Executes an operation, under conditions; in a dry run, only says what would happen.
+    /// Executes an operation, under conditions; in a dry run, only says what would happen. Asks at once; what is returned
+    /// waits for the reply, and is small: what comes of anything but success is boxed.
     ///
     /// # Errors
     /// See [`Refusal`].
-    pub async fn operate(
+    pub fn operate(
         &self,
         operation: Operation,
         conditions: Vec<Condition>,
         home: KeyHome,
         dry_run: bool,
         origin: Origin,
-    ) -> Result<Done<Executed>, Refusal> {
+    ) -> impl Future<Output = Result<Done<Executed>, Refusal>> {
         let hold = holds::ended_by(&operation);
-        let done = self.operate_once(operation, conditions, home, dry_run, origin).await;
-        match (done, hold) {
-            (Err(refusal), Some(hold)) => {
-                Err(self.told_of_hold(hold, refusal, &mut holds::Budget::default()).await)
-            }
-            (done, _) => done,
+        // A dry run leaves nothing to remember.
+        let key = origin.key.filter(|_| !dry_run).map(|key| self.homed(key, home));
+        let items = smallvec![Item { operation, conditions, key }];
+        let request = self.work(items, None, false, dry_run, origin.request_id);
+        let asked = request.map(|request| self.ask_work(request)).map_err(Box::new);
+        async move {
+            let asked = match asked {
+                Ok(asked) => asked,
+                Err(refusal) => return Err(*refusal),
+            };
+            let rarer = match asked.await {
+                Ok(WorkReply::Items(mut items)) => match items.pop().expect("an item has a reply") {
+                    ItemReply::Done { id, decision } => {
+                        return Ok(Done { value: Executed { id, decision }, replayed: false });
+                    }
+                    ItemReply::Not(outcome) => Box::pin(self.not_executed(outcome, hold)),
+                    ItemReply::Untold => unreachable!("this client wants to know"),
+                },
+                Ok(reply) => return Err(refusal(Reply::Worked(reply))),
+                Err(refusal) => return Err(refusal),
+            };
+            rarer.await
         }
     }
 
-    async fn operate_once(
+    /// What an operation comes to that was not executed; it would have ended this hold.
+    async fn not_executed(
         &self,
-        operation: Operation,
-        conditions: Vec<Condition>,
-        home: KeyHome,
-        dry_run: bool,
-        origin: Origin,
+        outcome: ItemOutcome,
+        hold: Option<HoldId>,
     ) -> Result<Done<Executed>, Refusal> {
-        // A dry run leaves nothing to remember.
-        let key = origin.key.filter(|_| !dry_run).map(|key| self.homed(key, home));
-        let items = vec![Item { operation, conditions, key }];
-        let request = self.work(items, None, false, dry_run, origin.request_id)?;
-        let mut items = match self.ask_work(request).await? {
-            WorkReply::Items(items) => items,
-            reply => return Err(refusal(Reply::Worked(reply))),
+        let refusal = match outcome {
+            ItemOutcome::Settled(outcome) => match self.settled(outcome).await {
+                Ok(done) => return Ok(done),
+                Err(refusal) => refusal,
+            },
+            outcome => item_refusal(outcome),
         };
-        match items.pop().expect("an item has a reply") {
-            ItemReply::Done { id, decision } => {
-                Ok(Done { value: Executed { id, decision }, replayed: false })
-            }
-            ItemReply::Not(ItemOutcome::Settled(outcome)) => self.settled(outcome).await,
-            ItemReply::Not(outcome) => Err(item_refusal(outcome)),
-            ItemReply::Untold => unreachable!("this client wants to know"),
+        match hold {
+            Some(hold) => Err(self.told_of_hold(hold, refusal, &mut holds::Budget::default()).await),
+            None => Err(refusal),
         }
     }
 
@@ -619,12 +631,10 @@ impl Bank {
     fn ask_work(&self, request: WorkRequest) -> impl Future<Output = Result<WorkReply, Refusal>> + use<> {
         let (first, _) = request.needs.first().expect("an operation needs something of some shard");
         let asked = self.shard(*first).handle.ask(Request::Work(Box::new(request)));
-        async {
-            match asked.await? {
-                Reply::Worked(reply) => Ok(reply),
-                reply => Err(refusal(reply)),
-            }
-        }
+        asked.map(|reply| match reply? {
+            Reply::Worked(reply) => Ok(reply),
+            reply => Err(refusal(reply)),
+        })
     }
 
     /// What an earlier request with the same key did.
@@ -675,12 +685,10 @@ impl Bank {
         request: Request,
     ) -> impl Future<Output = Result<AccountView, Refusal>> + use<> {
         let asked = self.shard(shard).handle.ask(request);
-        async {
-            match asked.await? {
-                Reply::Account(account) => account.ok_or(Refusal::from(Rejection::AccountNotFound)),
-                other => unreachable!("an account was asked for, not {other:?}"),
-            }
-        }
+        asked.map(|reply| match reply? {
+            Reply::Account(account) => account.ok_or(Refusal::from(Rejection::AccountNotFound)),
+            other => unreachable!("an account was asked for, not {other:?}"),
+        })
     }
 
     /// The shard of an account and which of its accounts it is; the time in its id if no shard here can have it.

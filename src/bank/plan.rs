@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use smallvec::SmallVec;
+
 use super::{Bank, KeyHome, Refusal};
 use crate::ledger::operation::{HomedKey, Item, Operation};
 use crate::ledger::workspace::Needs;
@@ -24,7 +26,7 @@ impl Bank {
     /// If one names what no shard can have.
     pub(super) fn work(
         &self,
-        items: Vec<Item>,
+        items: SmallVec<[Item; 1]>,
         key: Option<HomedKey>,
         atomic: bool,
         dry_run: bool,
@@ -32,7 +34,8 @@ impl Bank {
     ) -> Result<WorkRequest, Refusal> {
         // Of two accounts an item, about.
         let accounts_expected = 2 * items.len() / self.shards.len();
-        let mut needs = NeedsByShard { of_shards: Vec::new(), accounts_expected };
+        let of_shards = Vec::with_capacity(self.shards.len().min(2 * items.len()));
+        let mut needs = NeedsByShard { of_shards, accounts_expected };
         let mut references = Vec::new();
         for item in &items {
             for place in item.operation.places().chain(item.conditions.iter().map(|of| &of.account)) {
@@ -98,7 +101,7 @@ impl NeedsByShard {
         let place = match self.of_shards.binary_search_by_key(&shard, |(shard, _)| *shard) {
             Ok(place) => place,
             Err(place) => {
-                let accounts = Vec::with_capacity(self.accounts_expected);
+                let accounts = SmallVec::with_capacity(self.accounts_expected);
                 self.of_shards.insert(place, (shard, Needs { accounts, ..Needs::default() }));
                 place
             }

@@ -181,16 +181,17 @@ pub(super) fn check_media_type(headers: &Headers<'_>, strict: bool, others: &[&s
     let Some(media_type) = headers.content_type.first().filter(|_| strict) else {
         return Ok(());
     };
-    let essence = media_type.to_str().ok().and_then(|text| text.split(';').next());
-    match essence.map(|essence| essence.trim().to_ascii_lowercase()) {
-        Some(essence) if essence == "application/json" || essence.ends_with("+json") => Ok(()),
-        Some(essence) if others.contains(&&*essence) => Ok(()),
-        _ => Err(Problem::at(
-            Code::UnsupportedMediaType,
-            Place::Header("Content-Type"),
-            format!("must be {}", [&["application/json"], others].concat().join(" or ")),
-        )),
+    let essence = media_type.to_str().ok().and_then(|text| text.split(';').next()).unwrap_or_default().trim();
+    let is = |media_type: &&str| essence.eq_ignore_ascii_case(media_type);
+    let (_, suffix) = essence.rsplit_once('+').unwrap_or_default();
+    if is(&"application/json") || suffix.eq_ignore_ascii_case("json") || others.iter().any(is) {
+        return Ok(());
     }
+    Err(Problem::at(
+        Code::UnsupportedMediaType,
+        Place::Header("Content-Type"),
+        format!("must be {}", [&["application/json"], others].concat().join(" or ")),
+    ))
 }
 
 /// What an idempotency key is bound to: the place that the request was sent to, and the request itself.

@@ -64,5 +64,5 @@ pub use overdraft::OverdraftDefault;
 pub use rejection::{Rejected, Rejection};
 pub use state::{AccountSums, Ledger, LedgerParts, ReplayError};
 pub use transaction_type::TransactionType;
-pub use transfers::PlainTransfers;
+pub use transfers::{PlainTransfers, decide_plain};
 pub use velocity::{Allowance, DebitLimit, Spent, VelocityLimits, WINDOW_SECONDS_MAX};

@@ -452,7 +452,7 @@ impl Ledger {
     /// `found` are the numbers of the accounts that it names, in their order, as far as they have been looked up.
     pub fn grant(&self, needs: &Needs, found: &[Option<AccountNumber>], terms: &Terms) -> Grant {
         let mut seen = Sequence::NONE;
-        let mut accounts = Vec::with_capacity(needs.accounts.len() + needs.holds.len());
+        let mut accounts = SmallVec::<[_; 1]>::with_capacity(needs.accounts.len() + needs.holds.len());
         for (place, reference) in needs.accounts.iter().enumerate() {
             let account = match (reference, found.get(place)) {
                 (AccountRef::Name(_), Some(Some(number))) => {
@@ -488,7 +488,7 @@ impl Ledger {
         let mut references = Vec::new();
         if !needs.references.is_empty() {
             for (_, account) in &accounts {
-                let number = account.as_ref().map(|account| account.id.number);
+                let number = account.as_ref().map(|account: &AccountState| account.id.number);
                 let Some(used) = number.and_then(|number| self.references.get(&number)) else {
                     continue;
                 };

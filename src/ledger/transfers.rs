@@ -1,8 +1,9 @@
-//! Plain transfers: decided on the state itself, without a workspace.
+//! Plain transfers: those that say nothing but how much, between open accounts that have nothing but money. They are
+//! decided without a workspace.
 //!
-//! The largest batches consist of transfers between two accounts of one shard that say nothing but how much. Each is
-//! decided on what the one before has left and is applied at once: no copies, no locks, nothing from the heap, less than
-//! half of the instructions. What always holds:
+//! The largest batches consist of transfers between two accounts of one shard. Each is decided on what the one before
+//! has left and is applied at once: no copies, no locks, nothing from the heap, less than half of the instructions. One
+//! by itself between accounts of two shards is decided on what these have granted. What always holds:
 //!
 //! - what is decided, refused and recorded is what [`super::workspace`] would have: `tests/ledger.rs` compares them;
 //! - nothing is changed before it is certain that all of a list can be decided so. What might take more than the two
@@ -10,12 +11,13 @@
 
 use std::sync::Arc;
 
-use super::operation::{Item, Operation, Sum};
+use super::operation::{Item, Operation, Place, Sum};
 use super::state::in_currency;
-use super::workspace::rejected_at;
+use super::workspace::{AccountState, Grant, rejected_at};
 use super::{
-    Account, AccountChange, AccountNumber, AccountStatus, After, Amount, Change, Decision, Effect, Event,
-    Kind, Ledger, Note, Part, PartLinks, Quantity, Rejected, Rejection, Sequence, Terms,
+    Account, AccountChange, AccountId, AccountNumber, AccountStatus, After, Amount, Change, Currency,
+    Decision, Effect, Event, Kind, Ledger, Note, Part, PartLinks, Quantity, Rejected, Rejection, Sequence,
+    ShardId, Terms,
 };
 
 /// Plain transfers between accounts of one ledger, as it stands.
@@ -58,18 +60,12 @@ impl Ledger {
         let mut references = Vec::with_capacity(2 * items.len());
         let mut amounts = Vec::with_capacity(items.len());
         for item in items {
-            let Item { operation: Operation::Transfer { from, to, amount, note }, conditions, key: None } =
-                item
-            else {
-                return None;
-            };
-            let Sum::Exactly(amount) = amount else { return None };
-            let is_here = from.shard == self.shard() && to.shard == self.shard();
-            if !(is_here && conditions.is_empty() && note.is_empty()) {
+            let ([from, to], amount) = as_plain(item)?;
+            if from.shard != self.shard() || to.shard != self.shard() {
                 return None;
             }
             references.extend([&from.account, &to.account]);
-            amounts.push(*amount);
+            amounts.push(amount);
         }
         let mut seen = Sequence::NONE;
         let mut accounts = Vec::with_capacity(items.len());
@@ -82,9 +78,8 @@ impl Ledger {
             let [payer, payee] = [pair[0], pair[1]].map(plain);
             accounts.push([payer?, payee?]);
         }
-        let effects = Vec::with_capacity(2);
-        let part = Part { shard: self.shard(), previous: Sequence::NONE, effects, reverses: None, key: None };
-        let decision = Decision { kind: Kind::Transfer, note: Note::default(), parts: vec![part] };
+        let parts = vec![part(self.shard(), Vec::with_capacity(2))];
+        let decision = Decision { kind: Kind::Transfer, note: Note::default(), parts };
         let change = Change::Decided { decision: Arc::new(decision), links: PartLinks::new() };
         let event = Event { time: terms.now, key: None, change };
         Some(PlainTransfers { accounts, amounts, seen, event })
@@ -101,7 +96,8 @@ impl Ledger {
         terms: &Terms,
     ) -> Result<(Sequence, &'e Event), Rejected> {
         let [payer, payee] = transfers.accounts[place].map(|number| &self.accounts()[number.index()]);
-        let [paid, got] = decide(payer, payee, transfers.amounts[place], terms)?;
+        let sides = [payer, payee].map(|account| Side::of(account, self.shard(), terms));
+        let [paid, got] = decide(sides, transfers.amounts[place])?;
         let Change::Decided { decision, links } = &mut transfers.event.change else {
             unreachable!("it was made so");
         };
@@ -114,17 +110,91 @@ impl Ledger {
     }
 }
 
+/// Decides an item on what was granted, if it is a plain transfer.
+///
+/// # Errors
+/// The refusal.
+pub fn decide_plain(item: &Item, grants: &[Grant]) -> Option<Result<Decision, Rejected>> {
+    let (places, amount) = as_plain(item)?;
+    let granted = |place: &Place| {
+        let grant = grants.iter().find(|grant| grant.shard == place.shard)?;
+        let (_, account) = grant.accounts.iter().find(|(account, _)| *account == place.account)?;
+        account.as_ref().filter(|account| !account.closed && account.details.is_none()).map(Side::from)
+    };
+    let [payer, payee] = places.map(granted);
+    let sides = [payer?, payee?];
+    Some(decide(sides, amount).map(|effects| {
+        let [payer, payee] = places.map(|place| place.shard);
+        let parts = match effects {
+            effects if payer == payee => vec![part(payer, effects.into())],
+            [paid, got] if payer < payee => vec![part(payer, vec![paid]), part(payee, vec![got])],
+            [paid, got] => vec![part(payee, vec![got]), part(payer, vec![paid])],
+        };
+        Decision { kind: Kind::Transfer, note: Note::default(), parts }
+    }))
+}
+
+/// Payer, payee and amount of an item that is a transfer and says nothing else.
+fn as_plain(item: &Item) -> Option<([&Place; 2], Quantity)> {
+    match item {
+        Item {
+            operation: Operation::Transfer { from, to, amount: Sum::Exactly(amount), note },
+            conditions,
+            key: None,
+        } if conditions.is_empty() && note.is_empty() => Some(([from, to], *amount)),
+        _ => None,
+    }
+}
+
+fn part(shard: ShardId, effects: Vec<Effect>) -> Part {
+    Part { shard, previous: Sequence::NONE, effects, reverses: None, key: None }
+}
+
+/// What deciding needs to know of an account.
+struct Side {
+    id: AccountId,
+    currency: Currency,
+    posted: Amount,
+    held: Amount,
+    available: Amount,
+    version: u64,
+    frozen: bool,
+}
+
+impl Side {
+    fn of(account: &Account, shard: ShardId, terms: &Terms) -> Side {
+        Side {
+            id: AccountId { opened: account.opened, shard, number: account.number },
+            currency: account.currency,
+            posted: account.posted,
+            held: account.held,
+            available: account.available(terms.overdraft),
+            version: account.version,
+            frozen: account.frozen,
+        }
+    }
+}
+
+impl From<&AccountState> for Side {
+    fn from(account: &AccountState) -> Side {
+        Side {
+            id: account.id,
+            currency: account.currency,
+            posted: account.posted,
+            held: account.held,
+            available: account.available(),
+            version: account.version,
+            frozen: account.frozen,
+        }
+    }
+}
+
 /// What a transfer changes. The order of the checks is that of the workspace.
-fn decide(
-    payer: &Account,
-    payee: &Account,
-    amount: Quantity,
-    terms: &Terms,
-) -> Result<[Effect; 2], Rejected> {
+fn decide([payer, payee]: [Side; 2], amount: Quantity) -> Result<[Effect; 2], Rejected> {
     if payer.frozen {
         return Err(rejected_at(Rejection::AccountFrozen, 0));
     }
-    if payer.number == payee.number {
+    if payer.id == payee.id {
         return Err(rejected_at(Rejection::AccountRepeated, 1));
     }
     let currency = payer.currency;
@@ -135,22 +205,22 @@ fn decide(
         ));
     }
     let amount = in_currency(amount, currency).map_err(|rejection| rejected_at(rejection, 0))?;
-    let available = payer.available(terms.overdraft);
+    let available = payer.available;
     if amount > available {
         return Err(rejected_at(Rejection::InsufficientFunds { available, required: amount, currency }, 0));
     }
-    let effect = |account: &Account, amount: Amount, place| {
+    let effect = |account: &Side, amount: Amount, place| {
         let balance = account.posted.checked_add(amount);
         let balance = balance.ok_or_else(|| rejected_at(Rejection::BalanceOutOfRange, place))?;
         let version = account.version + 1;
         Ok::<_, Rejected>(Effect {
-            account: account.number,
-            opened: account.opened,
+            account: account.id.number,
+            opened: account.id.opened,
             currency,
             change: AccountChange::Posted { amount },
             after: After { version, balance, held: account.held },
             allowance: None,
         })
     };
-    Ok([effect(payer, amount.negated(), 0)?, effect(payee, amount, 1)?])
+    Ok([effect(&payer, amount.negated(), 0)?, effect(&payee, amount, 1)?])
 }

@@ -14,6 +14,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use hashbrown::HashMap;
+use smallvec::SmallVec;
 
 use super::account::available;
 use super::decision::{
@@ -38,7 +39,7 @@ pub const CONDITION_PLACES_FROM: u16 = 1000;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
     /// Accounts.
-    pub accounts: Vec<AccountRef>,
+    pub accounts: SmallVec<[AccountRef; 2]>,
     /// Names of accounts that are to be opened.
     pub openings: Vec<AccountName>,
     /// Holds, with their accounts.
@@ -59,7 +60,7 @@ pub struct Grant {
     /// The shard.
     pub shard: ShardId,
     /// The accounts, those of holds too.
-    pub accounts: Vec<(AccountRef, Option<AccountState>)>,
+    pub accounts: SmallVec<[(AccountRef, Option<AccountState>); 1]>,
     /// Which names of those to be opened are taken.
     pub taken: Vec<AccountName>,
     /// The number of the next account that is opened, if any is to be.

@@ -5,16 +5,17 @@ use std::slice;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
+use smallvec::{SmallVec, smallvec};
 
-use super::locks::{Locks, Resource, Ticket};
-use super::work::{ATTEMPTS_MAX, ItemReply, Message, Work, WorkId, WorkReply, WorkRequest};
+use super::locks::{Locks, Resource, Resources, Ticket};
+use super::work::{ATTEMPTS_MAX, Decisions, ItemReply, Message, Work, WorkId, WorkReply, WorkRequest};
 use crate::ledger::operation::{Condition, HomedKey, Item, Operation, Place, Requirement, Sum};
-use crate::ledger::workspace::{Missing, Needs, Workspace};
+use crate::ledger::workspace::{self, Missing, Needs, Workspace};
 use crate::ledger::{
     Account, AccountId, AccountName, AccountNumber, AccountRef, Allowance, Amount, Change, Command, Currency,
     Decision, Details, Event, Hold, HoldId, HoldKey, HoldStatus, IdempotencyKey, ItemOutcome, KeyStatus,
     Ledger, Note, OverdraftDefault, Reference, Rejection, Sequence, ShardId, Terms, Timestamp, Total,
-    TransactionId,
+    TransactionId, decide_plain,
 };
 use crate::storage::journal::record::{Draft, RECORD_BYTES_MAX, TRANSFER_BYTES_MAX};
 
@@ -385,6 +386,9 @@ pub struct Moment {
     pub disk_full: bool,
 }
 
+/// What other shards have shown, and up to where that has to be durable.
+type Requires = SmallVec<[(ShardId, Sequence); 1]>;
+
 /// What waits for a lock.
 #[derive(Debug)]
 enum Waiting<To> {
@@ -456,13 +460,13 @@ impl<To> Shard<To> {
     pub fn serve(&mut self, request: Request, to: To, moment: Moment, output: &mut Output<To>) {
         match request {
             Request::Work(request) => match request.turn {
-                None => self.begin(*request, None, to, moment, output),
+                None => self.begin(request, None, to, moment, output),
                 Some(_) if self.locks.waiting() >= WAITING_MAX => {
                     output.ready.push((to, Reply::Worked(WorkReply::Overloaded)));
                 }
                 Some(turn) => {
                     let (ticket, granted) =
-                        self.locks.acquire(vec![Resource::Turn(turn)], Waiting::Turn(request, to));
+                        self.locks.acquire(smallvec![Resource::Turn(turn)], Waiting::Turn(request, to));
                     self.runnable.extend(granted.map(|waiting| (ticket, waiting)));
                 }
             },
@@ -502,9 +506,7 @@ impl<To> Shard<To> {
                         self.apply(&event, output);
                     }
                 }
-                if let Some(ticket) = self.granted.remove(&work) {
-                    self.locks.release(ticket, &mut self.runnable);
-                }
+                self.let_go(work);
             }
             Message::TurnOver(ticket) => self.locks.release(ticket, &mut self.runnable),
         }
@@ -576,7 +578,7 @@ impl<To> Shard<To> {
                     }
                 }
                 Waiting::Turn(request, to) => {
-                    self.begin(*request, Some((self.id, ticket)), to, moment, output);
+                    self.begin(request, Some((self.id, ticket)), to, moment, output);
                 }
                 Waiting::Work(work) => {
                     let resources = self.needed(work.needs_here());
@@ -611,24 +613,24 @@ impl<To> Shard<To> {
     }
 
     /// What a request looks at or changes.
-    fn resources_of(&self, request: &Request) -> Vec<Resource> {
+    fn resources_of(&self, request: &Request) -> Resources {
         match request {
             Request::Execute { command, .. } => match command {
-                Command::Open { name, .. } => vec![Resource::Openings, self.name_resource(name)],
+                Command::Open { name, .. } => smallvec![Resource::Openings, self.name_resource(name)],
                 Command::Deposit { target, .. }
                 | Command::Withdraw { target, .. }
                 | Command::Close { target } => {
-                    vec![self.account_resource(&target.account)]
+                    smallvec![self.account_resource(&target.account)]
                 }
             },
             Request::Account(account) | Request::Holds { account, .. } => {
-                vec![self.account_resource(account)]
+                smallvec![self.account_resource(account)]
             }
             Request::AccountByNumber(number) | Request::Reference { account: number, .. } => {
-                vec![self.number_resource(*number)]
+                smallvec![self.number_resource(*number)]
             }
-            Request::Hold(id) => vec![self.number_resource(id.account)],
-            Request::Reversal(transfer) => vec![Resource::Transfer(*transfer)],
+            Request::Hold(id) => smallvec![self.number_resource(id.account)],
+            Request::Reversal(transfer) => smallvec![Resource::Transfer(*transfer)],
             Request::Accounts { from, count, filter } => {
                 // What the filter leaves out says something too: that it does not fit.
                 let (_, end) = self.page(*from, *count, filter);
@@ -638,7 +640,7 @@ impl<To> Shard<To> {
                 looked_at.chain(is_last.then_some(Resource::Openings)).collect()
             }
             // The sums of a shard hold at every event (P3), whatever the others are at.
-            Request::TrialBalance | Request::Horizon | Request::Work(_) => Vec::new(),
+            Request::TrialBalance | Request::Horizon | Request::Work(_) => Resources::new(),
         }
     }
 
@@ -667,8 +669,8 @@ impl<To> Shard<To> {
 
     /// What a work needs of this shard, the accounts that it names first and in their order; some of it more than once,
     /// as one account may be named in many operations.
-    fn needed(&self, needs: &Needs) -> Vec<Resource> {
-        let mut resources: Vec<_> =
+    fn needed(&self, needs: &Needs) -> Resources {
+        let mut resources: Resources =
             needs.accounts.iter().map(|account| self.account_resource(account)).collect();
         if !needs.openings.is_empty() {
             resources.push(Resource::Openings);
@@ -687,19 +689,18 @@ impl<To> Shard<To> {
 
     fn begin(
         &mut self,
-        request: WorkRequest,
+        request: Box<WorkRequest>,
         turn: Option<(ShardId, Ticket)>,
         to: To,
         moment: Moment,
         output: &mut Output<To>,
     ) {
-        let work = Work { id: self.next_work(), request, turn, grants: Vec::new(), attempts: 1, to };
+        let work = Work::new(self.next_work(), request, turn, to);
         self.set_out(work, moment, output);
     }
 
     /// Sends a work to the first of its shards.
-    fn set_out(&mut self, work: Work<To>, moment: Moment, output: &mut Output<To>) {
-        let work = Box::new(work);
+    fn set_out(&mut self, work: Box<Work<To>>, moment: Moment, output: &mut Output<To>) {
         let first = work.next_shard();
         if first == self.id {
             self.admit(work, moment, output);
@@ -712,11 +713,11 @@ impl<To> Shard<To> {
     fn admit(&mut self, mut work: Box<Work<To>>, moment: Moment, output: &mut Output<To>) {
         assert_eq!(work.next_shard(), self.id, "a work knows its way");
         if self.locks.waiting() >= WAITING_MAX {
-            return self.give_up(*work, WorkReply::Overloaded, moment, output);
+            return self.give_up(work, WorkReply::Overloaded, moment, output);
         }
         if let Some((replies, after)) = self.transfer_at_once(&work.request, moment, output) {
             let reply = WorkReply::Items(replies);
-            return self.finish(*work, reply, Vec::new(), after, Vec::new(), moment, output);
+            return self.finish(work, reply, Decisions::new(), after, Requires::new(), moment, output);
         }
         // A key that another request is being worked on with is not waited for: the client is told at once.
         let place = work.grants.len();
@@ -726,6 +727,14 @@ impl<To> Shard<To> {
         needs.busy_keys.extend(busy);
         let resources = self.needed(needs);
         let found = found(needs, &resources);
+        let is_last = place + 1 == work.request.needs.len();
+        if is_last
+            && !self.is_expiry_due(moment)
+            && resources.iter().all(|resource| self.locks.is_free(resource))
+        {
+            // It is decided, and its locks would be given back, before anybody else could ask for them.
+            return self.grant(work, &found, moment, output);
+        }
         let id = work.id;
         let (ticket, granted) = self.locks.acquire(resources, Waiting::Work(work));
         if let Some(Waiting::Work(work)) = granted {
@@ -741,7 +750,7 @@ impl<To> Shard<To> {
         request: &WorkRequest,
         moment: Moment,
         output: &mut Output<To>,
-    ) -> Option<(Vec<ItemReply>, Sequence)> {
+    ) -> Option<(SmallVec<[ItemReply; 1]>, Sequence)> {
         let WorkRequest { items, atomic, dry_run, told, key, needs, .. } = request;
         let is_plain = needs.len() == 1 && key.is_none() && !(*atomic || *dry_run);
         let fits = items.len() <= RECORD_BYTES_MAX / TRANSFER_BYTES_MAX;
@@ -756,7 +765,7 @@ impl<To> Shard<To> {
         let mut after = transfers.seen();
         let room = transfers.len() * TRANSFER_BYTES_MAX;
         let mut joins = output.batch.drafts.last().is_some_and(|draft| draft.has_room(room));
-        let mut replies = Vec::with_capacity(transfers.len());
+        let mut replies = SmallVec::with_capacity(transfers.len());
         for place in 0..transfers.len() {
             replies.push(match self.ledger.transfer(&mut transfers, place, &terms) {
                 Ok((sequence, event)) => {
@@ -795,15 +804,15 @@ impl<To> Shard<To> {
         if work.grants.len() < work.request.needs.len() {
             output.messages.push((work.next_shard(), Message::Work(work)));
         } else {
-            self.decide(*work, moment, output);
+            self.decide(work, moment, output);
         }
     }
 
     /// Decides a work for which everything is locked.
-    fn decide(&mut self, mut work: Work<To>, moment: Moment, output: &mut Output<To>) {
+    fn decide(&mut self, mut work: Box<Work<To>>, moment: Moment, output: &mut Output<To>) {
         let grants = std::mem::take(&mut work.grants);
         let mut after = Sequence::NONE;
-        let mut requires = Vec::new();
+        let mut requires = Requires::new();
         let mut now = moment.now;
         for grant in &grants {
             now = now.max(grant.time);
@@ -814,6 +823,27 @@ impl<To> Shard<To> {
             }
         }
         let terms = self.terms(now);
+        let request = &work.request;
+        let is_single = request.items.len() == 1 && request.key.is_none() && request.told;
+        if is_single
+            && !(request.dry_run || moment.disk_full)
+            && let Some(decided) = decide_plain(&request.items[0], &grants)
+        {
+            let mut decisions = Decisions::new();
+            let reply = match decided {
+                Ok(decision) => {
+                    let event = self.ledger.decided(workspace::Decided { decision, key: None }, terms.now);
+                    after = self.apply(&event, output);
+                    let id = TransactionId { time: event.time, shard: self.id, sequence: after };
+                    let decision = Arc::clone(event.change.decision().expect("it was decided"));
+                    decisions.push((id, Arc::clone(&decision)));
+                    ItemReply::Done { id, decision }
+                }
+                Err(rejected) => ItemReply::Not(ItemOutcome::Refused(rejected)),
+            };
+            let reply = WorkReply::Items(smallvec![reply]);
+            return self.finish(work, reply, decisions, after, requires, moment, output);
+        }
         let first = self.ledger.last().next();
         let mut workspace = Workspace::new(self.id, terms, first, grants);
         let request = &work.request;
@@ -827,7 +857,7 @@ impl<To> Shard<To> {
             Some(_) | None => None,
         };
         if let Some(reply) = reply {
-            self.finish(work, reply, Vec::new(), after, requires, moment, output);
+            self.finish(work, reply, Decisions::new(), after, requires, moment, output);
             return;
         }
         let results = match decide_items(&mut workspace, request, first) {
@@ -874,13 +904,14 @@ impl<To> Shard<To> {
 
     /// Tells everyone what was decided: the client, and the other shards, which are free then.
     #[expect(clippy::too_many_arguments, reason = "the end of one story, told in one place")]
+    #[expect(clippy::boxed_local, reason = "it comes in a box, and would be copied out of it")]
     fn finish(
         &mut self,
-        work: Work<To>,
+        work: Box<Work<To>>,
         reply: WorkReply,
-        decisions: Vec<(TransactionId, Arc<Decision>)>,
+        decisions: Decisions,
         after: Sequence,
-        requires: Vec<(ShardId, Sequence)>,
+        requires: Requires,
         moment: Moment,
         output: &mut Output<To>,
     ) {
@@ -894,48 +925,69 @@ impl<To> Shard<To> {
         for (shard, sequence) in requires {
             output.batch.require(shard, sequence);
         }
+        let Work { id, turn, to, .. } = *work;
         if waits {
-            output.batch.replies.push(Sealed { to: work.to, reply: Reply::Worked(reply), after });
+            output.batch.replies.push(Sealed { to, reply: Reply::Worked(reply), after });
         } else {
-            output.ready.push((work.to, Reply::Worked(reply)));
+            output.ready.push((to, Reply::Worked(reply)));
         }
-        if let Some(ticket) = self.granted.remove(&work.id) {
-            self.locks.release(ticket, &mut self.runnable);
-        }
-        match work.turn {
+        self.let_go(id);
+        match turn {
             Some((shard, ticket)) if shard == self.id => self.locks.release(ticket, &mut self.runnable),
             Some((shard, ticket)) => output.messages.push((shard, Message::TurnOver(ticket))),
             None => {}
         }
     }
 
+    /// Gives back what is locked here for a work.
+    fn let_go(&mut self, work: WorkId) {
+        if let Some(ticket) = self.granted.remove(&work) {
+            self.locks.release(ticket, &mut self.runnable);
+        }
+    }
+
     /// Lets all shards go that have granted something, and answers the client.
-    fn give_up(&mut self, mut work: Work<To>, reply: WorkReply, moment: Moment, output: &mut Output<To>) {
+    fn give_up(
+        &mut self,
+        mut work: Box<Work<To>>,
+        reply: WorkReply,
+        moment: Moment,
+        output: &mut Output<To>,
+    ) {
         work.request.needs.truncate(work.grants.len());
         work.grants.clear();
         // The refusal tells nothing of any account.
-        self.finish(work, reply, Vec::new(), Sequence::NONE, Vec::new(), moment, output);
+        self.finish(work, reply, Decisions::new(), Sequence::NONE, Requires::new(), moment, output);
     }
 
     fn set_out_again(
         &mut self,
-        mut work: Work<To>,
+        mut work: Box<Work<To>>,
         missing: &Missing,
         moment: Moment,
         output: &mut Output<To>,
     ) {
         let time = self.ledger.time();
         for (shard, _) in work.request.needs.iter().filter(|(shard, _)| *shard != self.id) {
-            output.messages.push((*shard, Message::Done { work: work.id, settlements: Vec::new(), time }));
+            output
+                .messages
+                .push((*shard, Message::Done { work: work.id, settlements: Decisions::new(), time }));
         }
-        let ticket = self.granted.remove(&work.id).expect("the work is here");
-        self.locks.release(ticket, &mut self.runnable);
+        self.let_go(work.id);
         let shards = work.request.needs.len();
         if !work.request.need_accounts(&missing.accounts) || work.attempts >= ATTEMPTS_MAX {
             // Everyone has been let go.
             work.request.needs.clear();
             let reply = WorkReply::Overloaded;
-            return self.finish(work, reply, Vec::new(), Sequence::NONE, Vec::new(), moment, output);
+            return self.finish(
+                work,
+                reply,
+                Decisions::new(),
+                Sequence::NONE,
+                Requires::new(),
+                moment,
+                output,
+            );
         }
         assert!(work.request.needs.len() >= shards, "a work needs no less than before");
         for (_, needs) in &mut work.request.needs {
@@ -958,9 +1010,7 @@ impl<To> Shard<To> {
                     Ok(answer) => answer,
                     Err(request) => {
                         let id = self.next_work();
-                        let work =
-                            Work { id, request: *request, turn: None, grants: Vec::new(), attempts: 1, to };
-                        return self.set_out_later(work, output);
+                        return self.set_out_later(Work::new(id, request, None, to), output);
                     }
                 }
             }
@@ -1017,9 +1067,9 @@ impl<To> Shard<To> {
     }
 
     /// A request that has its account to itself has become a work: it queues up for it like any other.
-    fn set_out_later(&mut self, work: Work<To>, output: &mut Output<To>) {
+    fn set_out_later(&mut self, work: Box<Work<To>>, output: &mut Output<To>) {
         let first = work.next_shard();
-        output.messages.push((first, Message::Work(Box::new(work))));
+        output.messages.push((first, Message::Work(work)));
     }
 
     /// Executes a command, or says which work it takes, if it takes more than one account.
@@ -1126,12 +1176,12 @@ impl<To> Shard<To> {
         let conditions = requirement.map(|requirement| Condition { account: account.clone(), requirement });
         let operation = Operation::Withdraw { account, amount: Sum::Exactly(*amount), note: Note::default() };
         let needs = Needs {
-            accounts: vec![target.account.clone()],
+            accounts: smallvec![target.account.clone()],
             keys: key.into_iter().collect(),
             ..Needs::default()
         };
         WorkRequest {
-            items: vec![Item {
+            items: smallvec![Item {
                 operation,
                 conditions: conditions.into_iter().collect(),
                 key: key.map(|key| HomedKey { home: self.id, key }),
@@ -1237,7 +1287,7 @@ impl AccountFilter {
 }
 
 /// The numbers of the accounts that are needed by name, as far as there are any, among all the resources that are needed.
-fn found(needs: &Needs, resources: &[Resource]) -> Vec<Option<AccountNumber>> {
+fn found(needs: &Needs, resources: &[Resource]) -> SmallVec<[Option<AccountNumber>; 2]> {
     let number = |resource: &Resource| match resource {
         Resource::Account(number) => Some(*number),
         _ => None,

@@ -33,8 +33,8 @@ pub struct ShardHandle {
 pub(super) enum Mail {
     /// Requests, each with where its reply goes.
     Requests(Vec<(Request, ReplyTo)>),
-    /// What another shard has to say.
-    Message(work::Message<ReplyTo>),
+    /// What another shard has to say, in order.
+    Messages(Vec<work::Message<ReplyTo>>),
     /// End the journal's current generation.
     Roll,
     /// Finish what is in the inbox and what is under way, and end.

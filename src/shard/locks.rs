@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 
 use hashbrown::HashMap;
 use hashbrown::hash_map::{Entry, EntryRef};
+use smallvec::SmallVec;
 
 use crate::ledger::{AccountName, AccountNumber, KeyDigest, Sequence};
 
@@ -29,6 +30,9 @@ pub(super) enum Resource {
     /// The turn of a work among those of one list.
     Turn(u64),
 }
+
+/// Some of them. Most requests and works ask a shard for one or two.
+pub(super) type Resources = SmallVec<[Resource; 2]>;
 
 /// A place in some queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,7 +59,7 @@ struct Queue {
 #[derive(Debug)]
 struct Place<T> {
     /// Each once.
-    resources: Vec<Resource>,
+    resources: Resources,
     /// In how many of its queues others are before it.
     blocked: usize,
     /// What waits, until it has everything.
@@ -91,12 +95,12 @@ impl<T> Locks<T> {
 
     /// Asks for resources; the same one may be among them more than once. What asks comes back if it has them at once;
     /// else it waits, and comes from [`Locks::release`].
-    pub(super) fn acquire(&mut self, mut resources: Vec<Resource>, item: T) -> (Ticket, Option<T>) {
+    pub(super) fn acquire(&mut self, mut resources: Resources, item: T) -> (Ticket, Option<T>) {
         self.last += 1;
         let ticket = Ticket(self.last);
         let mut blocked = 0;
         self.queues.reserve(resources.len());
-        resources.retain(|resource| match self.queues.entry_ref(resource) {
+        resources.retain(|resource| match self.queues.entry_ref(&*resource) {
             EntryRef::Vacant(entry) => {
                 entry.insert(Queue { head: ticket, behind: VecDeque::new() });
                 self.turns += usize::from(matches!(resource, Resource::Turn(_)));
@@ -158,7 +162,7 @@ impl<T> Locks<T> {
 mod tests {
     use super::*;
 
-    fn accounts(numbers: &[u32]) -> Vec<Resource> {
+    fn accounts(numbers: &[u32]) -> Resources {
         numbers.iter().map(|&number| Resource::Account(AccountNumber::new(number))).collect()
     }
 
@@ -166,7 +170,7 @@ mod tests {
     fn an_account_is_free_whatever_turns_are_taken() {
         let mut locks = Locks::default();
         let is_free = |locks: &Locks<u32>| locks.are_free([1, 2].map(AccountNumber::new).into_iter());
-        let (turn, _) = locks.acquire(vec![Resource::Turn(7)], 0);
+        let (turn, _) = locks.acquire([Resource::Turn(7)].into_iter().collect(), 0);
         assert!(is_free(&locks));
         let (other, _) = locks.acquire(accounts(&[3]), 1);
         assert!(is_free(&locks));

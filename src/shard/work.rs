@@ -48,6 +48,8 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::locks::Ticket;
 use crate::ledger::operation::HomedKey;
 use crate::ledger::operation::Item;
@@ -64,7 +66,7 @@ pub(super) const ATTEMPTS_MAX: u8 = 8;
 #[derive(Clone, Debug)]
 pub struct WorkRequest {
     /// What is to be done, in order.
-    pub items: Vec<Item>,
+    pub items: SmallVec<[Item; 1]>,
     /// All of it or nothing.
     pub atomic: bool,
     /// Only say what would happen.
@@ -85,7 +87,7 @@ pub struct WorkRequest {
 #[derive(Clone, Debug, PartialEq)]
 pub enum WorkReply {
     /// Its items were decided, each as it says.
-    Items(Vec<ItemReply>),
+    Items(SmallVec<[ItemReply; 1]>),
     /// It was decided before, with the same idempotency key: that event is in the log.
     Settled(Outcome),
     /// The idempotency key was used for another request.
@@ -129,13 +131,16 @@ pub struct WorkId {
 #[derive(Debug)]
 pub struct Work<To> {
     pub(super) id: WorkId,
-    pub(super) request: WorkRequest,
+    pub(super) request: Box<WorkRequest>,
     /// What it holds, where it set out, until it is decided: the turn among those of its list.
     pub(super) turn: Option<(ShardId, Ticket)>,
     pub(super) grants: Vec<Grant>,
     pub(super) attempts: u8,
     pub(super) to: To,
 }
+
+/// Decisions and their ids. Most works are a single one.
+pub type Decisions = SmallVec<[(TransactionId, Arc<Decision>); 1]>;
 
 /// What shards tell one another.
 #[derive(Debug)]
@@ -147,7 +152,7 @@ pub enum Message<To> {
         /// Which.
         work: WorkId,
         /// What was decided with a part for the receiver, in order.
-        settlements: Vec<(TransactionId, Arc<Decision>)>,
+        settlements: Decisions,
         /// The time at which it was decided.
         time: Timestamp,
     },
@@ -156,6 +161,17 @@ pub enum Message<To> {
 }
 
 impl<To> Work<To> {
+    /// A work that sets out.
+    pub(super) fn new(
+        id: WorkId,
+        request: Box<WorkRequest>,
+        turn: Option<(ShardId, Ticket)>,
+        to: To,
+    ) -> Box<Work<To>> {
+        let grants = Vec::with_capacity(request.needs.len());
+        Box::new(Work { id, request, turn, grants, attempts: 1, to })
+    }
+
     /// The shard that it has to visit next.
     pub(super) fn next_shard(&self) -> ShardId {
         self.request.needs[self.grants.len()].0

@@ -1,5 +1,6 @@
 //! The two threads of a shard.
 
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
@@ -12,6 +13,7 @@ use super::commit::{CommitWatch, Commits, Log, OnLogFailure, SharedLog, commits}
 use super::courier::{Replies, ReplyTo};
 use super::handle::{Mail, Readable, ShardHandle, ShardStatus};
 use super::queue::{Nothing, Receiver, unbounded};
+use super::work::Message;
 use crate::ledger::{Ledger, ShardId, Timestamp};
 use crate::storage::StorageError;
 use crate::storage::journal::Journal;
@@ -101,7 +103,9 @@ impl<J: Journal + 'static> ShardThreads<J> {
         let (commits, committer) = commits(&log);
         let shard = Arc::new(Readable::new(Shard::new(id, ledger, rules), now));
         assert!(status.shard.set(Arc::clone(&shard)).is_ok(), "a shard is started once");
-        let worker = Worker { shard, inbox, commits, status, peers, now, replies: Replies::default() };
+        let outgoing = peers.handles.iter().map(|_| Vec::new()).collect();
+        let worker =
+            Worker { shard, inbox, commits, status, peers, now, replies: Replies::default(), outgoing };
         let spawn = "the system gives a thread";
         ShardThreads {
             handle,
@@ -159,6 +163,8 @@ struct Worker<J> {
     peers: Peers,
     now: fn() -> Timestamp,
     replies: Replies,
+    /// What is to be sent to each shard; nothing between two pieces of mail.
+    outgoing: Vec<Vec<Message<ReplyTo>>>,
 }
 
 impl<J: Journal> Worker<J> {
@@ -190,16 +196,18 @@ impl<J: Journal> Worker<J> {
                             self.status.requests.fetch_sub(requests.len(), Ordering::Relaxed);
                             requests_left = requests_left.saturating_sub(requests.len());
                             shard.foresee(requests.iter().map(|(request, _)| request));
-                            for (request, to) in requests {
-                                let was_locked = shard.is_locked();
-                                shard.serve(request, to, self.status.moment(now), &mut output);
-                                self.send(&mut output, was_locked, shard.is_locked(), false);
-                            }
-                        }
-                        Mail::Message(message) => {
                             let was_locked = shard.is_locked();
-                            shard.hear(message, self.status.moment(now), &mut output);
-                            self.send(&mut output, was_locked, shard.is_locked(), true);
+                            for (request, to) in requests {
+                                shard.serve(request, to, self.status.moment(now), &mut output);
+                            }
+                            self.send(&mut output, was_locked, shard.is_locked(), 0);
+                        }
+                        Mail::Messages(messages) => {
+                            let (was_locked, heard) = (shard.is_locked(), messages.len());
+                            for message in messages {
+                                shard.hear(message, self.status.moment(now), &mut output);
+                            }
+                            self.send(&mut output, was_locked, shard.is_locked(), heard);
                         }
                         Mail::Roll => roll = true,
                         Mail::Stop if stopping => {}
@@ -238,17 +246,22 @@ impl<J: Journal> Worker<J> {
         self.inbox.take(if stopping { Some(SECOND_LOOK) } else { wait })
     }
 
-    /// Sends what the shard has to say to others, and keeps count of what is not finished. What begins is counted
-    /// before what ends is taken off, so the count is never zero too early.
-    fn send(&self, output: &mut Output<ReplyTo>, was_locked: bool, is_locked: bool, was_message: bool) {
+    /// Sends what the shard has to say to others after a piece of mail, a piece of mail to each, and keeps count of what
+    /// is not finished. What begins is counted before what ends is taken off, so the count is never zero too early.
+    fn send(&mut self, output: &mut Output<ReplyTo>, was_locked: bool, is_locked: bool, heard: usize) {
         let begun = output.messages.len() + usize::from(is_locked && !was_locked);
-        let ended = usize::from(was_locked && !is_locked) + usize::from(was_message);
+        let ended = usize::from(was_locked && !is_locked) + heard;
         if begun > 0 {
             self.peers.unfinished.fetch_add(begun, Ordering::SeqCst);
         }
         for (shard, message) in output.messages.drain(..) {
-            // A shard that has ended takes the process with it, or is past all works.
-            let _ = self.peers.handles[shard.index()].inbox.send(Mail::Message(message));
+            self.outgoing[shard.index()].push(message);
+        }
+        for (peer, messages) in self.peers.handles.iter().zip(&mut self.outgoing) {
+            if !messages.is_empty() {
+                // A shard that has ended takes the process with it, or is past all works.
+                let _ = peer.inbox.send(Mail::Messages(mem::take(messages)));
+            }
         }
         if ended > 0 {
             self.peers.unfinished.fetch_sub(ended, Ordering::SeqCst);

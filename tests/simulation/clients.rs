@@ -685,5 +685,14 @@ fn plan(items: Vec<Item>, atomic: bool, dry_run: bool, key: Option<HomedKey>) ->
         }
     }
     let needs = needs.into_iter().collect();
-    WorkRequest { items, atomic, dry_run, told: true, turn: None, key, request_id: "r".into(), needs }
+    WorkRequest {
+        items: items.into(),
+        atomic,
+        dry_run,
+        told: true,
+        turn: None,
+        key,
+        request_id: "r".into(),
+        needs,
+    }
 }

@@ -283,7 +283,7 @@ fn atomic_of(query: Option<Flag>, body: Option<Flag>) -> Result<bool, Problem> {
 
 /// Where in an item stands what has met a refusal. Refusals are few: those items are read again rather than all kept.
 fn pointer(raw: &str, party: Party) -> Cow<'static, str> {
-    read_item(raw).map_or("".into(), |(item, _)| item.pointer(party))
+    read_item(raw).map_or("".into(), |(item, _)| item.into_pointer(party))
 }
 
 fn refused(index: usize, problem: &Problem, request_id: &str) -> ItemResult {

@@ -13,6 +13,8 @@ pub(super) mod statements;
 pub(super) mod transactions;
 pub(super) mod transfers;
 
+use futures_util::future::Either;
+
 use super::api::{Answer, Api, Wait};
 use super::call::Call;
 use super::problem::Problem;
@@ -30,12 +32,13 @@ impl Call<'_> {
         &mut self,
         api: &'s Api,
     ) -> Result<Answer<impl Wait<'s> + use<'s>>, Problem> {
+        let posted = |later| Answer::Later(Either::Left(later));
+        let moved = |later| Answer::Later(Either::Right(later));
         let query = self.query()?;
         let reply = match self.operation.endpoint {
-            Endpoint::DepositV1 => return Ok(Answer::Later(self.post_v1(api, Direction::Deposit).await?)),
-            Endpoint::WithdrawV1 => {
-                return Ok(Answer::Later(self.post_v1(api, Direction::Withdrawal).await?));
-            }
+            Endpoint::DepositV1 => return self.post_v1(api, Direction::Deposit).await.map(posted),
+            Endpoint::WithdrawV1 => return self.post_v1(api, Direction::Withdrawal).await.map(posted),
+            Endpoint::Transfer => return self.transfer(api, &query).await.map(moved),
             Endpoint::OpenAccountV1 => Box::pin(self.open_account_v1()).await,
             Endpoint::AccountV1 => self.account_v1().await,
             Endpoint::CloseV1 => Box::pin(self.close_account_v1()).await,
@@ -43,7 +46,6 @@ impl Call<'_> {
             Endpoint::OpenAccount => Box::pin(self.open_account()).await,
             Endpoint::Accounts => Box::pin(self.list_accounts(&query)).await,
             Endpoint::UpdateAccount => Box::pin(self.update_account()).await,
-            Endpoint::Transfer => Box::pin(self.transfer(&query)).await,
             Endpoint::ReadTransfer => Box::pin(self.read_transfer()).await,
             Endpoint::Reverse => Box::pin(self.reverse(&query)).await,
             Endpoint::Hold => Box::pin(self.place_hold(&query)).await,

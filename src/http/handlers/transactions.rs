@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use futures_util::FutureExt;
 use hyper::StatusCode;
 use hyper::header::{HeaderValue, LINK, LOCATION};
 use serde_json::{Value, json};
@@ -196,14 +197,14 @@ impl Call<'_> {
         let posting: PostingV1 = read_body(&body)?;
         let account = AccountSelector::Name(name.clone());
         let posted = bank.post(account, version, direction, posting.amount.0, origin);
-        Ok(async move {
-            let posted = posted.await?;
+        Ok(posted.map(move |posted| {
+            let posted = posted?;
             let transaction = TransactionV1::of(&posted.value, &name, posted.value.currency);
             let mut reply = reply::json(StatusCode::CREATED, &transaction);
             let location = reply::location_of("/transactions/", posted.value.id.to_uuid());
             reply.headers_mut().insert(LOCATION, location);
             Ok(reply::marked(reply, &posted))
-        })
+        }))
     }
 
     pub(super) async fn post(&mut self, direction: Direction) -> Result<Reply, Problem> {

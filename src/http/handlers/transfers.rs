@@ -2,11 +2,13 @@
 
 use std::borrow::Cow;
 
+use futures_util::FutureExt;
 use hyper::StatusCode;
 use hyper::header::LOCATION;
 use serde_json::{Value, json};
 
 use crate::bank::{Done, Executed, KeyHome};
+use crate::http::api::{Api, Wait};
 use crate::http::call::Call;
 use crate::http::headers::Scope;
 use crate::http::operation::{
@@ -122,17 +124,24 @@ impl Parameter for DryRun {
 }
 
 impl Call<'_> {
-    pub(super) async fn transfer(&mut self, query: &Query<'_>) -> Result<Reply, Problem> {
-        let bank = self.bank()?;
+    /// Asks for a transfer; what is returned waits for the reply.
+    pub(super) async fn transfer<'s>(
+        &mut self,
+        api: &'s Api,
+        query: &Query<'_>,
+    ) -> Result<impl Wait<'s> + use<'s>, Problem> {
+        let bank = api.bank()?;
         let DryRunQuery { dry_run: DryRun(dry_run) } = DryRunQuery::read(query)?;
         let body = self.read_json().await?;
         let origin = self.origin(Scope::Collection("transfers"), &body)?;
         let transfer: Transfer = read_body(&body)?;
         let (operation, conditions) = transfer.to_operation(bank);
-        let done = bank.operate(operation, conditions, KeyHome::Key, dry_run, origin).await;
-        let done =
-            done.map_err(|refusal| Problem::from(refusal).pointing(|party| transfer.pointer(party)))?;
-        Ok(made(&done, dry_run))
+        let places = transfer.into_places();
+        let done = bank.operate(operation, conditions, KeyHome::Key, dry_run, origin);
+        Ok(done.map(move |done| match done {
+            Ok(done) => Ok(made(&done, dry_run)),
+            Err(refusal) => Err(Problem::from(refusal).pointing(|party| places.pointer(party))),
+        }))
     }
 
     pub(super) async fn read_transfer(&self) -> Result<Reply, Problem> {

@@ -374,19 +374,19 @@ fn parse_item_key(raw: &str) -> Parsed<Box<str>> {
 
 impl BatchItem {
     /// Where in the item the part of the operation stands that has met a refusal.
-    pub(in crate::http) fn pointer(&self, party: Party) -> Cow<'static, str> {
+    pub(in crate::http) fn into_pointer(self, party: Party) -> Cow<'static, str> {
         let conditions = match self {
-            BatchItem::Transfer(transfer) => return transfer.pointer(party),
+            BatchItem::Transfer(transfer) => return transfer.into_places().pointer(party),
             BatchItem::Hold(hold) => return hold.pointer(party),
             // It names no account: the hold knows them.
             BatchItem::Capture(_) | BatchItem::Void(_) => return "/hold".into(),
             BatchItem::Open(_) => None,
-            BatchItem::Deposit(item) => item.conditions.as_ref(),
-            BatchItem::Withdraw(item) => item.conditions.as_ref(),
+            BatchItem::Deposit(item) => item.conditions,
+            BatchItem::Withdraw(item) => item.conditions,
         };
         match party {
             Party::Account(_) => "/account".into(),
-            Party::Requirement(place) => requirement_pointer(conditions, place),
+            Party::Requirement(place) => requirement_pointer(conditions.as_ref(), place),
         }
     }
 

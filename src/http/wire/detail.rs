@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::accounts::AllowanceLeft;
 use super::links::{Linked, Links, Relation};
 use super::schema::{Describe, Schemas};
-use super::write::{Id, MoneyText, Time, Write, resource, text};
+use super::write::{Id, MoneyText, Time, Write, array, resource, text};
 use crate::bank::Executed;
 use crate::ledger::{
     self, AccountChange, Currency, Effect, Kind, Reference, ShardId, TransactionId, TransactionType,
@@ -22,7 +22,7 @@ resource! {
         /// Whether this only says what would happen.
         dry_run: bool,
         /// The accounts that it changed, and how each stands after it.
-        accounts: Vec<Side>,
+        accounts: Sides<'a>,
         /// The client's reference.
         reference: Option<&'a Reference>,
         /// The client's metadata.
@@ -73,12 +73,24 @@ impl Side {
             allowance: AllowanceLeft::after(effect),
         }
     }
+}
 
-    pub(in crate::http) fn all(decision: &ledger::Decision) -> Vec<Side> {
-        // In the order in which money goes: who pays first, then who is paid; within, as the decision has them.
-        let mut sides: Vec<_> = decision.effects().collect();
-        sides.sort_by_key(|(_, effect)| effect.change.posted().is_positive());
-        sides.into_iter().map(|(shard, effect)| Side::of(shard, effect)).collect()
+/// What a transaction did to all its accounts, in the order in which money goes: who pays first, then who is paid;
+/// within, as the decision has them.
+pub(in crate::http) struct Sides<'a>(pub(in crate::http) &'a ledger::Decision);
+
+impl Describe for Sides<'_> {
+    fn describe(schemas: &mut Schemas) -> Value {
+        Vec::<Side>::describe(schemas)
+    }
+}
+
+impl Write for Sides<'_> {
+    fn write(&self, out: &mut Vec<u8>) {
+        let of = |is_paid| {
+            self.0.effects().filter(move |(_, effect)| effect.change.posted().is_positive() == is_paid)
+        };
+        array(out, of(false).chain(of(true)), |out, (shard, effect)| Side::of(shard, effect).write(out));
     }
 }
 
@@ -103,7 +115,7 @@ impl<'a> TransactionDetail<'a> {
             id: Some(Id(id)),
             kind: TransactionType::of(&decision.kind).expect("book-keeping is shown to nobody"),
             dry_run: false,
-            accounts: Side::all(decision),
+            accounts: Sides(decision),
             reference: decision.note.reference.as_ref(),
             metadata: &decision.note.metadata,
             hold_id: hold.map(Id),

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
-use super::detail::Side;
+use super::detail::Sides;
 use super::links::{Linked, Links, Relation};
 use super::metadata::Metadata;
 use super::read::{Parsed, ReadScalar, body};
@@ -111,7 +111,7 @@ impl ReadScalar for HoldSeconds {
 
 resource! {
     /// A hold.
-    pub(in crate::http) struct HoldResource {
+    pub(in crate::http) struct HoldResource<'a> {
         /// The hold's id; null if this is a dry run, which makes none.
         id: Option<Id>,
         /// Whose money it reserves.
@@ -133,14 +133,14 @@ resource! {
         /// When it ended; null while it is pending.
         ended: Option<Time>,
         /// In the reply to what placed it: how the account stands after it.
-        accounts: Option<Vec<Side>>,
+        accounts: Option<Sides<'a>>,
         /// What can be done with it now.
         links as "_links": Links<HoldLinks>,
     }
 }
 
-impl HoldResource {
-    pub(in crate::http) fn of(view: &HoldView) -> HoldResource {
+impl<'a> HoldResource<'a> {
+    pub(in crate::http) fn of(view: &HoldView) -> HoldResource<'a> {
         let Hold { created, amount, to, expires, status } = view.hold;
         let money = |amount| MoneyText(amount, view.currency);
         let (ended, captured) = match status {
@@ -173,7 +173,7 @@ impl HoldResource {
     }
 
     /// The hold as it was placed.
-    pub(in crate::http) fn placed(executed: &Executed, dry_run: bool) -> HoldResource {
+    pub(in crate::http) fn placed(executed: &'a Executed, dry_run: bool) -> HoldResource<'a> {
         let mut effects = executed.decision.effects();
         let (shard, effect) = effects.next().expect("a hold has an account");
         let AccountChange::Held { amount, to, expires } = effect.change else {
@@ -188,7 +188,7 @@ impl HoldResource {
             currency: effect.currency,
             hold: Hold { created, amount, to, expires, status: HoldStatus::Pending },
         });
-        placed.accounts = Some(Side::all(&executed.decision));
+        placed.accounts = Some(Sides(&executed.decision));
         if dry_run {
             placed.id = None;
             placed.links.0.exists = false;
@@ -204,7 +204,7 @@ resource! {
         /// How many there are.
         count: u64,
         /// The holds that are pending, or ended within a day; the oldest first.
-        items: Vec<HoldResource>,
+        items: Vec<HoldResource<'static>>,
     }
 }
 

@@ -141,18 +141,29 @@ impl Transfer {
         }
     }
 
-    /// Where in the body the part of the operation stands that has met a refusal.
+    /// What of it says where its parts stand.
+    pub(in crate::http) fn into_places(self) -> Places {
+        match self {
+            Transfer::Pair(pair) => Places { is_pair: true, conditions: pair.conditions },
+            Transfer::Legs(legs) => Places { is_pair: false, conditions: legs.conditions },
+        }
+    }
+}
+
+/// Where in a transfer's body the parts of its operation stand.
+pub(in crate::http) struct Places {
+    is_pair: bool,
+    conditions: Option<Conditions>,
+}
+
+impl Places {
+    /// Where the part stands that has met a refusal.
     pub(in crate::http) fn pointer(&self, party: Party) -> Cow<'static, str> {
-        match (self, party) {
-            (Transfer::Pair(_), Party::Account(0)) => "/from".into(),
-            (Transfer::Pair(_), Party::Account(_)) => "/to".into(),
-            (Transfer::Legs(_), Party::Account(place)) => format!("/legs/{place}/account").into(),
-            (Transfer::Pair(pair), Party::Requirement(place)) => {
-                requirement_pointer(pair.conditions.as_ref(), place)
-            }
-            (Transfer::Legs(legs), Party::Requirement(place)) => {
-                requirement_pointer(legs.conditions.as_ref(), place)
-            }
+        match party {
+            Party::Account(0) if self.is_pair => "/from".into(),
+            Party::Account(_) if self.is_pair => "/to".into(),
+            Party::Account(place) => format!("/legs/{place}/account").into(),
+            Party::Requirement(place) => requirement_pointer(self.conditions.as_ref(), place),
         }
     }
 }
