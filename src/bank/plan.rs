@@ -34,7 +34,7 @@ impl Bank {
     ) -> Result<WorkRequest, Refusal> {
         // Of two accounts an item, about.
         let accounts_expected = 2 * items.len() / self.shards.len();
-        let of_shards = Vec::with_capacity(self.shards.len().min(2 * items.len()));
+        let of_shards = SmallVec::with_capacity(self.shards.len().min(2 * items.len()));
         let mut needs = NeedsByShard { of_shards, accounts_expected };
         let mut references = Vec::new();
         for item in &items {
@@ -91,7 +91,7 @@ impl Bank {
 
 /// What is needed, in the order of the shards.
 struct NeedsByShard {
-    of_shards: Vec<(ShardId, Needs)>,
+    of_shards: SmallVec<[(ShardId, Needs); 2]>,
     /// Of how many accounts there is to be room in each.
     accounts_expected: usize,
 }

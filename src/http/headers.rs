@@ -181,6 +181,10 @@ pub(super) fn check_media_type(headers: &Headers<'_>, strict: bool, others: &[&s
     let Some(media_type) = headers.content_type.first().filter(|_| strict) else {
         return Ok(());
     };
+    if media_type.as_bytes() == b"application/json" {
+        // Nearly always.
+        return Ok(());
+    }
     let essence = media_type.to_str().ok().and_then(|text| text.split(';').next()).unwrap_or_default().trim();
     let is = |media_type: &&str| essence.eq_ignore_ascii_case(media_type);
     let (_, suffix) = essence.rsplit_once('+').unwrap_or_default();

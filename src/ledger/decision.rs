@@ -9,6 +9,8 @@
 //! - an effect says what it leaves (version, balance, held, and what may still leave an account with velocity limits),
 //!   so that whoever applies or reads it can check it, and a repeated request gets its first answer.
 
+use smallvec::SmallVec;
+
 use super::{
     AccountId, AccountName, AccountNumber, Allowance, Amount, Currency, Details, HoldId, HoldKey,
     HoldOutcome, KeyUse, Link, Metadata, Note, Reference, Rejected, Sequence, ShardId, Spent, Timestamp,
@@ -125,12 +127,15 @@ pub struct Part {
     /// first, and in the part of the deciding shard itself.
     pub previous: Sequence,
     /// What changes, an account each.
-    pub effects: Vec<Effect>,
+    pub effects: Effects,
     /// The transfer that can no longer be reversed; it was decided by this shard.
     pub reverses: Option<Sequence>,
     /// The idempotency key that this shard remembers. The deciding shard's own is in its event.
     pub key: Option<KeyUse>,
 }
+
+/// What happens to some accounts of a shard. Of most parts there is one effect.
+pub type Effects = SmallVec<[Effect; 1]>;
 
 /// What happens to one account.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use super::{
     AccountChange, AccountName, AccountNumber, After, Amount, Currency, Decision, Effect, IdempotencyKey,
@@ -187,7 +187,7 @@ impl Change {
                 accounts.insert(*account);
             }
             Change::Decided { decision, .. } | Change::Settled { decision, .. } => {
-                let effects = decision.part(shard).map_or(&[][..], |part| &part.effects);
+                let effects = decision.part(shard).map_or(&[][..], |part| &part.effects[..]);
                 accounts.extend(effects.iter().map(|effect| effect.account));
             }
             Change::Refused { .. } | Change::Claimed => {}
@@ -217,7 +217,7 @@ impl Change {
             }
             Change::Refused { .. } | Change::Claimed => return None,
         };
-        let effects = vec![Effect { account, opened, currency, change, after, allowance: None }];
+        let effects = smallvec![Effect { account, opened, currency, change, after, allowance: None }];
         let part = Part { shard, previous: Sequence::NONE, effects, reverses: None, key: None };
         Some(Decision { kind, note: Note::default(), parts: vec![part] })
     }

@@ -45,7 +45,7 @@ pub use chain::{Chain, Links};
 pub use command::{AccountRef, Command, Target, Terms};
 pub use currency::Currency;
 pub use decision::{
-    AccountChange, After, Amended, Decision, Effect, ItemOutcome, Kind, Opened, Outcome, Part,
+    AccountChange, After, Amended, Decision, Effect, Effects, ItemOutcome, Kind, Opened, Outcome, Part,
 };
 pub use event::{Change, Direction, Entry, Event, KeyUse, PartLinks};
 pub use hold::{ENDED_HOLD_MEMORY_MS, Hold, HoldKey, HoldOutcome, HoldStatus, Holds};

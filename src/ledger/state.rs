@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use super::workspace::{AccountState, Decided, Grant, Needs};
 use super::{
@@ -438,7 +438,7 @@ impl Ledger {
         let part = Part {
             shard: self.shard,
             previous: Sequence::NONE,
-            effects: vec![effect],
+            effects: smallvec![effect],
             reverses: None,
             key: None,
         };

@@ -11,13 +11,15 @@
 
 use std::sync::Arc;
 
+use smallvec::smallvec;
+
 use super::operation::{Item, Operation, Place, Sum};
 use super::state::in_currency;
 use super::workspace::{AccountState, Grant, rejected_at};
 use super::{
     Account, AccountChange, AccountId, AccountNumber, AccountStatus, After, Amount, Change, Currency,
-    Decision, Effect, Event, Kind, Ledger, Note, Part, PartLinks, Quantity, Rejected, Rejection, Sequence,
-    ShardId, Terms,
+    Decision, Effect, Effects, Event, Kind, Ledger, Note, Part, PartLinks, Quantity, Rejected, Rejection,
+    Sequence, ShardId, Terms,
 };
 
 /// Plain transfers between accounts of one ledger, as it stands.
@@ -78,7 +80,7 @@ impl Ledger {
             let [payer, payee] = [pair[0], pair[1]].map(plain);
             accounts.push([payer?, payee?]);
         }
-        let parts = vec![part(self.shard(), Vec::with_capacity(2))];
+        let parts = vec![part(self.shard(), Effects::with_capacity(2))];
         let decision = Decision { kind: Kind::Transfer, note: Note::default(), parts };
         let change = Change::Decided { decision: Arc::new(decision), links: PartLinks::new() };
         let event = Event { time: terms.now, key: None, change };
@@ -126,9 +128,9 @@ pub fn decide_plain(item: &Item, grants: &[Grant]) -> Option<Result<Decision, Re
     Some(decide(sides, amount).map(|effects| {
         let [payer, payee] = places.map(|place| place.shard);
         let parts = match effects {
-            effects if payer == payee => vec![part(payer, effects.into())],
-            [paid, got] if payer < payee => vec![part(payer, vec![paid]), part(payee, vec![got])],
-            [paid, got] => vec![part(payee, vec![got]), part(payer, vec![paid])],
+            effects if payer == payee => vec![part(payer, effects.into_iter().collect())],
+            [paid, got] if payer < payee => vec![part(payer, smallvec![paid]), part(payee, smallvec![got])],
+            [paid, got] => vec![part(payee, smallvec![got]), part(payer, smallvec![paid])],
         };
         Decision { kind: Kind::Transfer, note: Note::default(), parts }
     }))
@@ -146,7 +148,7 @@ fn as_plain(item: &Item) -> Option<([&Place; 2], Quantity)> {
     }
 }
 
-fn part(shard: ShardId, effects: Vec<Effect>) -> Part {
+fn part(shard: ShardId, effects: Effects) -> Part {
     Part { shard, previous: Sequence::NONE, effects, reverses: None, key: None }
 }
 

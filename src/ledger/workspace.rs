@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 
 use super::account::available;
 use super::decision::{
-    AccountChange, After, Amended, Decision, Effect, ItemOutcome, Kind, Opened, Outcome, Part,
+    AccountChange, After, Amended, Decision, Effect, Effects, ItemOutcome, Kind, Opened, Outcome, Part,
 };
 use super::operation::{
     Amendment, Condition, Item, MetadataChange, Opening, Operation, PROTECTION_CHAIN_MAX, Place, Requirement,
@@ -1042,11 +1042,7 @@ impl Workspace {
         let (number, opened, currency) = (account.id.number, account.id.opened, account.currency);
         let after = account.after();
         let effect = Effect { account: number, opened, currency, change, after, allowance };
-        let effects = &mut part_of(&mut draft.decision.parts, account.id.shard).effects;
-        if effects.len() == 1 {
-            effects.reserve_exact(1);
-        }
-        effects.push(effect);
+        part_of(&mut draft.decision.parts, account.id.shard).effects.push(effect);
     }
 
     fn finish(&mut self, draft: Draft) -> Result<Decision, Stop> {
@@ -1076,8 +1072,7 @@ impl Draft {
 /// The part of a shard, which is made if there is none yet.
 fn part_of(parts: &mut Vec<Part>, shard: ShardId) -> &mut Part {
     let place = parts.iter().position(|part| part.shard == shard).unwrap_or_else(|| {
-        // Of most parts there is one effect, and room for more takes longer to fill than to make.
-        let effects = Vec::with_capacity(1);
+        let effects = Effects::new();
         parts.push(Part { shard, previous: Sequence::NONE, effects, reverses: None, key: None });
         parts.len() - 1
     });

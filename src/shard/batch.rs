@@ -1192,7 +1192,7 @@ impl<To> Shard<To> {
             turn: None,
             key: None,
             request_id: request_id.into(),
-            needs: vec![(self.id, needs)],
+            needs: smallvec![(self.id, needs)],
         }
     }
 

@@ -80,7 +80,7 @@ pub struct WorkRequest {
     /// The request's id, recorded with a refusal that is kept for a key.
     pub request_id: Box<str>,
     /// What it needs, by shard, in ascending order.
-    pub needs: Vec<(ShardId, Needs)>,
+    pub needs: SmallVec<[(ShardId, Needs); 2]>,
 }
 
 /// What became of a work.

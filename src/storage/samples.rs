@@ -11,7 +11,7 @@ use super::journal::record::{Draft, LogPosition};
 use crate::ledger::workspace::Decided;
 use crate::ledger::{
     AccountChange, AccountId, AccountName, AccountNumber, AccountRef, After, Amended, Amount, Change,
-    Command, Currency, DebitLimit, Decision, Effect, Event, ExcessDecimals, HoldKey, HoldOutcome,
+    Command, Currency, DebitLimit, Decision, Effect, Effects, Event, ExcessDecimals, HoldKey, HoldOutcome,
     IdempotencyKey, ItemOutcome, KeyDigest, Kind, Ledger, Link, LinkKind, Metadata, Note, Opened, Outcome,
     OverdraftDefault, Part, Quantity, Reference, Rejected, Rejection, Sequence, ShardId, Target, Terms,
     Timestamp, TransactionId, VelocityLimits,
@@ -498,7 +498,7 @@ fn part_of(parts: &mut Vec<Part>, shard: ShardId) -> &mut Part {
     if parts.get(place).is_none_or(|part| part.shard != shard) {
         parts.insert(
             place,
-            Part { shard, previous: Sequence::NONE, effects: Vec::new(), reverses: None, key: None },
+            Part { shard, previous: Sequence::NONE, effects: Effects::new(), reverses: None, key: None },
         );
     }
     &mut parts[place]

@@ -40,17 +40,15 @@ impl<'a> Object<'a> {
 
     /// Starts a member; its value is to be written next.
     pub(in crate::http) fn key(&mut self, name: &'static str) -> &mut Vec<u8> {
-        let out = self.quoted_key("\"");
+        let out = self.literal_key(",\"");
         out.extend_from_slice(name.as_bytes());
         out.extend_from_slice(b"\":");
         out
     }
 
-    /// The same with a name that has its quotes and colon already.
-    pub(in crate::http) fn quoted_key(&mut self, name: &'static str) -> &mut Vec<u8> {
-        if !self.empty {
-            self.out.push(b',');
-        }
+    /// The same with a name that has its quotes and colon already, and the comma before it.
+    pub(in crate::http) fn literal_key(&mut self, name: &'static str) -> &mut Vec<u8> {
+        let name = if self.empty { &name[1..] } else { name };
         self.empty = false;
         self.out.extend_from_slice(name.as_bytes());
         self.out
@@ -163,8 +161,8 @@ macro_rules! resource {
                 let mut object = $crate::http::wire::write::Object::begin(out);
                 $(
                     let name =
-                        concat!("\"", $crate::http::wire::write::member_name!($field $($name)?), "\":");
-                    $crate::http::wire::write::Write::write(&self.$field, object.quoted_key(name));
+                        concat!(",\"", $crate::http::wire::write::member_name!($field $($name)?), "\":");
+                    $crate::http::wire::write::Write::write(&self.$field, object.literal_key(name));
                 )*
                 object.end();
             }
@@ -276,9 +274,9 @@ impl Describe for Id {
 
 impl Write for Id {
     fn write(&self, out: &mut Vec<u8>) {
-        let mut buffer = Uuid::encode_buffer();
-        let text = self.0.hyphenated().encode_lower(&mut buffer);
-        plain_text(out, text.as_bytes());
+        let mut text = [b'"'; 1 + uuid::fmt::Hyphenated::LENGTH + 1];
+        self.0.hyphenated().encode_lower(&mut text[1..]);
+        out.extend_from_slice(&text);
     }
 }
 

@@ -3,9 +3,9 @@
 use super::event::{put_distance, read_distance, read_held};
 use super::{FORMAT_FIRST, FORMAT_VERSION};
 use crate::ledger::{
-    AccountChange, AccountNumber, After, Allowance, Amended, Amount, Currency, Decision, Effect, HoldKey,
-    HoldOutcome, ItemOutcome, KeyUse, Kind, Link, LinkKind, Note, Opened, Outcome, Part, Rejected, Rejection,
-    Sequence, Timestamp,
+    AccountChange, AccountNumber, After, Allowance, Amended, Amount, Currency, Decision, Effect, Effects,
+    HoldKey, HoldOutcome, ItemOutcome, KeyUse, Kind, Link, LinkKind, Note, Opened, Outcome, Part, Rejected,
+    Rejection, Sequence, Timestamp,
 };
 use crate::storage::codec::{Malformed, Reader, put_bytes, put_varint};
 use crate::storage::fields::{
@@ -89,21 +89,22 @@ pub(super) fn read_decision(
     let reference = (byte & WITH_REFERENCE != 0).then(|| read_reference(reader)).transpose()?;
     let metadata = (byte & WITH_METADATA != 0).then(|| read_some_metadata(reader)).transpose()?;
     let count = reader.varint()?;
-    let mut parts = some_of(count);
+    let mut parts = Vec::with_capacity(few(count));
     let mut currency = None;
     for _ in 0..count {
         // Each takes some bytes, as does all else that is counted: a count that lies ends with the record.
         let shard = read_shard(reader)?;
-        let part = Part { shard, previous: Sequence::NONE, effects: Vec::new(), reverses: None, key: None };
+        let part =
+            Part { shard, previous: Sequence::NONE, effects: Effects::new(), reverses: None, key: None };
         read_part(reader, time, sequence, &mut currency, parts.push_mut(part))?;
     }
     Ok(Decision { kind, note: Note { reference, metadata: metadata.unwrap_or_default() }, parts })
 }
 
-/// A list for so many items, of which the first few have room: as many as almost every list has, and no more than bytes
+/// For how many of so many items a list has room from the start: as many as almost every list has, and no more than bytes
 /// that lie can cost.
-fn some_of<T>(count: u64) -> Vec<T> {
-    Vec::with_capacity(count.min(16) as usize)
+fn few(count: u64) -> usize {
+    count.min(16) as usize
 }
 
 fn kind_code(kind: &Kind) -> u8 {
@@ -176,7 +177,7 @@ fn read_kind(reader: &mut Reader<'_>, at: &Reader<'_>, code: u8, time: Timestamp
         }
         BATCH => {
             let count = reader.varint()?;
-            let mut results = some_of(count);
+            let mut results = Vec::with_capacity(few(count));
             for _ in 0..count {
                 results.push(read_item_outcome(reader, time)?);
             }
@@ -272,9 +273,10 @@ fn read_part(
         part.key = Some(KeyUse { key: read_key(reader)?, expires: read_time(reader, time)? });
     }
     let count = reader.varint()?;
-    part.effects = some_of(count);
+    part.effects.reserve(few(count));
     for _ in 0..count {
-        read_effect(reader, time, currency, part.effects.push_mut(NO_EFFECT))?;
+        part.effects.push(NO_EFFECT);
+        read_effect(reader, time, currency, part.effects.last_mut().expect("one was added"))?;
     }
     Ok(())
 }

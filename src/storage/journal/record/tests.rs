@@ -414,7 +414,13 @@ fn common_events_take_few_bytes() {
         after: After { version: 300, balance: amount(balance), held: Amount::ZERO },
         allowance: None,
     };
-    let part = |shard, effects| Part { shard, previous: Sequence::NONE, effects, reverses: None, key: None };
+    let part = |shard, effects: Vec<Effect>| Part {
+        shard,
+        previous: Sequence::NONE,
+        effects: effects.into(),
+        reverses: None,
+        key: None,
+    };
     let decided = |parts, links| {
         let decision = Arc::new(Decision { kind: Kind::Transfer, note: Note::default(), parts });
         Event { time, key: None, change: Change::Decided { decision, links } }
@@ -694,7 +700,7 @@ impl Random {
         let parts = self.many(4, |random| Part {
             shard: if random.below(3) == 0 { shard() } else { random.shard() },
             previous: random.before(at),
-            effects: random.many(4, Random::effect),
+            effects: random.many(4, Random::effect).into(),
             reverses: random.maybe(Random::sequence),
             key: random.maybe(|random| {
                 let from = random.time();
