@@ -170,7 +170,8 @@ impl Api {
             };
             let index = found.map(|found| found.index);
             let body_unread = !body.is_end_stream();
-            let method = parts.method;
+            let Parts { method, headers, .. } = parts;
+            reply::reuse(headers);
             (Kept { began, _in_flight: in_flight, method, index, request_id, body_unread }, answer)
         }
     }

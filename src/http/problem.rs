@@ -6,12 +6,12 @@
 
 use std::borrow::Cow;
 
+use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use hyper::{Response, StatusCode};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::reply::Reply;
+use super::reply::{self, Reply};
 use super::wire::AllowanceLeft;
 use super::wire::Version;
 use super::wire::schema::{Describe, Schemas};
@@ -381,8 +381,7 @@ impl Problem {
 
     /// The reply. `request_id` is this request's; the body of a repeated refusal shows the first one's.
     pub(super) fn respond(&self, version: Version, request_id: &str) -> Reply {
-        let mut response = Response::new(self.body(version, request_id).into());
-        *response.status_mut() = self.code.status();
+        let mut response = reply::new(self.code.status(), self.body(version, request_id).into());
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -1,11 +1,12 @@
 //! Replies, and how long a client may keep them.
 
+use std::cell::RefCell;
 use std::fmt::Write as _;
 
 use bytes::Bytes;
 use data_encoding::BASE64URL_NOPAD;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue};
-use hyper::{Response, StatusCode};
+use hyper::{HeaderMap, Response, StatusCode};
 
 use super::headers::{self, Headers};
 use super::stream::Body;
@@ -48,19 +49,46 @@ impl Caching {
     }
 }
 
+thread_local! {
+    /// Header maps of requests that are understood, emptied, for the replies of the same thread. A reply's goes on to the
+    /// connection's next request; so none is made anew.
+    static SPARE_HEADERS: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };
+}
+
+/// How many header maps a thread keeps at most, and how many headers there is room for in the largest of them.
+const SPARE_HEADERS_MAX: usize = 64;
+const SPARE_HEADERS_ROOM_MAX: usize = 32;
+
+/// Keeps a request's header map for a reply.
+pub(super) fn reuse(mut headers: HeaderMap) {
+    if headers.capacity() <= SPARE_HEADERS_ROOM_MAX {
+        headers.clear();
+        SPARE_HEADERS.with_borrow_mut(|spare| {
+            if spare.len() < SPARE_HEADERS_MAX {
+                spare.push(headers);
+            }
+        });
+    }
+}
+
+/// A reply without headers.
+pub(super) fn new(status: StatusCode, body: Body) -> Reply {
+    let mut reply = Response::new(body);
+    *reply.status_mut() = status;
+    *reply.headers_mut() = SPARE_HEADERS.with_borrow_mut(Vec::pop).unwrap_or_default();
+    reply
+}
+
 /// A reply that is complete without a body.
 pub(super) fn empty(status: StatusCode) -> Reply {
-    let mut reply = Response::new(Body::default());
-    *reply.status_mut() = status;
-    reply
+    new(status, Body::default())
 }
 
 /// A reply with a resource.
 pub(super) fn json(status: StatusCode, resource: &impl Write) -> Reply {
     let mut out = Vec::with_capacity(REPLY_BYTES_TYPICAL);
     resource.write(&mut out);
-    let mut reply = Response::new(Body::from(out));
-    *reply.status_mut() = status;
+    let mut reply = new(status, Body::from(out));
     reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
     reply
 }
@@ -114,7 +142,7 @@ impl Content {
         let mut reply = if known {
             empty(StatusCode::NOT_MODIFIED)
         } else {
-            let mut reply = Response::new(Body::from(self.bytes.clone()));
+            let mut reply = new(StatusCode::OK, Body::from(self.bytes.clone()));
             reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(self.media_type));
             reply
         };
@@ -126,7 +154,7 @@ impl Content {
 
 /// A text that is true only now.
 pub(super) fn fresh_text(media_type: &'static str, text: String) -> Reply {
-    let mut reply = Response::new(Body::from(text.into_bytes()));
+    let mut reply = new(StatusCode::OK, Body::from(text.into_bytes()));
     reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     reply.headers_mut().insert(CACHE_CONTROL, Caching::Never.header());
     reply

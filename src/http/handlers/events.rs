@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, LINK};
-use hyper::{Method, Response};
+use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -185,7 +185,7 @@ impl Call<'_> {
     ) -> Result<Reply, Problem> {
         let limits = self.limits;
         let (writer, body) = self.api.streams.begin(limits.streams_max, limits.stream_stall_time_max)?;
-        let mut reply = Response::new(body);
+        let mut reply = reply::new(StatusCode::OK, body);
         let headers = reply.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(EVENT_STREAM));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
