@@ -630,3 +630,127 @@ impl Bank {
         Ok(Happened { executed: super::executed_short(shard, sequence, &event, opened, currency), after })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use smallvec::smallvec;
+
+    use super::*;
+    use crate::ledger::operation::{Item, Operation, Place, Sum};
+    use crate::ledger::workspace::{Decided, Needs};
+    use crate::ledger::{
+        AccountName, AccountRef, Amount, Command, ExcessDecimals, Ledger, Note, OverdraftDefault, Quantity,
+        Target, Terms, decide_plain,
+    };
+    use crate::storage::journal::record::{Draft, LogPosition};
+    use crate::storage::journal::{Journal, MemoryJournal, MemoryReader};
+
+    /// Two logs. What is durable of each at one look after the other; the last stays.
+    struct Growing {
+        logs: [MemoryReader; 2],
+        durable: [Mutex<VecDeque<u64>>; 2],
+    }
+
+    impl Source for Growing {
+        fn log(&self, shard: ShardId) -> &dyn JournalReader {
+            &self.logs[shard.index()]
+        }
+
+        fn durable(&self, shard: ShardId) -> Sequence {
+            let mut looks = self.durable[shard.index()].lock();
+            let now = if looks.len() > 1 { looks.pop_front() } else { looks.front().copied() };
+            now.and_then(Sequence::new).expect("a sequence")
+        }
+    }
+
+    struct Bench {
+        ledger: Ledger,
+        journal: MemoryJournal,
+    }
+
+    impl Bench {
+        fn new(shard: usize) -> Bench {
+            let shard = ShardId::new(shard).expect("in range");
+            let journal = MemoryJournal::new(shard, LogPosition::genesis(uuid::Uuid::nil(), shard));
+            Bench { ledger: Ledger::new(shard), journal }
+        }
+
+        fn happen(&mut self, event: &Event) {
+            let sequence = self.ledger.apply(event);
+            let mut position = self.journal.position();
+            let record = Draft::new(sequence, event).seal(self.ledger.shard(), &mut position);
+            self.journal.append(&record).expect("it follows");
+        }
+
+        fn execute(&mut self, command: &Command, now: u64) {
+            let terms = terms(now);
+            let change = self.ledger.decide(command, &terms).expect("accepted");
+            self.happen(&Event { time: terms.now, key: None, change });
+        }
+
+        fn open(&mut self, name: &str) {
+            let open = Command::Open { name: named(name), currency: Currency::USD, overdraft_limit: None };
+            self.execute(&open, 1);
+        }
+
+        fn deposit(&mut self, name: &str, now: u64) {
+            let target = Target { account: AccountRef::Name(named(name)), version: None };
+            self.execute(&Command::Deposit { target, amount: one() }, now);
+        }
+    }
+
+    fn terms(now: u64) -> Terms {
+        let overdraft = OverdraftDefault { currency: Currency::USD, limit: Amount::ZERO };
+        Terms { now: Timestamp::from_millis(now), overdraft, key_retention_ms: 100, keys_max: 100 }
+    }
+
+    fn named(name: &str) -> AccountName {
+        AccountName::parse(name).expect("a name")
+    }
+
+    fn one() -> Quantity {
+        Quantity::parse("1", ExcessDecimals::Refuse).expect("a quantity")
+    }
+
+    /// Looking for what a transfer depends on finds that its payee's shard, of which nothing was durable, has an event of
+    /// the same time that has nothing to do with it. That comes first, as it does for whoever looks later.
+    #[test]
+    fn what_is_found_while_looking_for_what_an_event_depends_on_may_come_before_it() {
+        const NOW: u64 = 7;
+        let mut benches = [Bench::new(0), Bench::new(1)];
+        benches[0].open("payee");
+        benches[0].open("other");
+        benches[1].open("payer");
+        benches[1].deposit("payer", 1);
+        let places = [(1, "payer"), (0, "payee")].map(|(shard, name): (usize, _)| Place {
+            shard: benches[shard].ledger.shard(),
+            account: AccountRef::Name(named(name)),
+        });
+        let grants = places.each_ref().map(|Place { shard, account }| {
+            let needs = Needs { accounts: smallvec![account.clone()], ..Needs::default() };
+            benches[shard.index()].ledger.grant(&needs, &[], &terms(NOW))
+        });
+        let [from, to] = places;
+        let operation = Operation::Transfer { from, to, amount: Sum::Exactly(one()), note: Note::default() };
+        let item = Item { operation, conditions: Vec::new(), key: None };
+        let decision = decide_plain(&item, &grants).expect("it is plain").expect("it is funded");
+        let decided = Decided { decision, key: None };
+        let transfer = benches[1].ledger.decided(decided, Timestamp::from_millis(NOW));
+        benches[1].happen(&transfer);
+        benches[0].deposit("other", NOW);
+
+        let prepared = Sequence::new(2).expect("a sequence");
+        let shown = |looks: &[u64]| {
+            let logs = benches.each_ref().map(|bench| bench.journal.reader());
+            let durable = [looks, &[3]].map(|looks| Mutex::new(looks.iter().copied().collect()));
+            let before = Position::new(vec![prepared; 2]);
+            let (mut feed, mut found) = (Feed::new(&before), Vec::new());
+            let halt =
+                feed.advance(&Growing { logs, durable }, &EventFilter::default(), 9, &mut found, &mut 0);
+            assert!(matches!(halt, Ok(Halt::Horizon(_))), "{halt:?}");
+            found.first().map(|found: &Found| found.shard.index())
+        };
+        assert_eq!(shown(&[3]), Some(0));
+        assert_eq!(shown(&[2, 3]), Some(0));
+    }
+}
