@@ -279,9 +279,10 @@ impl Running {
             keys_max: (settings.idempotency_keys_max as usize).div_ceil(directory.shards()),
         };
         let recovered = recover_all(&directory, &options)?;
-        // One for each shard's commit, and one for the generation that is made or read behind everyone's back.
+        // One for each shard's commit. What is written of the generation that is made behind everyone's back is so little
+        // that a commit may wait for it.
         if let Some((_, first)) = recovered.first() {
-            first.log.rest_spare_threads(recovered.len() + 1);
+            first.log.rest_spare_threads(recovered.len());
         }
         let mut network = Network::new(recovered.len());
         let shards: Vec<RunningShard> = recovered
