@@ -38,7 +38,7 @@ use crate::shard::handle::ShardHandle;
 use crate::shard::worker::{Network, ShardThreads};
 use crate::storage::StorageError;
 use crate::storage::in_flight;
-use crate::storage::journal::JournalOptions;
+use crate::storage::journal::{JournalOptions, wake_spare_threads};
 use crate::storage::log::{Recovered, ShardFiles, ShardJournal, ShardLog, recover};
 use crate::storage::manifest::{Birth, DataDirectory};
 use crate::storage::pace::{self, Hurry};
@@ -49,6 +49,9 @@ const EXIT_LOG_FAILURE: i32 = 74;
 const EXIT_INTERRUPTED: i32 = 130;
 /// How often housekeeper and watchdog look around: rarely enough to cost nothing on an idle machine.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// After what time a commit is suspected to hang.
+const COMMIT_TIME_LONG: Duration = Duration::from_secs(1);
 
 /// How far the clock may be behind the ledger's last event without a word: what setting a clock right moves it.
 const CLOCK_BEHIND_MS_MAX: u64 = 60_000;
@@ -572,11 +575,18 @@ fn look_for_room(shards: &[Kept], reserve: &DiskReserve) {
     }
 }
 
-/// Ends the process when a commit hangs.
+/// Ends the process when a commit hangs. Before, it has the journal try with all its threads.
 fn watch(watches: &[CommitWatch], stop: &Receiver<()>) {
     while stop.recv_timeout(HOUSEKEEPING_INTERVAL) == Err(RecvTimeoutError::Timeout) {
         for (index, watch) in watches.iter().enumerate() {
-            if watch.busy_for().is_some_and(|time| time > COMMIT_TIME_MAX) {
+            let Some(time) = watch.busy_for().filter(|time| *time > COMMIT_TIME_LONG) else {
+                continue;
+            };
+            let woken = wake_spare_threads();
+            if woken > 0 {
+                tracing::warn!(shard = index, woken, "a commit takes long: the journal gets all its threads");
+            }
+            if time > COMMIT_TIME_MAX {
                 tracing::error!(shard = index, limit = ?COMMIT_TIME_MAX, "a commit hangs; ending the process");
                 process::exit(EXIT_LOG_FAILURE);
             }

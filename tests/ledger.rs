@@ -12,10 +12,10 @@ use teller::ledger::operation::{
 };
 use teller::ledger::workspace::{Decided, Needs, Workspace};
 use teller::ledger::{
-    AccountChange, AccountName, AccountNumber, AccountRef, Allowance, Amount, Change, Command, Currency,
-    Decision, Direction, Entry, Event, ExcessDecimals, HoldId, HoldOutcome, IdempotencyKey, ItemOutcome,
-    KeyDigest, KeyStatus, Kind, Ledger, LinkKind, Note, OverdraftDefault, Quantity, Rejected, Rejection,
-    Sequence, ShardId, Target, Terms, Timestamp, Total, TransactionId, decide_plain,
+    AccountChange, AccountName, AccountNumber, AccountRef, AccountStatus, Allowance, Amount, Change, Command,
+    Currency, Decision, Direction, Entry, Event, ExcessDecimals, HoldId, HoldOutcome, IdempotencyKey,
+    ItemOutcome, KeyDigest, KeyStatus, Kind, Ledger, LinkKind, Note, OverdraftDefault, Quantity, Rejected,
+    Rejection, Sequence, ShardId, Target, Terms, Timestamp, Total, TransactionId, decide_plain,
 };
 
 const NAMES: u8 = 6;
@@ -220,6 +220,7 @@ impl Bench {
                 .map(|(ledger, needs)| ledger.grant(needs, &[], &terms))
                 .collect();
             let plain = decide_plain(item, &grants);
+            assert_eq!(plain.is_some(), self.is_plain(item), "{item:?}");
             let ledger = &self.ledgers[here];
             let mut workspace = Workspace::new(ledger.shard(), terms, ledger.last().next(), grants);
             match workspace.execute(item, "r") {
@@ -244,6 +245,18 @@ impl Bench {
                 }
             }
         }
+    }
+
+    /// Whether this is a transfer that says nothing else, between open accounts that have nothing but money.
+    fn is_plain(&self, item: &Item) -> bool {
+        let Operation::Transfer { from, to, amount: Sum::Exactly(_), note } = &item.operation else {
+            return false;
+        };
+        let is_plain = |place: &Place| {
+            let account = self.ledgers[place.shard.index()].account(&place.account);
+            account.is_some_and(|account| account.status == AccountStatus::Open && account.details.is_none())
+        };
+        item.conditions.is_empty() && item.key.is_none() && note.is_empty() && is_plain(from) && is_plain(to)
     }
 
     /// What the short way for a plain transfer comes to is what the long one does.

@@ -55,9 +55,10 @@ thread_local! {
     static SPARE_HEADERS: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };
 }
 
-/// How many header maps a thread keeps at most, and how many headers there is room for in the largest of them.
+/// How many header maps a thread keeps at most: many more than are emptied before a reply takes one.
 const SPARE_HEADERS_MAX: usize = 64;
-const SPARE_HEADERS_ROOM_MAX: usize = 32;
+/// For how many headers the largest that is kept has room: more than browsers and proxies send, 5 KB at most.
+const SPARE_HEADERS_ROOM_MAX: usize = 48;
 
 /// Keeps a request's header map for a reply.
 pub(super) fn reuse(mut headers: HeaderMap) {
@@ -182,4 +183,34 @@ pub(super) fn location(path: std::fmt::Arguments<'_>) -> HeaderValue {
     let mut text = String::with_capacity(64);
     text.write_fmt(path).expect("memory takes what is written to it");
     HeaderValue::try_from(text).expect("an encoded path fits in a header")
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::header::{COOKIE, HOST};
+
+    use super::*;
+
+    #[test]
+    fn a_reply_has_nothing_of_the_request_whose_header_map_it_has() {
+        let mut headers = HeaderMap::with_capacity(8);
+        let room = headers.capacity();
+        headers.insert(HOST, HeaderValue::from_static("here"));
+        headers.append(COOKIE, HeaderValue::from_static("a=1"));
+        headers.append(COOKIE, HeaderValue::from_static("b=2"));
+        reuse(headers);
+        let mut large = HeaderMap::with_capacity(100);
+        large.insert(HOST, HeaderValue::from_static("there"));
+        reuse(large);
+        let reply = empty(StatusCode::NO_CONTENT);
+        assert!(reply.headers().is_empty() && reply.headers().get(COOKIE).is_none());
+        assert_eq!(reply.headers().capacity(), room, "the large one is not kept");
+        assert_eq!(empty(StatusCode::OK).headers().capacity(), 0, "each is used once");
+    }
+
+    #[test]
+    fn no_more_header_maps_are_kept_than_there_is_room_for() {
+        (0..2 * SPARE_HEADERS_MAX).for_each(|_| reuse(HeaderMap::with_capacity(8)));
+        assert_eq!(SPARE_HEADERS.with_borrow(Vec::len), SPARE_HEADERS_MAX);
+    }
 }

@@ -3,7 +3,8 @@
 //!
 //! The largest batches consist of transfers between two accounts of one shard. Each is decided on what the one before
 //! has left and is applied at once: no copies, no locks, nothing from the heap, less than half of the instructions. One
-//! by itself between accounts of two shards is decided on what these have granted. What always holds:
+//! by itself that is not executed so, mostly for its accounts are of two shards, is decided on what was granted. What
+//! always holds:
 //!
 //! - what is decided, refused and recorded is what [`super::workspace`] would have: `tests/ledger.rs` compares them;
 //! - nothing is changed before it is certain that all of a list can be decided so. What might take more than the two

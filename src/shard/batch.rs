@@ -584,8 +584,7 @@ impl<To> Shard<To> {
                     let resources = self.needed(work.needs_here());
                     if self.locks.has_all(ticket, &resources) {
                         let found = found(work.needs_here(), &resources);
-                        self.granted.insert(work.id, ticket);
-                        self.grant(work, &found, moment, output);
+                        self.grant_locked(ticket, work, &found, moment, output);
                     } else {
                         self.locks.release(ticket, &mut self.runnable);
                         self.admit(work, moment, output);
@@ -732,14 +731,13 @@ impl<To> Shard<To> {
             && !self.is_expiry_due(moment)
             && resources.iter().all(|resource| self.locks.is_free(resource))
         {
-            // It is decided, and its locks would be given back, before anybody else could ask for them.
+            // It is decided, and its locks would be given back, before anybody else could ask for them. (A hold whose
+            // time is over ends with its account locked.)
             return self.grant(work, &found, moment, output);
         }
-        let id = work.id;
         let (ticket, granted) = self.locks.acquire(resources, Waiting::Work(work));
         if let Some(Waiting::Work(work)) = granted {
-            self.granted.insert(id, ticket);
-            self.grant(work, &found, moment, output);
+            self.grant_locked(ticket, work, &found, moment, output);
         }
     }
 
@@ -786,7 +784,24 @@ impl<To> Shard<To> {
         Some((replies, after))
     }
 
-    /// Adds what the work asks to know of this shard, which is locked for it now, and lets it go on.
+    /// Grants a work what is locked for it with this ticket.
+    fn grant_locked(
+        &mut self,
+        ticket: Ticket,
+        work: Box<Work<To>>,
+        found: &[Option<AccountNumber>],
+        moment: Moment,
+        output: &mut Output<To>,
+    ) {
+        self.granted.insert(work.id, ticket);
+        if self.is_expiry_due(moment) {
+            let resources = self.locks.resources(ticket).to_vec();
+            self.expire_among(&resources, moment, output);
+        }
+        self.grant(work, found, moment, output);
+    }
+
+    /// Adds what the work asks to know of this shard, which nobody else can change now, and lets it go on.
     fn grant(
         &mut self,
         mut work: Box<Work<To>>,
@@ -794,10 +809,6 @@ impl<To> Shard<To> {
         moment: Moment,
         output: &mut Output<To>,
     ) {
-        if self.is_expiry_due(moment) {
-            let resources = self.locks.resources(self.granted[&work.id]).to_vec();
-            self.expire_among(&resources, moment, output);
-        }
         // A key that was settled a moment ago is not refused as in flight: its first reply may be there already, while
         // the settlement here is not durable yet. What the work answers waits for that, since the grant has seen it.
         work.grants.push(self.ledger.grant(work.needs_here(), found, &self.terms(moment.now)));
@@ -808,7 +819,7 @@ impl<To> Shard<To> {
         }
     }
 
-    /// Decides a work for which everything is locked.
+    /// Decides a work that has all its grants.
     fn decide(&mut self, mut work: Box<Work<To>>, moment: Moment, output: &mut Output<To>) {
         let grants = std::mem::take(&mut work.grants);
         let mut after = Sequence::NONE;
@@ -832,10 +843,8 @@ impl<To> Shard<To> {
             let mut decisions = Decisions::new();
             let reply = match decided {
                 Ok(decision) => {
-                    let event = self.ledger.decided(workspace::Decided { decision, key: None }, terms.now);
-                    after = self.apply(&event, output);
-                    let id = TransactionId { time: event.time, shard: self.id, sequence: after };
-                    let decision = Arc::clone(event.change.decision().expect("it was decided"));
+                    let (id, decision) = self.record_decision(decision, terms.now, output);
+                    after = id.sequence;
                     decisions.push((id, Arc::clone(&decision)));
                     ItemReply::Done { id, decision }
                 }
@@ -846,7 +855,6 @@ impl<To> Shard<To> {
         }
         let first = self.ledger.last().next();
         let mut workspace = Workspace::new(self.id, terms, first, grants);
-        let request = &work.request;
         let key_outcome = request.key.and_then(|key| workspace.key_outcome(&key.key));
         let reply = match key_outcome {
             Some(ItemOutcome::Settled(outcome)) => Some(WorkReply::Settled(outcome)),
@@ -900,6 +908,19 @@ impl<To> Shard<To> {
         let decisions = decisions.into_iter().enumerate().filter(|_| !dry_run);
         let decisions = decisions.map(|(place, decision)| (id_at(place), decision)).collect();
         self.finish(work, reply, decisions, after, requires, moment, output);
+    }
+
+    /// Applies and records a decision that no key comes with.
+    fn record_decision(
+        &mut self,
+        decision: Decision,
+        time: Timestamp,
+        output: &mut Output<To>,
+    ) -> (TransactionId, Arc<Decision>) {
+        let event = self.ledger.decided(workspace::Decided { decision, key: None }, time);
+        let sequence = self.apply(&event, output);
+        let decision = event.change.decision().expect("it was decided");
+        (TransactionId { time, shard: self.id, sequence }, Arc::clone(decision))
     }
 
     /// Tells everyone what was decided: the client, and the other shards, which are free then.

@@ -4,7 +4,8 @@
 //! 1. It visits the shards that it needs something of, in ascending order. Each locks what is its own, waiting for
 //!    its turn, and adds a *grant*: copies of the accounts. Ascending order, so no two works wait for one another.
 //! 2. The last of them, the *executor*, decides all operations on the copies, applies and records its own parts, hands
-//!    the replies over to be let go when that is durable, and tells each other shard what was decided.
+//!    the replies over to be let go when that is durable, and tells each other shard what was decided. If nobody has what
+//!    it needs of its own, and no hold's time is over, it takes no locks: it has decided before anybody else could ask.
 //! 3. Each other shard applies and records its part, a *settlement*, and unlocks. Whoever asks for a locked account is
 //!    answered after that: the settle barrier (P2).
 //!
@@ -13,7 +14,8 @@
 //!
 //! A work that needs one shard only, and is made of plain transfers between accounts that are free there, is executed at
 //! once, without locks and copies ([`crate::ledger::PlainTransfers`]). Nothing can come in between, and nobody sees a
-//! difference.
+//! difference. A single plain transfer that goes the way above, as it does between two shards, is decided on its two copies
+//! without a workspace ([`crate::ledger::decide_plain`]).
 //!
 //! Works of one list, the chunks of a batch, are decided in their order: before one sets out it takes the list's *turn*
 //! at its first shard, and keeps it until it is decided or given up, also while it sets out again. It asks for nothing

@@ -254,11 +254,12 @@ impl<J: Journal> Worker<J> {
         if begun > 0 {
             self.peers.unfinished.fetch_add(begun, Ordering::SeqCst);
         }
-        for (shard, message) in output.messages.drain(..) {
-            self.outgoing[shard.index()].push(message);
-        }
-        for (peer, messages) in self.peers.handles.iter().zip(&mut self.outgoing) {
-            if !messages.is_empty() {
+        if !output.messages.is_empty() {
+            for (shard, message) in output.messages.drain(..) {
+                self.outgoing[shard.index()].push(message);
+            }
+            let outgoing = self.peers.handles.iter().zip(&mut self.outgoing);
+            for (peer, messages) in outgoing.filter(|(_, messages)| !messages.is_empty()) {
                 // A shard that has ended takes the process with it, or is past all works.
                 let _ = peer.inbox.send(Mail::Messages(mem::take(messages)));
             }

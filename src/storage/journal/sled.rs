@@ -79,7 +79,7 @@
 //!     maybe_seal_and_write_iobuf` spawns `write_to_log` with its own reference, which tells the waiters before
 //!     it is done], and with it the lock on `db`. So [`Generation::close`] waits for that lock.
 //! 12. All seven IO threads are woken for each write, for one of them to do it. So `sled/spare.rs` puts to rest those
-//!     that a server does not need.
+//!     that a server does not need, and says in which case a commit could then hang, until they are called back.
 //!
 //! # Figures
 //!
@@ -707,7 +707,11 @@ fn entries(parent: &Path) -> Result<Vec<(String, PathBuf)>, StorageError> {
         let path = entry.path();
         let name = entry.file_name().into_string().unwrap_or_default();
         let number = match name.strip_suffix(CREATING) {
-            Some(creating) => creating.split_once('.').map_or(creating, |(number, _)| number),
+            Some(creating) => match creating.split_once('.') {
+                Some((number, count)) if count.parse::<u64>().is_ok() => number,
+                // Without a count, as they were once.
+                _ => creating,
+            },
             None => name.strip_suffix(REMOVED).unwrap_or(&name),
         };
         let is_directory = entry.file_type().map_err(StorageError::io("read", &path))?.is_dir();
@@ -717,6 +721,12 @@ fn entries(parent: &Path) -> Result<Vec<(String, PathBuf)>, StorageError> {
         entries.push((name, path));
     }
     Ok(entries)
+}
+
+/// Lets sled have all its IO threads again. Returns how many come back. For a commit that takes so long that it may wait
+/// for them.
+pub fn wake_spare_threads() -> usize {
+    spare::wake_all()
 }
 
 /// The generations of a shard that are readable: the live one, which is appended to, and sealed ones that are
@@ -795,8 +805,8 @@ impl Generations {
         self.prepared.lock().is_some()
     }
 
-    /// Has sled do with so many IO threads, in the whole process. To be asked once the live generation is there, and
-    /// before anything is appended.
+    /// Has sled do with so many IO threads, in the whole process, until [`wake_spare_threads`]. To be asked once the live
+    /// generation is there, and before anything is appended.
     pub fn rest_spare_threads(&self, needed: usize) {
         let live = self.readable.read().live.clone();
         if let Some(live) = live {
