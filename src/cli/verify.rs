@@ -85,10 +85,15 @@ impl Summary {
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Summary { shards, accounts, events, records, snapshots, totals, in_flight } = self;
-        write!(
-            f,
-            "{shards} shards, {accounts} accounts, {events} events in {records} records, {snapshots} snapshots"
-        )?;
+        let [shards, accounts, events, records, snapshots] = [
+            (shards, "shard"),
+            (accounts, "account"),
+            (events, "event"),
+            (records, "record"),
+            (snapshots, "snapshot"),
+        ]
+        .map(|(count, what)| format!("{count} {what}{}", if *count == 1 { "" } else { "s" }));
+        write!(f, "{shards}, {accounts}, {events} in {records}, {snapshots}")?;
         for (currency, total) in totals {
             write!(f, "; {currency} sums to {}", total.to_text(*currency))?;
         }
