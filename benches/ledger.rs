@@ -7,8 +7,9 @@ use std::collections::HashMap;
 use std::hint::black_box;
 use std::time::Duration;
 
-use support::{Arena, Feed, Random, name, shard, sized, timed};
+use support::{Arena, Feed, name, shard, sized, timed};
 use teller::ledger::{AccountName, Change, Command, Event, IdempotencyKey, Sequence};
+use teller::random::Random;
 use teller::storage::journal::record::{Draft, LogPosition, Record};
 
 /// How many operations are made up before the clock runs.
@@ -94,13 +95,13 @@ struct Bare {
 
 impl Bare {
     fn new(accounts: usize) -> Bare {
-        Bare { balances: (0..accounts).map(|number| (name(number), 0)).collect(), random: Random(1) }
+        Bare { balances: (0..accounts).map(|number| (name(number), 0)).collect(), random: Random::new(1) }
     }
 
     fn run(&mut self, count: u64) -> Duration {
         in_chunks(count, |count| {
             let names: Vec<AccountName> =
-                (0..count).map(|_| name(self.random.below(self.balances.len()))).collect();
+                (0..count).map(|_| name(self.random.below(self.balances.len() as u64) as usize)).collect();
             timed(|| {
                 for name in &names {
                     if let Some(balance) = self.balances.get_mut(name) {

@@ -11,10 +11,11 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use support::{Arena, Feed, LEDGER, Random, dollars, name, opening, rules, shard, sized, timed};
+use support::{Arena, Feed, LEDGER, dollars, name, opening, rules, shard, sized, timed};
 use teller::clock;
 use teller::ledger::{AccountName, AccountRef, Command, Ledger, Target};
 use teller::progress::Progress;
+use teller::random::Random;
 use teller::shard::batch::{Reply, Request};
 use teller::shard::worker::{Network, ShardThreads};
 use teller::storage::journal::record::LogPosition;
@@ -98,9 +99,10 @@ fn duels<J: Journal + 'static>(arena: &mut Arena, group: &str, threads: &ShardTh
                 let clients = (0..*in_flight).map(|client| {
                     let (handle, names) = (threads.handle().clone(), Arc::clone(&names));
                     async move {
-                        let mut random = Random(client as u64);
+                        let mut random = Random::new(client as u64);
                         for _ in 0..count {
-                            let account = AccountRef::Name(names[random.below(ACCOUNTS)].clone());
+                            let account =
+                                AccountRef::Name(names[random.below(ACCOUNTS as u64) as usize].clone());
                             let target = Target { account, version: None };
                             let reply = handle
                                 .ask(execute(Command::Deposit { target, amount: dollars("0.01") }))

@@ -11,6 +11,7 @@ pub mod config;
 pub mod http;
 pub mod ledger;
 pub mod progress;
+pub mod random;
 pub mod router;
 pub mod server;
 pub mod shard;

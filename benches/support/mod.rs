@@ -14,6 +14,7 @@ use teller::ledger::{
     AccountName, AccountRef, Amount, Command, Currency, Event, ExcessDecimals, IdempotencyKey, KeyDigest,
     Ledger, OverdraftDefault, Quantity, Sequence, ShardId, Target, Terms, Timestamp,
 };
+use teller::random::Random;
 use teller::shard::batch::ShardRules;
 use teller::storage::journal::record::{Draft, LogPosition};
 use uuid::Uuid;
@@ -181,22 +182,6 @@ pub(crate) fn timed(work: impl FnOnce()) -> Duration {
     start.elapsed()
 }
 
-/// SplitMix64: the same numbers in every run.
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    pub(crate) fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
-    }
-}
-
 /// The name of the account with this number.
 pub(crate) fn name(number: usize) -> AccountName {
     AccountName::parse(&format!("account-{number:07}")).expect("a valid name")
@@ -217,7 +202,7 @@ impl Feed {
         let rules = rules();
         let mut feed = Feed {
             ledger: Ledger::new(shard()),
-            random: Random(accounts as u64),
+            random: Random::new(accounts as u64),
             terms: Terms {
                 now: Timestamp::from_millis(EPOCH_MS),
                 overdraft: rules.overdraft,
@@ -236,7 +221,7 @@ impl Feed {
 
     /// A target: any account, by name.
     pub(crate) fn target(&mut self) -> Target {
-        let number = self.random.below(self.accounts);
+        let number = self.random.below(self.accounts as u64) as usize;
         Target { account: AccountRef::Name(name(number)), version: None }
     }
 
@@ -255,8 +240,8 @@ impl Feed {
     /// A key that was not used before.
     pub(crate) fn key(&mut self) -> IdempotencyKey {
         let mut digest = [0; 16];
-        digest[..8].copy_from_slice(&self.random.next().to_le_bytes());
-        digest[8..].copy_from_slice(&self.random.next().to_le_bytes());
+        digest[..8].copy_from_slice(&self.random.number().to_le_bytes());
+        digest[8..].copy_from_slice(&self.random.number().to_le_bytes());
         IdempotencyKey { digest: KeyDigest(digest), fingerprint: digest }
     }
 

@@ -483,7 +483,7 @@ impl Mind<'_> {
                 account,
                 amount: self.sum(),
                 to: self.random.percent(60).then(|| self.account()),
-                expires_in_ms: 1 + self.random.next() % if self.random.percent(50) { 400 } else { 100_000 },
+                expires_in_ms: 1 + self.random.number() % if self.random.percent(50) { 400 } else { 100_000 },
                 note,
             },
             7 => match self.hold() {

@@ -8,13 +8,14 @@ use std::time::Duration;
 use super::bare::LISTENS;
 use super::children::Child;
 use super::generator::{self, Measured, Run, Totals};
-use super::load::{Against, Load, Random, Request, Spec, Workload};
+use super::load::{Against, Load, Request, Spec, Workload};
 use super::machine::Conditions;
 use super::reply::Protocol;
 use super::report::{Comparison, LoadReport, Round, Settings, Side, median};
 use super::teller::{Start, Teller};
 use super::{Bench, BenchError, LoadArgs, default_shards, pairs, redis};
 use crate::progress::Progress;
+use crate::random::Random;
 
 /// What comes before the window of a round, to get going: a part of the window, and no more than a quarter of a second.
 const LEAD_PART: u32 = 5;
@@ -80,7 +81,7 @@ pub(super) fn run(workload: Workload, args: &LoadArgs, bench: &Bench) -> Result<
         let count = arena.contenders.len();
         for place in 0..count {
             let number = if turn.is_multiple_of(2) { place } else { count - 1 - place };
-            let seed = Random::new(rounds.seed ^ (turn + 1) << 32).next();
+            let seed = Random::new(rounds.seed ^ (turn + 1) << 32).number();
             arena.measure(number, rounds.duration, seed, false)?;
         }
         turn += 1;

@@ -32,8 +32,9 @@ use rustix::time::{
 };
 
 use super::histogram::Histogram;
-use super::load::{Action, Load, Random, Request};
+use super::load::{Action, Load, Request};
 use super::reply::{HEAD_BYTES_MAX, Head, Malformed};
+use crate::random::Random;
 
 /// How long a reply may take after the last request was sent. Longer than any wait of the server's own.
 const REPLY_TIME_MAX: Duration = Duration::from_secs(20);

@@ -89,15 +89,15 @@ fn last_of(bucket: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::load::Random;
     use super::*;
+    use crate::random::Random;
 
     #[test]
     fn percentiles_are_those_of_a_sorted_list_to_a_hundredth() {
         let mut random = Random::new(7);
         for size in [1, 2, 10, 999, 20_000] {
             // Of all magnitudes alike.
-            let mut values: Vec<u64> = (0..size).map(|_| random.next() >> random.below(64)).collect();
+            let mut values: Vec<u64> = (0..size).map(|_| random.number() >> random.below(64)).collect();
             let mut halves = [Histogram::new(), Histogram::new()];
             for (index, value) in values.iter().enumerate() {
                 halves[index % 2].record(*value);

@@ -19,6 +19,7 @@ use clap::{Parser, ValueEnum};
 use super::reply::Protocol;
 use crate::config::parse_whole;
 use crate::ledger::{AccountName, SHARDS_MAX};
+use crate::random::Random;
 use crate::router::Router;
 
 /// More accounts than any machine of today has memory for; their numbers have ten digits.
@@ -536,29 +537,6 @@ fn write_number(bytes: &mut [u8], mut number: u64) {
     for byte in bytes[..DIGITS].iter_mut().rev() {
         *byte = b'0' + (number % 10) as u8;
         number /= 10;
-    }
-}
-
-/// Random numbers that a seed repeats: splitmix64.
-#[derive(Clone, Debug)]
-pub(super) struct Random(u64);
-
-impl Random {
-    pub(super) fn new(seed: u64) -> Random {
-        Random(seed)
-    }
-
-    pub(super) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A number below `end`, which is not 0.
-    pub(super) fn below(&mut self, end: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(end)) >> 64) as u64
     }
 }
 

@@ -120,8 +120,8 @@ fn length(digits: &[u8]) -> Result<usize, Malformed> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::load::Random;
     use super::*;
+    use crate::random::Random;
 
     #[test]
     fn a_reply_is_read_as_soon_as_its_head_is_there() {
@@ -191,7 +191,7 @@ mod tests {
             let mut damaged = text.to_vec();
             for _ in 0..=random.below(3) {
                 let at = random.below(damaged.len() as u64) as usize;
-                damaged[at] = random.next() as u8;
+                damaged[at] = random.number() as u8;
             }
             damaged.truncate(random.below(damaged.len() as u64 + 1) as usize);
             for protocol in [Protocol::Http, Protocol::Redis] {

@@ -9,12 +9,13 @@ use rustix::process::Signal;
 
 use super::children::Child;
 use super::generator::{self, Run};
-use super::load::{Load, Random, Shape, Spec, Workload};
+use super::load::{Load, Shape, Spec, Workload};
 use super::report::{Figure, FiguresReport, Ratio, Spread, Value, median};
 use super::teller::{Start, Teller};
 use super::{Bench, BenchError, CommonArgs, default_shards, parse_duration, parse_rounds};
 use crate::config::parse_whole;
 use crate::progress::Progress;
+use crate::random::Random;
 
 /// The ledger of all these rows.
 const LEDGER: &str = "ledger";
@@ -215,7 +216,7 @@ pub(super) fn snapshot(args: &SnapshotArgs, bench: &Bench) -> Result<FiguresRepo
     };
     let mut random = Random::new(1);
     let mut slice = |teller: &mut Teller| -> Result<u64, BenchError> {
-        run.seed = random.next();
+        run.seed = random.number();
         let measured = generator::run(&run, interrupt.flag())?;
         interrupt.check()?;
         let wrong: u64 = measured.errors.values().sum();

@@ -9,6 +9,7 @@ use crate::ledger::{
     IdempotencyKey, ItemOutcome, KeyDigest, KeyUse, Kind, Link, LinkKind, Links, Metadata, Note, Opened,
     Outcome, Part, PartLinks, Reference, Rejected, Rejection, SHARDS_MAX, VelocityLimits, WINDOW_SECONDS_MAX,
 };
+use crate::random::Random;
 use crate::storage::samples::{fixture, neighbour, sample};
 
 const FIXTURE_FIRST: &str = "record-1.bin";
@@ -335,7 +336,7 @@ fn counts_that_lie_end_with_the_record() {
 #[test]
 fn random_events_of_all_kinds_read_back_and_bend_without_breaking() {
     for seed in 0..3000 {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let first = sequence(1 + random.below(1 << 40));
         let base = random.time();
         let count = 1 + random.below(4);
@@ -354,7 +355,7 @@ fn random_events_of_all_kinds_read_back_and_bend_without_breaking() {
             let mut hostile = bytes.clone();
             for _ in 0..=random.below(2) {
                 let at = 4 + random.below(bytes.len() as u64 - 4) as usize;
-                hostile[at] = random.next() as u8;
+                hostile[at] = random.number() as u8;
             }
             let cut = random.below(8) == 0;
             if cut {
@@ -531,28 +532,13 @@ fn events_that_belong_together_are_added_all_or_none() {
     assert!(Draft::group(Sequence::FIRST, &vec![event; 5000]).is_none());
 }
 
-/// A source of random values, all of which its seed decides.
-struct Random(u64);
-
+/// Random values of all kinds.
 impl Random {
-    /// SplitMix64.
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
     /// A number below a bound, small ones as likely as large ones.
     fn any_size(&mut self, bound: u64) -> u64 {
         let bits = self.below(65) as u32;
         let mask = if bits == 64 { u64::MAX } else { (1 << bits) - 1 };
-        (self.next() & mask) % bound
+        (self.number() & mask) % bound
     }
 
     fn maybe<T>(&mut self, value: impl FnOnce(&mut Random) -> T) -> Option<T> {
@@ -635,14 +621,14 @@ impl Random {
             per_day: self.maybe(Random::amount),
             per_month: self.maybe(Random::amount),
             debits: self.maybe(|random| DebitLimit {
-                count: random.next() as u32,
+                count: random.number() as u32,
                 window_seconds: 1 + random.below(u64::from(WINDOW_SECONDS_MAX)) as u32,
             }),
         }
     }
 
     fn key(&mut self, from: Timestamp) -> KeyUse {
-        let mut bytes = || self.next().to_le_bytes();
+        let mut bytes = || self.number().to_le_bytes();
         let digest = KeyDigest([bytes(), bytes()].concat().try_into().expect("16 bytes"));
         let fingerprint = [bytes(), bytes()].concat().try_into().expect("16 bytes");
         let left = Timestamp::MAX.millis() - from.millis();
@@ -729,7 +715,7 @@ impl Random {
             14 => Kind::Refusal { rejected: self.rejected(), request_id: self.text(100).into() },
             _ => {
                 let results = self.many(20, |random| match random.below(7) {
-                    0 => ItemOutcome::Done { back: random.next() as u32 },
+                    0 => ItemOutcome::Done { back: random.number() as u32 },
                     1 => ItemOutcome::Refused(random.rejected()),
                     2 => ItemOutcome::Settled(Outcome { shard: random.shard(), sequence: random.sequence() }),
                     3 => ItemOutcome::KeyReused,
