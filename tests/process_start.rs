@@ -302,3 +302,30 @@ fn a_commit_wakes_no_more_of_the_journals_threads_than_are_needed() {
     server.stop();
     data.run(&["verify"]).succeeded();
 }
+
+/// With one shard one of the journal's threads does all its writing, while further generations are made, sealed ones
+/// compacted, and what one commit writes passes sled's segments.
+#[test]
+fn one_thread_writes_large_lists_over_several_generations() {
+    const LISTS: usize = 16;
+    const ITEMS: usize = 1500;
+    let data = DataDir::new();
+    let flags = ["--shards=1", "--disk-reserve-mib=0", "--journal-mib=8"];
+    let server = data.serve(&flags);
+    let client = server.client(1);
+    assert_eq!(post(&client, "/accounts", r#"{"name":"a"}"#, None).status, 201);
+    let note = "x".repeat(250);
+    let item = format!(
+        r#"{{"type":"deposit","account":"name:a","amount":"1","metadata":{{"a":"{note}","b":"{note}","c":"{note}"}}}}"#
+    );
+    let list = format!(r#"{{"items":[{}]}}"#, vec![item; ITEMS].join(","));
+    for _ in 0..LISTS {
+        let reply = post(&client, "/v2/batches?results=refused", &list, None);
+        assert_eq!(json(&reply)["executed"], ITEMS, "{reply:?}");
+    }
+    let account = json(&get(&client, "/v2/accounts/name:a"));
+    assert_eq!(account["version"], LISTS * ITEMS + 1);
+    server.kill();
+    data.run(&["verify"]).succeeded();
+    data.serve(&flags).stop();
+}
