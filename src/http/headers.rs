@@ -185,7 +185,7 @@ pub(super) fn check_media_type(headers: &Headers<'_>, strict: bool, others: &[&s
         // Nearly always.
         return Ok(());
     }
-    let essence = media_type.to_str().ok().and_then(|text| text.split(';').next()).unwrap_or_default().trim();
+    let essence = essence(media_type);
     let is = |media_type: &&str| essence.eq_ignore_ascii_case(media_type);
     let (_, suffix) = essence.rsplit_once('+').unwrap_or_default();
     if is(&"application/json") || suffix.eq_ignore_ascii_case("json") || others.iter().any(is) {
@@ -261,8 +261,12 @@ pub(super) fn idempotency_key(
 
 /// Whether the body is of this media type.
 pub(super) fn is_media_type(headers: &Headers<'_>, media_type: &str) -> bool {
-    let essence = headers.content_type.first().and_then(|value| value.to_str().ok()?.split(';').next());
-    essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case(media_type))
+    headers.content_type.first().is_some_and(|value| essence(value).eq_ignore_ascii_case(media_type))
+}
+
+/// A media type without its parameters; empty if it is no text.
+fn essence(media_type: &HeaderValue) -> &str {
+    media_type.to_str().ok().and_then(|text| text.split(';').next()).unwrap_or_default().trim()
 }
 
 /// Whether there is an idempotency key.

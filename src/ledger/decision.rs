@@ -134,6 +134,13 @@ pub struct Part {
     pub key: Option<KeyUse>,
 }
 
+impl Part {
+    /// A part that changes accounts and nothing else.
+    pub fn new(shard: ShardId, effects: Effects) -> Part {
+        Part { shard, previous: Sequence::NONE, effects, reverses: None, key: None }
+    }
+}
+
 /// What happens to some accounts of a shard. Of most parts there is one effect.
 pub type Effects = SmallVec<[Effect; 1]>;
 

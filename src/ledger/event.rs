@@ -7,7 +7,7 @@ use smallvec::{SmallVec, smallvec};
 
 use super::{
     AccountChange, AccountName, AccountNumber, After, Amount, Currency, Decision, Effect, IdempotencyKey,
-    Kind, Links, Note, Opened, Part, Rejection, Sequence, ShardId, Timestamp, TransactionId,
+    Kind, Links, Note, Opened, Part, Rejection, ShardId, Timestamp, TransactionId,
 };
 
 /// One event of a shard's log. Its sequence is its place in the log, not part of it.
@@ -218,7 +218,6 @@ impl Change {
             Change::Refused { .. } | Change::Claimed => return None,
         };
         let effects = smallvec![Effect { account, opened, currency, change, after, allowance: None }];
-        let part = Part { shard, previous: Sequence::NONE, effects, reverses: None, key: None };
-        Some(Decision { kind, note: Note::default(), parts: vec![part] })
+        Some(Decision { kind, note: Note::default(), parts: vec![Part::new(shard, effects)] })
     }
 }

@@ -435,13 +435,7 @@ impl Ledger {
             after,
             allowance: None,
         };
-        let part = Part {
-            shard: self.shard,
-            previous: Sequence::NONE,
-            effects: smallvec![effect],
-            reverses: None,
-            key: None,
-        };
+        let part = Part::new(self.shard, smallvec![effect]);
         let kind = Kind::Expiry { hold: key.id(self.shard, hold.created) };
         let decision = Decision { kind, note: Note::default(), parts: vec![part] };
         self.decided(Decided { decision, key: None }, time)

@@ -81,7 +81,7 @@ impl Ledger {
             let [payer, payee] = [pair[0], pair[1]].map(plain);
             accounts.push([payer?, payee?]);
         }
-        let parts = vec![part(self.shard(), Effects::with_capacity(2))];
+        let parts = vec![Part::new(self.shard(), Effects::with_capacity(2))];
         let decision = Decision { kind: Kind::Transfer, note: Note::default(), parts };
         let change = Change::Decided { decision: Arc::new(decision), links: PartLinks::new() };
         let event = Event { time: terms.now, key: None, change };
@@ -129,9 +129,11 @@ pub fn decide_plain(item: &Item, grants: &[Grant]) -> Option<Result<Decision, Re
     Some(decide(sides, amount).map(|effects| {
         let [payer, payee] = places.map(|place| place.shard);
         let parts = match effects {
-            effects if payer == payee => vec![part(payer, effects.into_iter().collect())],
-            [paid, got] if payer < payee => vec![part(payer, smallvec![paid]), part(payee, smallvec![got])],
-            [paid, got] => vec![part(payee, smallvec![got]), part(payer, smallvec![paid])],
+            effects if payer == payee => vec![Part::new(payer, effects.into_iter().collect())],
+            [paid, got] if payer < payee => {
+                vec![Part::new(payer, smallvec![paid]), Part::new(payee, smallvec![got])]
+            }
+            [paid, got] => vec![Part::new(payee, smallvec![got]), Part::new(payer, smallvec![paid])],
         };
         Decision { kind: Kind::Transfer, note: Note::default(), parts }
     }))
@@ -147,10 +149,6 @@ fn as_plain(item: &Item) -> Option<([&Place; 2], Quantity)> {
         } if conditions.is_empty() && note.is_empty() => Some(([from, to], *amount)),
         _ => None,
     }
-}
-
-fn part(shard: ShardId, effects: Effects) -> Part {
-    Part { shard, previous: Sequence::NONE, effects, reverses: None, key: None }
 }
 
 /// What deciding needs to know of an account.

@@ -1072,8 +1072,7 @@ impl Draft {
 /// The part of a shard, which is made if there is none yet.
 fn part_of(parts: &mut Vec<Part>, shard: ShardId) -> &mut Part {
     let place = parts.iter().position(|part| part.shard == shard).unwrap_or_else(|| {
-        let effects = Effects::new();
-        parts.push(Part { shard, previous: Sequence::NONE, effects, reverses: None, key: None });
+        parts.push(Part::new(shard, Effects::new()));
         parts.len() - 1
     });
     &mut parts[place]

@@ -600,7 +600,7 @@ impl<To> Shard<To> {
             return self.answer(request, to, moment, output);
         }
         let resources = self.resources_of(&request);
-        if resources.iter().all(|resource| self.locks.is_free(resource)) {
+        if self.locks.are_all_free(&resources) {
             return self.answer(request, to, moment, output);
         }
         if self.locks.waiting() >= WAITING_MAX {
@@ -727,10 +727,7 @@ impl<To> Shard<To> {
         let resources = self.needed(needs);
         let found = found(needs, &resources);
         let is_last = place + 1 == work.request.needs.len();
-        if is_last
-            && !self.is_expiry_due(moment)
-            && resources.iter().all(|resource| self.locks.is_free(resource))
-        {
+        if is_last && !self.is_expiry_due(moment) && self.locks.are_all_free(&resources) {
             // It is decided, and its locks would be given back, before anybody else could ask for them. (A hold whose
             // time is over ends with its account locked.)
             return self.grant(work, &found, moment, output);

@@ -88,6 +88,11 @@ impl<T> Locks<T> {
         !self.queues.contains_key(resource)
     }
 
+    /// Whether nobody has any of these.
+    pub(super) fn are_all_free(&self, resources: &[Resource]) -> bool {
+        resources.iter().all(|resource| self.is_free(resource))
+    }
+
     /// How many tickets wait.
     pub(super) fn waiting(&self) -> usize {
         self.waiting

@@ -1,6 +1,5 @@
 //! The two threads of a shard.
 
-use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
@@ -13,7 +12,6 @@ use super::commit::{CommitWatch, Commits, Log, OnLogFailure, SharedLog, commits}
 use super::courier::{Replies, ReplyTo};
 use super::handle::{Mail, Readable, ShardHandle, ShardStatus};
 use super::queue::{Nothing, Receiver, unbounded};
-use super::work::Message;
 use crate::ledger::{Ledger, ShardId, Timestamp};
 use crate::storage::StorageError;
 use crate::storage::journal::Journal;
@@ -103,9 +101,7 @@ impl<J: Journal + 'static> ShardThreads<J> {
         let (commits, committer) = commits(&log);
         let shard = Arc::new(Readable::new(Shard::new(id, ledger, rules), now));
         assert!(status.shard.set(Arc::clone(&shard)).is_ok(), "a shard is started once");
-        let outgoing = peers.handles.iter().map(|_| Vec::new()).collect();
-        let worker =
-            Worker { shard, inbox, commits, status, peers, now, replies: Replies::default(), outgoing };
+        let worker = Worker { shard, inbox, commits, status, peers, now, replies: Replies::default() };
         let spawn = "the system gives a thread";
         ShardThreads {
             handle,
@@ -163,8 +159,6 @@ struct Worker<J> {
     peers: Peers,
     now: fn() -> Timestamp,
     replies: Replies,
-    /// What is to be sent to each shard; nothing between two pieces of mail.
-    outgoing: Vec<Vec<Message<ReplyTo>>>,
 }
 
 impl<J: Journal> Worker<J> {
@@ -246,23 +240,23 @@ impl<J: Journal> Worker<J> {
         self.inbox.take(if stopping { Some(SECOND_LOOK) } else { wait })
     }
 
-    /// Sends what the shard has to say to others after a piece of mail, a piece of mail to each, and keeps count of what
+    /// Sends what the shard has to say to others after a piece of mail, together what goes to one in a row, and keeps count of what
     /// is not finished. What begins is counted before what ends is taken off, so the count is never zero too early.
-    fn send(&mut self, output: &mut Output<ReplyTo>, was_locked: bool, is_locked: bool, heard: usize) {
+    fn send(&self, output: &mut Output<ReplyTo>, was_locked: bool, is_locked: bool, heard: usize) {
         let begun = output.messages.len() + usize::from(is_locked && !was_locked);
         let ended = usize::from(was_locked && !is_locked) + heard;
         if begun > 0 {
             self.peers.unfinished.fetch_add(begun, Ordering::SeqCst);
         }
-        if !output.messages.is_empty() {
-            for (shard, message) in output.messages.drain(..) {
-                self.outgoing[shard.index()].push(message);
+        // In order over all shards: what one is told must not reach it behind what another one makes of a later message.
+        let mut messages = output.messages.drain(..).peekable();
+        while let Some((shard, message)) = messages.next() {
+            let mut mail = vec![message];
+            while let Some((_, message)) = messages.next_if(|(next, _)| *next == shard) {
+                mail.push(message);
             }
-            let outgoing = self.peers.handles.iter().zip(&mut self.outgoing);
-            for (peer, messages) in outgoing.filter(|(_, messages)| !messages.is_empty()) {
-                // A shard that has ended takes the process with it, or is past all works.
-                let _ = peer.inbox.send(Mail::Messages(mem::take(messages)));
-            }
+            // A shard that has ended takes the process with it, or is past all works.
+            let _ = self.peers.handles[shard.index()].inbox.send(Mail::Messages(mail));
         }
         if ended > 0 {
             self.peers.unfinished.fetch_sub(ended, Ordering::SeqCst);

@@ -496,10 +496,7 @@ impl Script {
 fn part_of(parts: &mut Vec<Part>, shard: ShardId) -> &mut Part {
     let place = parts.partition_point(|part| part.shard < shard);
     if parts.get(place).is_none_or(|part| part.shard != shard) {
-        parts.insert(
-            place,
-            Part { shard, previous: Sequence::NONE, effects: Effects::new(), reverses: None, key: None },
-        );
+        parts.insert(place, Part::new(shard, Effects::new()));
     }
     &mut parts[place]
 }

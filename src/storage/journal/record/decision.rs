@@ -94,8 +94,7 @@ pub(super) fn read_decision(
     for _ in 0..count {
         // Each takes some bytes, as does all else that is counted: a count that lies ends with the record.
         let shard = read_shard(reader)?;
-        let part =
-            Part { shard, previous: Sequence::NONE, effects: Effects::new(), reverses: None, key: None };
+        let part = Part::new(shard, Effects::new());
         read_part(reader, time, sequence, &mut currency, parts.push_mut(part))?;
     }
     Ok(Decision { kind, note: Note { reference, metadata: metadata.unwrap_or_default() }, parts })

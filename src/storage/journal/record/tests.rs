@@ -415,13 +415,7 @@ fn common_events_take_few_bytes() {
         after: After { version: 300, balance: amount(balance), held: Amount::ZERO },
         allowance: None,
     };
-    let part = |shard, effects: Vec<Effect>| Part {
-        shard,
-        previous: Sequence::NONE,
-        effects: effects.into(),
-        reverses: None,
-        key: None,
-    };
+    let part = |shard, effects: Vec<Effect>| Part::new(shard, effects.into());
     let decided = |parts, links| {
         let decision = Arc::new(Decision { kind: Kind::Transfer, note: Note::default(), parts });
         Event { time, key: None, change: Change::Decided { decision, links } }
