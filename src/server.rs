@@ -543,14 +543,19 @@ fn compact(log: &ShardLog, reserve: &DiskReserve) -> Result<(), StorageError> {
     log.compact()
 }
 
-/// Looks after room and watermarks.
+/// Looks after room, watermarks, and how far the files of the log reach.
 fn keep_house(shards: &[Kept], reserve: &DiskReserve, stop: &Receiver<()>) {
+    pace::stand_back(&Hurry::default());
     while stop.recv_timeout(HOUSEKEEPING_INTERVAL) == Err(RecvTimeoutError::Timeout) {
         look_for_room(shards, reserve);
         for (index, (_, log)) in shards.iter().enumerate() {
             if let Err(error) = log.sync_watermark() {
                 tracing::error!(shard = index, %error, "ending the process");
                 process::exit(EXIT_LOG_FAILURE);
+            }
+            if let Err(error) = log.grow(&|bytes| reserve.has_room_for(bytes)) {
+                // If the disk has failed, the next commit ends the process: its descriptor hears of it, too.
+                tracing::error!(shard = index, %error, "cannot make room ahead of the log");
             }
         }
     }

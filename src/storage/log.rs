@@ -517,6 +517,14 @@ impl ShardLog {
         self.generations.prepare_next()
     }
 
+    /// Makes room ahead of small commits, if `has_room` for so many bytes. For a background thread, every second or so.
+    ///
+    /// # Errors
+    /// If the system refuses to write or sync.
+    pub fn grow(&self, has_room: &dyn Fn(u64) -> bool) -> Result<(), StorageError> {
+        self.generations.grow(has_room)
+    }
+
     /// Turns the generations that are sealed by now into a snapshot and archive segments, and deletes them. Nothing to do
     /// if none is. One thread does this at a time. What is sealed meanwhile is left to the next time, or a busy shard
     /// would keep others waiting for ever.

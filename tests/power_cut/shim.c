@@ -204,7 +204,9 @@ static void wrote(int fd, off64_t offset, const struct iovec *parts, int count, 
 }
 
 ssize_t write(int fd, const void *bytes, size_t size) {
-  pthread_rwlock_rdlock(&alive);
+  /* Where an append goes depends on the writes before it: no other may come between it and its record. */
+  if (fcntl(fd, F_GETFL) & O_APPEND) pthread_rwlock_wrlock(&alive);
+  else pthread_rwlock_rdlock(&alive);
   char path[PATH_MAX];
   struct stat status;
   /* The caller may not change, so its bytes are copied; they are few. */

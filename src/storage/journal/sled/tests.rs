@@ -534,7 +534,8 @@ fn a_full_generation_is_sealed_once_the_next_one_is_ready() {
     // A prepared one that is not used is legal.
     bed.shared.prepare_next().expect("created");
     let position = bed.journal.position();
-    drop(bed.shared.prepared.lock().take().map(Generation::close));
+    let prepared = bed.shared.prepared.lock().take().and_then(Arc::into_inner);
+    drop(prepared.map(Generation::close));
     let bed = bed.restart();
     assert_eq!(bed.journal.position(), position);
     assert_eq!(numbers(&bed), [1, 2, 3, 4]);
@@ -699,4 +700,77 @@ fn measure_sizes_and_times() {
         );
         generation.close().expect("closes");
     }
+}
+
+#[test]
+fn a_file_that_is_grown_while_it_is_written_loses_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let generation = create(directory.path());
+    let mut chain = Chain::new();
+    let records: Vec<Vec<u8>> = (0..400).map(|_| chain.record_of(2, 300)).collect();
+    let length = || fs::metadata(generation.path().join("db")).expect("there").len();
+    std::thread::scope(|scope| {
+        scope.spawn(|| (1..=10).for_each(|steps| generation.grow(steps * GROWN_STEP as u64).expect("grown")));
+        for record in &records {
+            insert(&generation, record);
+            generation.sync().expect("synced");
+        }
+    });
+    assert!(length() >= 10 * GROWN_STEP as u64);
+    let path = generation.path().to_owned();
+    generation.close().expect("closes");
+    assert_eq!(replayed(&open(&path).expect("opens")), records);
+
+    // The zeros are no part of the log: what becomes of them changes nothing.
+    let db = File::options().read(true).write(true).open(path.join("db")).expect("there");
+    let mut tail = [0; 4096];
+    for place in (length_of(&db) / 2..length_of(&db)).step_by(200_001) {
+        let place = place.min(length_of(&db) - tail.len() as u64);
+        db.read_exact_at(&mut tail, place).expect("readable");
+        assert!(tail == [0; 4096], "sled has not come so far");
+        db.write_all_at(&[0x10], place).expect("writable");
+        assert_eq!(replayed(&open(&path).expect("opens")), records, "a flip at {place}");
+        db.write_all_at(&[0], place).expect("writable");
+    }
+}
+
+fn length_of(file: &File) -> u64 {
+    file.metadata().expect("there").len()
+}
+
+#[test]
+fn a_file_is_grown_ahead_of_small_records_where_there_is_room() {
+    let mut chain = Chain::new();
+    let mut bed = SledBed::start_full_size(chain.shard, chain.position);
+    bed.journal.options.generation_bytes_max = u64::MAX;
+    let db = bed.journal.current.path.join("db");
+    let length = || fs::metadata(&db).expect("there").len();
+    let mut append = |bed: &mut SledBed, bytes: u64, of: usize| {
+        for _ in 0..bytes / of as u64 {
+            bed.journal.append(&chain.record_of(1, of)).expect("follows");
+            bed.journal.sync().expect("synced");
+        }
+        bed.journal.current.bytes_used()
+    };
+    let grow = |bed: &SledBed, has_room: bool| bed.shared.grow(&|_| has_room).expect("grown");
+
+    append(&mut bed, GROWN_USED_MIN / 9, 4000);
+    let little = length();
+    grow(&bed, true);
+    assert_eq!(length(), little, "so little is not worth it");
+
+    let used = append(&mut bed, GROWN_USED_MIN / 2, 4000);
+    let before = length();
+    assert!((used / 2..used * 3 / 2).contains(&before), "{used} bytes are said to be used of {before}");
+    grow(&bed, false);
+    assert_eq!(length(), before, "there is no room");
+    grow(&bed, true);
+    assert!((used * 2..used * 2 + GROWN_STEP as u64).contains(&length()));
+    append(&mut bed, used / 9, 4000);
+    assert!(length() < used * 2 + GROWN_STEP as u64, "what comes next has its place already");
+
+    append(&mut bed, 8 * GROWN_USED_MIN, 60_000);
+    let before = length();
+    grow(&bed, true);
+    assert_eq!(length(), before, "large records are better off without");
 }
