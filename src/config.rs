@@ -74,6 +74,8 @@ pub struct ServeSettings {
     pub shards: Option<usize>,
     /// How many threads serve connections, 1 to 256. `None`: half as many as the machine has cores.
     pub http_threads: Option<usize>,
+    /// Which threads run on which cores.
+    pub cores: CoreUse,
     /// The currency of accounts that are opened without one.
     pub currency: Currency,
     /// How far below zero an account of that currency without a limit of its own may go; not negative.
@@ -99,6 +101,16 @@ impl ServeSettings {
     }
 }
 
+/// Which threads run on which cores.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CoreUse {
+    /// Those that serve connections on some, everything else on the others.
+    #[default]
+    Split,
+    /// All on all.
+    Shared,
+}
+
 /// The flags of `serve`.
 #[derive(Args, Clone, Debug, Default)]
 pub struct ServeArgs {
@@ -122,6 +134,12 @@ pub struct ServeArgs {
     /// How many threads serve connections, 1 to 256. [default: half the number of cores]
     #[arg(long, value_name = "COUNT", value_parser = parse_http_threads)]
     pub http_threads: Option<usize>,
+
+    /// Whether the threads that serve connections have cores to themselves. "split" pays where the machine is the
+    /// server's; with "shared" the system decides, as it does where there are fewer cores than shards and such threads,
+    /// or where the process has a share of the time of more cores. [default: split]
+    #[arg(long, value_name = "USE", hide_possible_values = true)]
+    pub cores: Option<CoreUse>,
 
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would take it for the help text of the group")]
@@ -192,6 +210,7 @@ impl ServeArgs {
             location: self.location.resolve(environment)?,
             shards,
             http_threads: self.http_threads,
+            cores: self.cores.unwrap_or_default(),
             currency,
             max_overdraft,
             bootstrap: bootstrap.unwrap_or(false),
@@ -600,7 +619,7 @@ mod tests {
             }
             told += 1;
         }
-        assert_eq!(told, 15);
+        assert_eq!(told, 16);
     }
 
     #[test]
@@ -656,6 +675,7 @@ mod tests {
             ("--shards=1025", "from 1 to 1024"),
             ("--http-threads=0", "from 1 to 256"),
             ("--http-threads=257", "from 1 to 256"),
+            ("--cores=none", "split, shared"),
             ("--db-name=../x", "not starting with a dot"),
             ("--db-name=.x", "not starting with a dot"),
             ("--db-name=a/b", "not starting with a dot"),

@@ -28,7 +28,8 @@ use uuid::Uuid;
 
 use crate::bank::{Bank, BankShard};
 use crate::clock;
-use crate::config::{ListenAddress, ServeSettings};
+use crate::config::{CoreUse, ListenAddress, ServeSettings};
+use crate::cores::Cores;
 use crate::http::{self, Api};
 use crate::ledger::{OverdraftDefault, SHARDS_MAX, ShardId};
 use crate::progress::Progress;
@@ -63,7 +64,7 @@ const LISTEN_BACKLOG: u32 = 4096;
 /// history; and to each shard, whose journal has some generations open, and its compaction some files.
 const DESCRIPTORS_RESERVED: u64 = 128;
 const DESCRIPTORS_PER_SHARD: u64 = 96;
-/// And to each thread that serves connections, for its event queue.
+/// And to each thread that serves connections, for its event queue and its ring.
 const DESCRIPTORS_PER_HTTP_THREAD: u64 = 4;
 /// With room for fewer connections than this the server does not start.
 const CONNECTIONS_MIN: u64 = 16;
@@ -152,11 +153,17 @@ async fn serve(settings: &ServeSettings) -> Result<(), ServerError> {
 
     let http_threads = settings.http_threads.unwrap_or_else(half_of_the_cores);
     let connections_max = connections_max(directory.shards(), http_threads)?;
+    let cores = match settings.cores {
+        CoreUse::Split => Cores::split(http_threads, directory.shards()),
+        CoreUse::Shared => Cores::shared(),
+    };
+    // Whatever is started from here, but for the threads that serve.
+    cores.work();
     let limits = http::Limits { connections_max, ..http::Limits::default() };
     let api = Arc::new(Api::new());
     let (stop_http, http_stopped) = tokio::sync::oneshot::channel::<()>();
     let threads =
-        http::Threads::start(http_threads).map_err(ServerError::system("start the HTTP threads"))?;
+        http::Threads::start(http_threads, cores).map_err(ServerError::system("start the HTTP threads"))?;
     let http = tokio::spawn(http::serve(listener, Arc::clone(&api), limits, threads, async {
         let _ = http_stopped.await;
     }));

@@ -8,6 +8,7 @@
 //! - a client that closes its side after a request still gets its reply; but not a stream, whose reader would be
 //!   missed only when the next writes fail;
 //! - an error of accepting one connection does not end the accepting of others, and does not spin;
+//! - what is written goes out in order, by the thread's [outbox](super::outbox) or without;
 //! - a reply to a client that is still sending is not lost to the reset that closing would cause: the
 //!   connection is closed in one direction first, and what comes is thrown away for a moment.
 
@@ -36,6 +37,7 @@ use super::HEAD_BYTES_MAX;
 use super::api::Api;
 use super::headers::RequestId;
 use super::metrics::Gauge;
+use super::outbox::{self, Delivery};
 use super::problem::{Code, Problem};
 use super::reply::Reply;
 use super::stream::Body;
@@ -412,6 +414,8 @@ impl hyper::body::Body for Received<'_> {
 /// A connection that gives up on a client that does not read, and that closes without losing the last reply.
 struct PatientStream {
     inner: TokioIo<TcpStream>,
+    /// What it has in the outbox.
+    delivery: Arc<Delivery>,
     vigil: Arc<Vigil>,
     /// When the closing ends at the latest; set once it has begun.
     linger_end: Option<Pin<Box<Sleep>>>,
@@ -424,6 +428,7 @@ impl PatientStream {
     fn new(stream: TcpStream, vigil: Arc<Vigil>, write_stall_time_max: Duration) -> PatientStream {
         PatientStream {
             inner: TokioIo::new(stream),
+            delivery: Arc::default(),
             vigil,
             linger_end: None,
             write_stall_time_max,
@@ -441,6 +446,24 @@ impl PatientStream {
             )
     }
 
+    /// Has the system take all that was written before.
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.delivery.hurry();
+        let delivery = Arc::clone(&self.delivery);
+        let written = delivery.with_rest(|rest| {
+            if let Some(error) = rest.error {
+                return Poll::Ready(Err(error.into()));
+            }
+            while !rest.bytes.is_empty() {
+                let outcome = Pin::new(&mut self.inner).poll_write(cx, &rest.bytes);
+                let count = ready!(self.timed(outcome, cx))?;
+                rest.bytes.drain(..count);
+            }
+            Poll::Ready(Ok(()))
+        });
+        written.unwrap_or(Poll::Ready(Ok(())))
+    }
+
     /// Passes the outcome of a write on, unless writes have been waiting for too long.
     fn timed<T>(&mut self, outcome: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         if outcome.is_ready() {
@@ -453,6 +476,12 @@ impl PatientStream {
             .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + time_max)));
         ready!(end.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl Drop for PatientStream {
+    fn drop(&mut self) {
+        self.delivery.hurry();
     }
 }
 
@@ -472,6 +501,10 @@ impl Read for PatientStream {
 
 impl Write for PatientStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_sent(cx))?;
+        if outbox::put(self.inner.inner(), bytes, &self.delivery, cx.waker()) {
+            return Poll::Ready(Ok(bytes.len()));
+        }
         let outcome = Pin::new(&mut self.inner).poll_write(cx, bytes);
         self.timed(outcome, cx)
     }
@@ -481,6 +514,7 @@ impl Write for PatientStream {
         cx: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_sent(cx))?;
         let outcome = Pin::new(&mut self.inner).poll_write_vectored(cx, buffers);
         self.timed(outcome, cx)
     }
@@ -494,12 +528,18 @@ impl Write for PatientStream {
         if self.is_deserted(cx) {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
+        // What is in the outbox leaves by itself.
+        if self.delivery.is_queued() {
+            return Poll::Ready(Ok(()));
+        }
+        ready!(self.poll_sent(cx))?;
         let outcome = Pin::new(&mut self.inner).poll_flush(cx);
         self.timed(outcome, cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.linger_end.is_none() {
+            ready!(self.poll_sent(cx))?;
             ready!(Pin::new(&mut self.inner).poll_shutdown(cx))?;
             if !self.vigil.lingers.load(Relaxed) {
                 return Poll::Ready(Ok(()));

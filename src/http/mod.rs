@@ -44,6 +44,7 @@ mod listener;
 mod metrics;
 mod openapi;
 mod operation;
+mod outbox;
 mod path;
 mod problem;
 mod query;

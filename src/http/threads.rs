@@ -1,7 +1,8 @@
 //! The threads that serve connections.
 //!
 //! Each has a runtime of its own, and a connection stays with the thread that it was given to. So nothing is stolen,
-//! no lock is taken for a task that is woken where it runs, and each thread has a [courier] to the shards.
+//! no lock is taken for a task that is woken where it runs, and each thread has a [courier] to the shards,
+//! and an [outbox] for what it sends.
 //!
 //! [courier]: crate::shard::courier
 
@@ -11,6 +12,8 @@ use std::thread::{self, JoinHandle};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
+use super::outbox;
+use crate::cores::Cores;
 use crate::shard::courier;
 
 /// Threads that serve connections; they end when this is dropped, and cut off what they still serve.
@@ -28,12 +31,12 @@ struct Thread {
 }
 
 impl Threads {
-    /// Starts so many; at least one.
+    /// Starts so many, at least one, on the cores that serve.
     ///
     /// # Errors
     /// If the system gives none.
-    pub fn start(count: usize) -> io::Result<Threads> {
-        let threads = (0..count.max(1)).map(|_| Thread::start()).collect::<Result<_, _>>()?;
+    pub fn start(count: usize, cores: Cores) -> io::Result<Threads> {
+        let threads = (0..count.max(1)).map(|_| Thread::start(cores)).collect::<Result<_, _>>()?;
         Ok(Threads { threads, next: 0 })
     }
 
@@ -45,12 +48,19 @@ impl Threads {
 }
 
 impl Thread {
-    fn start() -> io::Result<Thread> {
-        let runtime = Builder::new_current_thread().enable_all().thread_name("http-blocking").build()?;
+    fn start(cores: Cores) -> io::Result<Thread> {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .thread_name("http-blocking")
+            // Of those that may wait for the disk.
+            .on_thread_start(move || cores.work())
+            .build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
         let thread = thread::Builder::new().name("http".into()).spawn(move || {
+            cores.serve();
             runtime.block_on(async {
+                tokio::spawn(outbox::run());
                 tokio::select! {
                     () = courier::run() => {}
                     // An error: whoever would stop it is gone.

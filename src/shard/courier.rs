@@ -31,7 +31,7 @@ use super::queue::Sender;
 
 /// After how many requests to one shard they are handed over at once: it has something to do, and more come
 /// meanwhile.
-const BUNDLE_REQUESTS_MAX: usize = 32;
+const BUNDLE_REQUESTS_MAX: usize = 16;
 
 thread_local! {
     static COURIER: RefCell<Option<Courier>> = const { RefCell::new(None) };

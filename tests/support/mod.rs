@@ -14,6 +14,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 use teller::bank::{Bank, BankShard};
+use teller::cores::Cores;
 use teller::http::{Api, Drained, Limits, Threads, serve};
 use teller::ledger::{Amount, Currency, Ledger, OverdraftDefault, ShardId, Timestamp};
 use teller::shard::batch::ShardRules;
@@ -135,7 +136,7 @@ impl Service {
                 listener,
                 Arc::clone(&api),
                 limits,
-                Threads::start(1).expect("a thread"),
+                Threads::start(1, Cores::shared()).expect("a thread"),
                 shutdown,
             )),
             api,

@@ -255,7 +255,8 @@ impl Generation {
         // Before anything in it can be acknowledged, all of it is on the platter (fact 1), and only then does
         // it get the name under which recovery would miss it.
         let file_path = creating.join("db");
-        let file = File::options().append(true).open(&file_path).map_err(StorageError::io("open", &file_path))?;
+        let file =
+            File::options().append(true).open(&file_path).map_err(StorageError::io("open", &file_path))?;
         file.sync_all().map_err(StorageError::io("sync", &file_path))?;
         let conf_path = creating.join("conf");
         File::open(&conf_path)
@@ -374,7 +375,9 @@ impl Generation {
         let metadata = file.metadata().map_err(StorageError::io("read", &path))?;
         for _ in 0..length.saturating_sub(metadata.len()).div_ceil(GROWN_STEP as u64) {
             match file.write_all(&[0; GROWN_STEP]) {
-                Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
+                {
                     return Ok(());
                 }
                 written => written.map_err(StorageError::io("write", &path))?,
@@ -876,7 +879,8 @@ impl Generations {
     /// If the system refuses to write or sync.
     pub fn grow(&self, has_room: &dyn Fn(u64) -> bool) -> Result<(), StorageError> {
         let live = self.readable.read().live.clone();
-        let Some(live) = live.filter(|live| live.is_of_small_records() && has_room(2 * GROWN_AHEAD_MAX)) else {
+        let Some(live) = live.filter(|live| live.is_of_small_records() && has_room(2 * GROWN_AHEAD_MAX))
+        else {
             return Ok(());
         };
         let used = live.bytes_used();
