@@ -83,7 +83,9 @@ median() { sort -g | awk '{ value[NR] = $1 } END { print value[int((NR + 1) / 2)
 round "$ledger" >/dev/null
 round "$bare" >/dev/null
 for _ in $(seq "$rounds"); do
-    echo "$(round "$ledger") $(round "$bare")"
+    of_ledger=$(round "$ledger")
+    of_bare=$(round "$bare")
+    echo "$of_ledger $of_bare"
 done >"$directory/rounds"
 
 column() { awk "{ print $1 }" "$directory/rounds"; }

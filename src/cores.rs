@@ -13,10 +13,12 @@
 //! - what the operator allows the process (`taskset`, a container's set of cores) is never exceeded;
 //! - if the system refuses, threads run anywhere: it is only slower.
 //!
-//! Left out: which cores are halves of one (SMT) or near one another. The first ones serve.
+//! Left out: which cores are halves of one (SMT) or near one another; the first ones serve. And weights by which a
+//! container shares all cores with others: they cannot be seen, and `--cores shared` is for those.
 
-use std::thread;
+use std::{fs, thread};
 
+use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// The cores of the process, split or not.
@@ -37,9 +39,9 @@ impl Cores {
 
     /// Split for so many threads that serve and so many shards, if that goes.
     pub fn split(serving: usize, shards: usize) -> Cores {
+        // Of which it may use so many at a time.
         let own = thread::available_parallelism().map_or(1, usize::from);
-        let allowed = sched_getaffinity(None).ok().filter(|allowed| allowed.count() as usize == own);
-        Cores(allowed.and_then(|allowed| Split::of(&allowed, serving, shards)))
+        Cores(sched_getaffinity(None).ok().and_then(|allowed| Split::of(&allowed, own, serving, shards)))
     }
 
     /// Keeps this thread, and those that it will start, on the cores that serve.
@@ -52,19 +54,36 @@ impl Cores {
         self.keep_on(|split| &split.other);
     }
 
-    fn keep_on(&self, cores: impl Fn(&Split) -> &CpuSet) {
-        if let Some(split) = &self.0
-            && let Err(error) = sched_setaffinity(None, cores(split))
+    /// Keeps all threads that there are, but for those that serve, and whatever they will start, on the other cores.
+    pub fn settle(&self) {
+        let Some(split) = &self.0 else { return };
+        let threads = fs::read_dir("/proc/self/task").into_iter().flatten();
+        for thread in
+            threads.filter_map(|entry| Pid::from_raw(entry.ok()?.file_name().to_str()?.parse().ok()?))
         {
-            tracing::debug!(%error, "a thread cannot be kept on some cores");
+            if sched_getaffinity(Some(thread)).is_ok_and(|cores| cores != split.serving) {
+                told(sched_setaffinity(Some(thread), &split.other));
+            }
+        }
+    }
+
+    fn keep_on(&self, cores: impl Fn(&Split) -> &CpuSet) {
+        if let Some(split) = &self.0 {
+            told(sched_setaffinity(None, cores(split)));
         }
     }
 }
 
+fn told(kept: rustix::io::Result<()>) {
+    if let Err(error) = kept {
+        tracing::debug!(%error, "a thread cannot be kept on some cores");
+    }
+}
+
 impl Split {
-    fn of(allowed: &CpuSet, serving: usize, shards: usize) -> Option<Split> {
+    fn of(allowed: &CpuSet, own: usize, serving: usize, shards: usize) -> Option<Split> {
         let cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core)).collect();
-        if serving + shards > cores.len() {
+        if cores.len() != own || serving + shards > own {
             return None;
         }
         let set = |cores: &[usize]| {
@@ -89,16 +108,22 @@ mod tests {
 
     #[test]
     fn cores_are_split_where_every_thread_can_have_one() {
-        for (serving, shards, expected) in [
-            (1, 1, Some((vec![3], vec![5, 6, 9]))),
-            (2, 2, Some((vec![3, 5], vec![6, 9]))),
-            (3, 1, Some((vec![3, 5, 6], vec![9]))),
-            (3, 2, None),
-            (1, 4, None),
+        for (own, serving, shards, expected) in [
+            (4, 1, 1, Some((vec![3], vec![5, 6, 9]))),
+            (4, 2, 2, Some((vec![3, 5], vec![6, 9]))),
+            (4, 3, 1, Some((vec![3, 5, 6], vec![9]))),
+            (4, 3, 2, None),
+            (4, 1, 4, None),
+            // A share of the time of four.
+            (2, 1, 1, None),
         ] {
-            let split = Split::of(&set(&[3, 5, 6, 9]), serving, shards);
+            let split = Split::of(&set(&[3, 5, 6, 9]), own, serving, shards);
             let expected = expected.map(|(serving, other)| (set(&serving), set(&other)));
-            assert_eq!(split.map(|split| (split.serving, split.other)), expected, "{serving} and {shards}");
+            assert_eq!(
+                split.map(|split| (split.serving, split.other)),
+                expected,
+                "{serving} and {shards} on {own}"
+            );
         }
     }
 

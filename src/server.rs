@@ -6,9 +6,10 @@
 //! Shutdown, on SIGTERM or Ctrl-C: refuse new connections, finish the requests under way, stop the shards,
 //! snapshot, exit 0. A second signal exits at once with code 130; nothing acknowledged is lost by that either.
 //!
-//! Besides the shards' threads three work in the background. The *keeper* opens generations ahead, and has a thread
-//! turn sealed ones into snapshots and archive segments, which stands back for requests. The *housekeeper* looks once a second whether there is room for more, and makes the
-//! watermarks durable. The *watchdog* looks once a second whether a commit hangs; it does nothing that could hang
+//! Besides the shards' threads four work in the background. The *keeper* opens generations ahead, and has a thread
+//! turn sealed ones into snapshots and archive segments, which stands back for requests. The *housekeeper* looks once a
+//! second whether there is room for more, and makes the watermarks durable. The *grower* keeps the files of the logs some
+//! way ahead of small commits. The *watchdog* looks once a second whether a commit hangs; it does nothing that could hang
 //! with it.
 
 use std::cmp::Reverse;
@@ -48,8 +49,10 @@ use crate::storage::pace::{self, Hurry};
 const EXIT_LOG_FAILURE: i32 = 74;
 /// The exit code after a second signal.
 const EXIT_INTERRUPTED: i32 = 130;
-/// How often housekeeper and watchdog look around: rarely enough to cost nothing on an idle machine.
+/// How often housekeeper, grower and watchdog look around: rarely enough to cost nothing on an idle machine.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the grower rests between two steps: some commits, of which one has written the step.
+const GROWTH_REST: Duration = Duration::from_millis(2);
 
 /// After what time a commit is suspected to hang.
 const COMMIT_TIME_LONG: Duration = Duration::from_secs(1);
@@ -65,11 +68,11 @@ const LISTEN_BACKLOG: u32 = 4096;
 const DESCRIPTORS_RESERVED: u64 = 128;
 const DESCRIPTORS_PER_SHARD: u64 = 96;
 /// And to each thread that serves connections, for its event queue and its ring.
-const DESCRIPTORS_PER_HTTP_THREAD: u64 = 4;
+const DESCRIPTORS_PER_HTTP_THREAD: u64 = 8;
 /// With room for fewer connections than this the server does not start.
 const CONNECTIONS_MIN: u64 = 16;
 
-/// How many sealed generations of a shard may wait for the keeper. Each is an open database of up to 75 MB; when
+/// How many sealed generations of a shard may wait for the keeper. Each is an open database of up to 90 MB; when
 /// there are more, the keeper has failed or cannot follow, and changes are refused as if the disk were full.
 const SEALED_GENERATIONS_MAX: usize = 32;
 
@@ -157,8 +160,6 @@ async fn serve(settings: &ServeSettings) -> Result<(), ServerError> {
         CoreUse::Split => Cores::split(http_threads, directory.shards()),
         CoreUse::Shared => Cores::shared(),
     };
-    // Whatever is started from here, but for the threads that serve.
-    cores.work();
     let limits = http::Limits { connections_max, ..http::Limits::default() };
     let api = Arc::new(Api::new());
     let (stop_http, http_stopped) = tokio::sync::oneshot::channel::<()>();
@@ -169,7 +170,7 @@ async fn serve(settings: &ServeSettings) -> Result<(), ServerError> {
     }));
 
     let settings_for_start = settings.clone();
-    let start = tokio::task::spawn_blocking(move || Running::start(directory, &settings_for_start));
+    let start = tokio::task::spawn_blocking(move || Running::start(directory, &settings_for_start, cores));
     let running = tokio::select! {
         running = start => running.expect("recovery does not panic")?,
         // Recovery has changed nothing that the next one does not do again.
@@ -266,6 +267,7 @@ struct Running {
     snapshot: Sender<()>,
     keeper: Background,
     housekeeper: Background,
+    grower: Background,
     watchdog: Background,
     /// Locked until everything else has ended.
     directory: DataDirectory,
@@ -277,7 +279,11 @@ struct RunningShard {
 }
 
 impl Running {
-    fn start(directory: DataDirectory, settings: &ServeSettings) -> Result<Running, ServerError> {
+    fn start(
+        directory: DataDirectory,
+        settings: &ServeSettings,
+        cores: Cores,
+    ) -> Result<Running, ServerError> {
         let (keeper_wake, keeper_woken) = bounded(1);
         let options = JournalOptions {
             generation_bytes_max: settings.generation_bytes_max,
@@ -288,7 +294,9 @@ impl Running {
             key_retention_ms: settings.idempotency_retention.as_millis() as u64,
             keys_max: (settings.idempotency_keys_max as usize).div_ceil(directory.shards()),
         };
+        // That has all cores: nobody is served meanwhile.
         let recovered = recover_all(&directory, &options)?;
+        cores.settle();
         // One for each shard's commit. What is written of the generation that is made behind everyone's back is so little
         // that a commit may wait for it.
         if let Some((_, first)) = recovered.first() {
@@ -332,13 +340,18 @@ impl Running {
         let housekeeper = {
             let shards = kept();
             look_for_room(&shards, &reserve);
+            let reserve = Arc::clone(&reserve);
             Background::start("housekeeper", move |stop| keep_house(&shards, &reserve, stop))?
+        };
+        let grower = {
+            let shards = kept();
+            Background::start("grower", move |stop| grow(&shards, &reserve, stop))?
         };
         let watchdog = {
             let watches: Vec<CommitWatch> = shards.iter().map(|shard| shard.threads.commit_watch()).collect();
             Background::start("watchdog", move |stop| watch(&watches, stop))?
         };
-        Ok(Running { shards, snapshot, keeper, housekeeper, watchdog, directory })
+        Ok(Running { shards, snapshot, keeper, housekeeper, grower, watchdog, directory })
     }
 
     fn bank(&self, overdraft: OverdraftDefault) -> Bank {
@@ -363,6 +376,7 @@ impl Running {
             stopped.push((ledger, journal, shard.log));
         }
         self.housekeeper.stop();
+        self.grower.stop();
         self.watchdog.stop();
         // Ended before the last snapshots: one thread compacts at a time.
         self.keeper.stop();
@@ -550,19 +564,36 @@ fn compact(log: &ShardLog, reserve: &DiskReserve) -> Result<(), StorageError> {
     log.compact()
 }
 
-/// Looks after room, watermarks, and how far the files of the log reach.
+/// Keeps the files of the logs some way ahead of small commits, in steps with rests.
+fn grow(shards: &[Kept], reserve: &DiskReserve, stop: &Receiver<()>) {
+    while stop.recv_timeout(HOUSEKEEPING_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+        for (index, (_, log)) in shards.iter().enumerate() {
+            loop {
+                match log.grow(&|bytes| reserve.has_room_for(bytes)) {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(error) => {
+                        // Commits go on, only slower; and if it is the disk, they will hear of it.
+                        tracing::error!(shard = index, %error, "cannot make room ahead of the log");
+                        break;
+                    }
+                }
+                if stop.recv_timeout(GROWTH_REST) != Err(RecvTimeoutError::Timeout) {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Looks after room and watermarks.
 fn keep_house(shards: &[Kept], reserve: &DiskReserve, stop: &Receiver<()>) {
-    pace::stand_back(&Hurry::default());
     while stop.recv_timeout(HOUSEKEEPING_INTERVAL) == Err(RecvTimeoutError::Timeout) {
         look_for_room(shards, reserve);
         for (index, (_, log)) in shards.iter().enumerate() {
             if let Err(error) = log.sync_watermark() {
                 tracing::error!(shard = index, %error, "ending the process");
                 process::exit(EXIT_LOG_FAILURE);
-            }
-            if let Err(error) = log.grow(&|bytes| reserve.has_room_for(bytes)) {
-                // If the disk has failed, the next commit ends the process: its descriptor hears of it, too.
-                tracing::error!(shard = index, %error, "cannot make room ahead of the log");
             }
         }
     }

@@ -12,6 +12,7 @@ use teller::ledger::Sequence;
 use teller::storage::StorageError;
 use teller::storage::journal::JournalReader;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
 
 #[tokio::test]
 async fn an_account_lives_and_is_closed_in_version_one() {
@@ -693,9 +694,55 @@ async fn stopping_cuts_off_who_does_not_come_to_an_end() {
 async fn who_does_not_read_its_replies_is_cut_off() {
     let limits = Limits { write_stall_time_max: Duration::from_millis(100), ..Limits::default() };
     let service = Service::start_with(limits).await;
-    let mut stream = service.connect().await;
-    let request = b"GET /problems HTTP/1.1\r\nhost: x\r\n\r\n".repeat(100);
-    // It writes requests and never reads; sooner or later both directions are full, and then it is cut off.
-    while stream.write_all(&request).await.is_ok() {}
+    // Large replies, and such as are sent together with others.
+    for path in ["/problems", "/healthz"] {
+        let mut stream = service.connect().await;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").repeat(100);
+        // It writes requests and never reads; sooner or later both directions are full, and then it is cut off.
+        while stream.write_all(request.as_bytes()).await.is_ok() {}
+    }
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn who_reads_late_gets_every_reply_once_and_in_order() {
+    const REQUESTS: usize = 60_000;
+    let service = Service::start().await;
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(16 * 1024).expect("small, so that it is full soon");
+    let (mut from, mut to) = socket.connect(service.address).await.expect("connected").into_split();
+    let writing = tokio::spawn(async move {
+        for number in 0..REQUESTS {
+            let request = format!("GET /healthz HTTP/1.1\r\nhost: x\r\nx-request-id: {number}\r\n\r\n");
+            to.write_all(request.as_bytes()).await.expect("taken");
+        }
+        to.shutdown().await.expect("shut down");
+    });
+    // Until nothing more is answered, since there is no room for replies.
+    let answered = async || {
+        let text = service.get("/metrics").await.text().to_owned();
+        let line =
+            text.lines().find(|line| line.starts_with("teller_http_requests_total{route=\"/healthz\""));
+        line.map(str::to_owned)
+    };
+    let mut before = answered().await;
+    loop {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let now = answered().await;
+        if now.is_some() && now == before {
+            break;
+        }
+        before = now;
+    }
+    let mut bytes = Vec::new();
+    from.read_to_end(&mut bytes).await.expect("an end in order");
+    writing.await.expect("no panic");
+    let mut rest = &bytes[..];
+    for number in 0..REQUESTS {
+        let (reply, behind) = Reply::parse(rest).expect("a reply");
+        assert_eq!((reply.status.as_u16(), reply.header("x-request-id")), (200, number.to_string().as_str()));
+        rest = behind;
+    }
+    assert!(rest.is_empty());
     service.stop().await;
 }

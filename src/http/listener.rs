@@ -310,7 +310,7 @@ impl Vigil {
         self.answering.store(false, Relaxed);
     }
 
-    /// Called when there is nothing to read: hyper reads the next head only after the reply is written.
+    /// Called when there is nothing to read: hyper reads the next head only after the reply is on its way.
     fn waits(&self) {
         if self.waiting.load(Relaxed) == 0 && !self.answering.load(Relaxed) {
             self.waiting.store(self.began.elapsed().as_micros() as u64 + 1, Relaxed);
@@ -451,13 +451,10 @@ impl PatientStream {
         self.delivery.hurry();
         let delivery = Arc::clone(&self.delivery);
         let written = delivery.with_rest(|rest| {
-            if let Some(error) = rest.error {
-                return Poll::Ready(Err(error.into()));
-            }
-            while !rest.bytes.is_empty() {
-                let outcome = Pin::new(&mut self.inner).poll_write(cx, &rest.bytes);
+            while !rest.is_empty() {
+                let outcome = Pin::new(&mut self.inner).poll_write(cx, rest);
                 let count = ready!(self.timed(outcome, cx))?;
-                rest.bytes.drain(..count);
+                rest.drain(..count);
             }
             Poll::Ready(Ok(()))
         });

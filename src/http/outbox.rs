@@ -25,15 +25,14 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::task::{Poll, Waker};
+use std::time::Duration;
+use std::{process, thread};
 
-use io_uring::squeue::{Entry, SubmissionQueue};
 use io_uring::{IoUring, opcode, types};
 use parking_lot::Mutex;
-use rustix::io::Errno;
 use rustix::net::SendFlags;
 
 /// How many replies are sent at once: the largest group that is worth a wake-up less, and what the ring has room for.
@@ -41,6 +40,10 @@ const SENDS_MAX: usize = 64;
 
 /// What is longer than this, a connection writes itself: copying it would cost more than the call.
 const SEND_BYTES_MAX: usize = 4096;
+
+/// How long, and how often, the system is given time if it cannot take what is to be sent: five seconds in all.
+const TRY_AGAIN: Duration = Duration::from_millis(5);
+const TRIES_MAX: usize = 1000;
 
 thread_local! {
     static OUTBOX: RefCell<Option<Outbox>> = const { RefCell::new(None) };
@@ -50,7 +53,8 @@ thread_local! {
 #[derive(Debug, Default)]
 pub(super) struct Delivery {
     state: AtomicU8,
-    rest: Mutex<Rest>,
+    /// What the system did not take, to be written before anything else.
+    rest: Mutex<Vec<u8>>,
     /// The connection, which has to go on with the rest.
     connection: Mutex<Option<Waker>>,
 }
@@ -59,17 +63,8 @@ pub(super) struct Delivery {
 const SENT: u8 = 0;
 /// It is in the outbox.
 const QUEUED: u8 = 1;
-/// See [`Rest`].
+/// There is a rest.
 const LEFT: u8 = 2;
-
-/// What the system did not take.
-#[derive(Debug, Default)]
-pub(super) struct Rest {
-    /// What is still to be written, before anything else.
-    pub(super) bytes: Vec<u8>,
-    /// Why nothing can be.
-    pub(super) error: Option<Errno>,
-}
 
 impl Delivery {
     pub(super) fn is_queued(&self) -> bool {
@@ -84,34 +79,29 @@ impl Delivery {
         }
     }
 
-    /// Works on what the system did not take, if there is something.
-    pub(super) fn with_rest<T>(&self, work: impl FnOnce(&mut Rest) -> T) -> Option<T> {
+    /// Works on the rest, if there is one, until nothing is left of it.
+    pub(super) fn with_rest<T>(&self, work: impl FnOnce(&mut Vec<u8>) -> T) -> Option<T> {
         if self.state.load(Relaxed) != LEFT {
             return None;
         }
         let mut rest = self.rest.lock();
         let done = work(&mut rest);
-        if rest.bytes.is_empty() && rest.error.is_none() {
+        if rest.is_empty() {
+            // Most connections never have one.
+            *rest = Vec::new();
             self.state.store(SENT, Relaxed);
         }
         Some(done)
     }
 
+    /// Takes note of what became of it: as `send` says, how much was sent, or why nothing. Why is for the connection to
+    /// find out, which has to write the rest.
     fn is_done(&self, result: i32, bytes: &[u8]) {
-        let sent = match usize::try_from(result) {
-            Ok(sent) if sent == bytes.len() => return self.state.store(SENT, Relaxed),
-            Ok(sent) => Ok(sent),
-            Err(_) => match Errno::from_raw_os_error(-result) {
-                Errno::AGAIN | Errno::INTR => Ok(0),
-                error => Err(error),
-            },
-        };
-        let mut rest = self.rest.lock();
-        match sent {
-            Ok(sent) => rest.bytes.extend_from_slice(&bytes[sent..]),
-            Err(error) => rest.error = Some(error),
+        let sent = usize::try_from(result).unwrap_or(0);
+        if sent == bytes.len() {
+            return self.state.store(SENT, Relaxed);
         }
-        drop(rest);
+        self.rest.lock().extend_from_slice(&bytes[sent..]);
         self.state.store(LEFT, Relaxed);
         if let Some(connection) = self.connection.lock().take() {
             connection.wake();
@@ -144,7 +134,8 @@ pub(super) fn put(socket: &impl AsFd, bytes: &[u8], delivery: &Arc<Delivery>, wa
             let Some(outbox) = outbox else { return false };
             assert!(delivery.state.swap(QUEUED, Relaxed) == SENT, "the order is kept");
             delivery.connection.lock().get_or_insert_with(|| waker.clone());
-            let mut buffer = outbox.buffers.pop().unwrap_or_default();
+            let new_buffer = || Vec::with_capacity(SEND_BYTES_MAX);
+            let mut buffer = outbox.buffers.pop().unwrap_or_else(new_buffer);
             buffer.extend_from_slice(bytes);
             let socket = socket.as_fd().as_raw_fd();
             outbox.sends.push(Send { socket, bytes: buffer, delivery: Arc::clone(delivery) });
@@ -163,10 +154,17 @@ impl Outbox {
     fn new() -> io::Result<Outbox> {
         // Old systems refuse this flag, and with it the ring: there are none then that cannot send.
         let ring = IoUring::builder().setup_single_issuer().build(SENDS_MAX as u32)?;
+        // Some that let us make a ring refuse its use.
+        ring.submit()?;
         Ok(Outbox { ring, sends: Vec::with_capacity(SENDS_MAX), buffers: Vec::new(), waker: None })
     }
 
     /// Sends all that is in it.
+    #[expect(
+        unsafe_code,
+        reason = "a ring is told of memory by its address, and nothing else sends to many sockets by one call; what it buys \
+                  is in the module's essay"
+    )]
     fn send(&mut self) {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         let mut queue = self.ring.submission();
@@ -176,19 +174,26 @@ impl Outbox {
                     .flags(flags.bits() as i32)
                     .build()
                     .user_data(index as u64);
-            submit(&mut queue, &entry);
+            // SAFETY: The entry's memory is a buffer in `self.sends`, and its socket is open for as long as that is there
+            // (`put`). Below, this function ends only when the ring is done with every entry, or with the process; until
+            // then nothing touches `self.sends`. The sends do not wait, so even a panic in between, which ends the
+            // program, would find them done.
+            let pushed = unsafe { queue.push(&entry) };
+            assert!(pushed.is_ok(), "there is room for all that an outbox takes");
         }
         drop(queue);
         let mut left = self.sends.len();
+        let mut tries = 0;
         while left > 0 {
-            match self.ring.submit_and_wait(left) {
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
+            if let Err(error) = self.ring.submit_and_wait(left) {
+                tries += 1;
+                if tries > TRIES_MAX {
                     // The buffers may be in use, so nothing can be undone.
                     tracing::error!(%error, "replies cannot be sent; ending the process");
                     process::abort();
                 }
+                // A signal, or the system has no memory to spare for the moment.
+                thread::sleep(TRY_AGAIN);
             }
             for done in self.ring.completion() {
                 let send = &self.sends[done.user_data() as usize];
@@ -202,19 +207,6 @@ impl Outbox {
             buffer
         }));
     }
-}
-
-#[expect(
-    unsafe_code,
-    reason = "a ring is told of memory by its address, and nothing else sends to many sockets by one call; what it buys is \
-              in the module's essay"
-)]
-fn submit(queue: &mut SubmissionQueue<'_>, entry: &Entry) {
-    // SAFETY: The entry's memory is a buffer in `Outbox::sends`, and its socket is open for as long as that is there (`put`).
-    // `Outbox::send`, which alone calls this, ends only when the ring is done with every entry, or with the process;
-    // until then nothing touches `Outbox::sends`.
-    let pushed = unsafe { queue.push(entry) };
-    assert!(pushed.is_ok(), "there is room for all that an outbox takes");
 }
 
 /// Is this thread's outbox, for as long as it is polled, if the system has a ring for it.
@@ -338,7 +330,7 @@ mod tests {
             delivery.hurry();
             written.extend_from_slice(&piece);
             other_client.read_exact(&mut [0]).expect("nobody else waits");
-            if let Some(rest) = delivery.with_rest(|rest| std::mem::take(&mut rest.bytes)) {
+            if let Some(rest) = delivery.with_rest(std::mem::take) {
                 break rest;
             }
         };
@@ -351,14 +343,13 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_cannot_send_is_told() {
+    fn what_cannot_be_sent_is_left_for_the_connection_to_find_out_why() {
         let Some(_installed) = install() else { return };
         let (server, _client) = connection();
         server.shutdown(Shutdown::Write).expect("shut down");
         let delivery = Arc::default();
-        assert!(put(&server, b"x", &delivery, Waker::noop()));
+        assert!(put(&server, b"abc", &delivery, Waker::noop()));
         delivery.hurry();
-        assert_eq!(delivery.with_rest(|rest| rest.error), Some(Some(Errno::PIPE)));
-        assert_eq!(delivery.with_rest(|rest| rest.error), Some(Some(Errno::PIPE)), "for good");
+        assert_eq!(delivery.with_rest(|rest| rest.clone()), Some(b"abc".to_vec()));
     }
 }

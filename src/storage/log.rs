@@ -517,11 +517,11 @@ impl ShardLog {
         self.generations.prepare_next()
     }
 
-    /// Makes room ahead of small commits, if `has_room` for so many bytes. For a background thread, every second or so.
+    /// Makes some room ahead of small commits, if `has_room` for so many bytes. Whether there is more to do, after a rest.
     ///
     /// # Errors
-    /// If the system refuses to write or sync.
-    pub fn grow(&self, has_room: &dyn Fn(u64) -> bool) -> Result<(), StorageError> {
+    /// If the system refuses.
+    pub fn grow(&self, has_room: &dyn Fn(u64) -> bool) -> Result<bool, StorageError> {
         self.generations.grow(has_room)
     }
 

@@ -126,10 +126,10 @@ use super::record::{
 use super::{Journal, JournalReader};
 use crate::ledger::{Sequence, ShardId};
 use crate::storage::files::{LockedFile, sync_directory};
-use crate::storage::{RESTORE_BACKUP, StorageError, pace};
+use crate::storage::{RESTORE_BACKUP, StorageError};
 
 /// Bytes of records after which a generation is sealed. Opening a generation takes time and memory in
-/// proportion: at this size 0.1 s, and 72 MiB on disk.
+/// proportion: at this size 0.1 s, and 72 MiB on disk, or up to 16 more (see "Zeros ahead").
 pub const GENERATION_BYTES_MAX: u64 = 32 * 1024 * 1024;
 
 /// How far a generation may pass its size while the next one is not ready. A whole generation's worth of
@@ -158,11 +158,10 @@ const _: () = assert!(
 /// How many bytes of its file a generation uses, at most, before it is worth an extra write to save one later.
 const GROWN_USED_MIN: u64 = 512 * 1024;
 
-/// How far ahead of what is used a file is grown: what the fastest of small commits take in a second and a half. No more
-/// than is used already, so that a small ledger stays small.
-const GROWN_AHEAD_MAX: u64 = 16 * 1024 * 1024;
+/// How far ahead of what is used a file is grown: what the fastest of small commits take in a second and a half.
+const GROWN_AHEAD: u64 = 16 * 1024 * 1024;
 
-/// How many bytes a file grows by at a time: what a commit that comes meanwhile has to wait for, a third of a millisecond.
+/// How many bytes a file grows by at a time: the next commit writes them, which takes a third of a millisecond.
 const GROWN_STEP: usize = 256 * 1024;
 
 /// Mean bytes of a record from which on growing ahead does not pay.
@@ -208,7 +207,7 @@ pub struct Generation {
 
 /// What our own descriptor of `db` is for.
 enum Access {
-    /// Syncing what is written, and growing the file, so in append mode; sled has the lock.
+    /// Syncing what is written, and growing the file, so in append mode. sled has the lock.
     Write(File),
     /// Keeping the lock, since sled has the copy.
     Read { _lock: LockedFile },
@@ -353,10 +352,11 @@ impl Generation {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// How many bytes of the file sled has used, roughly: it writes each record once, and again with the others of its
-    /// leaf for every ten.
+    /// How many bytes of the file sled has used, roughly, as measured with records of 200 bytes to 16 KiB: it writes each
+    /// record once, and with the others of its leaf again and again, until after five segments it finds free ones.
     fn bytes_used(&self) -> u64 {
-        self.bytes_written() * 9 / 4
+        let (bytes, records) = (self.bytes_written(), self.records.load(Ordering::Relaxed));
+        (bytes * 16 / 5 + records * 128).min(bytes * 6 / 5 + 30 * 1024 * 1024)
     }
 
     /// Whether a commit is so small that the length of the file matters to it.
@@ -364,28 +364,29 @@ impl Generation {
         self.bytes_written() <= self.records.load(Ordering::Relaxed) * GROWN_RECORD_BYTES_MAX
     }
 
-    /// Makes the file so long, with zeros. For a background thread.
+    /// Appends a step of zeros, if the file is shorter than that. Whether it still is.
+    ///
+    /// Nothing is synced here: an error of writing it back must reach whoever commits (P1), and reaches a descriptor once.
     ///
     /// # Errors
     /// If the system refuses, but for want of room: that is no harm.
-    fn grow(&self, length: u64) -> Result<(), StorageError> {
+    fn grow(&self, length: u64) -> Result<bool, StorageError> {
+        let Access::Write(file) = &self.access else { return Ok(false) };
         let path = self.path.join("db");
-        let Access::Write(file) = &self.access else { return Ok(()) };
-        let mut file: &File = file;
-        let metadata = file.metadata().map_err(StorageError::io("read", &path))?;
-        for _ in 0..length.saturating_sub(metadata.len()).div_ceil(GROWN_STEP as u64) {
-            match file.write_all(&[0; GROWN_STEP]) {
-                Err(error)
-                    if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
-                {
-                    return Ok(());
-                }
-                written => written.map_err(StorageError::io("write", &path))?,
-            }
-            file.sync_data().map_err(StorageError::io("sync", &path))?;
-            pace::rest();
+        let before = file.metadata().map_err(StorageError::io("read", &path))?.len();
+        if before >= length {
+            return Ok(false);
         }
-        Ok(())
+        let mut file: &File = file;
+        match file.write_all(&[0; GROWN_STEP]) {
+            Ok(()) => Ok(before + (GROWN_STEP as u64) < length),
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(StorageError::io("write", &path)(error)),
+        }
     }
 
     /// Adds a record behind the others. One thread does this.
@@ -872,25 +873,32 @@ impl Generations {
         self.prepared.lock().is_some()
     }
 
-    /// Grows the file of the live generation, and in time that of the next one, with zeros, so that small commits are
-    /// synced sooner; if `has_room` for so many bytes. For a background thread, every second or so.
+    /// Grows the file of the live generation, and in time that of the next one, by a step of zeros, so that small commits
+    /// are synced sooner; if `has_room` for so many bytes. Whether there are more steps to do. For a background thread,
+    /// which rests after each step: the next commit has to write it.
     ///
     /// # Errors
-    /// If the system refuses to write or sync.
-    pub fn grow(&self, has_room: &dyn Fn(u64) -> bool) -> Result<(), StorageError> {
-        let live = self.readable.read().live.clone();
-        let Some(live) = live.filter(|live| live.is_of_small_records() && has_room(2 * GROWN_AHEAD_MAX))
-        else {
-            return Ok(());
+    /// If the system refuses.
+    pub fn grow(&self, has_room: &dyn Fn(u64) -> bool) -> Result<bool, StorageError> {
+        let used = {
+            // Held for a step: once it is sealed, a generation is not written any more.
+            let readable = self.readable.read();
+            let Some(live) = readable.live.as_ref().filter(|live| live.is_of_small_records()) else {
+                return Ok(false);
+            };
+            let used = live.bytes_used();
+            if used < GROWN_USED_MIN || !has_room(GROWN_STEP as u64) {
+                return Ok(false);
+            }
+            if live.grow(used + GROWN_AHEAD)? {
+                return Ok(true);
+            }
+            used
         };
-        let used = live.bytes_used();
-        if used >= GROWN_USED_MIN {
-            live.grow(used + used.min(GROWN_AHEAD_MAX))?;
-        }
         let next = self.prepared.lock().clone();
         match next {
-            Some(next) if used >= GROWN_AHEAD_MAX => next.grow(GROWN_AHEAD_MAX),
-            _ => Ok(()),
+            Some(next) if used >= GROWN_AHEAD => next.grow(GROWN_AHEAD),
+            _ => Ok(false),
         }
     }
 
