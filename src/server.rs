@@ -51,8 +51,8 @@ const EXIT_LOG_FAILURE: i32 = 74;
 const EXIT_INTERRUPTED: i32 = 130;
 /// How often housekeeper, grower and watchdog look around: rarely enough to cost nothing on an idle machine.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
-/// How long the grower rests between two steps: some commits, of which one has written the step.
-const GROWTH_REST: Duration = Duration::from_millis(2);
+/// How long the grower rests between two steps: some ten commits, of which one has written the step.
+const GROWTH_REST: Duration = Duration::from_millis(5);
 
 /// After what time a commit is suspected to hang.
 const COMMIT_TIME_LONG: Duration = Duration::from_secs(1);

@@ -100,9 +100,15 @@ fn a_power_cut_loses_nothing_acknowledged_and_would_without_our_own_syncs() {
     let server = scene.serve(&[]);
     acknowledged.extend(load.run(&scene, &server, &[Signal::USR1, Signal::USR1, KILL]));
     server.ended();
+    // And one in which the journal's files are grown ahead, as they are once there is enough in them.
+    let server = scene.serve(&[]);
+    fill(&scene, &server);
+    acknowledged.extend(load.run(&scene, &server, &[KILL]));
+    server.ended();
 
     let trace = scene.trace();
     println!("{} acknowledgements; {}", acknowledged.len(), trace.summary());
+    assert!(trace.appended_zeros() > 0, "a file was grown");
     let mut random = Random::new(seed);
     let positions = trace.positions();
     let our_syncs = |path: &str| path.contains("/journal/") && path.ends_with("/db");
@@ -382,6 +388,24 @@ struct Acknowledged {
 enum Reply {
     Opened(AccountName),
     Posted { id: TransactionId, name: AccountName, amount: Amount, balance: Amount },
+}
+
+/// Opens accounts with much to say of them, until a journal's file is grown ahead.
+fn fill(scene: &Scene, server: &Server) {
+    let mut client = Client::new(server.address);
+    let metadata: Vec<String> = (0..16).map(|entry| format!("\"{entry}\":\"{}\"", "x".repeat(250))).collect();
+    for number in 0..200 {
+        let body = format!("{{\"name\":\"filler-{number}\",\"metadata\":{{{}}}}}", metadata.join(","));
+        let reply = client.request("POST", "/v2/accounts", None, &body).expect("it lives");
+        assert_eq!(reply.status, 201, "{}", reply.body);
+    }
+    for _ in 0..PATIENCE.as_millis() / PAUSE.as_millis() {
+        if scene.trace().appended_zeros() > 0 {
+            return;
+        }
+        thread::sleep(PAUSE);
+    }
+    panic!("no file is grown");
 }
 
 /// The clients' requests, which never repeat but on purpose.

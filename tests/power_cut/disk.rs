@@ -85,6 +85,12 @@ impl Trace {
         self.records.iter().map(|(end, _)| *end).collect()
     }
 
+    /// How many times zeros were written behind what a generation's file had.
+    pub(crate) fn appended_zeros(&self) -> usize {
+        let is_appended = |operation: &Operation| matches!(operation, Operation::Zeros { offset, length, .. } if *offset > 0 && *length < 1 << 20);
+        self.records.iter().filter(|(_, operation)| is_appended(operation)).count()
+    }
+
     /// How many times each kind of operation was seen, for the reader of the test's output.
     pub(crate) fn summary(&self) -> String {
         let mut counts = BTreeMap::new();

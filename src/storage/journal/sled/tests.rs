@@ -710,13 +710,13 @@ fn a_file_that_is_grown_while_it_is_written_loses_nothing() {
     let records: Vec<Vec<u8>> = (0..400).map(|_| chain.record_of(2, 300)).collect();
     let length = || fs::metadata(generation.path().join("db")).expect("there").len();
     std::thread::scope(|scope| {
-        scope.spawn(|| while generation.grow(10 * GROWN_STEP as u64).expect("grown") {});
+        scope.spawn(|| while generation.grow(40 * GROWN_STEP as u64).expect("grown") {});
         for record in &records {
             insert(&generation, record);
             generation.sync().expect("synced");
         }
     });
-    assert!(length() >= 10 * GROWN_STEP as u64);
+    assert!(length() >= 40 * GROWN_STEP as u64);
     let path = generation.path().to_owned();
     generation.close().expect("closes");
     assert_eq!(replayed(&open(&path).expect("opens")), records);
