@@ -1,10 +1,11 @@
 //! Which threads run on which cores.
 //!
-//! The threads that serve connections get some of the cores to themselves, as many as there are of them, and everything
-//! else, shards and what works behind them, gets the others. Left to itself the system moves both about: a thread that is
-//! woken runs where the waker does, and on two cores with a load beside them one core then did all of HTTP and the load
-//! for a while, and the shard waited for it. With 64 connections the split gives a sixth more deposits, with 256 a
-//! thirtieth (`benches/README.md`).
+//! The threads that serve connections stay on some of the cores, as many as there are of them, and those that a deposit
+//! waits for, the shards' workers and the journal's, stay on the others. Left to itself the system moves both about: a
+//! thread that is woken runs where the waker does, and one core then did all the work for a while, and the other little.
+//! With 64 connections the split gives a sixth more deposits, with 256 a thirtieth (`benches/README.md`). All other threads
+//! run anywhere: with what commits large batches, and what compacts, on the shards' cores too, transfers in batches were
+//! a third fewer.
 //!
 //! What always holds:
 //!
@@ -27,6 +28,7 @@ pub struct Cores(Option<Split>);
 
 #[derive(Clone, Copy, Debug)]
 struct Split {
+    all: CpuSet,
     serving: CpuSet,
     other: CpuSet,
 }
@@ -46,37 +48,33 @@ impl Cores {
 
     /// Keeps this thread, and those that it will start, on the cores that serve.
     pub fn serve(&self) {
-        self.keep_on(|split| &split.serving);
+        self.keep(None, |split| &split.serving);
     }
 
-    /// Keeps this thread, and those that it will start, on the other cores.
-    pub fn work(&self) {
-        self.keep_on(|split| &split.other);
+    /// Lets this thread, which one that serves has started, run anywhere.
+    pub fn roam(&self) {
+        self.keep(None, |split| &split.all);
     }
 
-    /// Keeps all threads that there are, but for those that serve, and whatever they will start, on the other cores.
-    pub fn settle(&self) {
-        let Some(split) = &self.0 else { return };
-        let threads = fs::read_dir("/proc/self/task").into_iter().flatten();
-        for thread in
-            threads.filter_map(|entry| Pid::from_raw(entry.ok()?.file_name().to_str()?.parse().ok()?))
-        {
-            if sched_getaffinity(Some(thread)).is_ok_and(|cores| cores != split.serving) {
-                told(sched_setaffinity(Some(thread), &split.other));
+    /// Keeps those threads that there are, and whose names begin in one of these ways, on the cores that do not serve.
+    pub fn keep_off(&self, names: &[&str]) {
+        let threads = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+        for thread in threads {
+            let name = fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
+            let id = thread.file_name().to_str().and_then(|id| Pid::from_raw(id.parse().ok()?));
+            if id.is_some() && names.iter().any(|beginning| name.starts_with(beginning)) {
+                self.keep(id, |split| &split.other);
             }
         }
     }
 
-    fn keep_on(&self, cores: impl Fn(&Split) -> &CpuSet) {
-        if let Some(split) = &self.0 {
-            told(sched_setaffinity(None, cores(split)));
+    /// Keeps a thread, this one if none is named, on some cores.
+    fn keep(&self, thread: Option<Pid>, cores: impl Fn(&Split) -> &CpuSet) {
+        if let Some(split) = &self.0
+            && let Err(error) = sched_setaffinity(thread, cores(split))
+        {
+            tracing::debug!(%error, "a thread cannot be kept on some cores");
         }
-    }
-}
-
-fn told(kept: rustix::io::Result<()>) {
-    if let Err(error) = kept {
-        tracing::debug!(%error, "a thread cannot be kept on some cores");
     }
 }
 
@@ -92,7 +90,7 @@ impl Split {
             set
         };
         let (serving, other) = cores.split_at(serving);
-        Some(Split { serving: set(serving), other: set(other) })
+        Some(Split { all: *allowed, serving: set(serving), other: set(other) })
     }
 }
 
@@ -128,21 +126,27 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_and_those_it_starts_stay_where_they_are_told_to() {
-        let Some(core) =
-            (0..CpuSet::MAX_CPU).find(|core| sched_getaffinity(None).expect("it is known").is_set(*core))
-        else {
-            unreachable!("this runs somewhere")
+    fn threads_stay_where_they_are_told_to() {
+        let all = sched_getaffinity(None).expect("it is known");
+        let numbers: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|core| all.is_set(*core)).collect();
+        let (serving, other) = (set(&numbers[..1]), set(&numbers[numbers.len() - 1..]));
+        let cores = Cores(Some(Split { all, serving, other }));
+        let mine = || sched_getaffinity(None).expect("it is known");
+        let serve = move || {
+            cores.serve();
+            assert_eq!(thread::spawn(mine).join().expect("no panic"), serving);
+            cores.roam();
+            assert_eq!(mine(), all);
+            Cores::shared().serve();
+            assert_eq!(mine(), all, "nothing is split");
         };
-        let cores = Cores(Some(Split { serving: set(&[core]), other: set(&[core]) }));
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                cores.serve();
-                let started = thread::spawn(|| sched_getaffinity(None).expect("it is known"));
-                assert_eq!(started.join().expect("no panic"), set(&[core]));
-                Cores::shared().work();
-                assert_eq!(sched_getaffinity(None).expect("it is known"), set(&[core]));
-            });
-        });
+        thread::spawn(serve).join().expect("no panic");
+        let kept = move || {
+            cores.keep_off(&["to be kept", "no such name"]);
+            mine()
+        };
+        let spawn = |name: &str| thread::Builder::new().name(name.into()).spawn(kept).expect("a thread");
+        assert_eq!(spawn("to be kept off").join().expect("no panic"), other);
+        assert_eq!(spawn("another").join().expect("no panic"), all);
     }
 }

@@ -294,9 +294,7 @@ impl Running {
             key_retention_ms: settings.idempotency_retention.as_millis() as u64,
             keys_max: (settings.idempotency_keys_max as usize).div_ceil(directory.shards()),
         };
-        // That has all cores: nobody is served meanwhile.
         let recovered = recover_all(&directory, &options)?;
-        cores.settle();
         // One for each shard's commit. What is written of the generation that is made behind everyone's back is so little
         // that a commit may wait for it.
         if let Some((_, first)) = recovered.first() {
@@ -318,6 +316,7 @@ impl Running {
                 log,
             })
             .collect();
+        cores.keep_off(&["shard-", "sled-io-"]);
         let reserve = Arc::new(DiskReserve {
             path: directory.path().to_owned(),
             bytes_min: settings.disk_reserve_bytes,

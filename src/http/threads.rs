@@ -52,8 +52,8 @@ impl Thread {
         let runtime = Builder::new_current_thread()
             .enable_all()
             .thread_name("http-blocking")
-            // Of those that may wait for the disk.
-            .on_thread_start(move || cores.work())
+            // Of those that may wait for the disk: they are many, and in no hurry.
+            .on_thread_start(move || cores.roam())
             .build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
