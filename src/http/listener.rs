@@ -8,7 +8,7 @@
 //! - a client that closes its side after a request still gets its reply; but not a stream, whose reader would be
 //!   missed only when the next writes fail;
 //! - an error of accepting one connection does not end the accepting of others, and does not spin;
-//! - what is written goes out in order, by the thread's [outbox](super::outbox) or without;
+//! - what is written goes out in order, by the thread's [outbox] or without;
 //! - a reply to a client that is still sending is not lost to the reset that closing would cause: the
 //!   connection is closed in one direction first, and what comes is thrown away for a moment.
 
