@@ -15,11 +15,10 @@
 use std::cmp::Reverse;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{mem, process, thread};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select, tick};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -49,7 +48,7 @@ use crate::storage::pace::{self, Hurry};
 const EXIT_LOG_FAILURE: i32 = 74;
 /// The exit code after a second signal.
 const EXIT_INTERRUPTED: i32 = 130;
-/// How often housekeeper, grower and watchdog look around: rarely enough to cost nothing on an idle machine.
+/// How often housekeeper and watchdog look around: rarely enough to cost nothing on an idle machine.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the grower rests between two steps: some ten commits, of which one has written the step.
 const GROWTH_REST: Duration = Duration::from_millis(5);
@@ -336,15 +335,16 @@ impl Running {
                 keep(&shards, &reserve, interval, &keeper_woken, &asked, stop);
             })?
         };
+        let (grower_wake, grower_woken) = bounded(1);
         let housekeeper = {
             let shards = kept();
             look_for_room(&shards, &reserve);
             let reserve = Arc::clone(&reserve);
-            Background::start("housekeeper", move |stop| keep_house(&shards, &reserve, stop))?
+            Background::start("housekeeper", move |stop| keep_house(&shards, &reserve, &grower_wake, stop))?
         };
         let grower = {
             let shards = kept();
-            Background::start("grower", move |stop| grow(&shards, &reserve, stop))?
+            Background::start("grower", move |stop| grow(&shards, &reserve, &grower_woken, stop))?
         };
         let watchdog = {
             let watches: Vec<CommitWatch> = shards.iter().map(|shard| shard.threads.commit_watch()).collect();
@@ -563,9 +563,14 @@ fn compact(log: &ShardLog, reserve: &DiskReserve) -> Result<(), StorageError> {
     log.compact()
 }
 
-/// Keeps the files of the logs some way ahead of small commits, in steps with rests.
-fn grow(shards: &[Kept], reserve: &DiskReserve, stop: &Receiver<()>) {
-    while stop.recv_timeout(HOUSEKEEPING_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+/// Keeps the files of the logs some way ahead of small commits, in steps with rests, whenever there is `work`.
+fn grow(shards: &[Kept], reserve: &DiskReserve, work: &Receiver<()>, stop: &Receiver<()>) {
+    loop {
+        select! {
+            recv(stop) -> _ => return,
+            // Who tells of it ends before this does.
+            recv(work) -> told => if told.is_err() { return },
+        }
         for (index, (_, log)) in shards.iter().enumerate() {
             loop {
                 match log.grow(&|bytes| reserve.has_room_for(bytes)) {
@@ -585,11 +590,17 @@ fn grow(shards: &[Kept], reserve: &DiskReserve, stop: &Receiver<()>) {
     }
 }
 
-/// Looks after room and watermarks.
-fn keep_house(shards: &[Kept], reserve: &DiskReserve, stop: &Receiver<()>) {
+/// Looks after room and watermarks, and wakes the grower if there may be something to do: at rest it sleeps.
+fn keep_house(shards: &[Kept], reserve: &DiskReserve, grower: &Sender<()>, stop: &Receiver<()>) {
+    let mut appended = vec![0; shards.len()];
     while stop.recv_timeout(HOUSEKEEPING_INTERVAL) == Err(RecvTimeoutError::Timeout) {
         look_for_room(shards, reserve);
-        for (index, (_, log)) in shards.iter().enumerate() {
+        for (index, (handle, log)) in shards.iter().enumerate() {
+            let before = mem::replace(&mut appended[index], handle.durable().get());
+            if appended[index] > before {
+                // One notice stands for any number.
+                let _ = grower.try_send(());
+            }
             if let Err(error) = log.sync_watermark() {
                 tracing::error!(shard = index, %error, "ending the process");
                 process::exit(EXIT_LOG_FAILURE);
