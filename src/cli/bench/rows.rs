@@ -28,6 +28,8 @@ const SNAPSHOT_TIME_MAX: Duration = Duration::from_secs(120);
 /// Latencies while a snapshot is written are told for each part of it that is so long. Shorter, a p99 is of a handful
 /// of requests; longer, a short stall drowns.
 const SLICE: Duration = Duration::from_millis(250);
+/// So much is deposited before a snapshot is asked for.
+const FRESH_SLICES: usize = 8;
 /// How long a new server may still be busy with having started.
 const SETTLE_TIME: Duration = Duration::from_secs(2);
 
@@ -229,32 +231,23 @@ pub(super) fn snapshot(args: &SnapshotArgs, bench: &Bench) -> Result<FiguresRepo
     let ledger = bench.directory.path().join(LEDGER);
     let progress = Progress::new("measuring", "snapshots", Some(args.rounds as u64));
     let (mut with, mut without, mut slices, mut ratios, mut times) = (vec![], vec![], 0, vec![], vec![]);
-    // The first slices only get everything going.
-    for _ in 0..4 {
-        slice(&mut teller)?;
-    }
     for _ in 0..args.rounds {
+        // What the rounds before have written goes into a snapshot of its own: else each would have more to do than the
+        // one before it, and take longer, and have the next one do even more.
+        slice(&mut teller)?;
+        take_snapshot(&mut teller, &ledger, args.server.shards(), |_| interrupt.sleep(SLICE))?;
         child(&teller).wait_until_quiet(interrupt)?;
-        let before = newest_snapshots(&ledger)?;
-        child(&teller).signal(Signal::USR1)?;
-        let started = Instant::now();
+        for _ in 0..FRESH_SLICES {
+            slice(&mut teller)?;
+        }
         let mut worst_with = 0;
         let mut during = 0;
-        loop {
-            worst_with = worst_with.max(slice(&mut teller)?);
+        let time = take_snapshot(&mut teller, &ledger, args.server.shards(), |teller| {
+            worst_with = worst_with.max(slice(teller)?);
             during += 1;
-            let now = newest_snapshots(&ledger)?;
-            if now.len() == args.server.shards()
-                && now.iter().all(|(shard, last)| before.get(shard) < Some(last))
-            {
-                break;
-            }
-            if started.elapsed() > SNAPSHOT_TIME_MAX {
-                let seconds = SNAPSHOT_TIME_MAX.as_secs();
-                return Err(BenchError::TimedOut(format!("there is no new snapshot after {seconds} s")));
-            }
-        }
-        times.push(nanos(started.elapsed()));
+            Ok(())
+        })?;
+        times.push(nanos(time));
         child(&teller).wait_until_quiet(interrupt)?;
         let mut worst_without = 0;
         for _ in 0..during {
@@ -280,6 +273,29 @@ pub(super) fn snapshot(args: &SnapshotArgs, bench: &Bench) -> Result<FiguresRepo
         figure("worst_p99_ratio", "with / without", Value::Ratios(Spread::of(ratios))),
     ];
     Ok(FiguresReport { row: "snapshot", figures })
+}
+
+/// Asks for a snapshot, and does `meanwhile` again and again until every shard has one. How long it took.
+fn take_snapshot(
+    teller: &mut Teller,
+    ledger: &Path,
+    shards: usize,
+    mut meanwhile: impl FnMut(&mut Teller) -> Result<(), BenchError>,
+) -> Result<Duration, BenchError> {
+    let before = newest_snapshots(ledger)?;
+    child(teller).signal(Signal::USR1)?;
+    let started = Instant::now();
+    loop {
+        meanwhile(teller)?;
+        let now = newest_snapshots(ledger)?;
+        if now.len() == shards && now.iter().all(|(shard, last)| before.get(shard) < Some(last)) {
+            return Ok(started.elapsed());
+        }
+        if started.elapsed() > SNAPSHOT_TIME_MAX {
+            let seconds = SNAPSHOT_TIME_MAX.as_secs();
+            return Err(BenchError::TimedOut(format!("there is no new snapshot after {seconds} s")));
+        }
+    }
 }
 
 /// The sequence of each shard's newest finished snapshot.
