@@ -199,6 +199,31 @@ fn what_a_killed_process_did_not_sync_is_durable_before_anything_relies_on_it() 
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// The disk refuses a sync. What it was for is lost, for a later one would not write it either; so nobody is told of it, or of
+/// anything behind it, and the process ends. In a file with zeros ahead: whoever appends those must not be the one
+/// that hears of the error.
+#[test]
+fn a_sync_that_fails_ends_the_process_and_what_it_was_for_is_not_acknowledged() {
+    let scene = Scene::new();
+    let load = Load::default();
+    let server = scene.serve(&[("POWER_CUT_FAIL_SYNC", "/db")]);
+    fill(&scene, &server);
+    let acknowledged = load.run(&scene, &server, &[]);
+    assert!(!server.ended(), "it tells that its log has failed");
+
+    let trace = scene.trace();
+    assert!(trace.appended_zeros() > 0, "a file was grown");
+    assert_eq!(trace.failed_syncs(), 1);
+    assert!(!acknowledged.is_empty(), "something was done before");
+    let end = *trace.positions().last().expect("it did something");
+    let mut random = Random::new(1);
+    for unsynced in [Unsynced::Lost, Unsynced::Kept, Unsynced::Mixed] {
+        let image = scene.image();
+        trace.cut(end, &|_| false).write_to(image.path(), unsynced, &mut random);
+        assert_eq!(survives(image.path(), &acknowledged, end, true), Ok(()), "{unsynced:?}");
+    }
+}
+
 /// A disk, or the memory before it, flips a bit on the way. What is written is read back before what it replaces
 /// is deleted: so the start is refused, and with the bad file out of the way all is still there.
 #[test]

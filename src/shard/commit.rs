@@ -96,9 +96,9 @@ impl<J: Journal> Log<J> {
         let committed = commit(self);
         self.status.commit_began.store(0, Ordering::Release);
         committed.map_err(|error| {
-            // Who waits for a reply hears that the shard has ended.
-            self.sealed.clear();
+            // First: what the replies were for may be done or not, and "the service is ending, try again" says that it is not.
             (self.on_failure)(self.id, &error);
+            self.sealed.clear();
             self.failure = Some(error);
             Failed
         })

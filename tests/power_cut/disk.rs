@@ -31,6 +31,7 @@ enum Operation {
     MakeDirectory { path: String, inode: u64 },
     SyncBegin { inode: u64, token: u64, path: String },
     SyncEnd { token: u64 },
+    SyncFailed { token: u64 },
     SyncRange,
 }
 
@@ -71,6 +72,7 @@ impl Trace {
                 10 => Operation::SyncBegin { inode: a, token: b, path },
                 11 => Operation::SyncEnd { token: b },
                 12 => Operation::SyncRange,
+                14 => Operation::SyncFailed { token: b },
                 _ => panic!("the server did what the trace has no record for: {path}"),
             };
             records.push((end as u64, operation));
@@ -89,6 +91,11 @@ impl Trace {
     pub(crate) fn appended_zeros(&self) -> usize {
         let is_appended = |operation: &Operation| matches!(operation, Operation::Zeros { offset, length, .. } if *offset > 0 && *length < 1 << 20);
         self.records.iter().filter(|(_, operation)| is_appended(operation)).count()
+    }
+
+    /// How many syncs failed.
+    pub(crate) fn failed_syncs(&self) -> usize {
+        self.records.iter().filter(|(_, operation)| matches!(operation, Operation::SyncFailed { .. })).count()
     }
 
     /// How many times each kind of operation was seen, for the reader of the test's output.
@@ -142,6 +149,12 @@ impl Trace {
                         object.durable = object.durable.max(changes);
                     }
                 }
+                Operation::SyncFailed { token } => {
+                    if let Some((object, changes)) = syncs.remove(token) {
+                        let object = &mut disk.objects[object];
+                        object.dropped.push(object.durable..changes);
+                    }
+                }
                 Operation::SyncRange => {}
             }
         }
@@ -161,6 +174,8 @@ pub(crate) struct Disk<'a> {
 struct Object {
     kind: Kind,
     durable: usize,
+    /// What a sync failed for. The kernel may call it clean all the same, and then no later sync writes it.
+    dropped: Vec<Range<usize>>,
 }
 
 enum Kind {
@@ -189,11 +204,11 @@ struct Entry {
 
 impl Object {
     fn file() -> Object {
-        Object { kind: Kind::File(Vec::new()), durable: 0 }
+        Object { kind: Kind::File(Vec::new()), durable: 0, dropped: Vec::new() }
     }
 
     fn directory() -> Object {
-        Object { kind: Kind::Directory(Vec::new()), durable: 0 }
+        Object { kind: Kind::Directory(Vec::new()), durable: 0, dropped: Vec::new() }
     }
 
     fn changes(&self) -> usize {
@@ -266,7 +281,8 @@ impl<'a> Disk<'a> {
     fn write_object(&self, number: usize, target: &Path, unsynced: Unsynced, random: &mut Random) {
         let object = &self.objects[number];
         let mut kept = |index: usize| {
-            index < object.durable
+            let is_dropped = object.dropped.iter().any(|dropped| dropped.contains(&index));
+            index < object.durable && !is_dropped
                 || match unsynced {
                     Unsynced::Lost => false,
                     Unsynced::Kept => true,

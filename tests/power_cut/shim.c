@@ -6,6 +6,7 @@
  *   POWER_CUT_TRACE              the file for the records
  *   POWER_CUT_KILL_AFTER_RENAME  kill -9 the process right after it has given a file a name that ends so
  *   POWER_CUT_KILL_BEFORE_SYNC   kill -9 it right before the fdatasync, the 20th of them, of files whose names end so
+ *   POWER_CUT_FAIL_SYNC          let the fdatasync, the 240th of them, of files whose names end so, fail
  *   POWER_CUT_FLIP               flip a bit in every write to files whose names end so
  *
  * A record is little-endian: u32 length of what follows; u8 kind; u64 a; u64 b; u32 length of the text; the text;
@@ -35,10 +36,10 @@
 
 enum {
   START = 1, CREATE, WRITE, ZEROS, TRUNCATE, RENAME, UNLINK, MKDIR, RMDIR, SYNC_BEGIN, SYNC_END, SYNC_RANGE,
-  UNSUPPORTED
+  UNSUPPORTED, SYNC_FAILED
 };
 
-static char root[PATH_MAX], kill_after[NAME_MAX], kill_before[NAME_MAX], flip[NAME_MAX];
+static char root[PATH_MAX], kill_after[NAME_MAX], kill_before[NAME_MAX], fail_sync[NAME_MAX], flip[NAME_MAX];
 static int trace = -1;
 static uint64_t tokens;
 /* Around every change of a name, so that the records are in the order of the changes. */
@@ -96,6 +97,7 @@ __attribute__((constructor)) static void start(void) {
   snprintf(root, sizeof root, "%s/", directory);
   setting("POWER_CUT_KILL_AFTER_RENAME", kill_after);
   setting("POWER_CUT_KILL_BEFORE_SYNC", kill_before);
+  setting("POWER_CUT_FAIL_SYNC", fail_sync);
   setting("POWER_CUT_FLIP", flip);
   int descriptor = syscall(SYS_openat, AT_FDCWD, path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   /* Out of the way of programs that close or number descriptors. */
@@ -317,6 +319,12 @@ static int synced(int fd, long call) {
     die();
   uint64_t token = __atomic_add_fetch(&tokens, 1, __ATOMIC_SEQ_CST);
   put(SYNC_BEGIN, status.st_ino, token, path, NULL, 0);
+  static int failures;
+  if (call == SYS_fdatasync && ends(path, fail_sync) && __atomic_add_fetch(&failures, 1, __ATOMIC_SEQ_CST) == 240) {
+    put(SYNC_FAILED, status.st_ino, token, NULL, NULL, 0);
+    errno = EIO;
+    return -1;
+  }
   int result = syscall(call, fd);
   if (result == 0) put(SYNC_END, status.st_ino, token, NULL, NULL, 0);
   return result;
