@@ -135,9 +135,10 @@ pub struct ServeArgs {
     #[arg(long, value_name = "COUNT", value_parser = parse_http_threads)]
     pub http_threads: Option<usize>,
 
-    /// Whether the threads that serve connections and the shards have cores of their own. "split" pays where the machine
-    /// is the server's; with "shared" the system decides, as it does where there are fewer cores than such threads, or
-    /// where the process has a share of the time of more cores. [default: split]
+    /// Whether the threads that serve connections and the shards have cores of their own, and wait for their turn there
+    /// instead of interrupting others. "split" pays where the machine is the server's; with "shared" the system decides,
+    /// as it does where there are fewer cores than such threads, or where the process has a share of the time of more
+    /// cores. [default: split]
     #[arg(long, value_name = "USE", hide_possible_values = true)]
     pub cores: Option<CoreUse>,
 

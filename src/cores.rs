@@ -1,4 +1,4 @@
-//! Which threads run on which cores.
+//! Which threads run on which cores, and that none of those that serve takes a core from another thread.
 //!
 //! The threads that serve connections stay on some of the cores, as many as there are of them, and those that a deposit
 //! waits for, the shards' workers and the journal's, stay on the others. Left to itself the system moves both about: a
@@ -7,20 +7,29 @@
 //! run anywhere: with what commits large batches, and what compacts, on the shards' cores too, transfers in batches were
 //! a third fewer.
 //!
+//! A thread that is woken usually takes the core from the one that runs there, if that has had more of it. Between a
+//! client, the threads that serve and the shards, each of which wakes the next for a piece of work, that made many small
+//! pieces of a few large ones: the shard interrupted the client that was about to send more. So where the cores are split,
+//! those threads are in the batch class (`SCHED_BATCH`, sched(7)): they have the same share of the time, but wait for
+//! their turn. With 256 connections and a client like wrk on the same two cores that gives an eighth more deposits, and
+//! the server takes a tenth less of the processor for each. The journal's threads interrupt: a commit waits for them.
+//!
 //! What always holds:
 //!
 //! - cores are split only if every thread that serves, and every shard, can have one of its own, and if the cores that
 //!   the process is allowed are its own: where it has a share of the time of many, it stays on all;
-//! - what the operator allows the process (`taskset`, a container's set of cores) is never exceeded;
+//! - what the operator allows the process (`taskset`, a container's set of cores) is never exceeded, and a class that the
+//!   operator chose (`chrt`) stays;
 //! - if the system refuses, threads run anywhere: it is only slower.
 //!
 //! Left out: which cores are halves of one (SMT) or near one another; the first ones serve. And weights by which a
 //! container shares all cores with others: they cannot be seen, and `--cores shared` is for those.
 
-use std::{fs, thread};
+use std::{fs, io, thread};
 
-use rustix::process::Pid;
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use libc::{SCHED_BATCH, SCHED_OTHER, SYS_sched_getscheduler, SYS_sched_setscheduler, c_int, c_long};
+use rustix::process::{Pid, getpid};
+use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity};
 
 /// The cores of the process, split or not.
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,26 +55,30 @@ impl Cores {
         Cores(sched_getaffinity(None).ok().and_then(|allowed| Split::of(&allowed, own, serving, shards)))
     }
 
-    /// Keeps this thread, and those that it will start, on the cores that serve.
+    /// Keeps this thread, and those that it will start, on the cores that serve, each until its turn.
     pub fn serve(&self) {
         self.keep(None, |split| &split.serving);
+        self.put(gettid(), SCHED_BATCH);
     }
 
-    /// Lets this thread, which one that serves has started, run anywhere.
+    /// Lets this thread, which one that serves has started, run anywhere and at once.
     pub fn roam(&self) {
         self.keep(None, |split| &split.all);
+        self.put(gettid(), SCHED_OTHER);
     }
 
     /// Keeps those threads that there are, and whose names begin in one of these ways, on the cores that do not serve.
     pub fn keep_off(&self, names: &[&str]) {
-        let threads = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
-        for thread in threads {
-            let name = fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
-            let id = thread.file_name().to_str().and_then(|id| Pid::from_raw(id.parse().ok()?));
-            if id.is_some() && names.iter().any(|beginning| name.starts_with(beginning)) {
-                self.keep(id, |split| &split.other);
+        for (id, name) in threads() {
+            if names.iter().any(|beginning| name.starts_with(beginning)) {
+                self.keep(Some(id), |split| &split.other);
             }
         }
+    }
+
+    /// Has those threads that there are, and whose names begin so, wait for their turn.
+    pub fn take_turns(&self, name: &str) {
+        threads().filter(|(_, other)| other.starts_with(name)).for_each(|(id, _)| self.put(id, SCHED_BATCH));
     }
 
     /// Keeps a thread, this one if none is named, on some cores.
@@ -76,6 +89,46 @@ impl Cores {
             tracing::debug!(%error, "a thread cannot be kept on some cores");
         }
     }
+
+    /// Puts a thread into a class, where the operator has not chosen another one than the usual.
+    fn put(&self, thread: Pid, wanted: c_int) {
+        let put = || match class(getpid())? {
+            SCHED_OTHER => scheduler(SYS_sched_setscheduler, thread, wanted),
+            chosen => Ok(chosen),
+        };
+        if self.0.is_some()
+            && let Err(error) = put()
+        {
+            tracing::debug!(%error, "a thread cannot be put into a class");
+        }
+    }
+}
+
+/// The threads of the process, with their names.
+fn threads() -> impl Iterator<Item = (Pid, String)> {
+    fs::read_dir("/proc/self/task").into_iter().flatten().flatten().filter_map(|thread| {
+        let name = fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
+        Some((Pid::from_raw(thread.file_name().to_str()?.parse().ok()?)?, name))
+    })
+}
+
+/// One of the system's calls that tell and change the class of a thread.
+#[expect(
+    unsafe_code,
+    reason = "no safe library changes the class alone; what it buys is in the module's essay"
+)]
+fn scheduler(call: c_long, thread: Pid, class: c_int) -> io::Result<c_int> {
+    // What Linux calls `struct sched_param`: zero in the classes that are used here.
+    let priority: c_int = 0;
+    let id = thread.as_raw_nonzero().get();
+    // SAFETY: The one call looks at no memory, the other reads an integer, which is there until it returns.
+    let result = unsafe { libc::syscall(call, id, class, &raw const priority) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as c_int) }
+}
+
+/// The class of a thread. That of the process's first one is the operator's choice.
+fn class(thread: Pid) -> io::Result<c_int> {
+    scheduler(SYS_sched_getscheduler, thread, 0)
 }
 
 impl Split {
@@ -132,21 +185,26 @@ mod tests {
         let (serving, other) = (set(&numbers[..1]), set(&numbers[numbers.len() - 1..]));
         let cores = Cores(Some(Split { all, serving, other }));
         let mine = || sched_getaffinity(None).expect("it is known");
+        let usual = class(getpid()).expect("it is known");
+        let patient = if usual == SCHED_OTHER { SCHED_BATCH } else { usual };
+        let mine = move || (mine(), class(gettid()).expect("it is known"));
         let serve = move || {
             cores.serve();
-            assert_eq!(thread::spawn(mine).join().expect("no panic"), serving);
+            assert_eq!(thread::spawn(mine).join().expect("no panic"), (serving, patient));
             cores.roam();
-            assert_eq!(mine(), all);
+            assert_eq!(mine(), (all, usual));
             Cores::shared().serve();
-            assert_eq!(mine(), all, "nothing is split");
+            assert_eq!(mine(), (all, usual), "nothing is split");
         };
         thread::spawn(serve).join().expect("no panic");
         let kept = move || {
             cores.keep_off(&["to be kept", "no such name"]);
+            cores.take_turns("to be kept off");
             mine()
         };
         let spawn = |name: &str| thread::Builder::new().name(name.into()).spawn(kept).expect("a thread");
-        assert_eq!(spawn("to be kept off").join().expect("no panic"), other);
-        assert_eq!(spawn("another").join().expect("no panic"), all);
+        assert_eq!(spawn("to be kept off").join().expect("no panic"), (other, patient));
+        assert_eq!(spawn("to be kept").join().expect("no panic"), (other, usual));
+        assert_eq!(spawn("another").join().expect("no panic"), (all, usual));
     }
 }

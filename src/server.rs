@@ -316,6 +316,7 @@ impl Running {
             })
             .collect();
         cores.keep_off(&["shard-", "sled-io-"]);
+        cores.take_turns("shard-");
         let reserve = Arc::new(DiskReserve {
             path: directory.path().to_owned(),
             bytes_min: settings.disk_reserve_bytes,

@@ -1,7 +1,7 @@
 //! The two threads of a shard.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -103,12 +103,17 @@ impl<J: Journal + 'static> ShardThreads<J> {
         assert!(status.shard.set(Arc::clone(&shard)).is_ok(), "a shard is started once");
         let worker = Worker { shard, inbox, commits, status, peers, now, replies: Replies::default() };
         let spawn = "the system gives a thread";
+        let (begins, begun) = mpsc::channel::<()>();
+        let worker = move || {
+            drop(begins);
+            worker.run()
+        };
+        let worker = thread::Builder::new().name(format!("shard-{id}")).spawn(worker).expect(spawn);
+        // A thread gives itself its name, by which others may look for it.
+        let _ = begun.recv();
         ShardThreads {
             handle,
-            worker: thread::Builder::new()
-                .name(format!("shard-{id}"))
-                .spawn(move || worker.run())
-                .expect(spawn),
+            worker,
             committer: thread::Builder::new()
                 .name(format!("commit-{id}"))
                 .spawn(move || committer.run())
