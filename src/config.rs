@@ -104,7 +104,7 @@ impl ServeSettings {
 /// Which threads run on which cores.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CoreUse {
-    /// Those that serve connections on some, shards on the others.
+    /// Those that serve connections on some, shards on the others, each waiting for its turn.
     #[default]
     Split,
     /// All on all.

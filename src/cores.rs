@@ -10,9 +10,10 @@
 //! A thread that is woken usually takes the core from the one that runs there, if that has had more of it. Between a
 //! client, the threads that serve and the shards, each of which wakes the next for a piece of work, that made many small
 //! pieces of a few large ones: the shard interrupted the client that was about to send more. So where the cores are split,
-//! those threads are in the batch class (`SCHED_BATCH`, sched(7)): they have the same share of the time, but wait for
-//! their turn. With 256 connections and a client like wrk on the same two cores that gives an eighth more deposits, and
-//! the server takes a tenth less of the processor for each. The journal's threads interrupt: a commit waits for them.
+//! the threads that serve and the shards' workers are in the batch class (`SCHED_BATCH`, sched(7)): they have the same
+//! share of the time, but wait for their turn. With 256 connections and a client like wrk on the same two cores that gives
+//! an eighth more deposits, and the server takes a tenth less of the processor for each. What works in the background is
+//! in it as well, or it would interrupt them. What a commit waits for, the committers' and the journal's threads, is not.
 //!
 //! What always holds:
 //!
@@ -55,13 +56,18 @@ impl Cores {
         Cores(sched_getaffinity(None).ok().and_then(|allowed| Split::of(&allowed, own, serving, shards)))
     }
 
-    /// Keeps this thread, and those that it will start, on the cores that serve, each until its turn.
+    /// Keeps this thread, and those that it will start, on the cores that serve, and has them wait for their turn.
     pub fn serve(&self) {
         self.keep(None, |split| &split.serving);
         self.put(gettid(), SCHED_BATCH);
     }
 
-    /// Lets this thread, which one that serves has started, run anywhere and at once.
+    /// Has this thread, and those that it will start, wait for their turn, on all cores: for work in the background.
+    pub fn stand_back(&self) {
+        self.put(gettid(), SCHED_BATCH);
+    }
+
+    /// Lets this thread run anywhere and at once, as the process was started.
     pub fn roam(&self) {
         self.keep(None, |split| &split.all);
         self.put(gettid(), SCHED_OTHER);
@@ -112,7 +118,7 @@ fn threads() -> impl Iterator<Item = (Pid, String)> {
     })
 }
 
-/// One of the system's calls that tell and change the class of a thread.
+/// Calls what tells, or changes, the class of a thread; that of its own is of no concern to the former.
 #[expect(
     unsafe_code,
     reason = "no safe library changes the class alone; what it buys is in the module's essay"

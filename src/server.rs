@@ -317,6 +317,7 @@ impl Running {
             .collect();
         cores.keep_off(&["shard-", "sled-io-"]);
         cores.take_turns("shard-");
+        cores.stand_back();
         let reserve = Arc::new(DiskReserve {
             path: directory.path().to_owned(),
             bytes_min: settings.disk_reserve_bytes,
@@ -351,6 +352,7 @@ impl Running {
             let watches: Vec<CommitWatch> = shards.iter().map(|shard| shard.threads.commit_watch()).collect();
             Background::start("watchdog", move |stop| watch(&watches, stop))?
         };
+        cores.roam();
         Ok(Running { shards, snapshot, keeper, housekeeper, grower, watchdog, directory })
     }
 

@@ -70,6 +70,11 @@ const KILL: Signal = Signal::USR2;
 const CUTS_DEFAULT: u64 = 40;
 const CLIENTS: usize = 6;
 const ACCOUNTS: u64 = 5;
+const SHARDS: usize = 2;
+/// So many accounts with 4 KiB of metadata that each shard has more than half a MiB of them.
+const FILLERS: usize = 200;
+/// What the server ends with when it cannot go on with its log (`README.md`, exit codes).
+const EXIT_LOG_FAILURE: i32 = 74;
 /// What each client does in each life of the server.
 const REQUESTS: u64 = 45;
 /// How often the power is cut in the life after one that was killed.
@@ -110,7 +115,7 @@ fn a_power_cut_loses_nothing_acknowledged_and_would_without_our_own_syncs() {
 
     let trace = scene.trace();
     println!("{} acknowledgements; {}", acknowledged.len(), trace.summary());
-    assert!(trace.appended_zeros() > 0, "a file was grown");
+    assert!(!trace.grown().is_empty(), "a file was grown");
     let mut random = Random::new(seed);
     let positions = trace.positions();
     let our_syncs = |path: &str| path.contains("/journal/") && path.ends_with("/db");
@@ -206,14 +211,15 @@ fn what_a_killed_process_did_not_sync_is_durable_before_anything_relies_on_it() 
 fn a_sync_that_fails_ends_the_process_and_what_it_was_for_is_not_acknowledged() {
     let scene = Scene::new();
     let load = Load::default();
-    let server = scene.serve(&[("POWER_CUT_FAIL_SYNC", "/db")]);
+    // Some way into the load: each filler is a commit of its own.
+    let server = scene.serve(&[("POWER_CUT_FAIL_SYNC", &(FILLERS + 40).to_string())]);
     fill(&scene, &server);
     let acknowledged = load.run(&scene, &server, &[]);
-    assert!(!server.ended(), "it tells that its log has failed");
+    assert_eq!(server.exit_code(), Some(EXIT_LOG_FAILURE));
 
     let trace = scene.trace();
-    assert!(trace.appended_zeros() > 0, "a file was grown");
-    assert_eq!(trace.failed_syncs(), 1);
+    let [failed] = trace.failed_syncs()[..] else { panic!("one sync fails: {}", trace.summary()) };
+    assert!(trace.grown().contains(&failed), "zeros were appended to that file");
     assert!(!acknowledged.is_empty(), "something was done before");
     let end = *trace.positions().last().expect("it did something");
     let mut random = Random::new(1);
@@ -429,22 +435,22 @@ enum Reply {
     Posted { id: TransactionId, name: AccountName, amount: Amount, balance: Amount },
 }
 
-/// Opens accounts with much to say of them, until a journal's file is grown ahead.
+/// Opens accounts with much to say of them, until each shard's journal has a file that is grown ahead.
 fn fill(scene: &Scene, server: &Server) {
     let mut client = Client::new(server.address);
     let metadata: Vec<String> = (0..16).map(|entry| format!("\"{entry}\":\"{}\"", "x".repeat(250))).collect();
-    for number in 0..200 {
+    for number in 0..FILLERS {
         let body = format!("{{\"name\":\"filler-{number}\",\"metadata\":{{{}}}}}", metadata.join(","));
         let reply = client.request("POST", "/v2/accounts", None, &body).expect("it lives");
         assert_eq!(reply.status, 201, "{}", reply.body);
     }
     for _ in 0..PATIENCE.as_millis() / PAUSE.as_millis() {
-        if scene.trace().appended_zeros() > 0 {
+        if scene.trace().grown().len() == SHARDS {
             return;
         }
         thread::sleep(PAUSE);
     }
-    panic!("no file is grown");
+    panic!("not all files are grown");
 }
 
 /// The clients' requests, which never repeat but on purpose.
@@ -664,11 +670,16 @@ impl Server {
 
     /// Waits for its end, and whether that was a good one.
     fn ended(&self) -> bool {
+        self.exit_code() == Some(0)
+    }
+
+    /// Waits for its end; `None` if it was killed.
+    fn exit_code(&self) -> Option<i32> {
         let mut child = self.child.lock().expect("no panic");
         let mut waited = Duration::ZERO;
         while waited < PATIENCE {
             if let Some(status) = child.try_wait().expect("known") {
-                return status.success();
+                return status.code();
             }
             thread::sleep(Duration::from_millis(5));
             waited += Duration::from_millis(5);

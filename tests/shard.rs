@@ -1,7 +1,10 @@
 //! The shard's threads and its rules at their edges: what waits, what is refused at once, what a failing log does.
 
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use teller::ledger::operation::{HomedKey, Item, Opening, Operation, Place, Sum};
@@ -12,7 +15,7 @@ use teller::ledger::{
     ShardId, Target, Timestamp,
 };
 use teller::shard::batch::{AccountFilter, Moment, Output, Reply, Request, Shard, ShardRules};
-use teller::shard::handle::ShardError;
+use teller::shard::handle::{Asked, ShardError};
 use teller::shard::work::{ItemReply, Message, WorkReply, WorkRequest};
 use teller::shard::worker::{Network, ShardThreads};
 use teller::storage::StorageError;
@@ -318,30 +321,51 @@ fn a_full_inbox_refuses_at_once_and_loses_nothing() {
 fn a_failing_log_is_reported_and_acknowledges_nothing() {
     // Alone, its worker commits; among others the committer does.
     for shards in [1, 2] {
-        a_failing_log_among(shards);
+        a_failing_log_among(shards, MemoryJournal::fail_next_sync);
+        a_failing_log_among(shards, MemoryJournal::fail_next_append);
     }
 }
 
-fn a_failing_log_among(shards: usize) {
+fn a_failing_log_among(shards: usize, fail_next: fn(&mut MemoryJournal)) {
     let mut journal = MemoryJournal::new(shard_id(), LogPosition::genesis(Uuid::nil(), shard_id()));
-    journal.fail_next_sync();
+    fail_next(&mut journal);
+    let asked: Arc<Mutex<Option<Asked>>> = Arc::default();
+    let poll = |asked: &mut Option<Asked>| {
+        let asked = Pin::new(asked.as_mut().expect("it was asked"));
+        asked.poll(&mut Context::from_waker(Waker::noop()))
+    };
+    // How often, and whether anybody was told before: it ends the process, which nobody has to hear of.
     let failures = Arc::new(Mutex::new(Vec::new()));
     let on_failure = {
-        let failures = Arc::clone(&failures);
-        Arc::new(move |shard: ShardId, error: &StorageError| {
-            failures.lock().expect("no panic").push((shard, error.to_string()));
+        let (failures, asked) = (Arc::clone(&failures), Arc::clone(&asked));
+        Arc::new(move |_: ShardId, _: &StorageError| {
+            let waits = poll(&mut asked.lock().expect("no panic")).is_pending();
+            failures.lock().expect("no panic").push(waits);
         })
     };
     let ledger = Ledger::new(shard_id());
     let mut network = Network::new(shards);
     let threads = ShardThreads::start(shard_id(), ledger, rules(), journal, now, on_failure, &mut network);
-    // The second one comes when it is known.
-    for account in ["a", "b"] {
-        let reply = runtime().block_on(threads.handle().ask(execute(open(account), None)));
-        assert_eq!(reply, Err(ShardError::Ended));
+    {
+        let mut asked = asked.lock().expect("no panic");
+        *asked = Some(threads.handle().ask(execute(open("a"), None)));
     }
+    let first = loop {
+        match poll(&mut asked.lock().expect("no panic")) {
+            Poll::Ready(reply) => break reply,
+            Poll::Pending => thread::yield_now(),
+        }
+    };
+    assert_eq!(first, Err(ShardError::Ended));
+    // This one comes when it is known.
+    let second = threads.handle().ask(execute(open("b"), None));
+    assert_eq!(runtime().block_on(second), Err(ShardError::Ended));
     assert!(threads.stop().is_err());
-    assert_eq!(failures.lock().expect("no panic").len(), 1);
+    assert_eq!(
+        *failures.lock().expect("no panic"),
+        [true],
+        "it was reported once, and before anybody was told"
+    );
 }
 
 fn id(index: usize) -> ShardId {

@@ -96,7 +96,7 @@ impl<J: Journal> Log<J> {
         let committed = commit(self);
         self.status.commit_began.store(0, Ordering::Release);
         committed.map_err(|error| {
-            // First: what the replies were for may be done or not, and "the service is ending, try again" says that it is not.
+            // First: it ends the process, and until then nobody is answered.
             (self.on_failure)(self.id, &error);
             self.sealed.clear();
             self.failure = Some(error);
@@ -106,15 +106,17 @@ impl<J: Journal> Log<J> {
 
     /// Appends a batch, as soon as what it requires of other shards is durable.
     fn append(&mut self, batch: Batch<ReplyTo>) -> Result<(), StorageError> {
-        for (shard, sequence) in &batch.requires {
+        let Batch { drafts, replies, requires } = batch;
+        // First, or an error would drop them, and whoever waits would hear that the shard has ended.
+        self.sealed.extend(replies);
+        for (shard, sequence) in &requires {
             self.shards[shard.index()].status.wait_durable(*sequence);
         }
-        for draft in &batch.drafts {
+        for draft in &drafts {
             let mut position = self.journal.position();
             let record = draft.seal(self.id, &mut position);
             self.journal.append(&record)?;
         }
-        self.sealed.extend(batch.replies);
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! The trace of what a server did to its files, and what a disk holds when the power is cut in the midst of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
@@ -31,7 +31,7 @@ enum Operation {
     MakeDirectory { path: String, inode: u64 },
     SyncBegin { inode: u64, token: u64, path: String },
     SyncEnd { token: u64 },
-    SyncFailed { token: u64 },
+    SyncFailed { inode: u64, token: u64 },
     SyncRange,
 }
 
@@ -55,8 +55,12 @@ impl Trace {
         let text = |range: Range<usize>| String::from_utf8(bytes[range].to_vec()).expect("paths are UTF-8");
         let mut records = Vec::new();
         let mut at = 0;
-        while at < bytes.len() {
+        while at + 4 <= bytes.len() {
             let end = at + 4 + length(at);
+            if end > bytes.len() {
+                // It is being written.
+                break;
+            }
             let (kind, a, b) = (bytes[at + 4], number(at + 5), number(at + 13));
             let data = at + 25 + length(at + 21);
             let path = text(at + 25..data);
@@ -72,7 +76,7 @@ impl Trace {
                 10 => Operation::SyncBegin { inode: a, token: b, path },
                 11 => Operation::SyncEnd { token: b },
                 12 => Operation::SyncRange,
-                14 => Operation::SyncFailed { token: b },
+                14 => Operation::SyncFailed { inode: a, token: b },
                 _ => panic!("the server did what the trace has no record for: {path}"),
             };
             records.push((end as u64, operation));
@@ -87,15 +91,22 @@ impl Trace {
         self.records.iter().map(|(end, _)| *end).collect()
     }
 
-    /// How many times zeros were written behind what a generation's file had.
-    pub(crate) fn appended_zeros(&self) -> usize {
-        let is_appended = |operation: &Operation| matches!(operation, Operation::Zeros { offset, length, .. } if *offset > 0 && *length < 1 << 20);
-        self.records.iter().filter(|(_, operation)| is_appended(operation)).count()
+    /// The files behind whose bytes zeros were written, by inode.
+    pub(crate) fn grown(&self) -> HashSet<u64> {
+        let grown = |operation: &Operation| match operation {
+            Operation::Zeros { inode, offset, length } if *offset > 0 && *length < 1 << 20 => Some(*inode),
+            _ => None,
+        };
+        self.records.iter().filter_map(|(_, operation)| grown(operation)).collect()
     }
 
-    /// How many syncs failed.
-    pub(crate) fn failed_syncs(&self) -> usize {
-        self.records.iter().filter(|(_, operation)| matches!(operation, Operation::SyncFailed { .. })).count()
+    /// The files of which a sync failed, by inode, each as often as it did.
+    pub(crate) fn failed_syncs(&self) -> Vec<u64> {
+        let failed = |operation: &Operation| match operation {
+            Operation::SyncFailed { inode, .. } => Some(*inode),
+            _ => None,
+        };
+        self.records.iter().filter_map(|(_, operation)| failed(operation)).collect()
     }
 
     /// How many times each kind of operation was seen, for the reader of the test's output.
@@ -149,7 +160,7 @@ impl Trace {
                         object.durable = object.durable.max(changes);
                     }
                 }
-                Operation::SyncFailed { token } => {
+                Operation::SyncFailed { token, .. } => {
                     if let Some((object, changes)) = syncs.remove(token) {
                         let object = &mut disk.objects[object];
                         object.dropped.push(object.durable..changes);

@@ -28,7 +28,7 @@ const SNAPSHOT_TIME_MAX: Duration = Duration::from_secs(120);
 /// Latencies while a snapshot is written are told for each part of it that is so long. Shorter, a p99 is of a handful
 /// of requests; longer, a short stall drowns.
 const SLICE: Duration = Duration::from_millis(250);
-/// So much is deposited before a snapshot is asked for.
+/// So much is deposited before a snapshot is asked for: enough that the load has come to its pace.
 const FRESH_SLICES: usize = 8;
 /// How long a new server may still be busy with having started.
 const SETTLE_TIME: Duration = Duration::from_secs(2);
@@ -66,7 +66,7 @@ pub(super) struct SnapshotArgs {
     /// On how many connections deposits are made.
     #[arg(long, value_name = "COUNT", default_value = "256", value_parser = parse_connections)]
     connections: usize,
-    /// How many snapshots are taken.
+    /// How many snapshots are measured; before each there is another one.
     #[arg(long, value_name = "COUNT", default_value = "3", value_parser = parse_rounds)]
     rounds: usize,
     #[command(flatten)]
@@ -249,6 +249,9 @@ pub(super) fn snapshot(args: &SnapshotArgs, bench: &Bench) -> Result<FiguresRepo
         })?;
         times.push(nanos(time));
         child(&teller).wait_until_quiet(interrupt)?;
+        for _ in 0..FRESH_SLICES {
+            slice(&mut teller)?;
+        }
         let mut worst_without = 0;
         for _ in 0..during {
             worst_without = worst_without.max(slice(&mut teller)?);
