@@ -59,11 +59,11 @@ impl Cores {
     /// Keeps this thread, and those that it will start, on the cores that serve, and has them wait for their turn.
     pub fn serve(&self) {
         self.keep(None, |split| &split.serving);
-        self.put(gettid(), SCHED_BATCH);
+        self.wait_for_turn();
     }
 
-    /// Has this thread, and those that it will start, wait for their turn, on all cores: for work in the background.
-    pub fn stand_back(&self) {
+    /// Has this thread, and those that it will start, wait for their turn.
+    pub fn wait_for_turn(&self) {
         self.put(gettid(), SCHED_BATCH);
     }
 
@@ -83,7 +83,7 @@ impl Cores {
     }
 
     /// Has those threads that there are, and whose names begin so, wait for their turn.
-    pub fn take_turns(&self, name: &str) {
+    pub fn have_wait(&self, name: &str) {
         threads().filter(|(_, other)| other.starts_with(name)).for_each(|(id, _)| self.put(id, SCHED_BATCH));
     }
 
@@ -118,7 +118,7 @@ fn threads() -> impl Iterator<Item = (Pid, String)> {
     })
 }
 
-/// Calls what tells, or changes, the class of a thread; that of its own is of no concern to the former.
+/// Makes the one call that tells the class of a thread, which ignores `class`, or the one that changes it.
 #[expect(
     unsafe_code,
     reason = "no safe library changes the class alone; what it buys is in the module's essay"
@@ -205,7 +205,7 @@ mod tests {
         thread::spawn(serve).join().expect("no panic");
         let kept = move || {
             cores.keep_off(&["to be kept", "no such name"]);
-            cores.take_turns("to be kept off");
+            cores.have_wait("to be kept off");
             mine()
         };
         let spawn = |name: &str| thread::Builder::new().name(name.into()).spawn(kept).expect("a thread");

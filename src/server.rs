@@ -316,8 +316,9 @@ impl Running {
             })
             .collect();
         cores.keep_off(&["shard-", "sled-io-"]);
-        cores.take_turns("shard-");
-        cores.stand_back();
+        cores.have_wait("shard-");
+        // Before it starts what works in the background.
+        cores.wait_for_turn();
         let reserve = Arc::new(DiskReserve {
             path: directory.path().to_owned(),
             bytes_min: settings.disk_reserve_bytes,
@@ -468,16 +469,7 @@ fn recover_all(
 
 /// Finishes what was in flight between shards when the last process ended: before any account answers.
 fn settle_in_flight(recovered: &mut [(ShardId, Recovered)]) -> Result<usize, StorageError> {
-    let logs: Vec<Arc<ShardLog>> = recovered.iter().map(|(_, shard)| Arc::clone(&shard.log)).collect();
-    let mut sides: Vec<in_flight::Side<'_>> = recovered
-        .iter_mut()
-        .zip(&logs)
-        .map(|((_, shard), log)| in_flight::Side {
-            ledger: &mut shard.ledger,
-            log: &**log,
-            journal: &mut shard.journal,
-        })
-        .collect();
+    let mut sides: Vec<_> = recovered.iter_mut().map(|(_, shard)| shard.side()).collect();
     in_flight::settle(&mut sides, clock::now())
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 use teller::ledger::{Change, Ledger, Sequence, ShardId, Timestamp};
 use teller::progress::Progress;
 use teller::storage::history::HistoryReader;
-use teller::storage::in_flight::{self, Side};
+use teller::storage::in_flight;
 use teller::storage::journal::JournalOptions;
 use teller::storage::log::{Recovered, ShardFiles, recover};
 use teller::storage::manifest::DataDirectory;
@@ -72,10 +72,7 @@ fn a_ledger_of_the_first_format_is_recovered_with_its_history_and_proven() {
         .each_ref()
         .map(|files| recover(files, JournalOptions::default(), &progress).expect("it recovers"));
     // The first format knew nothing of decisions between shards.
-    let mut sides: Vec<Side<'_>> = shards
-        .iter_mut()
-        .map(|Recovered { ledger, journal, log }| Side { ledger, journal, log: &**log })
-        .collect();
+    let mut sides: Vec<_> = shards.iter_mut().map(Recovered::side).collect();
     assert_eq!(in_flight::settle(&mut sides, Timestamp::MAX).expect("nothing to do"), 0);
     let ends: Vec<Sequence> = sides.iter().map(|side| side.journal.position().last).collect();
     assert_eq!(ends, shards.each_ref().map(|shard| shard.ledger.last()));

@@ -7,8 +7,8 @@
 //! how long the trace is by then. The server meanwhile takes snapshots, is killed, restarted, ended by SIGTERM
 //! and restarted, all in the one trace.
 //!
-//! Then the power is cut at many positions of the trace, more than half of them right behind an acknowledgement. What the
-//! disk holds there (`power_cut/disk.rs`):
+//! Then the power is cut at many positions of the trace, more than half of them right behind an acknowledgement. What
+//! the disk holds there (`power_cut/disk.rs`):
 //!
 //! - of a file, the writes that had returned before an fsync or fdatasync of that file began which ended before
 //!   the cut. `sync_file_range`, which is all that sled does, counts for nothing;
@@ -16,9 +16,9 @@
 //! - of all the rest, in three images: nothing; everything; a random half, each write and each change of a name
 //!   for itself, with the file's last write torn at a sector of 512 bytes.
 //!
-//! From each image the ledger is recovered as the server does it, what was in flight between shards too (a few by a real server, asked over HTTP). It
-//! has to start; every change acknowledged at or before the cut has to be in the log with the values of its
-//! reply, and no change twice; and `verify` has to pass, before a shutdown and after it.
+//! From each image the ledger is recovered as the server does it, what was in flight between shards too (a few by a
+//! real server, asked over HTTP). It has to start; every change acknowledged at or before the cut has to be in the log
+//! with the values of its reply, and no change twice; and `verify` has to pass, before a shutdown and after it.
 //!
 //! The control: the same trace, cut at the same positions, but our own syncs of the journal's `db` files did not
 //! happen. Then acknowledged changes have to be missing, or the start refused, after most cuts: what the test
@@ -43,8 +43,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc;
-use std::sync::{Arc, PoisonError};
+use std::sync::{PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -57,9 +56,9 @@ use teller::ledger::{
 };
 use teller::progress::Progress;
 use teller::storage::StorageError;
-use teller::storage::in_flight::{Side, settle};
+use teller::storage::in_flight::settle;
 use teller::storage::journal::{Journal, JournalOptions};
-use teller::storage::log::{ShardFiles, StoredLog, recover};
+use teller::storage::log::{Recovered, ShardFiles, StoredLog, recover};
 use teller::storage::manifest::{Birth, DataDirectory};
 use teller::storage::verify::verify_ledger;
 use uuid::Uuid;
@@ -204,8 +203,8 @@ fn what_a_killed_process_did_not_sync_is_durable_before_anything_relies_on_it() 
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// The disk refuses a sync. What it was for is lost, for a later one would not write it either; so nobody is told of it, or of
-/// anything behind it, and the process ends. In a file with zeros ahead: whoever appends those must not be the one
+/// The disk refuses a sync. What it was for is lost, for a later one would not write it either; so nobody is told of it,
+/// or of anything behind it, and the process ends. In a file with zeros ahead: whoever appends those must not be the one
 /// that hears of the error.
 #[test]
 fn a_sync_that_fails_ends_the_process_and_what_it_was_for_is_not_acknowledged() {
@@ -256,7 +255,7 @@ fn nothing_is_deleted_for_a_file_that_does_not_read_back() {
 
 /// Recovers an image in this process, and looks for all that was acknowledged before the cut.
 fn survives(image: &Path, acknowledged: &[Acknowledged], cut: u64, finish: bool) -> Result<(), String> {
-    let birth = Birth { shards: 2, ledger: Uuid::from_u128(1), created: Timestamp::from_millis(1) };
+    let birth = Birth { shards: SHARDS, ledger: Uuid::from_u128(1), created: Timestamp::from_millis(1) };
     let progress = Progress::new("recovering", "events", None);
     let open =
         || DataDirectory::open(&data(image), None, &birth).map_err(|error| format!("no start: {error}"));
@@ -273,12 +272,7 @@ fn survives(image: &Path, acknowledged: &[Acknowledged], cut: u64, finish: bool)
             shards.push(recovered);
         }
         // A key of an opening may be another shard's than the account: acknowledged once it is decided there.
-        let logs: Vec<_> = shards.iter().map(|shard| Arc::clone(&shard.log)).collect();
-        let mut sides: Vec<_> = shards
-            .iter_mut()
-            .zip(&logs)
-            .map(|(shard, log)| Side { ledger: &mut shard.ledger, log: &**log, journal: &mut shard.journal })
-            .collect();
+        let mut sides: Vec<_> = shards.iter_mut().map(Recovered::side).collect();
         settle(&mut sides, birth.created).map_err(|error| format!("no start: {error}"))?;
         for shard in shards {
             if finish {
@@ -445,7 +439,7 @@ fn fill(scene: &Scene, server: &Server) {
         assert_eq!(reply.status, 201, "{}", reply.body);
     }
     for _ in 0..PATIENCE.as_millis() / PAUSE.as_millis() {
-        if scene.trace().grown().len() == SHARDS {
+        if scene.trace_so_far().grown().len() == SHARDS {
             return;
         }
         thread::sleep(PAUSE);
@@ -601,7 +595,14 @@ impl Scene {
         fs::metadata(self.path("trace")).expect("the server is traced").len()
     }
 
+    /// The trace of servers that have ended.
     fn trace(&self) -> Trace {
+        let trace = self.trace_so_far();
+        assert!(trace.is_whole(), "nothing is written any more");
+        trace
+    }
+
+    fn trace_so_far(&self) -> Trace {
         Trace::read(&self.path("trace"), &self.path("root"))
     }
 
@@ -632,7 +633,7 @@ impl Server {
         let (root, name) = (data.parent().expect("a parent"), data.file_name().expect("a name"));
         let log = File::options().create(true).append(true).open(log).expect("opened");
         let mut child = Command::new(env!("CARGO_BIN_EXE_teller"))
-            .args(["serve", "--port", "0", "--shards", "2", "--data-dir"])
+            .args(["serve", "--port", "0", "--shards", &SHARDS.to_string(), "--data-dir"])
             .arg(root)
             .arg("--db-name")
             .arg(name)

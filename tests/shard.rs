@@ -334,7 +334,7 @@ fn a_failing_log_among(shards: usize, fail_next: fn(&mut MemoryJournal)) {
         let asked = Pin::new(asked.as_mut().expect("it was asked"));
         asked.poll(&mut Context::from_waker(Waker::noop()))
     };
-    // How often, and whether anybody was told before: it ends the process, which nobody has to hear of.
+    // For each report, whether the asker still waited.
     let failures = Arc::new(Mutex::new(Vec::new()));
     let on_failure = {
         let (failures, asked) = (Arc::clone(&failures), Arc::clone(&asked));

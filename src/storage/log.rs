@@ -28,6 +28,7 @@ use uuid::Uuid;
 
 use super::archive::{self, Segment, SegmentWriter};
 use super::codec::Malformed;
+use super::in_flight::Side;
 use super::journal::record::{LogPosition, Record};
 use super::journal::{
     Generation, Generations, Journal, JournalOptions, JournalReader, SledJournal, VisitRecord,
@@ -359,6 +360,13 @@ pub struct Recovered {
     pub journal: ShardJournal,
     /// The log, for readers and for compaction.
     pub log: Arc<ShardLog>,
+}
+
+impl Recovered {
+    /// The shard, for [`settle`](super::in_flight::settle).
+    pub fn side(&mut self) -> Side<'_> {
+        Side { ledger: &mut self.ledger, log: &*self.log, journal: &mut self.journal }
+    }
 }
 
 /// Brings a shard back: the newest snapshot, then the log behind it, verified against the chain and the

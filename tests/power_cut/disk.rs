@@ -58,7 +58,6 @@ impl Trace {
         while at + 4 <= bytes.len() {
             let end = at + 4 + length(at);
             if end > bytes.len() {
-                // It is being written.
                 break;
             }
             let (kind, a, b) = (bytes[at + 4], number(at + 5), number(at + 13));
@@ -84,6 +83,11 @@ impl Trace {
         }
         let root_inode = fs::metadata(root).expect("the root is there").ino();
         Trace { root: root.to_str().expect("UTF-8").to_owned(), root_inode, bytes, records }
+    }
+
+    /// Whether nothing of a last record is missing: of one that is being written it may be.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.records.last().is_some_and(|(end, _)| *end == self.bytes.len() as u64)
     }
 
     /// The positions between two operations.

@@ -234,7 +234,6 @@ pub(super) fn snapshot(args: &SnapshotArgs, bench: &Bench) -> Result<FiguresRepo
     for _ in 0..args.rounds {
         // What the rounds before have written goes into a snapshot of its own: else each would have more to do than the
         // one before it, and take longer, and have the next one do even more.
-        slice(&mut teller)?;
         take_snapshot(&mut teller, &ledger, args.server.shards(), |_| interrupt.sleep(SLICE))?;
         child(&teller).wait_until_quiet(interrupt)?;
         for _ in 0..FRESH_SLICES {
