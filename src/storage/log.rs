@@ -343,13 +343,14 @@ fn note_accounts(
     accounts: &mut HashSet<AccountNumber>,
 ) -> Result<(), StorageError> {
     pace::rest();
-    let malformed = |error| StorageError::malformed(path, 0, error, RESTORE_BACKUP);
-    if record.last() > covered {
-        for event in record.events() {
-            event.map_err(malformed)?.1.change.note_accounts(shard, accounts);
-        }
+    if record.last() <= covered {
+        return Ok(());
     }
-    Ok(())
+    let noted = record.each_event(|_, event| {
+        event.change.note_accounts(shard, accounts);
+        Ok(())
+    });
+    noted.map_err(|error| StorageError::malformed(path, 0, error, RESTORE_BACKUP))
 }
 
 /// A shard that has been recovered.

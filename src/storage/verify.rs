@@ -171,9 +171,8 @@ pub fn verify(files: &ShardFiles, progress: &Progress) -> Result<Verified, Stora
 /// Applies a record's events, and adds up what they exchange.
 fn replay(ledger: &mut Ledger, exchanged: &mut Exchanged, record: &Record<'_>) -> Result<(), Malformed> {
     let shard = record.shard();
-    for event in record.events() {
-        let (sequence, event) = event?;
-        ledger.replay(&event).map_err(|error| Malformed {
+    record.each_event(|sequence, event| {
+        ledger.replay(event).map_err(|error| Malformed {
             offset: 0,
             what: format!("the event of sequence {sequence} does not follow: {error}"),
         })?;
@@ -193,8 +192,8 @@ fn replay(ledger: &mut Ledger, exchanged: &mut Exchanged, record: &Record<'_>) -
             }
             _ => {}
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Proves that the shards agree on what they exchanged, and says how much of it is in flight.
