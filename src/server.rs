@@ -75,8 +75,8 @@ const CONNECTIONS_MIN: u64 = 16;
 /// there are more, the keeper has failed or cannot follow, and changes are refused as if the disk were full.
 const SEALED_GENERATIONS_MAX: usize = 32;
 
-/// With more sealed generations of a shard than this a compaction does not stand back for requests: each takes 40 MB of
-/// memory until it is compacted.
+/// With more sealed generations of a shard than this a compaction stands back less for requests, and from [`Hurry::MAX`]
+/// more on no longer: each takes 40 MB of memory until it is compacted.
 const SEALED_GENERATIONS_UNHURRIED_MAX: usize = 2;
 
 /// Why the server does not start, or does not end well.
@@ -499,7 +499,7 @@ fn keep(
             select! {
                 recv(stop) -> _ => {
                     // What is under way is waited for, and nobody is left to stand back for.
-                    hurry.set(true);
+                    hurry.set(Hurry::MAX);
                     ending.store(true, Ordering::Relaxed);
                     return;
                 }
@@ -514,8 +514,8 @@ fn keep(
                     tracing::error!(shard = index, %error, "cannot open the next generation ahead");
                 }
             }
-            let is_behind = |(_, log): &Kept| log.sealed_generations() > SEALED_GENERATIONS_UNHURRIED_MAX;
-            hurry.set(shards.iter().any(is_behind));
+            let waiting = shards.iter().map(|(_, log)| log.sealed_generations()).max().unwrap_or(0);
+            hurry.set(waiting.saturating_sub(SEALED_GENERATIONS_UNHURRIED_MAX) as u32);
             if is_due && !is_compacting {
                 is_due = false;
                 let (tell_done, hurry, ending) = (tell_done.clone(), hurry.clone(), &ending);

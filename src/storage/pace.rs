@@ -2,14 +2,14 @@
 //!
 //! It is a property of a thread, as its priority is: one that has called [`stand_back`] works in short stretches and
 //! rests after each several times as long, in `rest`, which everything that handles much calls between one piece
-//! and the next; unless it is told to [`Hurry`]. A low priority alone does not do: the system lets a thread finish its time slice, milliseconds in
+//! and the next; for a shorter time, or not at all, if it is told to [`Hurry`]. A low priority alone does not do: the system lets a thread finish its time slice, milliseconds in
 //! which a core is missing where a commit takes a tenth of one; and who has once lowered it may not raise it again.
 //! With rests, the slowest hundredth of the deposits is as fast while a snapshot is written as without; without them
 //! it took three to five times as long, at a low priority three.
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,14 +19,24 @@ const WORK_MIN: Duration = Duration::from_micros(200);
 /// How many times as long as it has worked a thread rests.
 const REST_RATIO: u32 = 4;
 
-/// Whether those who stand back have to get on.
+/// How much those who stand back have to get on.
 #[derive(Clone, Debug, Default)]
-pub struct Hurry(Arc<AtomicBool>);
+pub struct Hurry(Arc<AtomicU32>);
 
 impl Hurry {
-    /// Says whether they have to, from now on.
-    pub fn set(&self, hurry: bool) {
+    /// From here on there are no rests.
+    pub const MAX: u32 = 5;
+
+    /// Says how much, from now on: 0 is not at all, and each one more halves the rests. So work that falls behind is not
+    /// all at once a load like any other, and yet catches up; from [`Hurry::MAX`] on there are no rests.
+    pub fn set(&self, hurry: u32) {
         self.0.store(hurry, Ordering::Relaxed);
+    }
+
+    /// How long who has worked so long rests.
+    fn rest_after(&self, worked: Duration) -> Option<Duration> {
+        let hurry = self.0.load(Ordering::Relaxed);
+        (hurry < Hurry::MAX).then(|| worked * REST_RATIO / (1 << hurry))
     }
 }
 
@@ -48,10 +58,27 @@ pub(super) fn rest() {
         if worked < WORK_MIN {
             return;
         }
-        if !hurry.0.load(Ordering::Relaxed) {
-            // What took much longer was the disk, or a thread that went first.
-            thread::sleep(worked.min(10 * WORK_MIN) * REST_RATIO);
+        // What took much longer was the disk, or a thread that went first.
+        if let Some(rest) = hurry.rest_after(worked.min(10 * WORK_MIN)) {
+            thread::sleep(rest);
         }
         *since = Instant::now();
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_more_hurry_the_shorter_the_rests() {
+        let hurry = Hurry::default();
+        let rests: Vec<_> = (0..=Hurry::MAX + 1)
+            .map(|level| {
+                hurry.set(level);
+                hurry.clone().rest_after(Duration::from_millis(1)).map(|rest| rest.as_micros())
+            })
+            .collect();
+        assert_eq!(rests, [Some(4000), Some(2000), Some(1000), Some(500), Some(250), None, None]);
+    }
 }
