@@ -28,7 +28,7 @@ impl Hurry {
     pub const MAX: u32 = 5;
 
     /// Says how much, from now on: 0 is not at all, and each one more halves the rests. So work that falls behind is not
-    /// all at once a load like any other, and yet catches up; from [`Hurry::MAX`] on there are no rests.
+    /// all at once a load like any other, and yet catches up; from [`Hurry::MAX`] on there are no rests, only turns of others.
     pub fn set(&self, hurry: u32) {
         self.0.store(hurry, Ordering::Relaxed);
     }
@@ -59,8 +59,10 @@ pub(super) fn rest() {
             return;
         }
         // What took much longer was the disk, or a thread that went first.
-        if let Some(rest) = hurry.rest_after(worked.min(10 * WORK_MIN)) {
-            thread::sleep(rest);
+        match hurry.rest_after(worked.min(10 * WORK_MIN)) {
+            Some(rest) => thread::sleep(rest),
+            // Those that serve wait for their turn (`cores`), and would wait for a whole time slice.
+            None => thread::yield_now(),
         }
         *since = Instant::now();
     });
