@@ -75,8 +75,8 @@ const CONNECTIONS_MIN: u64 = 16;
 /// there are more, the keeper has failed or cannot follow, and changes are refused as if the disk were full.
 const SEALED_GENERATIONS_MAX: usize = 32;
 
-/// With more sealed generations of a shard than this a compaction stands back less for requests, and from [`Hurry::MAX`]
-/// more on no longer: each takes 40 MB of memory until it is compacted.
+/// With more sealed generations of a shard than this a compaction hurries, by one for each: they take 40 MB of memory
+/// each until they are compacted.
 const SEALED_GENERATIONS_UNHURRIED_MAX: usize = 2;
 
 /// Why the server does not start, or does not end well.

@@ -164,14 +164,13 @@ impl Source {
         let mut broken_off = false;
         let walked = StoredLog::open(files)?.walk(files.genesis(), &mut |record, after| {
             self.progress.add(after.last.get() - record.first().get() + 1);
-            for event in record.events() {
-                let (sequence, event) = event?;
-                if visit(sequence, &event).is_break() {
+            record.each_event(|sequence, event| {
+                if visit(sequence, event).is_break() {
                     broken_off = true;
                     return Err(Malformed { offset: 0, what: "the export ended before the log".into() });
                 }
-            }
-            Ok(())
+                Ok(())
+            })
         });
         if broken_off { Ok(()) } else { walked.map(drop) }
     }

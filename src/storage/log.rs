@@ -38,7 +38,7 @@ use super::manifest::DataDirectory;
 use super::{
     RESTORE_BACKUP, StorageError, UnsyncedWatermark, Watermark, WatermarkHealth, files, pace, snapshot,
 };
-use crate::ledger::{AccountNumber, Ledger, Sequence, ShardId};
+use crate::ledger::{AccountNumber, Event, Ledger, Sequence, ShardId};
 use crate::progress::Progress;
 
 /// How many snapshots are kept: the newest, and one to fall back to by hand.
@@ -326,11 +326,17 @@ impl Walk<'_> {
 /// # Errors
 /// If an event cannot be read or does not follow.
 pub fn replay(ledger: &mut Ledger, record: &Record<'_>) -> Result<(), Malformed> {
-    record.each_event(|sequence, event| {
-        ledger.replay(event).map(drop).map_err(|error| Malformed {
-            offset: 0,
-            what: format!("the event of sequence {sequence} does not follow: {error}"),
-        })
+    record.each_event(|sequence, event| replay_event(ledger, sequence, event))
+}
+
+/// Applies one event of a record, the one with this sequence.
+///
+/// # Errors
+/// If it does not follow.
+pub(super) fn replay_event(ledger: &mut Ledger, sequence: Sequence, event: &Event) -> Result<(), Malformed> {
+    ledger.replay(event).map(drop).map_err(|error| Malformed {
+        offset: 0,
+        what: format!("the event of sequence {sequence} does not follow: {error}"),
     })
 }
 

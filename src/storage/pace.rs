@@ -2,10 +2,13 @@
 //!
 //! It is a property of a thread, as its priority is: one that has called [`stand_back`] works in short stretches and
 //! rests after each several times as long, in `rest`, which everything that handles much calls between one piece
-//! and the next; for a shorter time, or not at all, if it is told to [`Hurry`]. A low priority alone does not do: the system lets a thread finish its time slice, milliseconds in
-//! which a core is missing where a commit takes a tenth of one; and who has once lowered it may not raise it again.
-//! With rests, the slowest hundredth of the deposits is as fast while a snapshot is written as without; without them
-//! it took three to five times as long, at a low priority three.
+//! and the next. The more it has to [`Hurry`], the shorter it rests, and in the end it only lets others have
+//! a turn between its stretches: those that serve do not take a core from it (`cores`), and would wait for its whole time slice.
+//!
+//! A low priority alone does not do: the system lets a thread finish its time slice, milliseconds in which a core is
+//! missing where a commit takes a tenth of one; and who has once lowered it may not raise it again. With rests, the
+//! slowest hundredth of the deposits is as fast while a snapshot is written as without; without them it took three to
+//! five times as long, at a low priority three.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -27,8 +30,8 @@ impl Hurry {
     /// From here on there are no rests.
     pub const MAX: u32 = 5;
 
-    /// Says how much, from now on: 0 is not at all, and each one more halves the rests. So work that falls behind is not
-    /// all at once a load like any other, and yet catches up; from [`Hurry::MAX`] on there are no rests, only turns of others.
+    /// Says how much, from now on: 0 is not at all, and each one more halves the rests, until from [`Hurry::MAX`] on
+    /// there are none. So work that falls behind catches up, without being all at once a load like any other.
     pub fn set(&self, hurry: u32) {
         self.0.store(hurry, Ordering::Relaxed);
     }
@@ -61,7 +64,6 @@ pub(super) fn rest() {
         // What took much longer was the disk, or a thread that went first.
         match hurry.rest_after(worked.min(10 * WORK_MIN)) {
             Some(rest) => thread::sleep(rest),
-            // Those that serve wait for their turn (`cores`), and would wait for a whole time slice.
             None => thread::yield_now(),
         }
         *since = Instant::now();

@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use super::codec::Malformed;
 use super::in_flight::{self, Decided};
 use super::journal::record::{Record, decision_digest};
-use super::log::{ShardFiles, StoredLog};
+use super::log::{ShardFiles, StoredLog, replay_event};
 use super::{RESTORE_BACKUP, StorageError, Watermark, snapshot};
 use crate::ledger::{Change, Currency, Ledger, Sequence, ShardId, Total, TransactionId};
 use crate::progress::Progress;
@@ -172,10 +172,7 @@ pub fn verify(files: &ShardFiles, progress: &Progress) -> Result<Verified, Stora
 fn replay(ledger: &mut Ledger, exchanged: &mut Exchanged, record: &Record<'_>) -> Result<(), Malformed> {
     let shard = record.shard();
     record.each_event(|sequence, event| {
-        ledger.replay(event).map_err(|error| Malformed {
-            offset: 0,
-            what: format!("the event of sequence {sequence} does not follow: {error}"),
-        })?;
+        replay_event(ledger, sequence, event)?;
         match &event.change {
             Change::Decided { decision, .. } => {
                 let mut others =
