@@ -3,7 +3,8 @@
 //! It is a property of a thread, as its priority is: one that has called [`stand_back`] works in short stretches and
 //! rests after each several times as long, in `rest`, which everything that handles much calls between one piece
 //! and the next. The more it has to [`Hurry`], the shorter it rests, and in the end it only lets others have
-//! a turn between its stretches: those that serve do not take a core from it (`cores`), and would wait for its whole time slice.
+//! a turn between its stretches: those that serve do not take a core from it (`cores`), and would wait for its whole
+//! time slice.
 //!
 //! A low priority alone does not do: the system lets a thread finish its time slice, milliseconds in which a core is
 //! missing where a commit takes a tenth of one; and who has once lowered it may not raise it again. With rests, the
