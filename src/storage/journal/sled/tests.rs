@@ -110,6 +110,16 @@ fn written_with(parent: &Path, count: u64, bytes: usize, segment_bytes: usize) -
     (path, records)
 }
 
+/// What a start after a crash reads of a generation that is still in use.
+fn copy_of(path: &Path, parent: &Path) -> Generation {
+    let left = parent.join("left").join(path.file_name().expect("it has a name"));
+    fs::create_dir_all(left.join("blobs")).expect("created");
+    for name in ["conf", "db"] {
+        fs::copy(path.join(name), left.join(name)).expect("copied");
+    }
+    Generation::open(&left).expect("opens")
+}
+
 fn replayed(generation: &Generation) -> Vec<Vec<u8>> {
     let mut records = Vec::new();
     generation
@@ -246,6 +256,123 @@ fn full_records_never_become_blobs() {
     generation.close().expect("closes");
     let generation = Generation::open(&path).expect("opens");
     assert_eq!(replayed(&generation), records);
+}
+
+fn parts(generation: &Generation) -> usize {
+    generation.parts.read().len()
+}
+
+/// Without parts sled writes each nearly three times.
+#[test]
+fn records_of_some_size_are_written_once() {
+    let directory = tempfile::tempdir().expect("a directory");
+    for (number, (count, bytes, parts_expected)) in [
+        (100, 45_000, 12),
+        (60, PIECE_BYTES_MAX + 1000, 15),
+        (5, RECORD_BYTES_MAX - 200, 5),
+        (150, 9_000, 17),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let generation = Generation::create(directory.path(), number as u64).expect("created");
+        let mut chain = Chain::new();
+        let records: Vec<Vec<u8>> = (0..count).map(|_| chain.record_of(2, bytes / 2)).collect();
+        for record in &records {
+            insert(&generation, record);
+        }
+        generation.sync().expect("synced");
+        assert_eq!(parts(&generation), parts_expected, "{bytes} bytes");
+        let on_disk = fs::metadata(generation.path().join("db")).expect("there").len();
+        let written = generation.bytes_written();
+        // A megabyte is in more pieces than sled leaves alone: those are written twice, the others by themselves.
+        let most = if bytes > RECORD_BYTES_MAX / 2 { written * 9 / 5 } else { written * 21 / 20 };
+        assert!(on_disk < most, "{bytes} bytes: {written} take {on_disk}");
+        for read in [&generation, &copy_of(generation.path(), directory.path())] {
+            assert_eq!(replayed(read), records);
+            assert_eq!(parts(read), parts_expected);
+            for (index, record) in (0..).zip(&records) {
+                for sequence in [sequence(2 * index + 1), sequence(2 * index + 2)] {
+                    assert!(read.record(sequence).expect("readable").as_ref() == Some(record));
+                }
+            }
+            assert_eq!(read.record(sequence(2 * count + 1)).expect("readable"), None);
+        }
+    }
+}
+
+#[test]
+fn small_records_stay_together() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let generation = create(directory.path());
+    let mut chain = Chain::new();
+    for _ in 0..PART_BYTES_MIN / 400 {
+        insert(&generation, &chain.record_of(1, 300));
+    }
+    assert_eq!(parts(&generation), 1);
+    for _ in 0..PART_BYTES_MIN / 400 {
+        insert(&generation, &chain.record_of(1, 300));
+    }
+    assert_eq!(parts(&generation), 2);
+}
+
+/// Versions before there were parts.
+#[test]
+fn a_generation_without_parts_is_read() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let generation = Generation::create(directory.path(), 1).expect("created");
+    let mut chain = Chain::new();
+    let records: Vec<Vec<u8>> = (0..60).map(|_| chain.record_of(1, 30_000)).collect();
+    for (index, record) in (0..).zip(&records) {
+        generation.database.insert(key(sequence(index + 1)), &record[..]).expect("inserted");
+    }
+    generation.sync().expect("synced");
+    let path = generation.path().to_owned();
+    generation.close().expect("closes");
+    let generation = Generation::open(&path).expect("opens");
+    assert_eq!(replayed(&generation), records);
+    assert_eq!(generation.record(sequence(31)).expect("readable").as_ref(), Some(&records[30]));
+}
+
+/// A part is made before its first record, and a crash may come between the two.
+#[test]
+fn a_part_that_a_crash_left_empty_is_none_and_one_with_something_else_in_it_is_refused() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut chain = Chain::new();
+    let records: Vec<Vec<u8>> = (0..20).map(|_| chain.record_of(1, 9_000)).collect();
+    let next = chain.record_of(1, 9_000);
+    let made_with = |number: u64, damage: &dyn Fn(&::sled::Db)| {
+        let generation = Generation::create(directory.path(), number).expect("created");
+        records.iter().for_each(|record| insert(&generation, record));
+        damage(&generation.database);
+        generation.sync().expect("synced");
+        let path = generation.path().to_owned();
+        generation.close().expect("closes");
+        Generation::open(&path)
+    };
+    let tree = |database: &::sled::Db, name: &[u8]| database.open_tree(name).expect("made");
+
+    let generation = made_with(1, &|database| drop(tree(database, &key(sequence(21))))).expect("opens");
+    assert_eq!(replayed(&generation), records);
+    assert_eq!(generation.range(), Some((sequence(1), sequence(20))));
+    assert_eq!(generation.record(sequence(20)).expect("readable").as_ref(), Some(&records[19]));
+
+    let put = |database: &::sled::Db, name: &[u8], at: u64, record: &[u8]| {
+        tree(database, name).insert(key(sequence(at)), record).expect("inserted");
+    };
+    let lost = made_with(2, &|database| {
+        let name = database.tree_names().into_iter().filter(|name| *name != database.name()).min();
+        tree(database, &name.expect("there is a second part")).clear().expect("cleared");
+    });
+    for (what, opened) in [
+        ("a part is lost", lost),
+        ("of another name", made_with(3, &|database| put(database, &key(sequence(25)), 21, &next))),
+        ("no sequence", made_with(4, &|database| put(database, b"more", 21, &next))),
+        ("sequence 0", made_with(5, &|database| put(database, &[0; KEY_BYTES], 21, &next))),
+        ("twice", made_with(6, &|database| put(database, &key(sequence(20)), 20, &records[19]))),
+    ] {
+        assert!(matches!(opened, Err(StorageError::Corrupt { .. })), "{what}: {opened:?}");
+    }
 }
 
 /// A crash keeps a prefix of the pieces: the record was never there. A piece that is lost in any other way is an error.
