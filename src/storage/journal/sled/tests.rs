@@ -4,9 +4,13 @@ use std::os::unix::fs::FileExt;
 
 use super::super::contract::{Bed, Chain, sequence, suite};
 use super::*;
+use crate::storage::samples::fixture;
 
 /// Small, because opening zeroes the rest of a segment and syncs that.
 const TEST_SEGMENT_BYTES: usize = 512 * 1024;
+
+/// A generation with two parts, in `tests/fixtures`.
+const FIXTURE: &str = "generation-2";
 
 struct SledBed {
     directory: tempfile::TempDir,
@@ -110,9 +114,10 @@ fn written_with(parent: &Path, count: u64, bytes: usize, segment_bytes: usize) -
     (path, records)
 }
 
-/// What a start after a crash reads of a generation that is still in use.
+/// The files as they are, opened elsewhere: what a start finds after a crash.
 fn copy_of(path: &Path, parent: &Path) -> Generation {
-    let left = parent.join("left").join(path.file_name().expect("it has a name"));
+    let left = parent.join("left").join("0000000001");
+    remove_directory(&left).expect("removed");
     fs::create_dir_all(left.join("blobs")).expect("created");
     for name in ["conf", "db"] {
         fs::copy(path.join(name), left.join(name)).expect("copied");
@@ -314,6 +319,38 @@ fn small_records_stay_together() {
         insert(&generation, &chain.record_of(1, 300));
     }
     assert_eq!(parts(&generation), 2);
+}
+
+/// Just enough records for a second part.
+fn two_parts() -> Vec<Vec<u8>> {
+    let mut chain = Chain::new();
+    (0..=PART_VALUES_MAX)
+        .map(|index| chain.record_of(1, if index < PART_VALUES_MAX { 7300 } else { 100 }))
+        .collect()
+}
+
+/// Like the other formats, parts stay readable.
+#[test]
+fn the_frozen_generation_is_read() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let generation = copy_of(&fixture(FIXTURE), directory.path());
+    assert_eq!(parts(&generation), 2);
+    assert_eq!(replayed(&generation), two_parts());
+}
+
+#[test]
+#[ignore = "writes the fixture of a new format; a frozen one is never written again"]
+fn write_the_fixture() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let generation = Generation::create(directory.path(), 1).expect("created");
+    two_parts().iter().for_each(|record| insert(&generation, record));
+    generation.sync().expect("synced");
+    let path = generation.path().to_owned();
+    generation.close().expect("closes");
+    fs::create_dir_all(fixture(FIXTURE)).expect("created");
+    for name in ["conf", "db"] {
+        fs::copy(path.join(name), fixture(FIXTURE).join(name)).expect("copied");
+    }
 }
 
 /// Versions before there were parts.
