@@ -71,7 +71,7 @@ const DESCRIPTORS_PER_HTTP_THREAD: u64 = 8;
 /// With room for fewer connections than this the server does not start.
 const CONNECTIONS_MIN: u64 = 16;
 
-/// How many sealed generations of a shard may wait for the keeper. Each is an open database of up to 90 MB; when
+/// How many sealed generations of a shard may wait for the keeper. Each is an open database of up to 110 MB; when
 /// there are more, the keeper has failed or cannot follow, and changes are refused as if the disk were full.
 const SEALED_GENERATIONS_MAX: usize = 32;
 

@@ -86,7 +86,6 @@
 //!     it is done], and with it the lock on `db`. So [`Generation::close`] waits for that lock.
 //! 12. All seven IO threads are woken for each write, for one of them to do it. So `sled/spare.rs` puts to rest those
 //!     that a server does not need, and says in which case a commit could then hang, until they are called back.
-//!
 //! 13. What makes a tree goes into the log as everything does, and in this order: an empty leaf, a root, and the page that
 //!     has the names and roots of all trees, written whole [`meta.rs: open_tree`]. A crash keeps a prefix of that. Opening a
 //!     database opens all trees, from that page [`db.rs: start_inner`].
@@ -123,8 +122,8 @@
 //! On two cores and a virtual disk; create / `db` on disk / open, with the copy and the check of all records:
 //!
 //! - empty: 5 ms / 96 bytes / 22 ms, for 8 MiB of zeros written to the copy and synced;
-//! - 1000 records of 271 bytes: 884,741 bytes / 18 ms;
-//! - 2000 records of 16 KB, or 512 of 65 KB, 32 MiB: 75,497,472 bytes / 0.10 to 0.13 s.
+//! - 1000 records of 271 bytes: 808,892 bytes / 18 ms;
+//! - 2000 records of 16 KB, or 512 of 65 KB, 32 MiB: 32,498,379 or 33,505,902 bytes / 0.09 to 0.13 s.
 //!
 //! One flipped bit, at 240 places: in one segment, sled opens 240 times without an error, its log cut short; in
 //! twelve segments (two runs), it panics 106 and 123 times, is cut short 28 and 50 times, and 106 and 67 times
