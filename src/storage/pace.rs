@@ -81,7 +81,7 @@ mod tests {
         let rests: Vec<_> = (0..=Hurry::MAX + 1)
             .map(|level| {
                 hurry.set(level);
-                hurry.clone().rest_after(Duration::from_millis(1)).map(|rest| rest.as_micros())
+                hurry.rest_after(Duration::from_millis(1)).map(|rest| rest.as_micros())
             })
             .collect();
         assert_eq!(rests, [Some(4000), Some(2000), Some(1000), Some(500), Some(250), None, None]);

@@ -649,14 +649,7 @@ impl Generation {
 
     /// Which record a key belongs to, and which piece of it.
     fn parse_key(&self, near: Sequence, key: &[u8]) -> Result<(Sequence, usize), StorageError> {
-        let parsed = match key.split_first_chunk::<KEY_BYTES>() {
-            Some((first, [])) => Some((*first, 0)),
-            Some((first, [number])) if *number > 0 => Some((*first, usize::from(*number))),
-            _ => None,
-        };
-        parsed
-            .and_then(|(first, number)| Some((Sequence::new(u64::from_be_bytes(first))?, number)))
-            .ok_or_else(|| self.corrupt_at(near, "a key is not a sequence".into()))
+        parse_key(key).ok_or_else(|| self.corrupt_at(near, "a key is not a sequence".into()))
     }
 
     /// Checks that a value is a record, and the one that its key says.
@@ -1254,13 +1247,10 @@ impl Journal for SledJournal {
 fn parts_of(path: &Path, database: &::sled::Db) -> Result<Vec<Part>, StorageError> {
     let mut parts = vec![Part::new(Sequence::NONE, database.deref().clone())];
     for name in database.tree_names().into_iter().filter(|name| *name != database.name()) {
-        let first = <[u8; KEY_BYTES]>::try_from(&*name)
-            .ok()
-            .and_then(|first| Sequence::new(u64::from_be_bytes(first)))
-            .filter(|first| *first > Sequence::NONE)
-            .ok_or_else(|| {
-                corrupt(&path.join("db"), "its log", format!("the name of a part is no sequence: {name:?}"))
-            })?;
+        let Some((first, 0)) = parse_key(&name).filter(|(first, _)| *first > Sequence::NONE) else {
+            let what = format!("the name of a part is no sequence: {name:?}");
+            return Err(corrupt(&path.join("db"), "its log", what));
+        };
         let refused = |error: ::sled::Error| corrupt_at(path, first, error.to_string());
         let tree = database.open_tree(&name).map_err(refused)?;
         if tree.first().map_err(refused)?.is_some_and(|(key, _)| key != name) {
@@ -1290,6 +1280,16 @@ fn piece_key(first: Sequence, number: usize) -> [u8; KEY_BYTES + 1] {
     let mut bytes = [number as u8; KEY_BYTES + 1];
     bytes[..KEY_BYTES].copy_from_slice(&key(first));
     bytes
+}
+
+/// Which record a key belongs to, and which piece of it.
+fn parse_key(key: &[u8]) -> Option<(Sequence, usize)> {
+    let (first, number) = match key.split_first_chunk::<KEY_BYTES>()? {
+        (first, []) => (first, 0),
+        (first, [number]) if *number > 0 => (first, usize::from(*number)),
+        _ => return None,
+    };
+    Some((Sequence::new(u64::from_be_bytes(*first))?, number))
 }
 
 /// Whether an entry belongs to the record before it. An error does, so that it is seen.

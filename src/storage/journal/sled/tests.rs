@@ -114,15 +114,19 @@ fn written_with(parent: &Path, count: u64, bytes: usize, segment_bytes: usize) -
     (path, records)
 }
 
-/// The files as they are, opened elsewhere: what a start finds after a crash.
-fn copy_of(path: &Path, parent: &Path) -> Generation {
-    let left = parent.join("left").join("0000000001");
-    remove_directory(&left).expect("removed");
-    fs::create_dir_all(left.join("blobs")).expect("created");
+fn copy_files(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("created");
     for name in ["conf", "db"] {
-        fs::copy(path.join(name), left.join(name)).expect("copied");
+        fs::copy(from.join(name), to.join(name)).expect("copied");
     }
-    Generation::open(&left).expect("opens")
+}
+
+/// The files as they are after a SIGKILL: nothing was closed, nothing dropped.
+fn left_by(generation: &Path, parent: &Path, number: u64) -> PathBuf {
+    let left = parent.join(directory_name(number));
+    copy_files(generation, &left);
+    fs::create_dir(left.join("blobs")).expect("created");
+    left
 }
 
 fn replayed(generation: &Generation) -> Vec<Vec<u8>> {
@@ -232,12 +236,7 @@ fn what_a_killed_process_had_synced_is_read_from_the_files_it_left() {
         insert(&generation, &record);
         generation.sync().expect("synced");
         records.push(record);
-        // The files as they are after a SIGKILL here: nothing was closed, nothing dropped.
-        let left = directory.path().join(directory_name(100 + life as u64));
-        fs::create_dir_all(left.join("blobs")).expect("created");
-        for name in ["conf", "db"] {
-            fs::copy(generation.path().join(name), left.join(name)).expect("copied");
-        }
+        let left = left_by(generation.path(), directory.path(), 100 + life as u64);
         assert_eq!(replayed(&open(&left).expect("opens")), records);
     }
 }
@@ -293,7 +292,8 @@ fn records_of_some_size_are_written_once() {
         // A megabyte is in more pieces than sled leaves alone: those are written twice, the others by themselves.
         let most = if bytes > RECORD_BYTES_MAX / 2 { written * 9 / 5 } else { written * 21 / 20 };
         assert!(on_disk < most, "{bytes} bytes: {written} take {on_disk}");
-        for read in [&generation, &copy_of(generation.path(), directory.path())] {
+        let left = left_by(generation.path(), directory.path(), 100 + number as u64);
+        for read in [&generation, &Generation::open(&left).expect("opens")] {
             assert_eq!(replayed(read), records);
             assert_eq!(parts(read), parts_expected);
             for (index, record) in (0..).zip(&records) {
@@ -333,7 +333,8 @@ fn two_parts() -> Vec<Vec<u8>> {
 #[test]
 fn the_frozen_generation_is_read() {
     let directory = tempfile::tempdir().expect("a directory");
-    let generation = copy_of(&fixture(FIXTURE), directory.path());
+    let left = left_by(&fixture(FIXTURE), directory.path(), 1);
+    let generation = Generation::open(&left).expect("opens");
     assert_eq!(parts(&generation), 2);
     assert_eq!(replayed(&generation), two_parts());
 }
@@ -347,10 +348,7 @@ fn write_the_fixture() {
     generation.sync().expect("synced");
     let path = generation.path().to_owned();
     generation.close().expect("closes");
-    fs::create_dir_all(fixture(FIXTURE)).expect("created");
-    for name in ["conf", "db"] {
-        fs::copy(path.join(name), fixture(FIXTURE).join(name)).expect("copied");
-    }
+    copy_files(&path, &fixture(FIXTURE));
 }
 
 /// Versions before there were parts.
