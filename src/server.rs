@@ -26,7 +26,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use uuid::Uuid;
 
-use crate::bank::{Bank, BankShard};
+use crate::bank::{Bank, BankShard, Brake};
 use crate::clock;
 use crate::config::{CoreUse, ListenAddress, ServeSettings};
 use crate::cores::Cores;
@@ -76,7 +76,7 @@ const CONNECTIONS_MIN: u64 = 16;
 const SEALED_GENERATIONS_MAX: usize = 32;
 
 /// With more sealed generations of a shard than this a compaction hurries, by one for each: they take 40 MB of memory
-/// each until they are compacted.
+/// each until they are compacted. If that does not do, batches are slowed down: see [`Brake`].
 const SEALED_GENERATIONS_UNHURRIED_MAX: usize = 2;
 
 /// Why the server does not start, or does not end well.
@@ -264,6 +264,8 @@ struct Running {
     shards: Vec<RunningShard>,
     /// Asks the keeper for a snapshot.
     snapshot: Sender<()>,
+    /// What the keeper slows batches down with.
+    brake: Brake,
     keeper: Background,
     housekeeper: Background,
     grower: Background,
@@ -328,14 +330,15 @@ impl Running {
             shards.iter().map(kept).collect()
         };
         let (snapshot, asked) = bounded(1);
+        let brake = Brake::default();
         let keeper = {
-            let (shards, reserve) = (kept(), Arc::clone(&reserve));
+            let (shards, reserve, brake) = (kept(), Arc::clone(&reserve), brake.clone());
             let interval = settings.snapshot_interval;
             // Woken once at the start: the next generations are opened ahead, and what an earlier life left is
             // compacted.
             let _ = keeper_wake.try_send(());
             Background::start("keeper", move |stop| {
-                keep(&shards, &reserve, interval, &keeper_woken, &asked, stop);
+                keep(&shards, &reserve, &brake, interval, &keeper_woken, &asked, stop);
             })?
         };
         let (grower_wake, grower_woken) = bounded(1);
@@ -354,7 +357,7 @@ impl Running {
             Background::start("watchdog", move |stop| watch(&watches, stop))?
         };
         cores.roam();
-        Ok(Running { shards, snapshot, keeper, housekeeper, grower, watchdog, directory })
+        Ok(Running { shards, snapshot, brake, keeper, housekeeper, grower, watchdog, directory })
     }
 
     fn bank(&self, overdraft: OverdraftDefault) -> Bank {
@@ -362,7 +365,7 @@ impl Running {
             handle: shard.threads.handle().clone(),
             log: Arc::clone(&shard.log) as _,
         };
-        Bank::new(self.shards.iter().map(shard).collect(), overdraft)
+        Bank::new(self.shards.iter().map(shard).collect(), overdraft).braked_by(self.brake.clone())
     }
 
     /// Has the keeper take a snapshot of every shard. One that is asked for already stands for this one.
@@ -477,11 +480,12 @@ type Kept = (ShardHandle, Arc<ShardLog>);
 
 /// Compacts whenever a generation is sealed; has the generations sealed every `interval`, and when it is asked.
 ///
-/// The keeper itself only opens the next generations ahead. The compaction is a thread of its own: it takes its time,
-/// and a full generation must not wait for it.
+/// The keeper itself only opens the next generations ahead, and says how much hurry there is. The compaction is a thread
+/// of its own: it takes its time, and a full generation must not wait for it.
 fn keep(
     shards: &[Kept],
     reserve: &DiskReserve,
+    brake: &Brake,
     interval: Duration,
     sealed: &Receiver<()>,
     asked: &Receiver<()>,
@@ -496,6 +500,7 @@ fn keep(
         let mut is_compacting = false;
         let mut is_due = false;
         loop {
+            let mut goes_on = false;
             select! {
                 recv(stop) -> _ => {
                     // What is under way is waited for, and nobody is left to stand back for.
@@ -507,7 +512,7 @@ fn keep(
                 // What an earlier compaction could not do has no sealing of its own to wait for.
                 recv(due) -> _ => { roll_all(); is_due = true; }
                 recv(asked) -> _ => { roll_all(); is_due = true; }
-                recv(done) -> _ => is_compacting = false,
+                recv(done) -> did_well => { is_compacting = false; goes_on = did_well == Ok(true); }
             }
             for (index, (_, log)) in shards.iter().enumerate() {
                 if let Err(error) = log.prepare() {
@@ -516,13 +521,14 @@ fn keep(
             }
             let waiting = shards.iter().map(|(_, log)| log.sealed_generations()).max().unwrap_or(0);
             hurry.set(waiting.saturating_sub(SEALED_GENERATIONS_UNHURRIED_MAX) as u32);
+            brake.set(waiting);
+            is_due |= goes_on && waiting > 0;
             if is_due && !is_compacting {
                 is_due = false;
                 let (tell_done, hurry, ending) = (tell_done.clone(), hurry.clone(), &ending);
                 let compaction = move || {
                     pace::stand_back(&hurry);
-                    compact_all(shards, reserve, ending);
-                    let _ = tell_done.send(());
+                    let _ = tell_done.send(compact_all(shards, reserve, ending));
                 };
                 match thread::Builder::new().name("compaction".into()).spawn_scoped(scope, compaction) {
                     Ok(_) => is_compacting = true,
@@ -533,29 +539,38 @@ fn keep(
     });
 }
 
-/// Compacts the logs, the longest first; those that it has not begun are left when the process is ending.
-fn compact_all(shards: &[Kept], reserve: &DiskReserve, ending: &AtomicBool) {
+/// Takes each log a step further, the longest first; those that it has not begun are left when the process is ending.
+/// Whether there was nothing that it could not do.
+fn compact_all(shards: &[Kept], reserve: &DiskReserve, ending: &AtomicBool) -> bool {
     let mut order: Vec<(usize, &ShardLog)> =
         shards.iter().enumerate().map(|(index, (_, log))| (index, &**log)).collect();
     order.sort_by_key(|(_, log)| Reverse(log.sealed_generations()));
+    let mut did_well = true;
     for (index, log) in order {
         if ending.load(Ordering::Relaxed) {
-            return;
+            return did_well;
         }
-        if let Err(error) = compact(log, reserve) {
-            // The log stays complete, only longer; the next time tries again.
-            tracing::error!(shard = index, %error, "cannot compact the log");
+        match compact(log, reserve) {
+            Ok(had_room) => did_well &= had_room,
+            Err(error) => {
+                // The log stays complete, only longer; the next time tries again.
+                tracing::error!(shard = index, %error, "cannot compact the log");
+                did_well = false;
+            }
         }
     }
+    did_well
 }
 
-fn compact(log: &ShardLog, reserve: &DiskReserve) -> Result<(), StorageError> {
+/// Takes a log a step further, if there is room for that.
+fn compact(log: &ShardLog, reserve: &DiskReserve) -> Result<bool, StorageError> {
     let needed = log.compaction_bytes()?;
     if !reserve.has_room_for(needed) {
         tracing::warn!(needed, "there is no room to compact the log; making room is the operator's");
-        return Ok(());
+        return Ok(false);
     }
-    log.compact()
+    log.compact()?;
+    Ok(true)
 }
 
 /// Keeps the files of the logs some way ahead of small commits, in steps with rests, whenever there is `work`.

@@ -44,6 +44,8 @@ pub struct BatchItems {
     chunks: Vec<Vec<Item>>,
     /// What the events of the last chunk take at most.
     bytes: usize,
+    /// What all events take, more or less.
+    bytes_expected: usize,
     with_keys: bool,
     /// How many more are expected.
     expected: usize,
@@ -110,7 +112,8 @@ impl BatchItems {
         let key = key.map(|key| bank.homed(key, KeyHome::Key));
         self.with_keys |= key.is_some();
         self.expected = self.expected.saturating_sub(1);
-        let more = recorded_bytes_max(&operation);
+        let Bytes { expected, max: more } = recorded_bytes(&operation);
+        self.bytes_expected += expected;
         let has_room =
             |chunk: &Vec<Item>| chunk.len() < BATCH_ATOMIC_ITEMS_MAX && self.bytes + more <= CHUNK_BYTES_MAX;
         match self.chunks.last_mut().filter(|chunk| has_room(chunk)) {
@@ -145,10 +148,11 @@ impl Bank {
         told: bool,
         origin: Origin,
     ) -> Result<BatchOutcome, BatchRefusal> {
-        let BatchItems { chunks, with_keys, .. } = items;
+        let BatchItems { chunks, with_keys, bytes_expected, .. } = items;
         if atomic && chunks.len() > 1 {
             return Err(BatchRefusal::TooLarge);
         }
+        self.brake.wait(bytes_expected).await?;
         if chunks.len() > 1 && origin.key.is_none() && !with_keys {
             let results = self.chunks_in_turn(chunks, told, &origin).await?;
             return Ok(BatchOutcome { results, first_request_id: None });
@@ -384,8 +388,18 @@ impl Bank {
     }
 }
 
-/// More than the events of an item take in a record, whatever it meets.
-fn recorded_bytes_max(operation: &Operation) -> usize {
+/// How many bytes the events of an item take in a record.
+struct Bytes {
+    /// If it meets nothing out of the ordinary, more or less.
+    expected: usize,
+    /// More than they take, whatever it meets.
+    max: usize,
+}
+
+fn recorded_bytes(operation: &Operation) -> Bytes {
+    /// What is expected: a transfer takes 45 bytes.
+    const EVENT_EXPECTED: usize = 13;
+    const ACCOUNT_EXPECTED: usize = 16;
     /// An event without its accounts and texts: kind, times, a key with its home, or a refusal with its request's id.
     const EVENT: usize = 320;
     /// An account in an event.
@@ -395,10 +409,11 @@ fn recorded_bytes_max(operation: &Operation) -> usize {
     let (accounts, debits, note) = match operation {
         Operation::Open { opening, .. } => {
             let texts = opening.name.len() + metadata_bytes(&opening.metadata);
-            return EVENT
-                + ACCOUNT
-                + texts
-                + opening.reference.as_ref().map_or(0, |reference| reference.len());
+            let texts = texts + opening.reference.as_ref().map_or(0, |reference| reference.len());
+            return Bytes {
+                expected: EVENT_EXPECTED + ACCOUNT_EXPECTED + texts,
+                max: EVENT + ACCOUNT + texts,
+            };
         }
         Operation::Deposit { note, .. } | Operation::Void { note, .. } => (1, 0, note),
         Operation::Withdraw { note, .. } => (1, 1, note),
@@ -415,7 +430,11 @@ fn recorded_bytes_max(operation: &Operation) -> usize {
             unreachable!("it is no operation of a batch")
         }
     };
-    EVENT + accounts * ACCOUNT + debits * PULLS + note_bytes(note)
+    let texts = note_bytes(note);
+    Bytes {
+        expected: EVENT_EXPECTED + accounts * ACCOUNT_EXPECTED + texts,
+        max: EVENT + accounts * ACCOUNT + debits * PULLS + texts,
+    }
 }
 
 fn note_bytes(note: &Note) -> usize {

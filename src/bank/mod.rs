@@ -10,6 +10,7 @@
 //! the two cannot come apart.
 
 mod batch;
+mod brake;
 pub mod events;
 mod history;
 mod holds;
@@ -25,6 +26,7 @@ use tokio::sync::Semaphore;
 pub use batch::{
     BATCH_ATOMIC_ITEMS_MAX, BATCH_ITEMS_MAX, BatchItem, BatchItems, BatchOutcome, BatchRefusal, BatchResult,
 };
+pub use brake::Brake;
 pub use history::{
     AccountEntry, ENTRIES_EXAMINED_MAX, EntryFilter, Order, Page, PastAccount, Point, STATEMENT_ENTRIES_MAX,
     Statement, StatementLine,
@@ -75,6 +77,7 @@ pub struct Bank {
     hold_searches: holds::Searches,
     /// Numbers batches, so that the parts of each are decided in turn.
     turns: AtomicU64,
+    brake: Brake,
 }
 
 /// Who asks for a change, and how it may be repeated.
@@ -225,7 +228,14 @@ impl Bank {
             accounts_known: events::AccountsKnown::default(),
             hold_searches: holds::Searches::default(),
             turns: AtomicU64::new(0),
+            brake: Brake::default(),
         }
+    }
+
+    /// The same with this brake on its batches, instead of none.
+    #[must_use]
+    pub fn braked_by(self, brake: Brake) -> Bank {
+        Bank { brake, ..self }
     }
 
     /// The shards, in their order.

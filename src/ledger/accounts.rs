@@ -116,14 +116,12 @@ impl Accounts {
     /// of them, and the end of the chain of their entries, so that it waits for all of them at once. Of a deposit's time in
     /// the shard, waiting was half.
     pub fn fetch(&self, references: &[&AccountRef]) {
-        let found = self.find_all(references);
-        for account in found.iter().flatten() {
-            black_box((account.posted, account.version));
-        }
-        // A place in the heap, once there are some entries, which only the account tells.
-        for account in found.iter().flatten() {
-            black_box(account.chain.newest());
-        }
+        fetch(self.find_all(references).into_iter());
+    }
+
+    /// As [`Accounts::fetch`], the accounts with these numbers.
+    pub(super) fn fetch_numbers(&self, numbers: &[AccountNumber]) {
+        fetch(numbers.iter().map(|number| self.get(number.index())));
     }
 
     /// The accounts that are here, by number.
@@ -208,6 +206,16 @@ impl Eq for Accounts {}
 impl fmt::Debug for Accounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+fn fetch<'a>(accounts: impl Iterator<Item = Option<&'a Account>> + Clone) {
+    for account in accounts.clone().flatten() {
+        black_box((account.posted, account.version));
+    }
+    // A place in the heap, once there are some entries, which only the account tells.
+    for account in accounts.flatten() {
+        black_box(account.chain.newest());
     }
 }
 

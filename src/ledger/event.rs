@@ -1,6 +1,5 @@
 //! What happened: the only thing that changes a ledger, and the only thing that is written down.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use smallvec::{SmallVec, smallvec};
@@ -179,12 +178,12 @@ impl Change {
     }
 
     /// Adds the accounts that have an entry here.
-    pub fn note_accounts(&self, shard: ShardId, accounts: &mut HashSet<AccountNumber>) {
+    pub fn note_accounts(&self, shard: ShardId, accounts: &mut impl Extend<AccountNumber>) {
         match self {
             Change::Opened { account, .. }
             | Change::Posted { account, .. }
             | Change::Closed { account, .. } => {
-                accounts.insert(*account);
+                accounts.extend([*account]);
             }
             Change::Decided { decision, .. } | Change::Settled { decision, .. } => {
                 let effects = decision.part(shard).map_or(&[][..], |part| &part.effects[..]);

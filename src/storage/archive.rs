@@ -131,6 +131,11 @@ impl SegmentWriter {
         self.after
     }
 
+    /// How many bytes have been written; of the records that were appended last, up to a block is missing.
+    pub fn bytes(&self) -> u64 {
+        self.file.offset()
+    }
+
     /// Appends the next record.
     ///
     /// # Errors

@@ -70,6 +70,14 @@ pub fn write_atomically(directory: &Path, name: &str, bytes: &[u8]) -> Result<Pa
     file.commit(name)
 }
 
+/// How long a file is, in bytes.
+///
+/// # Errors
+/// If it cannot be looked at.
+pub fn length(path: &Path) -> Result<u64, StorageError> {
+    fs::metadata(path).map(|metadata| metadata.len()).map_err(StorageError::io("look at", path))
+}
+
 /// The names in a directory, sorted.
 ///
 /// # Errors

@@ -19,6 +19,7 @@
 //! since that snapshot, and replays on them with all checks; the others go from file to file.
 
 use std::borrow::Borrow;
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -44,9 +45,18 @@ use crate::progress::Progress;
 /// How many snapshots are kept: the newest, and one to fall back to by hand.
 const SNAPSHOTS_KEPT: usize = 2;
 
-/// With so many changed accounts, no further generation goes into the same snapshot, which bounds the memory that
-/// compacting takes: at 200 bytes each, some 200 MB, as one generation can have 700,000 openings.
+/// How many generations go into the same snapshot. What waits takes memory until it is compacted, so it is better done
+/// in steps; larger steps are not cheaper, unless the snapshot takes longer than the generations.
+const GENERATIONS_PER_SNAPSHOT_MAX: usize = 4;
+
+/// A snapshot of no more bytes is read whole when the next one is made: some 300,000 accounts. Of a larger one only the
+/// accounts that have changed are, and finding out which is a third of a compaction.
+const WHOLE_SNAPSHOT_BYTES_MAX: u64 = 32 * 1024 * 1024;
+
+/// With so many changed accounts, or so many opened, no further generation goes into the same snapshot, which bounds the
+/// memory that compacting takes: at 200 bytes each, some 200 MB, as one generation can have 700,000 openings.
 const CHANGED_ACCOUNTS_MAX: usize = 300_000;
+const OPENED_ACCOUNTS_MAX: usize = CHANGED_ACCOUNTS_MAX;
 
 /// How many bytes of the newest archive segments are read and verified at a start. The rest is verified when it
 /// is read, and by `teller verify`; a start must not take longer the older the ledger is (P10).
@@ -54,6 +64,10 @@ const ARCHIVE_BYTES_VERIFIED_AT_START: u64 = 64 * 1024 * 1024;
 
 /// Segments are merged up to this size: 10 TB of archive are then 160,000 segments, 40 MB of memory.
 const MERGED_SEGMENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Generations go into one segment until it has so many bytes, so that it need not be merged: half as much as that makes,
+/// as a generation has up to that much.
+const SEGMENT_BYTES_ENOUGH: u64 = MERGED_SEGMENT_BYTES_MAX / 2;
 
 /// A segment is merged with the newest one if it is at most so many times larger. So small segments, which a
 /// snapshot every few minutes makes, are rewritten a few times in all, and a start never finds many of them.
@@ -326,7 +340,14 @@ impl Walk<'_> {
 /// # Errors
 /// If an event cannot be read or does not follow.
 pub fn replay(ledger: &mut Ledger, record: &Record<'_>) -> Result<(), Malformed> {
-    record.each_event(|sequence, event| replay_event(ledger, sequence, event))
+    record.each_group(|first, events| {
+        ledger.fetch(events);
+        let mut sequences = (first.get()..).map_while(Sequence::new);
+        events
+            .iter()
+            .zip(&mut sequences)
+            .try_for_each(|(event, sequence)| replay_event(ledger, sequence, event))
+    })
 }
 
 /// Applies one event of a record, the one with this sequence.
@@ -338,6 +359,34 @@ pub(super) fn replay_event(ledger: &mut Ledger, sequence: Sequence, event: &Even
         offset: 0,
         what: format!("the event of sequence {sequence} does not follow: {error}"),
     })
+}
+
+/// The accounts that have changed behind `covered`, in the segments and in the first of the generations. The others,
+/// in which too many more have, are left for another snapshot.
+fn changed_accounts(
+    shard: ShardId,
+    segments: &[Arc<Segment>],
+    sealed: &mut Vec<Arc<Generation>>,
+    covered: Sequence,
+) -> Result<HashSet<AccountNumber>, StorageError> {
+    let mut changed = HashSet::new();
+    // There are some after the loss of a snapshot.
+    for segment in segments.iter().filter(|segment| segment.last() > covered) {
+        segment.replay(segment.first(), &mut |record| {
+            note_accounts(shard, segment.path(), record, covered, &mut changed)
+        })?;
+    }
+    let mut taken = 0;
+    for generation in sealed.iter() {
+        if changed.len() >= CHANGED_ACCOUNTS_MAX {
+            break;
+        }
+        generation
+            .replay(&mut |record| note_accounts(shard, generation.path(), record, covered, &mut changed))?;
+        taken += 1;
+    }
+    sealed.truncate(taken);
+    Ok(changed)
 }
 
 /// Adds the accounts that a record's events are about, if it is behind `covered`.
@@ -540,74 +589,61 @@ impl ShardLog {
         self.generations.grow(has_room)
     }
 
-    /// Turns the generations that are sealed by now into a snapshot and archive segments, and deletes them. Nothing to do
-    /// if none is. One thread does this at a time. What is sealed meanwhile is left to the next time, or a busy shard
-    /// would keep others waiting for ever.
+    /// Turns the oldest sealed generations, as many as one snapshot takes, into that and archive segments, and deletes
+    /// them. Nothing to do if none is. One thread does this at a time.
     ///
     /// # Errors
     /// If something cannot be read, is not as it was written, or cannot be written. The generations then stay.
     pub fn compact(&self) -> Result<(), StorageError> {
-        let Some(newest) = self.generations.sealed().last().map(|generation| generation.number()) else {
+        let mut sealed = self.generations.sealed();
+        sealed.truncate(GENERATIONS_PER_SNAPSHOT_MAX);
+        if sealed.is_empty() {
             return Ok(());
-        };
-        loop {
-            let mut sealed = self.generations.sealed();
-            sealed.retain(|generation| generation.number() <= newest);
-            if sealed.is_empty() {
-                return Ok(());
-            }
-            self.compact_some(sealed)?;
         }
-    }
-
-    fn newest_snapshot(&self) -> Result<Option<(Sequence, PathBuf)>, StorageError> {
-        Ok(snapshot::list(&self.files.snapshots)?.pop())
-    }
-
-    /// Turns the first of the sealed generations, as many as one snapshot takes, into that and archive segments.
-    fn compact_some(&self, mut sealed: Vec<Arc<Generation>>) -> Result<(), StorageError> {
         let files = &self.files;
         let base = self.newest_snapshot()?;
-        let covered = base.as_ref().map_or(Sequence::NONE, |(last, _)| *last);
         let segments = self.segments.read().clone();
-        let mut changed = HashSet::new();
-        // There are some after the loss of a snapshot.
-        for segment in segments.iter().filter(|segment| segment.last() > covered) {
-            segment.replay(segment.first(), &mut |record| {
-                note_accounts(files.shard, segment.path(), record, covered, &mut changed)
-            })?;
-        }
-        let mut taken = 0;
-        for generation in &sealed {
-            if changed.len() >= CHANGED_ACCOUNTS_MAX {
-                break;
-            }
-            generation.replay(&mut |record| {
-                note_accounts(files.shard, generation.path(), record, covered, &mut changed)
-            })?;
-            taken += 1;
-        }
-        sealed.truncate(taken);
+        let base_bytes = base.as_ref().map_or(Ok(0), |(_, path)| files::length(path))?;
+        let is_excerpt = base_bytes > WHOLE_SNAPSHOT_BYTES_MAX;
         let (mut ledger, from) = match &base {
-            None => (Ledger::new(files.shard), files.genesis()),
-            Some((_, base)) => snapshot::read_excerpt(base, files.ledger, files.shard, &changed)?,
+            Some((covered, base)) if is_excerpt => {
+                let changed = changed_accounts(files.shard, &segments, &mut sealed, *covered)?;
+                snapshot::read_excerpt(base, files.ledger, files.shard, &changed)?
+            }
+            _ => files.newest_snapshot()?,
         };
-        drop(changed);
-        let end = walk(files, &segments, from, &mut |record, _| replay(&mut ledger, record), |step| {
-            replay_generations(&sealed, step)
+        let accounts_max = ledger.accounts().len() + OPENED_ACCOUNTS_MAX;
+        let accounts = Cell::new(0);
+        let mut replay = |record: &Record<'_>, _: &LogPosition| {
+            replay(&mut ledger, record)?;
+            accounts.set(ledger.accounts().len());
+            Ok(())
+        };
+        let mut taken = 0;
+        let end = walk(files, &segments, from, &mut replay, |step| {
+            for generation in sealed.iter().take_while(|_| accounts.get() < accounts_max) {
+                replay_generations(&[generation.as_ref()], step)?;
+                taken += 1;
+            }
+            Ok(())
         })?;
+        sealed.truncate(taken);
         if end.last > from.last {
             match &base {
-                None => snapshot::write(&files.snapshots, files.ledger, files.shard, &ledger, &end)?,
-                Some((_, base)) => {
+                Some((_, base)) if is_excerpt => {
                     snapshot::rewrite(&files.snapshots, files.ledger, files.shard, base, &ledger, &end)?
                 }
+                _ => snapshot::write(&files.snapshots, files.ledger, files.shard, &ledger, &end)?,
             };
             snapshot::prune(&files.snapshots, SNAPSHOTS_KEPT)?;
         }
         // The state is not needed while the archive is written.
         drop(ledger);
         self.archive(&sealed)
+    }
+
+    fn newest_snapshot(&self) -> Result<Option<(Sequence, PathBuf)>, StorageError> {
+        Ok(snapshot::list(&self.files.snapshots)?.pop())
     }
 
     /// How many generations wait to be compacted.
@@ -621,10 +657,7 @@ impl ShardLog {
     /// # Errors
     /// If the snapshots cannot be looked at.
     pub fn compaction_bytes(&self) -> Result<u64, StorageError> {
-        let newest = match self.newest_snapshot()? {
-            Some((_, path)) => std::fs::metadata(&path).map_err(StorageError::io("look at", &path))?.len(),
-            None => 0,
-        };
+        let newest = self.newest_snapshot()?.map_or(Ok(0), |(_, path)| files::length(&path))?;
         let sealed: u64 = self.generations.sealed().iter().map(|generation| generation.bytes_written()).sum();
         Ok(newest + newest / 2 + 2 * sealed)
     }
@@ -657,20 +690,39 @@ impl ShardLog {
         unsynced.map_or(Ok(()), UnsyncedWatermark::sync)
     }
 
-    /// Archives generations that a durable snapshot covers, a segment each, and deletes them.
+    /// Archives generations that a durable snapshot covers, and deletes them.
     fn archive(&self, sealed: &[Arc<Generation>]) -> Result<(), StorageError> {
         let files = &self.files;
-        for generation in sealed {
-            let archived = self.segments.read().last().map_or(files.genesis(), |segment| segment.after());
+        let archived = self.segments.read().last().map_or(files.genesis(), |segment| segment.after());
+        let mut writer: Option<SegmentWriter> = None;
+        let mut archiving = Vec::new();
+        for (place, generation) in sealed.iter().enumerate() {
             if generation.range().is_some_and(|(_, last)| last > archived.last) {
-                let mut writer = SegmentWriter::create(&files.archive, files.ledger, files.shard, archived)?;
+                let writer = match &mut writer {
+                    Some(writer) => writer,
+                    None => writer.insert(self.next_segment()?),
+                };
                 generation.replay(&mut |record| writer.append(record.bytes()))?;
+            }
+            archiving.push(generation.number());
+            let is_last = place + 1 == sealed.len();
+            let is_done = |writer: &mut SegmentWriter| is_last || writer.bytes() >= SEGMENT_BYTES_ENOUGH;
+            if let Some(writer) = writer.take_if(is_done) {
                 let segment = writer.finish()?;
                 self.segments.write().push(Arc::new(segment));
             }
-            self.generations.remove(generation.number())?;
+            if writer.is_none() {
+                archiving.drain(..).try_for_each(|number| self.generations.remove(number))?;
+            }
         }
         self.merge_segments()
+    }
+
+    /// The segment that continues the archive, in the making.
+    fn next_segment(&self) -> Result<SegmentWriter, StorageError> {
+        let files = &self.files;
+        let archived = self.segments.read().last().map_or(files.genesis(), |segment| segment.after());
+        SegmentWriter::create(&files.archive, files.ledger, files.shard, archived)
     }
 
     /// Merges the newest segments for as long as the one before the last is not much larger than the last.
