@@ -40,7 +40,7 @@ use crate::shard::worker::{Network, ShardThreads};
 use crate::storage::StorageError;
 use crate::storage::in_flight;
 use crate::storage::journal::{JournalOptions, wake_spare_threads};
-use crate::storage::log::{Recovered, ShardFiles, ShardJournal, ShardLog, recover};
+use crate::storage::log::{CompactionLimits, Recovered, ShardFiles, ShardJournal, ShardLog, recover};
 use crate::storage::manifest::{Birth, DataDirectory};
 use crate::storage::pace::{self, Hurry};
 
@@ -569,7 +569,7 @@ fn compact(log: &ShardLog, reserve: &DiskReserve) -> Result<bool, StorageError> 
         tracing::warn!(needed, "there is no room to compact the log; making room is the operator's");
         return Ok(false);
     }
-    log.compact()?;
+    log.compact(&CompactionLimits::default())?;
     Ok(true)
 }
 

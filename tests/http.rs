@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::{MemoryBank, Reply, Service};
+use teller::bank::{AccountSelector, BatchItem, BatchItems, BatchRefusal, Origin, Refusal};
 use teller::http::{Code, Drained, Limits};
-use teller::ledger::Sequence;
+use teller::ledger::operation::{Opening, Operation};
+use teller::ledger::{AccountName, Amount, Direction, Note, Quantity, Sequence};
 use teller::storage::StorageError;
 use teller::storage::journal::JournalReader;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
+use tokio::time::Instant;
 
 #[tokio::test]
 async fn an_account_lives_and_is_closed_in_version_one() {
@@ -745,4 +748,44 @@ async fn who_reads_late_gets_every_reply_once_and_in_order() {
     }
     assert!(rest.is_empty());
     service.stop().await;
+}
+
+/// P7: what waits for compaction is bounded, because batches settle at its pace.
+#[tokio::test(start_paused = true)]
+async fn batches_wait_for_compaction_and_single_requests_do_not() {
+    let MemoryBank { bank, brake, .. } = &MemoryBank::start(1);
+    let currency = bank.currency();
+    let name = AccountName::parse("alice").expect("valid");
+    let account = AccountSelector::Name(name.clone());
+    let amount = Quantity::of(Amount::from_minor_units(100).expect("in range"), currency);
+    let origin = Origin { key: None, request_id: "".into() };
+    bank.open(Opening::plain(name, currency, None), origin.clone()).await.expect("opened");
+    let batch = || async {
+        let mut items = BatchItems::expecting(100);
+        for _ in 0..100 {
+            let account = bank.place(account.clone());
+            let operation = Operation::Deposit { account, amount, note: Note::default() };
+            items.push(BatchItem { operation, conditions: Vec::new(), key: None }, bank);
+        }
+        bank.batch(items, false, false, origin.clone()).await.map(|outcome| outcome.results.len())
+    };
+    let deposit = || bank.post(account.clone(), None, Direction::Deposit, amount, origin.clone());
+
+    let start = Instant::now();
+    assert!(matches!(batch().await, Ok(100)), "few generations wait");
+    assert!(matches!(batch().await, Ok(100)), "and batches cost nothing");
+    brake.set(1000);
+    assert!(matches!(batch().await, Ok(100)), "nobody is to be waited for");
+    deposit().await.expect("it passes");
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    let (waits, is_sent_away) = tokio::join!(batch(), async {
+        let refused = batch().await;
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        refused
+    });
+    assert!(matches!(waits, Ok(100)));
+    assert!(start.elapsed() >= Duration::from_secs(2), "as long as one costs at the most");
+    assert!(matches!(is_sent_away, Err(BatchRefusal::Refused(Refusal::Overloaded))), "{is_sent_away:?}");
+    brake.set(0);
+    assert!(matches!(batch().await, Ok(100)));
 }

@@ -10,11 +10,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use ledger_files::{LEDGER, Running, Seen, copy, directory, logged, names};
+use ledger_files::{AS_A_LARGE_LEDGER, LEDGER, Running, Seen, copy, directory, logged, names};
 use teller::ledger::{AccountName, AccountRef, Amount, Command, Currency, Quantity, Sequence, Target};
 use teller::progress::Progress;
 use teller::storage::StorageError;
 use teller::storage::journal::{Journal, JournalReader};
+use teller::storage::log::CompactionLimits;
 use teller::storage::snapshot;
 use teller::storage::verify::verify;
 
@@ -62,16 +63,23 @@ struct Compaction {
 
 impl Compaction {
     fn new() -> Compaction {
+        Compaction::within(CompactionLimits::default())
+    }
+
+    /// With limits for the second one, of two generations.
+    fn within(limits: CompactionLimits) -> Compaction {
         let (live, before, after) = (directory(), directory(), directory());
         let mut running = start(live.path());
         let shard = &mut running.shards[0];
         shard.open("alice");
         shard.deposits("alice", 1..10);
         shard.compact();
-        shard.deposits("alice", 10..20);
-        shard.recovered.journal.roll().expect("rolled");
+        for units in [10..14, 14..20] {
+            shard.deposits("alice", units);
+            shard.recovered.journal.roll().expect("rolled");
+        }
         copy(live.path(), before.path());
-        shard.recovered.log.compact().expect("compacted");
+        shard.recovered.log.compact(&limits).expect("compacted");
         copy(live.path(), after.path());
         let seen = shard.seen().expect("intact");
         drop(running);
@@ -98,6 +106,54 @@ fn a_compaction_that_is_cut_short_anywhere_is_made_up_for() {
         let (_, log) = logged(|| starts_as(state.path(), &compaction.seen));
         assert!(!log.contains("WARN"), "{done:?} is nothing to worry about: {log}");
     }
+    // Of two generations in one segment, the first is removed.
+    let state = compaction.with(&[SNAPSHOTS, ARCHIVE]);
+    let journal = state.path().join(JOURNAL);
+    fs::remove_dir_all(journal.join(&names(&journal)[0])).expect("removed");
+    starts_as(state.path(), &compaction.seen);
+}
+
+/// Whether a snapshot is made of the whole one before or of an excerpt of it is nowhere to be seen.
+#[test]
+fn a_large_ledger_is_compacted_as_a_small_one_is() {
+    let [small, large] = [CompactionLimits::default(), AS_A_LARGE_LEDGER].map(Compaction::within);
+    let files = |compaction: &Compaction, directory| {
+        let directory = compaction.after.path().join(directory);
+        let read = |name| (fs::read(directory.join(&name)).expect("read"), name);
+        names(&directory).into_iter().map(read).collect::<Vec<_>>()
+    };
+    assert_eq!(files(&small, SNAPSHOTS), files(&large, SNAPSHOTS));
+    assert_eq!(small.seen, large.seen);
+    starts_as(large.with(&[SNAPSHOTS, ARCHIVE, JOURNAL]).path(), &small.seen);
+}
+
+/// What waits takes memory, so it goes a few generations at a time; those go into one snapshot and one segment, or
+/// each would be written many times.
+#[test]
+fn some_generations_at_a_time_become_one_snapshot_and_one_segment() {
+    let live = directory();
+    let mut running = start(live.path());
+    let shard = &mut running.shards[0];
+    shard.open("alice");
+    for units in 1..7 {
+        shard.deposit("alice", units);
+        shard.recovered.journal.roll().expect("rolled");
+    }
+    let limits = CompactionLimits::default();
+    for (segments, last) in [(1, 5), (2, 7)] {
+        shard.recovered.log.compact(&limits).expect("compacted");
+        let segment = names(&live.path().join(ARCHIVE)).pop().expect("one");
+        assert!(segment.ends_with(&format!("{last:020}.segment")), "{segment}");
+        let snapshots = names(&live.path().join(SNAPSHOTS));
+        assert_eq!(
+            (snapshots.len(), &*snapshots[segments - 1]),
+            (segments, &*format!("{last:020}.snapshot"))
+        );
+    }
+    assert_eq!(names(&live.path().join(JOURNAL)).len(), 1, "all but the live one are archived");
+    let seen = shard.seen().expect("intact");
+    drop(running);
+    starts_as(live.path(), &seen);
 }
 
 #[test]
@@ -163,12 +219,17 @@ fn nothing_is_archived_before_a_snapshot_covers_it() {
     let name = format!("{:020}.snapshot", shard.ledger().last().get());
     let obstacle = live.path().join(SNAPSHOTS).join(format!("{name}.tmp"));
     fs::create_dir(&obstacle).expect("created");
-    let error = shard.recovered.log.compact().expect_err("it cannot be written").to_string();
+    let error = shard
+        .recovered
+        .log
+        .compact(&CompactionLimits::default())
+        .expect_err("it cannot be written")
+        .to_string();
     assert!(error.contains(&name), "{error}");
     assert_eq!(names(&live.path().join(ARCHIVE)), [""; 0]);
     assert!(shard.recovered.log.record(Sequence::FIRST).expect("intact").is_some());
     fs::remove_dir(&obstacle).expect("removed");
-    shard.recovered.log.compact().expect("the next one makes up for it");
+    shard.recovered.log.compact(&CompactionLimits::default()).expect("the next one makes up for it");
     assert_eq!(names(&live.path().join(ARCHIVE)).len(), 1);
 }
 

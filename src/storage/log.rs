@@ -45,14 +45,6 @@ use crate::progress::Progress;
 /// How many snapshots are kept: the newest, and one to fall back to by hand.
 const SNAPSHOTS_KEPT: usize = 2;
 
-/// How many generations go into the same snapshot. What waits takes memory until it is compacted, so it is better done
-/// in steps; larger steps are not cheaper, unless the snapshot takes longer than the generations.
-const GENERATIONS_PER_SNAPSHOT_MAX: usize = 4;
-
-/// A snapshot of no more bytes is read whole when the next one is made: some 300,000 accounts. Of a larger one only the
-/// accounts that have changed are, and finding out which is a third of a compaction.
-const WHOLE_SNAPSHOT_BYTES_MAX: u64 = 32 * 1024 * 1024;
-
 /// With so many changed accounts, or so many opened, no further generation goes into the same snapshot, which bounds the
 /// memory that compacting takes: at 200 bytes each, some 200 MB, as one generation can have 700,000 openings.
 const CHANGED_ACCOUNTS_MAX: usize = 300_000;
@@ -65,13 +57,34 @@ const ARCHIVE_BYTES_VERIFIED_AT_START: u64 = 64 * 1024 * 1024;
 /// Segments are merged up to this size: 10 TB of archive are then 160,000 segments, 40 MB of memory.
 const MERGED_SEGMENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
-/// Generations go into one segment until it has so many bytes, so that it need not be merged: half as much as that makes,
-/// as a generation has up to that much.
-const SEGMENT_BYTES_ENOUGH: u64 = MERGED_SEGMENT_BYTES_MAX / 2;
-
 /// A segment is merged with the newest one if it is at most so many times larger. So small segments, which a
 /// snapshot every few minutes makes, are rewritten a few times in all, and a start never finds many of them.
 const MERGE_RATIO_MAX: u64 = 4;
+
+/// How much [`ShardLog::compact`] does at a time, and how. The default is for a server; whatever it is, the log is
+/// complete and holds the same records.
+#[derive(Clone, Copy, Debug)]
+pub struct CompactionLimits {
+    /// How many generations go into the same snapshot. What waits takes memory until it is compacted, so it is better
+    /// done in steps; larger steps are not cheaper, unless the snapshot takes longer than the generations.
+    pub generations: usize,
+    /// A snapshot of no more bytes is read whole when the next one is made: some 300,000 accounts. Of a larger one only
+    /// the accounts that have changed are, and finding out which is a third of a compaction.
+    pub whole_snapshot_bytes: u64,
+    /// Generations go into the same segment until it has so many bytes. With half of what segments are merged up to, a
+    /// segment of full generations is not merged.
+    pub segment_bytes: u64,
+}
+
+impl Default for CompactionLimits {
+    fn default() -> CompactionLimits {
+        CompactionLimits {
+            generations: 4,
+            whole_snapshot_bytes: 32 * 1024 * 1024,
+            segment_bytes: MERGED_SEGMENT_BYTES_MAX / 2,
+        }
+    }
+}
 
 /// Where a shard's files are, and whose they are.
 #[derive(Clone, Debug)]
@@ -594,9 +607,9 @@ impl ShardLog {
     ///
     /// # Errors
     /// If something cannot be read, is not as it was written, or cannot be written. The generations then stay.
-    pub fn compact(&self) -> Result<(), StorageError> {
+    pub fn compact(&self, limits: &CompactionLimits) -> Result<(), StorageError> {
         let mut sealed = self.generations.sealed();
-        sealed.truncate(GENERATIONS_PER_SNAPSHOT_MAX);
+        sealed.truncate(limits.generations);
         if sealed.is_empty() {
             return Ok(());
         }
@@ -604,7 +617,7 @@ impl ShardLog {
         let base = self.newest_snapshot()?;
         let segments = self.segments.read().clone();
         let base_bytes = base.as_ref().map_or(Ok(0), |(_, path)| files::length(path))?;
-        let is_excerpt = base_bytes > WHOLE_SNAPSHOT_BYTES_MAX;
+        let is_excerpt = base_bytes > limits.whole_snapshot_bytes;
         let (mut ledger, from) = match &base {
             Some((covered, base)) if is_excerpt => {
                 let changed = changed_accounts(files.shard, &segments, &mut sealed, *covered)?;
@@ -639,7 +652,7 @@ impl ShardLog {
         }
         // The state is not needed while the archive is written.
         drop(ledger);
-        self.archive(&sealed)
+        self.archive(&sealed, limits)
     }
 
     fn newest_snapshot(&self) -> Result<Option<(Sequence, PathBuf)>, StorageError> {
@@ -676,7 +689,7 @@ impl ShardLog {
             snapshot::write(&files.snapshots, files.ledger, files.shard, ledger, &end)?;
             snapshot::prune(&files.snapshots, SNAPSHOTS_KEPT)?;
         }
-        self.archive(&self.generations.sealed())?;
+        self.archive(&self.generations.sealed(), &CompactionLimits::default())?;
         self.sync_watermark()
     }
 
@@ -691,7 +704,7 @@ impl ShardLog {
     }
 
     /// Archives generations that a durable snapshot covers, and deletes them.
-    fn archive(&self, sealed: &[Arc<Generation>]) -> Result<(), StorageError> {
+    fn archive(&self, sealed: &[Arc<Generation>], limits: &CompactionLimits) -> Result<(), StorageError> {
         let files = &self.files;
         let archived = self.segments.read().last().map_or(files.genesis(), |segment| segment.after());
         let mut writer: Option<SegmentWriter> = None;
@@ -706,7 +719,7 @@ impl ShardLog {
             }
             archiving.push(generation.number());
             let is_last = place + 1 == sealed.len();
-            let is_done = |writer: &mut SegmentWriter| is_last || writer.bytes() >= SEGMENT_BYTES_ENOUGH;
+            let is_done = |writer: &mut SegmentWriter| is_last || writer.bytes() >= limits.segment_bytes;
             if let Some(writer) = writer.take_if(is_done) {
                 let segment = writer.finish()?;
                 self.segments.write().push(Arc::new(segment));

@@ -15,11 +15,15 @@ use teller::progress::Progress;
 use teller::storage::StorageError;
 use teller::storage::journal::record::Draft;
 use teller::storage::journal::{Journal, JournalOptions, JournalReader};
-use teller::storage::log::{Recovered, ShardFiles, recover};
+use teller::storage::log::{CompactionLimits, Recovered, ShardFiles, recover};
 use teller::storage::manifest::{Birth, DataDirectory};
 use uuid::Uuid;
 
 pub(crate) const LEDGER: Uuid = Uuid::from_u128(0x7e11_e200_0000_4000_8000_0000_0000_0001);
+
+/// Of no snapshot more is read than what has changed, and of no segment is there more than a generation.
+pub(crate) const AS_A_LARGE_LEDGER: CompactionLimits =
+    CompactionLimits { generations: 4, whole_snapshot_bytes: 0, segment_bytes: 0 };
 
 /// How often a start is tried while an ended one still holds a file: ten seconds.
 const ATTEMPTS: u32 = 2000;
@@ -110,10 +114,12 @@ impl Shard {
         units.for_each(|units| self.deposit(name, units));
     }
 
-    /// Seals the generation and compacts.
+    /// Seals the generation and compacts, now as a small ledger and now as a large one.
     pub(crate) fn compact(&mut self) {
         self.recovered.journal.roll().expect("rolled");
-        self.recovered.log.compact().expect("compacted");
+        let is_large = self.ledger().last().get() % 2 == 0;
+        let limits = if is_large { AS_A_LARGE_LEDGER } else { CompactionLimits::default() };
+        self.recovered.log.compact(&limits).expect("compacted");
     }
 
     pub(crate) fn ledger(&self) -> &Ledger {

@@ -13,7 +13,7 @@ use hyper_util::client::legacy::Client as HyperClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
-use teller::bank::{Bank, BankShard};
+use teller::bank::{Bank, BankShard, Brake};
 use teller::cores::Cores;
 use teller::http::{Api, Drained, Limits, Threads, serve};
 use teller::ledger::{Amount, Currency, Ledger, OverdraftDefault, ShardId, Timestamp};
@@ -29,6 +29,7 @@ use tokio::task::JoinHandle;
 /// A bank over shards whose journals are in memory.
 pub struct MemoryBank {
     pub bank: Arc<Bank>,
+    pub brake: Brake,
     shards: Vec<ShardThreads<MemoryJournal>>,
 }
 
@@ -80,7 +81,9 @@ impl MemoryBank {
             (threads, BankShard { handle, log })
         };
         let (shards, ways) = (0..shards).map(start).unzip();
-        MemoryBank { bank: Arc::new(Bank::new(ways, rules.overdraft)), shards }
+        let brake = Brake::default();
+        let bank = Bank::new(ways, rules.overdraft).braked_by(brake.clone());
+        MemoryBank { bank: Arc::new(bank), brake, shards }
     }
 
     /// Ends the shards; the bank answers nothing more.
