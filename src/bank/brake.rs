@@ -92,7 +92,7 @@ impl Queue {
 fn price(generations_waiting: usize) -> u64 {
     match generations_waiting.checked_sub(GENERATIONS_FREE + 1) {
         None => 0,
-        Some(more) => PRICE_MIN / 2 * (2 + more as u64 % 2) << (more / 2).min(20),
+        Some(more) => (PRICE_MIN / 2 * (2 + more as u64 % 2)) << (more / 2).min(20),
     }
 }
 
@@ -113,10 +113,10 @@ mod tests {
     fn who_joins_the_queue_waits_until_those_before_have_paid() {
         let mut queue = Queue::default();
         let now = Instant::now();
-        assert_eq!(queue.join(now, 30 * MS), Some(0 * MS));
+        assert_eq!(queue.join(now, 30 * MS), Some(Duration::ZERO));
         assert_eq!(queue.join(now, 5 * MS), Some(30 * MS));
         assert_eq!(queue.join(now + 10 * MS, 5 * MS), Some(25 * MS));
-        assert_eq!(queue.join(now + 50 * MS, 5 * MS), Some(0 * MS), "nobody is left");
+        assert_eq!(queue.join(now + 50 * MS, 5 * MS), Some(Duration::ZERO), "nobody is left");
     }
 
     #[test]
@@ -124,7 +124,7 @@ mod tests {
         let mut queue = Queue::default();
         let now = Instant::now();
         // However large, one pays no more than others may wait.
-        assert_eq!(queue.join(now, 1000 * WAIT_MAX), Some(0 * MS));
+        assert_eq!(queue.join(now, 1000 * WAIT_MAX), Some(Duration::ZERO));
         assert_eq!(queue.join(now, MS), Some(WAIT_MAX));
         assert_eq!(queue.join(now, MS), None);
         assert_eq!(queue.join(now, MS), None);

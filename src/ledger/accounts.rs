@@ -10,7 +10,6 @@
 //! replayed on it, and that more are opened, as on the whole: that is how a snapshot is made of the one before. It
 //! cannot tell whether a name belongs to an account that it does not have; who makes one looks after that.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::hint::black_box;
@@ -21,7 +20,8 @@ use std::slice::Iter;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
-use super::{Account, AccountName, AccountNumber, AccountRef};
+use super::account_set::RankedAccounts;
+use super::{Account, AccountName, AccountNumber, AccountRef, AccountSet};
 
 /// How many accounts stand together: half a megabyte, so that little is reserved for none, and the list of segments
 /// of ten million stays in the processor's caches.
@@ -37,9 +37,9 @@ pub struct Accounts {
     /// All but the last are full. A segment never grows past its first capacity.
     segments: Vec<Vec<Account>>,
     names: NameIndex,
-    /// Below this number there are only some, at `places`. In the whole there is none below it.
+    /// Below this number there are only some, each in the place that its rank says. In the whole there is none below it.
     excerpt_below: usize,
-    places: HashMap<AccountNumber, u32>,
+    excerpt: RankedAccounts,
 }
 
 /// Another account has the name.
@@ -54,14 +54,15 @@ impl Accounts {
         new
     }
 
-    /// An excerpt of so many accounts, with none of them so far.
-    pub fn excerpt_of(accounts: usize) -> Accounts {
-        Accounts { excerpt_below: accounts, ..Accounts::default() }
+    /// An excerpt of so many accounts: those of them that are in the set, none of which has been added so far.
+    pub fn excerpt_of(accounts: usize, wanted: &AccountSet) -> Accounts {
+        let excerpt = RankedAccounts::below(accounts, wanted);
+        Accounts { excerpt_below: accounts, excerpt, ..Accounts::default() }
     }
 
     /// How many accounts the shard has: the number of the next one.
     pub fn len(&self) -> usize {
-        self.excerpt_below - self.places.len() + self.held()
+        self.excerpt_below + self.held().saturating_sub(self.excerpt.len())
     }
 
     /// Whether the shard has none.
@@ -134,29 +135,18 @@ impl Accounts {
         numbers.map_while(|number| self.get(number))
     }
 
-    /// Adds an account: the next one, or one more of an excerpt, in order of their numbers.
+    /// Adds an account: the next of those that an excerpt shall have, and when it has them, the one with the next number.
     ///
     /// # Errors
     /// If its name belongs to another one here.
     ///
     /// # Panics
-    /// If it is not the next one, and not of an excerpt's.
+    /// If it is another one.
     pub fn push(&mut self, account: Account) -> Result<(), NameTaken> {
-        let (number, place) = (account.number, self.held());
-        if number.index() < self.excerpt_below {
-            assert_eq!(place, self.places.len(), "an excerpt is made before it grows");
-            assert!(
-                at(&self.segments, place.wrapping_sub(1)).is_none_or(|last| last.number < number),
-                "in order"
-            );
-        } else {
-            assert_eq!(number.index(), self.len(), "accounts are numbered in order");
-        }
+        let place = self.held();
+        assert_eq!(self.place(account.number.index()), Some(place), "accounts are added in order");
         self.names.insert(&account.name, place, &self.segments)?;
-        if number.index() < self.excerpt_below {
-            self.places.insert(number, place as u32);
-        }
-        if place % SEGMENT_ACCOUNTS == 0 {
+        if place.is_multiple_of(SEGMENT_ACCOUNTS) {
             self.segments.push(Vec::with_capacity(SEGMENT_ACCOUNTS));
         }
         self.segments.last_mut().expect("there is one").push(account);
@@ -171,10 +161,9 @@ impl Accounts {
 
     fn place(&self, number: usize) -> Option<usize> {
         if number >= self.excerpt_below {
-            return Some(number - self.excerpt_below + self.places.len());
+            return Some(number - self.excerpt_below + self.excerpt.len());
         }
-        let number = AccountNumber::new(u32::try_from(number).ok()?);
-        self.places.get(&number).map(|place| *place as usize)
+        self.excerpt.rank(AccountNumber::new(u32::try_from(number).ok()?))
     }
 }
 
@@ -353,7 +342,9 @@ mod tests {
 
     #[test]
     fn an_excerpt_has_some_accounts_and_the_new_ones() {
-        let mut excerpt = Accounts::excerpt_of(100);
+        // An account that is wanted but not there yet: it is opened while the set is made.
+        let wanted = [3, 50, 99, 101].map(AccountNumber::new).into_iter().collect();
+        let mut excerpt = Accounts::excerpt_of(100, &wanted);
         assert_eq!(excerpt.len(), 100);
         for number in [3, 50, 99, 100, 101] {
             excerpt.push(account(number)).expect("a new name");

@@ -18,6 +18,7 @@
 //! imports nothing else of the crate.
 
 mod account;
+mod account_set;
 mod accounts;
 mod chain;
 mod command;
@@ -40,6 +41,7 @@ mod velocity;
 pub mod workspace;
 
 pub use account::{Account, AccountStatus, Details, LINKS_MAX, Link, LinkKind};
+pub use account_set::AccountSet;
 pub use accounts::{Accounts, NameTaken};
 pub use chain::{Chain, Links};
 pub use command::{AccountRef, Command, Target, Terms};

@@ -20,7 +20,6 @@
 
 use std::borrow::Borrow;
 use std::cell::Cell;
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -39,7 +38,7 @@ use super::manifest::DataDirectory;
 use super::{
     RESTORE_BACKUP, StorageError, UnsyncedWatermark, Watermark, WatermarkHealth, files, pace, snapshot,
 };
-use crate::ledger::{AccountNumber, Event, Ledger, Sequence, ShardId};
+use crate::ledger::{AccountSet, Event, Ledger, Sequence, ShardId};
 use crate::progress::Progress;
 
 /// How many snapshots are kept: the newest, and one to fall back to by hand.
@@ -381,8 +380,8 @@ fn changed_accounts(
     segments: &[Arc<Segment>],
     sealed: &mut Vec<Arc<Generation>>,
     covered: Sequence,
-) -> Result<HashSet<AccountNumber>, StorageError> {
-    let mut changed = HashSet::new();
+) -> Result<AccountSet, StorageError> {
+    let mut changed = AccountSet::default();
     // There are some after the loss of a snapshot.
     for segment in segments.iter().filter(|segment| segment.last() > covered) {
         segment.replay(segment.first(), &mut |record| {
@@ -408,7 +407,7 @@ fn note_accounts(
     path: &Path,
     record: &Record<'_>,
     covered: Sequence,
-    accounts: &mut HashSet<AccountNumber>,
+    accounts: &mut AccountSet,
 ) -> Result<(), StorageError> {
     pace::rest();
     if record.last() <= covered {

@@ -75,7 +75,7 @@
 //! Simplified: reading back compares bytes and adds up money and holds, but asks no index whether a name is there
 //! twice. [`rewrite()`] asks whether an account that it copies has the name of one that was opened since.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -93,9 +93,10 @@ use super::fields::{
 use super::files::{self, AtomicFile, HashedFile};
 use super::journal::record::{ChainHash, LogPosition};
 use crate::ledger::{
-    Account, AccountName, AccountNumber, AccountStatus, Accounts, Amount, Chain, Currency, Details, Hold,
-    HoldKey, HoldOutcome, HoldStatus, IdempotencyKey, KeyDigest, KeyRecord, Ledger, LedgerParts, Link,
-    LinkKind, NameTaken, Reference, Sequence, ShardId, Spent, Timestamp, Total, TransactionId,
+    Account, AccountName, AccountNumber, AccountSet, AccountStatus, Accounts, Amount, Chain, Currency,
+    Details, Hold, HoldKey, HoldOutcome, HoldStatus, IdempotencyKey, KeyDigest, KeyRecord, Ledger,
+    LedgerParts, Link, LinkKind, NameTaken, Reference, Sequence, ShardId, Spent, Timestamp, Total,
+    TransactionId,
 };
 
 /// The next step for a snapshot that cannot be read: nothing is only in a snapshot.
@@ -223,7 +224,7 @@ pub fn read_excerpt(
     path: &Path,
     ledger_id: Uuid,
     shard: ShardId,
-    accounts: &HashSet<AccountNumber>,
+    accounts: &AccountSet,
 ) -> Result<(Ledger, LogPosition), StorageError> {
     decode(path, ledger_id, shard, Some(accounts))
 }
@@ -232,7 +233,7 @@ fn decode(
     path: &Path,
     ledger_id: Uuid,
     shard: ShardId,
-    wanted: Option<&HashSet<AccountNumber>>,
+    wanted: Option<&AccountSet>,
 ) -> Result<(Ledger, LogPosition), StorageError> {
     let mut source = Source::open(path, ledger_id, shard)?;
     let mut decoder = Decoder::new(source.header, source.file.length(), wanted);
@@ -942,11 +943,11 @@ struct Decoder<'a> {
     items: Items,
     parts: LedgerParts,
     /// Which accounts are kept; all, if nothing is said.
-    wanted: Option<&'a HashSet<AccountNumber>>,
+    wanted: Option<&'a AccountSet>,
 }
 
 impl Decoder<'_> {
-    fn new(header: Header, file_bytes: u64, wanted: Option<&HashSet<AccountNumber>>) -> Decoder<'_> {
+    fn new(header: Header, file_bytes: u64, wanted: Option<&AccountSet>) -> Decoder<'_> {
         let accounts = header.counts[ACCOUNTS].min(file_bytes / ACCOUNT_BYTES_MIN) as usize;
         Decoder {
             items: Items::of(header),
@@ -960,7 +961,7 @@ impl Decoder<'_> {
                 received: BTreeMap::new(),
                 accounts: match wanted {
                     None => Accounts::with_capacity(accounts),
-                    Some(_) => Accounts::excerpt_of(accounts),
+                    Some(wanted) => Accounts::excerpt_of(accounts, wanted),
                 },
                 holds: Vec::new(),
                 reversals: BTreeMap::new(),
@@ -977,7 +978,7 @@ impl Decoder<'_> {
         let (kind, place) = self.items.next().unwrap_or((KEYS, 0));
         if let Some(wanted) = self.wanted
             && kind == ACCOUNTS
-            && !wanted.contains(&account_number(reader, place)?)
+            && !wanted.contains(account_number(reader, place)?)
         {
             return self.items.pass(reader).map(|_| ());
         }
@@ -1332,12 +1333,12 @@ mod tests {
             let (ledger, position) = state_after(&sample, start);
             let base = write(bases.path(), LEDGER, shard(), &ledger, &position).expect("written");
             let end = sample.events.len().min(start + start % 50);
-            let mut changed = HashSet::new();
+            let mut changed = AccountSet::default();
             for event in &sample.events[start..end] {
                 event.change.note_accounts(shard(), &mut changed);
             }
             let (mut excerpt, _) = read_excerpt(&base, LEDGER, shard(), &changed).expect("readable");
-            let kept = ledger.accounts().iter().filter(|account| changed.contains(&account.number)).count();
+            let kept = ledger.accounts().iter().filter(|account| changed.contains(account.number)).count();
             assert_eq!(excerpt.accounts().iter().count(), kept);
             for event in &sample.events[start..end] {
                 excerpt.replay(event).expect("it follows");
@@ -1357,7 +1358,7 @@ mod tests {
         fs::copy(fixture(FIXTURE_FIRST), &base).expect("copied");
         let (ledger, position) = read(&base, LEDGER, shard()).expect("readable");
         let expected = write(whole.path(), LEDGER, shard(), &ledger, &position).expect("written");
-        for changed in [HashSet::new(), HashSet::from([AccountNumber::new(1)])] {
+        for changed in [AccountSet::default(), [AccountNumber::new(1)].into_iter().collect()] {
             let (excerpt, _) = read_excerpt(&base, LEDGER, shard(), &changed).expect("readable");
             let made = rewrite(merged.path(), LEDGER, shard(), &base, &excerpt, &position).expect("written");
             assert_eq!(fs::read(made).expect("readable"), fs::read(&expected).expect("readable"));
@@ -1371,7 +1372,7 @@ mod tests {
         let sample = sample(20, 10);
         let base = write_sample(temporary.path(), &sample);
         let (mut excerpt, mut position) =
-            read_excerpt(&base, LEDGER, shard(), &HashSet::new()).expect("readable");
+            read_excerpt(&base, LEDGER, shard(), &AccountSet::default()).expect("readable");
         let name = sample.ledger.accounts()[0].name.clone();
         let account = AccountNumber::new(sample.ledger.accounts().len() as u32);
         let change = Change::Opened { account, name, currency: Currency::USD, overdraft_limit: None };

@@ -117,7 +117,7 @@ impl Shard {
     /// Seals the generation and compacts, now as a small ledger and now as a large one.
     pub(crate) fn compact(&mut self) {
         self.recovered.journal.roll().expect("rolled");
-        let is_large = self.ledger().last().get() % 2 == 0;
+        let is_large = self.ledger().last().get().is_multiple_of(2);
         let limits = if is_large { AS_A_LARGE_LEDGER } else { CompactionLimits::default() };
         self.recovered.log.compact(&limits).expect("compacted");
     }
