@@ -1,5 +1,7 @@
 //! The bytes of a decision, and of refusals; drawn in [`super`].
 
+use std::mem;
+
 use super::event::{put_distance, read_distance, read_held};
 use super::{FORMAT_FIRST, FORMAT_VERSION};
 use crate::ledger::{
@@ -77,27 +79,45 @@ pub(super) fn put_decision(out: &mut Vec<u8>, decision: &Decision, time: Timesta
     }
 }
 
+/// What a decision is read into.
+pub(super) fn no_decision() -> Decision {
+    Decision { kind: Kind::Opening, note: Note::default(), parts: Vec::new() }
+}
+
+/// Reads a decision into the place of another one, which may be of any kind, as what is left there after an error; what
+/// that had from the heap is used again.
 pub(super) fn read_decision(
     reader: &mut Reader<'_>,
     time: Timestamp,
     sequence: Sequence,
-) -> Result<Decision, Malformed> {
+    decision: &mut Decision,
+) -> Result<(), Malformed> {
     let at = reader.clone();
     let byte = reader.byte()?;
     let code = byte & !(WITH_REFERENCE | WITH_METADATA);
-    let kind = read_kind(reader, &at, code, time)?;
-    let reference = (byte & WITH_REFERENCE != 0).then(|| read_reference(reader)).transpose()?;
+    let Decision { kind, note, parts } = decision;
+    *kind = read_kind(reader, &at, code, time)?;
+    note.reference = (byte & WITH_REFERENCE != 0).then(|| read_reference(reader)).transpose()?;
     let metadata = (byte & WITH_METADATA != 0).then(|| read_some_metadata(reader)).transpose()?;
+    note.metadata = metadata.unwrap_or_default();
     let count = reader.varint()?;
-    let mut parts = Vec::with_capacity(few(count));
+    parts.truncate(few(count));
     let mut currency = None;
-    for _ in 0..count {
+    for place in 0..count {
         // Each takes some bytes, as does all else that is counted: a count that lies ends with the record.
         let shard = read_shard(reader)?;
-        let part = Part::new(shard, Effects::new());
-        read_part(reader, time, sequence, &mut currency, parts.push_mut(part))?;
+        let part = match parts.get_mut(place as usize) {
+            Some(part) => {
+                let effects = mem::take(&mut part.effects);
+                *part = Part::new(shard, effects);
+                part.effects.clear();
+                part
+            }
+            None => parts.push_mut(Part::new(shard, Effects::new())),
+        };
+        read_part(reader, time, sequence, &mut currency, part)?;
     }
-    Ok(Decision { kind, note: Note { reference, metadata: metadata.unwrap_or_default() }, parts })
+    Ok(())
 }
 
 /// For how many of so many items a list has room from the start: as many as almost every list has, and no more than bytes

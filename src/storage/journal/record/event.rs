@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::decision::{put_decision, put_rejection, read_decision, read_rejection};
+use super::decision::{no_decision, put_decision, put_rejection, read_decision, read_rejection};
 use super::{FORMAT_FIRST, Header};
 use crate::ledger::{
     Amount, Change, Decision, Direction, Entry, Event, KeyUse, Links, PartLinks, Sequence, Timestamp,
@@ -154,6 +154,14 @@ fn decode(
     if byte & WITH_KEY != 0 {
         key = Some(KeyUse { key: read_key(reader)?, expires: read_later(reader, time)? });
     }
+    if kind == DECIDED {
+        // Most events are one, so what the one before had from the heap is used again.
+        let (decision, links) = decided_in(&mut event.change);
+        read_decision(reader, time, sequence, decision)?;
+        read_part_links(reader, sequence, links)?;
+        (event.time, event.key) = (time, key);
+        return Ok(());
+    }
     event.change = match kind {
         OPENED => Change::Opened {
             account: read_account(reader)?,
@@ -182,15 +190,12 @@ fn decode(
             request_id: reader.text()?.into(),
         },
         CLAIMED => Change::Claimed,
-        DECIDED => Change::Decided {
-            decision: Arc::new(read_decision(reader, time, sequence)?),
-            links: read_part_links(reader, sequence)?,
-        },
         SETTLED => {
             let by = read_transaction_id(reader, time)?;
-            let decision = read_decision(reader, by.time, by.sequence)?;
+            let (mut decision, mut links) = (no_decision(), PartLinks::new());
+            read_decision(reader, by.time, by.sequence, &mut decision)?;
             key = decision.part(header.shard).and_then(|part| part.key);
-            let links = read_part_links(reader, sequence)?;
+            read_part_links(reader, sequence, &mut links)?;
             Change::Settled { by, decision: Arc::new(decision), links }
         }
         kind => return Err(at.malformed(format!("an event has the unknown kind {kind}"))),
@@ -240,13 +245,34 @@ fn put_part_links(out: &mut Vec<u8>, links: &PartLinks, sequence: Sequence) {
     }
 }
 
-fn read_part_links(reader: &mut Reader<'_>, sequence: Sequence) -> Result<PartLinks, Malformed> {
-    let mut links = PartLinks::new();
+/// Reads links into the place of others.
+fn read_part_links(
+    reader: &mut Reader<'_>,
+    sequence: Sequence,
+    links: &mut PartLinks,
+) -> Result<(), Malformed> {
+    links.clear();
     for _ in 0..reader.varint()? {
         // Each takes two bytes at least, so a count that lies ends with the record.
         links.push(read_links(reader, sequence)?);
     }
-    Ok(links)
+    Ok(())
+}
+
+/// The decision in a change and its links, to be read anew. A change of another kind, or of which somebody has a copy of
+/// the decision, is replaced.
+fn decided_in(change: &mut Change) -> (&mut Decision, &mut PartLinks) {
+    let is_ours = match change {
+        Change::Decided { decision, .. } => Arc::get_mut(decision).is_some(),
+        _ => false,
+    };
+    if !is_ours {
+        *change = Change::Decided { decision: Arc::new(no_decision()), links: PartLinks::new() };
+    }
+    match change {
+        Change::Decided { decision, links } => (Arc::get_mut(decision).expect("nobody else has it"), links),
+        _ => unreachable!("it is a decision now"),
+    }
 }
 
 /// Appends how far back from `sequence` an earlier event is; 0 for none.
