@@ -45,9 +45,9 @@ use crate::progress::Progress;
 const SNAPSHOTS_KEPT: usize = 2;
 
 /// With so many changed accounts, or so many opened, no further generation goes into the same snapshot, which bounds the
-/// memory that compacting takes: at 200 bytes each, some 250 MB, as one generation can have 700,000 openings. A smaller
-/// bound makes more snapshots when a large ledger is behind: of a million accounts one takes as long as two generations.
-const CHANGED_ACCOUNTS_MAX: usize = 600_000;
+/// memory that compacting takes: some 250 bytes each, and of one generation there can be 1.5 million. A smaller bound
+/// makes more snapshots when a large ledger is behind: writing one of a million accounts takes as long as two generations.
+const CHANGED_ACCOUNTS_MAX: usize = 1_000_000;
 const OPENED_ACCOUNTS_MAX: usize = CHANGED_ACCOUNTS_MAX;
 
 /// How many bytes of the newest archive segments are read and verified at a start. The rest is verified when it

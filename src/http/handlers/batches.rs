@@ -44,7 +44,9 @@ pub(in crate::http) static EXECUTE: Operation = Operation {
         that is refused, also for lack of room (503), does not keep later ones from being executed. Instead of \
         the JSON object, `application/x-ndjson` has one item a line; `atomic` is a query parameter then. An item may \
         have an idempotency `key` of its own: if an earlier request has ended it, that end counts, also if the others \
-        are to be all or nothing. The batch's `Idempotency-Key` counts for all of it.",
+        are to be all or nothing. The batch's `Idempotency-Key` counts for all of it. \
+        When many large batches come, each may wait up to 2 seconds before it begins, so that the service keeps up with \
+        its snapshots; one that would wait longer is refused with 503 `overloaded`.",
     query: BatchQuery::SHAPE,
     headers: KEYED,
     request: Some(RequestBody::json::<Batch>().up_to(BATCH_BYTES_MAX)),
