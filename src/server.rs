@@ -267,6 +267,8 @@ struct Running {
     /// What the keeper slows batches down with.
     brake: Brake,
     keeper: Background,
+    /// Ends when the keeper has.
+    compaction: Background,
     housekeeper: Background,
     grower: Background,
     watchdog: Background,
@@ -331,14 +333,15 @@ impl Running {
         };
         let (snapshot, asked) = bounded(1);
         let brake = Brake::default();
+        let (compactor, compaction) = Compactor::start(kept(), Arc::clone(&reserve))?;
         let keeper = {
-            let (shards, reserve, brake) = (kept(), Arc::clone(&reserve), brake.clone());
+            let (shards, brake) = (kept(), brake.clone());
             let interval = settings.snapshot_interval;
             // Woken once at the start: the next generations are opened ahead, and what an earlier life left is
             // compacted.
             let _ = keeper_wake.try_send(());
             Background::start("keeper", move |stop| {
-                keep(&shards, &reserve, &brake, interval, &keeper_woken, &asked, stop);
+                keep(&shards, &compactor, &brake, interval, &keeper_woken, &asked, stop);
             })?
         };
         let (grower_wake, grower_woken) = bounded(1);
@@ -357,7 +360,7 @@ impl Running {
             Background::start("watchdog", move |stop| watch(&watches, stop))?
         };
         cores.roam();
-        Ok(Running { shards, snapshot, brake, keeper, housekeeper, grower, watchdog, directory })
+        Ok(Running { shards, snapshot, brake, keeper, compaction, housekeeper, grower, watchdog, directory })
     }
 
     fn bank(&self, overdraft: OverdraftDefault) -> Bank {
@@ -386,6 +389,7 @@ impl Running {
         self.watchdog.stop();
         // Ended before the last snapshots: one thread compacts at a time.
         self.keeper.stop();
+        self.compaction.stop();
         let started = Instant::now();
         for (ledger, journal, log) in stopped {
             let (accounts, last) = (ledger.accounts().len(), ledger.last().get());
@@ -478,14 +482,40 @@ fn settle_in_flight(recovered: &mut [(ShardId, Recovered)]) -> Result<usize, Sto
 
 type Kept = (ShardHandle, Arc<ShardLog>);
 
-/// Compacts whenever a generation is sealed; has the generations sealed every `interval`, and when it is asked.
-///
-/// The keeper itself only opens the next generations ahead, and says how much hurry there is. The compaction is a thread
-/// of its own: it takes its time, and a full generation must not wait for it. It is one for all compactions, since the
-/// allocator keeps for each thread what that has freed, up to 250 MB of a large ledger's.
+/// What the keeper has compact the logs: a thread of its own, for it takes its time, and a full generation must not wait
+/// for it. It is one for all compactions, since the allocator keeps for each thread what that has freed, up to 250 MB of
+/// a large ledger's.
+struct Compactor {
+    /// Has it begin; without its other end, it ends.
+    begin: Sender<()>,
+    /// Tells of the end, and whether it got on with any log.
+    done: Receiver<bool>,
+    hurry: Hurry,
+    /// Whether it is to leave what it has not begun.
+    ending: Arc<AtomicBool>,
+}
+
+impl Compactor {
+    fn start(shards: Vec<Kept>, reserve: Arc<DiskReserve>) -> Result<(Compactor, Background), ServerError> {
+        let (begin, begun) = bounded(1);
+        let (tell_done, done) = bounded(1);
+        let compactor = Compactor { begin, done, hurry: Hurry::default(), ending: Arc::default() };
+        let (hurry, ending) = (compactor.hurry.clone(), Arc::clone(&compactor.ending));
+        let thread = Background::start("compaction", move |_| {
+            pace::stand_back(&hurry);
+            while begun.recv().is_ok() {
+                let _ = tell_done.send(compact_all(&shards, &reserve, &ending));
+            }
+        })?;
+        Ok((compactor, thread))
+    }
+}
+
+/// Has the logs compacted whenever a generation is sealed; has the generations sealed every `interval`, and when it is
+/// asked. The keeper itself only opens the next generations ahead, and says how much hurry there is.
 fn keep(
     shards: &[Kept],
-    reserve: &DiskReserve,
+    compactor: &Compactor,
     brake: &Brake,
     interval: Duration,
     sealed: &Receiver<()>,
@@ -494,87 +524,68 @@ fn keep(
 ) {
     let due = tick(interval);
     let roll_all = || shards.iter().for_each(|(handle, _)| handle.roll());
-    let (hurry, ending) = (&Hurry::default(), &AtomicBool::new(false));
-    thread::scope(|scope| {
-        let (begin, begun) = bounded(1);
-        let (tell_done, done) = bounded(1);
-        let compaction = move || {
-            pace::stand_back(hurry);
-            // Until the keeper ends.
-            while begun.recv().is_ok() {
-                let _ = tell_done.send(compact_all(shards, reserve, ending));
+    let mut is_compacting = false;
+    let mut is_due = false;
+    loop {
+        let mut goes_on = false;
+        select! {
+            recv(stop) -> _ => {
+                // What is under way is waited for, and nobody is left to stand back for.
+                compactor.hurry.set(Hurry::MAX);
+                compactor.ending.store(true, Ordering::Relaxed);
+                return;
             }
-        };
-        thread::Builder::new()
-            .name("compaction".into())
-            .spawn_scoped(scope, compaction)
-            .expect("the system gives a thread");
-        let mut is_compacting = false;
-        let mut is_due = false;
-        loop {
-            let mut goes_on = false;
-            select! {
-                recv(stop) -> _ => {
-                    // What is under way is waited for, and nobody is left to stand back for.
-                    hurry.set(Hurry::MAX);
-                    ending.store(true, Ordering::Relaxed);
-                    return;
-                }
-                recv(sealed) -> _ => is_due = true,
-                // What an earlier compaction could not do has no sealing of its own to wait for.
-                recv(due) -> _ => { roll_all(); is_due = true; }
-                recv(asked) -> _ => { roll_all(); is_due = true; }
-                recv(done) -> did_well => { is_compacting = false; goes_on = did_well == Ok(true); }
-            }
-            for (index, (_, log)) in shards.iter().enumerate() {
-                if let Err(error) = log.prepare() {
-                    tracing::error!(shard = index, %error, "cannot open the next generation ahead");
-                }
-            }
-            let waiting = shards.iter().map(|(_, log)| log.sealed_generations()).max().unwrap_or(0);
-            hurry.set(waiting.saturating_sub(SEALED_GENERATIONS_UNHURRIED_MAX) as u32);
-            brake.set(waiting);
-            is_due |= goes_on && waiting > 0;
-            if is_due && !is_compacting {
-                is_due = false;
-                is_compacting = begin.send(()).is_ok();
+            recv(sealed) -> _ => is_due = true,
+            // What an earlier compaction could not do has no sealing of its own to wait for.
+            recv(due) -> _ => { roll_all(); is_due = true; }
+            recv(asked) -> _ => { roll_all(); is_due = true; }
+            recv(compactor.done) -> got_on => { is_compacting = false; goes_on = got_on == Ok(true); }
+        }
+        for (index, (_, log)) in shards.iter().enumerate() {
+            if let Err(error) = log.prepare() {
+                tracing::error!(shard = index, %error, "cannot open the next generation ahead");
             }
         }
-    });
+        let waiting = shards.iter().map(|(_, log)| log.sealed_generations()).max().unwrap_or(0);
+        compactor.hurry.set(waiting.saturating_sub(SEALED_GENERATIONS_UNHURRIED_MAX) as u32);
+        brake.set(waiting);
+        is_due |= goes_on && waiting > 0;
+        if is_due && !is_compacting {
+            is_due = false;
+            is_compacting = compactor.begin.send(()).is_ok();
+        }
+    }
 }
 
 /// Takes each log a step further, the longest first; those that it has not begun are left when the process is ending.
-/// Whether there was nothing that it could not do.
+/// Whether it got on with any.
 fn compact_all(shards: &[Kept], reserve: &DiskReserve, ending: &AtomicBool) -> bool {
     let mut order: Vec<(usize, &ShardLog)> =
         shards.iter().enumerate().map(|(index, (_, log))| (index, &**log)).collect();
     order.sort_by_key(|(_, log)| Reverse(log.sealed_generations()));
-    let mut did_well = true;
+    let mut got_on = false;
     for (index, log) in order {
         if ending.load(Ordering::Relaxed) {
-            return did_well;
+            break;
         }
         match compact(log, reserve) {
-            Ok(had_room) => did_well &= had_room,
-            Err(error) => {
-                // The log stays complete, only longer; the next time tries again.
-                tracing::error!(shard = index, %error, "cannot compact the log");
-                did_well = false;
-            }
+            Ok(worked) => got_on |= worked,
+            // The log stays complete, only longer; the next time tries again.
+            Err(error) => tracing::error!(shard = index, %error, "cannot compact the log"),
         }
     }
-    did_well
+    got_on
 }
 
-/// Takes a log a step further, if there is room for that.
+/// Takes a log a step further, if there is anything to do, and room for that.
 fn compact(log: &ShardLog, reserve: &DiskReserve) -> Result<bool, StorageError> {
-    let needed = log.compaction_bytes()?;
-    if !reserve.has_room_for(needed) {
+    let limits = CompactionLimits::default();
+    let needed = log.compaction_bytes(&limits)?;
+    if needed > 0 && !reserve.has_room_for(needed) {
         tracing::warn!(needed, "there is no room to compact the log; making room is the operator's");
         return Ok(false);
     }
-    log.compact(&CompactionLimits::default())?;
-    Ok(true)
+    log.compact(&limits)
 }
 
 /// Keeps the files of the logs some way ahead of small commits, in steps with rests, whenever there is `work`.

@@ -207,6 +207,50 @@ fn without_its_newest_snapshot_or_any_the_state_is_rebuilt_and_that_is_told() {
     }
 }
 
+/// A shutdown writes one snapshot of all that waits, then archives it. Cut short in between, it leaves more covered
+/// generations than a step takes; the steps must get behind them.
+#[test]
+fn any_number_of_generations_may_be_covered_already() {
+    let (live, finished, state) = (directory(), directory(), directory());
+    let mut running = start(live.path());
+    let shard = &mut running.shards[0];
+    shard.open("alice");
+    for units in 1..10 {
+        shard.deposit("alice", units);
+        shard.recovered.journal.roll().expect("rolled");
+    }
+    let seen = shard.seen().expect("intact");
+    drop(running);
+    copy(live.path(), finished.path());
+    start(finished.path()).stop();
+    copy(live.path(), state.path());
+    fs::remove_dir_all(state.path().join(SNAPSHOTS)).expect("removed");
+    copy(&finished.path().join(SNAPSHOTS), &state.path().join(SNAPSHOTS));
+    starts_as(state.path(), &seen);
+}
+
+/// An account that is opened or has changed is in memory while a snapshot is made.
+#[test]
+fn a_step_ends_behind_the_generation_with_which_it_has_enough_accounts() {
+    for (limits, generations_left) in
+        [(CompactionLimits::default(), [3, 0, 0, 0]), (AS_A_LARGE_LEDGER, [3, 2, 1, 0])]
+    {
+        let live = directory();
+        let mut running = start(live.path());
+        let shard = &mut running.shards[0];
+        shard.open("alice");
+        for units in 1..5 {
+            shard.deposit("alice", units);
+            shard.recovered.journal.roll().expect("rolled");
+        }
+        for left in generations_left {
+            let limits = CompactionLimits { accounts: 1, ..limits };
+            shard.recovered.log.compact(&limits).expect("compacted");
+            assert_eq!(shard.recovered.log.sealed_generations(), left);
+        }
+    }
+}
+
 /// An archive that reaches further than any snapshot would leave only the archive to rebuild the state from.
 #[test]
 fn nothing_is_archived_before_a_snapshot_covers_it() {

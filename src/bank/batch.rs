@@ -27,6 +27,9 @@ pub const BATCH_ATOMIC_ITEMS_MAX: usize = 1000;
 /// event that says how all ended.
 const CHUNK_BYTES_MAX: usize = 896 * 1024;
 
+/// What an item's key adds to its event.
+const KEY_BYTES_EXPECTED: usize = 36;
+
 /// One item.
 #[derive(Clone, Debug)]
 pub struct BatchItem {
@@ -113,7 +116,7 @@ impl BatchItems {
         self.with_keys |= key.is_some();
         self.expected = self.expected.saturating_sub(1);
         let Bytes { expected, max: more } = recorded_bytes(&operation);
-        self.bytes_expected += expected;
+        self.bytes_expected += expected + if key.is_some() { KEY_BYTES_EXPECTED } else { 0 };
         let has_room =
             |chunk: &Vec<Item>| chunk.len() < BATCH_ATOMIC_ITEMS_MAX && self.bytes + more <= CHUNK_BYTES_MAX;
         match self.chunks.last_mut().filter(|chunk| has_room(chunk)) {

@@ -10,8 +10,8 @@
 //! What always holds:
 //!
 //! - only batches wait, and before anything of them is done; single requests pass them;
-//! - a batch waits for [`WAIT_MAX`] at most, and is refused at once if that would not do. What waits has been read, so
-//!   this bounds how much memory that takes.
+//! - a batch waits for [`WAIT_MAX`] at most, and is refused at once if that would not do. While it waits it has a
+//!   connection, as any request does, and how many there are of those bounds how many wait.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,6 +27,9 @@ const GENERATIONS_FREE: usize = 8;
 
 /// The price of the first generation more: 100 MB a second, some two million transfers.
 const PRICE_MIN: u64 = 10;
+
+/// What is less than a timer can tell is not waited for; it is paid all the same.
+const WAIT_MIN: Duration = Duration::from_millis(1);
 
 /// How long a batch waits at most. Also the most that one pays.
 const WAIT_MAX: Duration = Duration::from_secs(2);
@@ -65,7 +68,7 @@ impl Brake {
         }
         let wait = self.0.queue.lock().join(Instant::now(), Duration::from_nanos(price * bytes as u64));
         match wait {
-            Some(Duration::ZERO) => Ok(()),
+            Some(wait) if wait < WAIT_MIN => Ok(()),
             Some(wait) => {
                 tokio::time::sleep(wait).await;
                 Ok(())

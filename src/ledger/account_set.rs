@@ -2,7 +2,7 @@
 
 use super::AccountNumber;
 
-/// Account numbers, a bit for each up to the highest: of ten million accounts any set takes 1.9 MB.
+/// Account numbers, a bit for each up to the highest: of ten million accounts any set takes 1.25 MB.
 ///
 /// Numbers are given out in order, so a hash table of them would hash what is an index already; and only a bit set tells
 /// how many members are below a number, which is what an excerpt of the accounts needs.

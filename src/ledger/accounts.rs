@@ -117,7 +117,8 @@ impl Accounts {
     /// of them, and the end of the chain of their entries, so that it waits for all of them at once. Of a deposit's time in
     /// the shard, waiting was half.
     pub fn fetch(&self, references: &[&AccountRef]) {
-        fetch(self.find_all(references).into_iter());
+        let found = self.find_all(references);
+        fetch(found.iter().copied());
     }
 
     /// As [`Accounts::fetch`], the accounts with these numbers.

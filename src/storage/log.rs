@@ -14,9 +14,9 @@
 //! - so at every moment, and after every crash, the log is complete from sequence 1, and there is a snapshot
 //!   at or behind the end of the archive, or there was one and it can be made again.
 //!
-//! Compaction ([`ShardLog::compact`]) works on files only: it reads the snapshot before and the sealed
-//! generations, and the shard's worker never hears of it. Of the accounts it has those in memory that have changed
-//! since that snapshot, and replays on them with all checks; the others go from file to file.
+//! Compaction ([`ShardLog::compact`]) works on files only, a few sealed generations at a time: it reads the snapshot
+//! before and those, and the shard's worker never hears of it. Of the accounts of a large ledger it has those in memory
+//! that have changed since that snapshot, and replays on them with all checks; the others go from file to file.
 
 use std::borrow::Borrow;
 use std::cell::Cell;
@@ -44,12 +44,6 @@ use crate::progress::Progress;
 /// How many snapshots are kept: the newest, and one to fall back to by hand.
 const SNAPSHOTS_KEPT: usize = 2;
 
-/// With so many changed accounts, or so many opened, no further generation goes into the same snapshot, which bounds the
-/// memory that compacting takes: some 250 bytes each, and of one generation there can be 1.5 million. A smaller bound
-/// makes more snapshots when a large ledger is behind: writing one of a million accounts takes as long as two generations.
-const CHANGED_ACCOUNTS_MAX: usize = 1_000_000;
-const OPENED_ACCOUNTS_MAX: usize = CHANGED_ACCOUNTS_MAX;
-
 /// How many bytes of the newest archive segments are read and verified at a start. The rest is verified when it
 /// is read, and by `teller verify`; a start must not take longer the older the ledger is (P10).
 const ARCHIVE_BYTES_VERIFIED_AT_START: u64 = 64 * 1024 * 1024;
@@ -65,14 +59,19 @@ const MERGE_RATIO_MAX: u64 = 4;
 /// complete and holds the same records.
 #[derive(Clone, Copy, Debug)]
 pub struct CompactionLimits {
-    /// How many generations go into the same snapshot. What waits takes memory until it is compacted, so it is better
-    /// done in steps; larger steps are not cheaper, unless the snapshot takes longer than the generations.
+    /// How many generations go into the same snapshot, besides those that the one before covers already. What waits takes
+    /// memory until it is compacted, so it is better done in steps; larger steps are not cheaper, unless the snapshot takes
+    /// longer than the generations.
     pub generations: usize,
+    /// With so many changed accounts, or so many opened, no further generation goes into the same snapshot. This bounds
+    /// the memory that compacting takes, at some 250 bytes each: a generation can have 1.5 million. A smaller bound makes
+    /// more snapshots when a large ledger is behind: writing one of a million accounts takes as long as two generations.
+    pub accounts: usize,
     /// A snapshot of no more bytes is read whole when the next one is made: some 300,000 accounts. Of a larger one only
     /// the accounts that have changed are, and finding out which is a third of a compaction.
     pub whole_snapshot_bytes: u64,
-    /// Generations go into the same segment until it has so many bytes. With half of what segments are merged up to, a
-    /// segment of full generations is not merged.
+    /// Generations go into the same segment until it has so many bytes. With half of what segments are merged up to, of
+    /// full generations none but the last segment of a step is merged.
     pub segment_bytes: u64,
 }
 
@@ -80,6 +79,7 @@ impl Default for CompactionLimits {
     fn default() -> CompactionLimits {
         CompactionLimits {
             generations: 4,
+            accounts: 1_000_000,
             whole_snapshot_bytes: 32 * 1024 * 1024,
             segment_bytes: MERGED_SEGMENT_BYTES_MAX / 2,
         }
@@ -355,11 +355,8 @@ impl Walk<'_> {
 pub fn replay(ledger: &mut Ledger, record: &Record<'_>) -> Result<(), Malformed> {
     record.each_group(|first, events| {
         ledger.fetch(events);
-        let mut sequences = (first.get()..).map_while(Sequence::new);
-        events
-            .iter()
-            .zip(&mut sequences)
-            .try_for_each(|(event, sequence)| replay_event(ledger, sequence, event))
+        let sequences = (first.get()..).map_while(Sequence::new);
+        events.iter().zip(sequences).try_for_each(|(event, sequence)| replay_event(ledger, sequence, event))
     })
 }
 
@@ -381,6 +378,7 @@ fn changed_accounts(
     segments: &[Arc<Segment>],
     sealed: &mut Vec<Arc<Generation>>,
     covered: Sequence,
+    accounts_max: usize,
 ) -> Result<AccountSet, StorageError> {
     let mut changed = AccountSet::default();
     // There are some after the loss of a snapshot.
@@ -391,7 +389,7 @@ fn changed_accounts(
     }
     let mut taken = 0;
     for generation in sealed.iter() {
-        if changed.len() >= CHANGED_ACCOUNTS_MAX {
+        if changed.len() >= accounts_max {
             break;
         }
         generation
@@ -603,37 +601,38 @@ impl ShardLog {
     }
 
     /// Turns the oldest sealed generations, as many as one snapshot takes, into that and archive segments, and deletes
-    /// them. Nothing to do if none is. One thread does this at a time.
+    /// them. Whether there was anything to do. One thread does this at a time.
     ///
     /// # Errors
     /// If something cannot be read, is not as it was written, or cannot be written. The generations then stay.
-    pub fn compact(&self, limits: &CompactionLimits) -> Result<(), StorageError> {
-        let mut sealed = self.generations.sealed();
-        sealed.truncate(limits.generations);
-        if sealed.is_empty() {
-            return Ok(());
-        }
+    pub fn compact(&self, limits: &CompactionLimits) -> Result<bool, StorageError> {
         let files = &self.files;
-        let base = self.newest_snapshot()?;
+        let base = self.newest_snapshot_file()?;
+        let mut sealed = self.next_step(base.as_ref(), limits);
+        if sealed.is_empty() {
+            return Ok(false);
+        }
         let segments = self.segments.read().clone();
         let base_bytes = base.as_ref().map_or(Ok(0), |(_, path)| files::length(path))?;
         let is_excerpt = base_bytes > limits.whole_snapshot_bytes;
         let (mut ledger, from) = match &base {
+            None => (Ledger::new(files.shard), files.genesis()),
             Some((covered, base)) if is_excerpt => {
-                let changed = changed_accounts(files.shard, &segments, &mut sealed, *covered)?;
+                let changed =
+                    changed_accounts(files.shard, &segments, &mut sealed, *covered, limits.accounts)?;
                 snapshot::read_excerpt(base, files.ledger, files.shard, &changed)?
             }
-            _ => files.newest_snapshot()?,
+            Some((_, base)) => snapshot::read(base, files.ledger, files.shard)?,
         };
-        let accounts_max = ledger.accounts().len() + OPENED_ACCOUNTS_MAX;
+        let accounts_max = ledger.accounts().len() + limits.accounts;
         let accounts = Cell::new(0);
-        let mut replay = |record: &Record<'_>, _: &LogPosition| {
+        let mut visit = |record: &Record<'_>, _: &LogPosition| {
             replay(&mut ledger, record)?;
             accounts.set(ledger.accounts().len());
             Ok(())
         };
         let mut taken = 0;
-        let end = walk(files, &segments, from, &mut replay, |step| {
+        let end = walk(files, &segments, from, &mut visit, |step| {
             for generation in sealed.iter().take_while(|_| accounts.get() < accounts_max) {
                 replay_generations(&[generation.as_ref()], step)?;
                 taken += 1;
@@ -652,10 +651,27 @@ impl ShardLog {
         }
         // The state is not needed while the archive is written.
         drop(ledger);
-        self.archive(&sealed, limits)
+        self.archive(&sealed, limits)?;
+        Ok(true)
     }
 
-    fn newest_snapshot(&self) -> Result<Option<(Sequence, PathBuf)>, StorageError> {
+    /// The generations that the next snapshot is made of, or fewer: those that the one before covers, and a few more. A
+    /// shutdown that was cut short can leave any number of covered ones, and only behind all of them a snapshot gets on.
+    fn next_step(
+        &self,
+        base: Option<&(Sequence, PathBuf)>,
+        limits: &CompactionLimits,
+    ) -> Vec<Arc<Generation>> {
+        let covered = base.map_or(Sequence::NONE, |(last, _)| *last);
+        let mut sealed = self.generations.sealed();
+        let is_covered =
+            |generation: &&Arc<Generation>| generation.range().is_none_or(|(_, last)| last <= covered);
+        let count = sealed.iter().take_while(is_covered).count() + limits.generations;
+        sealed.truncate(count);
+        sealed
+    }
+
+    fn newest_snapshot_file(&self) -> Result<Option<(Sequence, PathBuf)>, StorageError> {
         Ok(snapshot::list(&self.files.snapshots)?.pop())
     }
 
@@ -664,15 +680,20 @@ impl ShardLog {
         self.generations.sealed_count()
     }
 
-    /// How much disk space a compaction takes at the most, roughly: a snapshot half as large again as the newest,
-    /// and the records once more.
+    /// How much disk space the next [`ShardLog::compact`] takes at the most, roughly: a snapshot half as large again as the
+    /// newest, and the records once more; zero if there is nothing to do.
     ///
     /// # Errors
     /// If the snapshots cannot be looked at.
-    pub fn compaction_bytes(&self) -> Result<u64, StorageError> {
-        let newest = self.newest_snapshot()?.map_or(Ok(0), |(_, path)| files::length(&path))?;
-        let sealed: u64 = self.generations.sealed().iter().map(|generation| generation.bytes_written()).sum();
-        Ok(newest + newest / 2 + 2 * sealed)
+    pub fn compaction_bytes(&self, limits: &CompactionLimits) -> Result<u64, StorageError> {
+        let base = self.newest_snapshot_file()?;
+        let sealed = self.next_step(base.as_ref(), limits);
+        if sealed.is_empty() {
+            return Ok(0);
+        }
+        let newest = base.map_or(Ok(0), |(_, path)| files::length(&path))?;
+        let records: u64 = sealed.iter().map(|generation| generation.bytes_written()).sum();
+        Ok(newest + newest / 2 + 2 * records)
     }
 
     /// Ends the log for this life of the process: all of it goes into a snapshot of `ledger`, which stands at
@@ -685,7 +706,7 @@ impl ShardLog {
         assert_eq!(ledger.last(), end.last, "the ledger is where its log ends");
         journal.journal.finish()?;
         let files = &self.files;
-        if end.last > self.newest_snapshot()?.map_or(Sequence::NONE, |(last, _)| last) {
+        if end.last > self.newest_snapshot_file()?.map_or(Sequence::NONE, |(last, _)| last) {
             snapshot::write(&files.snapshots, files.ledger, files.shard, ledger, &end)?;
             snapshot::prune(&files.snapshots, SNAPSHOTS_KEPT)?;
         }
@@ -706,14 +727,19 @@ impl ShardLog {
     /// Archives generations that a durable snapshot covers, and deletes them.
     fn archive(&self, sealed: &[Arc<Generation>], limits: &CompactionLimits) -> Result<(), StorageError> {
         let files = &self.files;
-        let archived = self.segments.read().last().map_or(files.genesis(), |segment| segment.after());
+        let archived = self.archived();
         let mut writer: Option<SegmentWriter> = None;
         let mut archiving = Vec::new();
         for (place, generation) in sealed.iter().enumerate() {
             if generation.range().is_some_and(|(_, last)| last > archived.last) {
                 let writer = match &mut writer {
                     Some(writer) => writer,
-                    None => writer.insert(self.next_segment()?),
+                    None => writer.insert(SegmentWriter::create(
+                        &files.archive,
+                        files.ledger,
+                        files.shard,
+                        self.archived(),
+                    )?),
                 };
                 generation.replay(&mut |record| writer.append(record.bytes()))?;
             }
@@ -731,11 +757,9 @@ impl ShardLog {
         self.merge_segments()
     }
 
-    /// The segment that continues the archive, in the making.
-    fn next_segment(&self) -> Result<SegmentWriter, StorageError> {
-        let files = &self.files;
-        let archived = self.segments.read().last().map_or(files.genesis(), |segment| segment.after());
-        SegmentWriter::create(&files.archive, files.ledger, files.shard, archived)
+    /// How far the archive reaches.
+    fn archived(&self) -> LogPosition {
+        self.segments.read().last().map_or(self.files.genesis(), |segment| segment.after())
     }
 
     /// Merges the newest segments for as long as the one before the last is not much larger than the last.

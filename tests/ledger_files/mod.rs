@@ -23,7 +23,7 @@ pub(crate) const LEDGER: Uuid = Uuid::from_u128(0x7e11_e200_0000_4000_8000_0000_
 
 /// Of no snapshot more is read than what has changed, and of no segment is there more than a generation.
 pub(crate) const AS_A_LARGE_LEDGER: CompactionLimits =
-    CompactionLimits { generations: 4, whole_snapshot_bytes: 0, segment_bytes: 0 };
+    CompactionLimits { generations: 4, accounts: 1_000_000, whole_snapshot_bytes: 0, segment_bytes: 0 };
 
 /// How often a start is tried while an ended one still holds a file: ten seconds.
 const ATTEMPTS: u32 = 2000;

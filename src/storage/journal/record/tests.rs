@@ -160,7 +160,30 @@ fn far_position() -> LogPosition {
 
 fn read(bytes: &[u8]) -> Vec<Event> {
     let record = Record::parse(bytes).expect("intact");
-    record.events().map(|event| event.expect("intact").1).collect()
+    let events: Vec<Event> = record.events().map(|event| event.expect("intact").1).collect();
+    assert_eq!(read_in_place(&record, &events), Ok(()));
+    events
+}
+
+/// Reads events into the memory of those before: of the one before, and of one some places before. They have to be these,
+/// and then perhaps an error.
+fn read_in_place(record: &Record<'_>, events: &[Event]) -> Result<(), Malformed> {
+    let mut expected = (record.first().get()..).map_while(Sequence::new).zip(events);
+    let one_by_one = record.each_event(|sequence, event| {
+        assert_eq!(Some((sequence, event)), expected.next());
+        Ok(())
+    });
+    assert_eq!(expected.next(), None);
+    let mut seen = 0;
+    let in_groups = record.each_group(|first, group| {
+        assert_eq!(first.get(), record.first().get() + seen as u64);
+        assert_eq!(group, &events[seen..seen + group.len()]);
+        seen += group.len();
+        Ok(())
+    });
+    assert_eq!(seen, events.len());
+    assert_eq!(one_by_one, in_groups);
+    in_groups
 }
 
 #[test]
@@ -178,6 +201,34 @@ fn every_kind_of_event_reads_back() {
     }
     assert!(record.event(sequence(100)).is_err());
     assert!(record.event(after.last.next()).is_err());
+}
+
+/// Nothing of an event is left in the one that is read into its memory, whatever the two are, and whoever else has it.
+#[test]
+fn events_read_in_place_of_others_are_themselves() {
+    let kinds: Vec<Event> = events().into_iter().map(|event| settled_in(event, shard())).collect();
+    for distance in [1, EVENTS_IN_GROUP] {
+        for before in &kinds {
+            let mut record: Vec<Event> = Vec::new();
+            for after in &kinds {
+                record.extend(std::iter::repeat_n(before.clone(), distance));
+                record.extend(std::iter::repeat_n(after.clone(), distance));
+            }
+            let start = record.iter().map(|event| event.time).min().expect("some");
+            record.insert(0, Event { time: start, ..before.clone() });
+            for part in [&record[..], &record[..EVENTS_IN_GROUP], &record[..EVENTS_IN_GROUP + 1]] {
+                assert_eq!(read(&sealed(part, &mut far_position())), part);
+            }
+        }
+    }
+    let bytes = sealed(&kinds, &mut far_position());
+    let mut kept = Vec::new();
+    let record = Record::parse(&bytes).expect("intact");
+    let all = record.each_event(|_, event| {
+        kept.push(event.clone());
+        Ok(())
+    });
+    assert_eq!((all, kept), (Ok(()), kinds));
 }
 
 /// The event with the key that it has in a shard's log.
@@ -284,6 +335,7 @@ fn read_hostile(bytes: &mut [u8], first: Sequence) {
             Ok((_, event)) => events.push(event),
             Err(error) => {
                 assert!(error.offset <= bytes.len());
+                assert_eq!(read_in_place(&record, &events), Err(error));
                 return;
             }
         }
