@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 const WORK_MIN: Duration = Duration::from_micros(200);
 
 /// How many times as long as it has worked a thread rests.
-const REST_RATIO: u32 = 4;
+const REST_RATIO: u32 = 8;
 
 /// How much those who stand back have to get on.
 #[derive(Clone, Debug, Default)]
@@ -84,6 +84,6 @@ mod tests {
                 hurry.rest_after(Duration::from_millis(1)).map(|rest| rest.as_micros())
             })
             .collect();
-        assert_eq!(rests, [Some(4000), Some(2000), Some(1000), Some(500), Some(250), None, None]);
+        assert_eq!(rests, [Some(8000), Some(4000), Some(2000), Some(1000), Some(500), None, None]);
     }
 }
