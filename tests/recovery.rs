@@ -27,6 +27,18 @@ fn start(path: &Path) -> Running {
     Running::start(path, LEDGER, 1).expect("it starts")
 }
 
+/// Starts a ledger of one account, and seals so many generations, a deposit each.
+fn start_with_sealed(path: &Path, generations: i128) -> Running {
+    let mut running = start(path);
+    let shard = &mut running.shards[0];
+    shard.open("alice");
+    for units in 1..=generations {
+        shard.deposit("alice", units);
+        shard.recovered.journal.roll().expect("rolled");
+    }
+    running
+}
+
 /// Starts, and expects the same as was seen before; again, after more work and a good end; and a proof.
 fn starts_as(path: &Path, seen: &Seen) {
     let mut running = start(path);
@@ -132,13 +144,8 @@ fn a_large_ledger_is_compacted_as_a_small_one_is() {
 #[test]
 fn some_generations_at_a_time_become_one_snapshot_and_one_segment() {
     let live = directory();
-    let mut running = start(live.path());
-    let shard = &mut running.shards[0];
-    shard.open("alice");
-    for units in 1..7 {
-        shard.deposit("alice", units);
-        shard.recovered.journal.roll().expect("rolled");
-    }
+    let running = start_with_sealed(live.path(), 6);
+    let shard = &running.shards[0];
     let limits = CompactionLimits::default();
     for (segments, last) in [(1, 5), (2, 7)] {
         shard.recovered.log.compact(&limits).expect("compacted");
@@ -212,13 +219,8 @@ fn without_its_newest_snapshot_or_any_the_state_is_rebuilt_and_that_is_told() {
 #[test]
 fn any_number_of_generations_may_be_covered_already() {
     let (live, finished, state) = (directory(), directory(), directory());
-    let mut running = start(live.path());
-    let shard = &mut running.shards[0];
-    shard.open("alice");
-    for units in 1..10 {
-        shard.deposit("alice", units);
-        shard.recovered.journal.roll().expect("rolled");
-    }
+    let running = start_with_sealed(live.path(), 9);
+    let shard = &running.shards[0];
     let seen = shard.seen().expect("intact");
     drop(running);
     copy(live.path(), finished.path());
@@ -236,13 +238,8 @@ fn a_step_ends_behind_the_generation_with_which_it_has_enough_accounts() {
         [(CompactionLimits::default(), [3, 0, 0, 0]), (AS_A_LARGE_LEDGER, [3, 2, 1, 0])]
     {
         let live = directory();
-        let mut running = start(live.path());
-        let shard = &mut running.shards[0];
-        shard.open("alice");
-        for units in 1..5 {
-            shard.deposit("alice", units);
-            shard.recovered.journal.roll().expect("rolled");
-        }
+        let running = start_with_sealed(live.path(), 4);
+        let shard = &running.shards[0];
         for left in generations_left {
             let limits = CompactionLimits { accounts: 1, ..limits };
             shard.recovered.log.compact(&limits).expect("compacted");

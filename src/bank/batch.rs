@@ -409,14 +409,16 @@ fn recorded_bytes(operation: &Operation) -> Bytes {
     const ACCOUNT: usize = 96;
     /// The pulls of overdraft protection that one debit can cause: three transfers.
     const PULLS: usize = 3 * (64 + 2 * ACCOUNT);
+    let bytes = |accounts, debits, texts| Bytes {
+        expected: EVENT_EXPECTED + accounts * ACCOUNT_EXPECTED + texts,
+        max: EVENT + accounts * ACCOUNT + debits * PULLS + texts,
+    };
     let (accounts, debits, note) = match operation {
         Operation::Open { opening, .. } => {
-            let texts = opening.name.len() + metadata_bytes(&opening.metadata);
-            let texts = texts + opening.reference.as_ref().map_or(0, |reference| reference.len());
-            return Bytes {
-                expected: EVENT_EXPECTED + ACCOUNT_EXPECTED + texts,
-                max: EVENT + ACCOUNT + texts,
-            };
+            let texts = opening.name.len()
+                + metadata_bytes(&opening.metadata)
+                + opening.reference.as_ref().map_or(0, |reference| reference.len());
+            return bytes(1, 0, texts);
         }
         Operation::Deposit { note, .. } | Operation::Void { note, .. } => (1, 0, note),
         Operation::Withdraw { note, .. } => (1, 1, note),
@@ -433,11 +435,7 @@ fn recorded_bytes(operation: &Operation) -> Bytes {
             unreachable!("it is no operation of a batch")
         }
     };
-    let texts = note_bytes(note);
-    Bytes {
-        expected: EVENT_EXPECTED + accounts * ACCOUNT_EXPECTED + texts,
-        max: EVENT + accounts * ACCOUNT + debits * PULLS + texts,
-    }
+    bytes(accounts, debits, note_bytes(note))
 }
 
 fn note_bytes(note: &Note) -> usize {

@@ -9,13 +9,12 @@ use super::AccountNumber;
 #[derive(Clone, Debug, Default)]
 pub struct AccountSet {
     words: Vec<u64>,
-    count: usize,
 }
 
 /// A set that does not change any more, and knows the rank of each member.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RankedAccounts {
-    words: Vec<u64>,
+    members: AccountSet,
     /// How many members are below each word.
     before: Vec<u32>,
 }
@@ -27,7 +26,6 @@ impl AccountSet {
         if word >= self.words.len() {
             self.words.resize(word + 1, 0);
         }
-        self.count += usize::from(self.words[word] & bit == 0);
         self.words[word] |= bit;
     }
 
@@ -37,14 +35,14 @@ impl AccountSet {
         self.words.get(word).is_some_and(|members| members & bit != 0)
     }
 
-    /// How many there are.
+    /// How many there are, counted anew.
     pub fn len(&self) -> usize {
-        self.count
+        self.words.iter().map(|word| word.count_ones() as usize).sum()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.count == 0
+        self.words.is_empty()
     }
 }
 
@@ -75,19 +73,22 @@ impl RankedAccounts {
             *members += word.count_ones();
             Some(before)
         });
-        RankedAccounts { before: before.collect(), words }
+        RankedAccounts { before: before.collect(), members: AccountSet { words } }
     }
 
     /// How many members have a lower number, if it is one itself.
     pub(super) fn rank(&self, account: AccountNumber) -> Option<usize> {
+        if !self.members.contains(account) {
+            return None;
+        }
         let (word, bit) = place(account);
-        let members = self.words.get(word).filter(|members| **members & bit != 0)?;
-        Some(self.before[word] as usize + (members & (bit - 1)).count_ones() as usize)
+        let lower = self.members.words[word] & (bit - 1);
+        Some(self.before[word] as usize + lower.count_ones() as usize)
     }
 
     /// How many there are.
     pub(super) fn len(&self) -> usize {
-        self.words.last().map_or(0, |word| word.count_ones() as usize)
+        self.members.words.last().map_or(0, |word| word.count_ones() as usize)
             + self.before.last().map_or(0, |before| *before as usize)
     }
 }

@@ -804,8 +804,8 @@ impl Ledger {
         })
     }
 
-    /// Has the processor fetch the accounts that these events change, before they are replayed: of a replay's time,
-    /// waiting for one after the other is a quarter with 10,000 accounts.
+    /// Has the processor fetch the accounts that these events change, before they are replayed: waiting for one
+    /// after the other was a sixth of a compaction with 10,000 accounts.
     pub fn fetch(&self, events: &[Event]) {
         let mut accounts = SmallVec::<[AccountNumber; 64]>::new();
         events.iter().for_each(|event| event.change.note_accounts(self.shard, &mut accounts));

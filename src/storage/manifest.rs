@@ -281,7 +281,7 @@ fn remove_newborn(shard: &Path) -> Result<(), StorageError> {
 /// Reads the manifest and checks that the shards' directories are those that it tells of.
 fn open_manifest(path: &Path) -> Result<Manifest, StorageError> {
     let file = path.join(MANIFEST);
-    let length = fs::metadata(&file).map_err(StorageError::io("look at", &file))?.len();
+    let length = files::length(&file)?;
     if length > MANIFEST_BYTES_MAX {
         let what = format!("the file has {length} bytes, and a manifest at most {MANIFEST_BYTES_MAX}");
         let error = Malformed { offset: MANIFEST_BYTES_MAX as usize, what };

@@ -101,16 +101,17 @@ pub(super) fn read_decision(
     let metadata = (byte & WITH_METADATA != 0).then(|| read_some_metadata(reader)).transpose()?;
     note.metadata = metadata.unwrap_or_default();
     let count = reader.varint()?;
-    parts.truncate(few(count));
+    parts.truncate(usize::try_from(count).unwrap_or(usize::MAX));
+    parts.reserve_exact(few(count).saturating_sub(parts.len()));
     let mut currency = None;
     for place in 0..count {
         // Each takes some bytes, as does all else that is counted: a count that lies ends with the record.
         let shard = read_shard(reader)?;
         let part = match parts.get_mut(place as usize) {
             Some(part) => {
-                let effects = mem::take(&mut part.effects);
+                let mut effects = mem::take(&mut part.effects);
+                effects.clear();
                 *part = Part::new(shard, effects);
-                part.effects.clear();
                 part
             }
             None => parts.push_mut(Part::new(shard, Effects::new())),
