@@ -15,6 +15,10 @@
 //! an eighth more deposits, and the server takes a tenth less of the processor for each. What works in the background is
 //! in it as well, or it would interrupt them. What a commit waits for, the committers' and the journal's threads, is not.
 //!
+//! Compaction that goes on without rests, as it does behind batches, picks its cores itself ([`Cores::keep_on`]): those
+//! that serve while the shards are at work, and else the shards'. Left to the system it waited on the core of a shard while
+//! the others slept, for a sleep of some milliseconds is too short for the system to see it.
+//!
 //! What always holds:
 //!
 //! - cores are split only if every thread that serves, and every shard, can have one of its own, and if the cores that
@@ -31,6 +35,17 @@ use std::{fs, io, thread};
 use libc::{SCHED_BATCH, SCHED_OTHER, SYS_sched_getscheduler, SYS_sched_setscheduler, c_int, c_long};
 use rustix::process::{Pid, getpid};
 use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity};
+
+/// Some of the cores of the process, if they are split.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// All.
+    Anywhere,
+    /// Those on which connections are served.
+    Serving,
+    /// The others: the shards'.
+    Other,
+}
 
 /// The cores of the process, split or not.
 #[derive(Clone, Copy, Debug, Default)]
@@ -58,7 +73,7 @@ impl Cores {
 
     /// Keeps this thread, and those that it will start, on the cores that serve, and has them wait for their turn.
     pub fn serve(&self) {
-        self.keep(None, |split| &split.serving);
+        self.keep_on(Place::Serving);
         self.wait_for_turn();
     }
 
@@ -67,9 +82,14 @@ impl Cores {
         self.put(gettid(), SCHED_BATCH);
     }
 
+    /// Keeps this thread on some cores, in the class that it is in.
+    pub fn keep_on(&self, place: Place) {
+        self.keep(None, place);
+    }
+
     /// Lets this thread run anywhere and at once, as the process was started.
     pub fn roam(&self) {
-        self.keep(None, |split| &split.all);
+        self.keep_on(Place::Anywhere);
         self.put(gettid(), SCHED_OTHER);
     }
 
@@ -77,7 +97,7 @@ impl Cores {
     pub fn keep_off(&self, names: &[&str]) {
         for (id, name) in threads() {
             if names.iter().any(|beginning| name.starts_with(beginning)) {
-                self.keep(Some(id), |split| &split.other);
+                self.keep(Some(id), Place::Other);
             }
         }
     }
@@ -88,10 +108,14 @@ impl Cores {
     }
 
     /// Keeps a thread, this one if none is named, on some cores.
-    fn keep(&self, thread: Option<Pid>, cores: impl Fn(&Split) -> &CpuSet) {
-        if let Some(split) = &self.0
-            && let Err(error) = sched_setaffinity(thread, cores(split))
-        {
+    fn keep(&self, thread: Option<Pid>, place: Place) {
+        let Some(split) = &self.0 else { return };
+        let cores = match place {
+            Place::Anywhere => &split.all,
+            Place::Serving => &split.serving,
+            Place::Other => &split.other,
+        };
+        if let Err(error) = sched_setaffinity(thread, cores) {
             tracing::debug!(%error, "a thread cannot be kept on some cores");
         }
     }
@@ -203,6 +227,15 @@ mod tests {
             assert_eq!(mine(), (all, usual), "nothing is split");
         };
         thread::spawn(serve).join().expect("no panic");
+        let placed = move || {
+            for (place, expected) in
+                [(Place::Serving, serving), (Place::Other, other), (Place::Anywhere, all)]
+            {
+                cores.keep_on(place);
+                assert_eq!(mine(), (expected, usual), "{place:?}");
+            }
+        };
+        thread::spawn(placed).join().expect("no panic");
         let kept = move || {
             cores.keep_off(&["to be kept", "no such name"]);
             cores.have_wait("to be kept off");

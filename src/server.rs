@@ -12,6 +12,7 @@
 //! way ahead of small commits. The *watchdog* looks once a second whether a commit hangs; it does nothing that could hang
 //! with it.
 
+use std::cell::Cell;
 use std::cmp::Reverse;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -29,7 +30,7 @@ use uuid::Uuid;
 use crate::bank::{Bank, BankShard, Brake};
 use crate::clock;
 use crate::config::{CoreUse, ListenAddress, ServeSettings};
-use crate::cores::Cores;
+use crate::cores::{Cores, Place};
 use crate::http::{self, Api};
 use crate::ledger::{OverdraftDefault, SHARDS_MAX, ShardId};
 use crate::progress::Progress;
@@ -169,7 +170,10 @@ async fn serve(settings: &ServeSettings) -> Result<(), ServerError> {
     }));
 
     let settings_for_start = settings.clone();
-    let start = tokio::task::spawn_blocking(move || Running::start(directory, &settings_for_start, cores));
+    let api_for_start = Arc::clone(&api);
+    let start = tokio::task::spawn_blocking(move || {
+        Running::start(directory, &settings_for_start, cores, api_for_start)
+    });
     let running = tokio::select! {
         running = start => running.expect("recovery does not panic")?,
         // Recovery has changed nothing that the next one does not do again.
@@ -286,6 +290,7 @@ impl Running {
         directory: DataDirectory,
         settings: &ServeSettings,
         cores: Cores,
+        api: Arc<Api>,
     ) -> Result<Running, ServerError> {
         let (keeper_wake, keeper_woken) = bounded(1);
         let options = JournalOptions {
@@ -333,7 +338,13 @@ impl Running {
         };
         let (snapshot, asked) = bounded(1);
         let brake = Brake::default();
-        let (compactor, compaction) = Compactor::start(kept(), Arc::clone(&reserve))?;
+        let others = Others {
+            api,
+            shards: shards.iter().map(|shard| shard.threads.handle().clone()).collect(),
+            cores,
+            place: Cell::new(Place::Anywhere),
+        };
+        let (compactor, compaction) = Compactor::start(kept(), Arc::clone(&reserve), others)?;
         let keeper = {
             let (shards, brake) = (kept(), brake.clone());
             let interval = settings.snapshot_interval;
@@ -496,18 +507,50 @@ struct Compactor {
 }
 
 impl Compactor {
-    fn start(shards: Vec<Kept>, reserve: Arc<DiskReserve>) -> Result<(Compactor, Background), ServerError> {
+    fn start(
+        shards: Vec<Kept>,
+        reserve: Arc<DiskReserve>,
+        others: Others,
+    ) -> Result<(Compactor, Background), ServerError> {
         let (begin, begun) = bounded(1);
         let (tell_done, done) = bounded(1);
         let compactor = Compactor { begin, done, hurry: Hurry::default(), ending: Arc::default() };
         let (hurry, ending) = (compactor.hurry.clone(), Arc::clone(&compactor.ending));
         let thread = Background::start("compaction", move |_| {
-            pace::stand_back(&hurry);
+            pace::stand_back(&hurry, others);
             while begun.recv().is_ok() {
                 let _ = tell_done.send(compact_all(&shards, &reserve, &ending));
             }
         })?;
         Ok((compactor, thread))
+    }
+}
+
+/// Those whom compaction stands back for.
+struct Others {
+    api: Arc<Api>,
+    shards: Vec<ShardHandle>,
+    cores: Cores,
+    /// Where compaction is.
+    place: Cell<Place>,
+}
+
+impl pace::Others for Others {
+    fn requests(&self) -> u64 {
+        self.api.requests()
+    }
+
+    fn make_way(&self, goes_on: bool) {
+        let place = if !goes_on {
+            Place::Anywhere
+        } else if self.shards.iter().all(ShardHandle::is_busy) {
+            Place::Serving
+        } else {
+            Place::Other
+        };
+        if self.place.replace(place) != place {
+            self.cores.keep_on(place);
+        }
     }
 }
 
@@ -735,5 +778,100 @@ impl Wishes {
 
     async fn end(&mut self) {
         while self.next().await != Wish::End {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::{AccountName, Amount, Command, Currency};
+    use crate::shard::batch::Request;
+
+    /// A ledger of one shard, in a directory that goes with it.
+    fn start(
+        options: &JournalOptions,
+    ) -> (tempfile::TempDir, DataDirectory, ShardThreads<ShardJournal>, Arc<ShardLog>) {
+        let temporary = tempfile::tempdir().expect("a directory");
+        let birth = Birth { shards: 1, ledger: Uuid::nil(), created: clock::now() };
+        let directory =
+            DataDirectory::open(&temporary.path().join("ledger"), None, &birth).expect("a directory");
+        let (id, Recovered { ledger, journal, log }) =
+            recover_all(&directory, options).expect("recovered").pop().expect("one shard");
+        let overdraft = OverdraftDefault { currency: Currency::USD, limit: Amount::ZERO };
+        let rules = ShardRules { overdraft, key_retention_ms: 1000, keys_max: 10 };
+        let mut network = Network::new(1);
+        let threads = ShardThreads::start(
+            id,
+            ledger,
+            rules,
+            journal,
+            clock::now,
+            Arc::new(|_, error| panic!("the log failed: {error}")),
+            &mut network,
+        );
+        (temporary, directory, threads, log)
+    }
+
+    /// Has the shard record something, and seal it.
+    fn seal_one(threads: &ShardThreads<ShardJournal>, log: &ShardLog) {
+        let before = log.sealed_generations();
+        let name = AccountName::parse(&format!("a{before}")).expect("a name");
+        let command = Command::Open { name, currency: Currency::USD, overdraft_limit: None };
+        let opening = Request::Execute { command, key: None, request_id: Box::default() };
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(threads.handle().ask(opening)).expect("a reply");
+        threads.handle().roll();
+        while log.sealed_generations() == before {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn compaction_makes_way_for_the_shards_and_else_for_those_that_serve() {
+        let api = Arc::new(Api::new());
+        let shards = vec![ShardHandle::of_nobody(), ShardHandle::of_nobody()];
+        let others = Others { api, shards, cores: Cores::shared(), place: Cell::new(Place::Anywhere) };
+        let place = |goes_on| {
+            pace::Others::make_way(&others, goes_on);
+            others.place.get()
+        };
+        let _replies = [0, 1].map(|shard| {
+            assert_eq!(place(true), Place::Other, "one of them has its core free");
+            others.shards[shard].ask(Request::TrialBalance)
+        });
+        assert_eq!(place(true), Place::Serving);
+        assert_eq!(place(false), Place::Anywhere);
+    }
+
+    #[test]
+    fn the_keeper_says_how_much_hurry_there_is_and_slows_batches_down() {
+        let (sealed, woken) = bounded(1);
+        let (_temporary, _directory, threads, log) =
+            start(&JournalOptions { sealed: Some(sealed), ..JournalOptions::default() });
+        (0..9).for_each(|_| seal_one(&threads, &log));
+
+        let (begin, begun) = bounded(1);
+        let (tell_done, done) = bounded(1);
+        let compactor = Compactor { begin, done, hurry: Hurry::default(), ending: Arc::default() };
+        let (hurry, brake) = (compactor.hurry.clone(), Brake::default());
+        let kept = vec![(threads.handle().clone(), Arc::clone(&log))];
+        let (keeper, (_, asked)) = (brake.clone(), bounded(1));
+        let keeper = Background::start("keeper", move |stop| {
+            keep(&kept, &compactor, &keeper, Duration::from_secs(3600), &woken, &asked, stop);
+        })
+        .expect("a thread");
+
+        begun.recv().expect("there is something to do");
+        assert!(brake.is_on());
+        assert_eq!(hurry.level(), 7);
+        assert!(log.compact(&CompactionLimits::default()).expect("compacted"), "it got on");
+        assert_eq!(log.sealed_generations(), 5);
+        tell_done.send(true).expect("it listens");
+        begun.recv().expect("there is more to do");
+        assert!(!brake.is_on());
+        assert_eq!(hurry.level(), 3);
+        keeper.stop();
+        assert_eq!(hurry.level(), Hurry::MAX, "what is under way is waited for");
+        threads.stop().expect("no log fails");
     }
 }

@@ -57,6 +57,12 @@ impl Brake {
         self.0.price.store(price(generations_waiting), Ordering::Relaxed);
     }
 
+    /// Whether a batch pays anything.
+    #[cfg(test)]
+    pub(crate) fn is_on(&self) -> bool {
+        self.0.price.load(Ordering::Relaxed) > 0
+    }
+
     /// Waits until so many bytes may be added to the log.
     ///
     /// # Errors

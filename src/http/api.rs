@@ -101,6 +101,11 @@ impl Api {
         self.ending.store(true, Ordering::Release);
     }
 
+    /// How many requests have come so far, of any kind.
+    pub fn requests(&self) -> u64 {
+        self.metrics.requests()
+    }
+
     pub(super) fn stage(&self) -> Stage {
         match (self.ending.load(Ordering::Acquire), self.bank.get()) {
             (true, _) => Stage::Ending,

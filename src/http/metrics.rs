@@ -28,6 +28,8 @@ const CLASSES: usize = 5;
 pub(super) struct Metrics {
     /// By place in the table of routes; behind them, requests that found no route.
     routes: Vec<RouteMetrics>,
+    /// All that have come.
+    requests: AtomicU64,
     in_flight: AtomicU64,
     pub(super) connections: AtomicU64,
     pub(super) connections_refused: AtomicU64,
@@ -46,6 +48,7 @@ impl Metrics {
     pub(super) fn new(streams: Arc<Streams>) -> Metrics {
         Metrics {
             routes: (0..=ROUTES.len()).map(|_| RouteMetrics::default()).collect(),
+            requests: AtomicU64::new(0),
             in_flight: AtomicU64::new(0),
             connections: AtomicU64::new(0),
             connections_refused: AtomicU64::new(0),
@@ -55,7 +58,13 @@ impl Metrics {
 
     /// Counts a request as being worked on until the guard is dropped, be it because the client went away.
     pub(super) fn enter(&self) -> Gauge<'_> {
+        self.requests.fetch_add(1, Relaxed);
         Gauge::raise(&self.in_flight)
+    }
+
+    /// How many requests have come.
+    pub(super) fn requests(&self) -> u64 {
+        self.requests.load(Relaxed)
     }
 
     /// Counts an answered request.
@@ -146,6 +155,7 @@ mod tests {
     fn requests_are_counted_by_route_class_and_time() {
         let metrics = Metrics::new(Arc::default());
         let _inside = metrics.enter();
+        assert_eq!(metrics.requests(), 1);
         metrics.answered(Some(0), 201, Duration::from_micros(250));
         metrics.answered(Some(0), 201, Duration::from_micros(1500));
         metrics.answered(None, 404, Duration::from_secs(60));

@@ -177,6 +177,12 @@ impl ShardHandle {
         shard.as_ref()?.glance(account, self.status.moment((readable.now)()))
     }
 
+    /// Whether requests wait for it, or it is changing something right now.
+    pub fn is_busy(&self) -> bool {
+        let is_changing = |readable: &Arc<Readable>| readable.shard.is_locked_exclusive();
+        self.status.requests.load(Ordering::Relaxed) > 0 || self.status.shard.get().is_some_and(is_changing)
+    }
+
     /// The last event that is known to be durable.
     pub fn durable(&self) -> Sequence {
         self.status.durable()
@@ -199,5 +205,40 @@ impl ShardHandle {
     pub fn roll(&self) {
         // A shard that has ended has nothing to roll.
         let _ = self.inbox.send(Mail::Roll);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem;
+
+    use super::super::batch::ShardRules;
+    use super::*;
+    use crate::ledger::{Amount, Currency, OverdraftDefault, ShardId};
+
+    impl ShardHandle {
+        /// The way to a shard that does nothing.
+        pub(crate) fn of_nobody() -> ShardHandle {
+            let (inbox, end) = crate::shard::queue::unbounded();
+            // Or nothing could be sent.
+            mem::forget(end);
+            ShardHandle { inbox: Arc::new(inbox), status: Arc::default() }
+        }
+    }
+
+    #[test]
+    fn a_shard_is_busy_while_something_waits_for_it_or_is_being_changed() {
+        let handle = ShardHandle::of_nobody();
+        assert!(!handle.is_busy());
+        let overdraft = OverdraftDefault { currency: Currency::USD, limit: Amount::ZERO };
+        let rules = ShardRules { overdraft, key_retention_ms: 0, keys_max: 1 };
+        let id = ShardId::new(0).expect("a shard");
+        let readable = Arc::new(Readable::new(Shard::new(id, Ledger::new(id), rules), || Timestamp::MAX));
+        assert!(handle.status.shard.set(Arc::clone(&readable)).is_ok());
+        assert!(!handle.is_busy());
+        readable.change(|_| assert!(handle.is_busy()));
+        assert!(!handle.is_busy());
+        let _reply = handle.ask(Request::TrialBalance);
+        assert!(handle.is_busy());
     }
 }

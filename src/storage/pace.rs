@@ -1,10 +1,11 @@
-//! How background work stands back: for the threads that serve, which share its cores and its disk.
+//! How background work stands back: for those who are served, with whom it shares its cores and its disk.
 //!
 //! It is a property of a thread, as its priority is: one that has called [`stand_back`] works in short stretches and
 //! rests after each several times as long, in `rest`, which everything that handles much calls between one piece
 //! and the next. The more it has to [`Hurry`], the shorter it rests, and in the end it only lets others have
 //! a turn between its stretches: those that serve do not take a core from it (`cores`), and would wait for its whole
-//! time slice.
+//! time slice. While nobody is served there is nobody to rest for, and it goes on just so: what would take a minute
+//! beside clients is done in a few seconds without them.
 //!
 //! A low priority alone does not do: the system lets a thread finish its time slice, milliseconds in which a core is
 //! missing where a commit takes a tenth of one; and who has once lowered it may not raise it again. With rests, the
@@ -23,6 +24,10 @@ const WORK_MIN: Duration = Duration::from_micros(200);
 /// How many times as long as it has worked a thread rests.
 const REST_RATIO: u32 = 8;
 
+/// After how long without a request nobody is there. Who asks less often than that meets a stretch of work in a third of
+/// their requests, and waits for the end of it.
+const ALONE_AFTER: Duration = Duration::from_millis(100);
+
 /// How much those who stand back have to get on.
 #[derive(Clone, Debug, Default)]
 pub struct Hurry(Arc<AtomicU32>);
@@ -37,6 +42,12 @@ impl Hurry {
         self.0.store(hurry, Ordering::Relaxed);
     }
 
+    /// What was said.
+    #[cfg(test)]
+    pub(crate) fn level(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
     /// How long who has worked so long rests.
     fn rest_after(&self, worked: Duration) -> Option<Duration> {
         let hurry = self.0.load(Ordering::Relaxed);
@@ -44,35 +55,84 @@ impl Hurry {
     }
 }
 
+/// Those whom a thread stands back for.
+pub trait Others {
+    /// How many requests they have made so far.
+    fn requests(&self) -> u64;
+
+    /// Has this thread be where it is least in their way: called after each stretch of work, with whether the next one
+    /// follows at once.
+    fn make_way(&self, goes_on: bool);
+}
+
 thread_local! {
-    /// What a thread that stands back listens to, and since when it has been working.
-    static WORKING: RefCell<Option<(Hurry, Instant)>> = const { RefCell::new(None) };
+    /// There if this thread stands back.
+    static STANDING_BACK: RefCell<Option<StandingBack>> = const { RefCell::new(None) };
+}
+
+struct StandingBack {
+    hurry: Hurry,
+    others: Box<dyn Others>,
+    working_since: Instant,
+    requests: u64,
+    /// When there was a new one.
+    last_request: Instant,
+    goes_on: bool,
+}
+
+impl StandingBack {
+    fn new(hurry: Hurry, others: Box<dyn Others>, now: Instant) -> StandingBack {
+        let requests = others.requests();
+        StandingBack { hurry, others, working_since: now, requests, last_request: now, goes_on: false }
+    }
+
+    /// Whether a stretch of work is over, and how long to rest then.
+    fn end_of_stretch(&mut self, now: Instant) -> Option<Option<Duration>> {
+        let worked = now - self.working_since;
+        if worked < WORK_MIN {
+            return None;
+        }
+        let requests = self.others.requests();
+        if requests != self.requests {
+            (self.requests, self.last_request) = (requests, now);
+        }
+        let is_alone = now - self.last_request >= ALONE_AFTER;
+        // What took much longer was the disk, or a thread that went first.
+        let rest = self.hurry.rest_after(worked.min(10 * WORK_MIN)).filter(|_| !is_alone);
+        self.goes_on = rest.is_none();
+        self.others.make_way(self.goes_on);
+        Some(rest)
+    }
 }
 
 /// Has this thread stand back for all others from now on, whenever there is no hurry.
-pub fn stand_back(hurry: &Hurry) {
-    WORKING.set(Some((hurry.clone(), Instant::now())));
+pub fn stand_back(hurry: &Hurry, others: impl Others + 'static) {
+    let others = Box::new(others);
+    STANDING_BACK.set(Some(StandingBack::new(hurry.clone(), others, Instant::now())));
+}
+
+/// Whether this thread rests between its stretches of work.
+pub(super) fn rests() -> bool {
+    STANDING_BACK.with_borrow(|standing_back| standing_back.as_ref().is_some_and(|thread| !thread.goes_on))
 }
 
 /// Rests, if this thread stands back and has worked long enough.
 pub(super) fn rest() {
-    WORKING.with_borrow_mut(|working| {
-        let Some((hurry, since)) = working else { return };
-        let worked = since.elapsed();
-        if worked < WORK_MIN {
-            return;
+    STANDING_BACK.with_borrow_mut(|standing_back| {
+        let Some(thread) = standing_back else { return };
+        match thread.end_of_stretch(Instant::now()) {
+            None => return,
+            Some(Some(rest)) => thread::sleep(rest),
+            Some(None) => thread::yield_now(),
         }
-        // What took much longer was the disk, or a thread that went first.
-        match hurry.rest_after(worked.min(10 * WORK_MIN)) {
-            Some(rest) => thread::sleep(rest),
-            None => thread::yield_now(),
-        }
-        *since = Instant::now();
+        thread.working_since = Instant::now();
     });
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicU64;
+
     use super::*;
 
     #[test]
@@ -85,5 +145,60 @@ mod tests {
             })
             .collect();
         assert_eq!(rests, [Some(8000), Some(4000), Some(2000), Some(1000), Some(500), None, None]);
+    }
+
+    /// Requests, and what [`Others::make_way`] was told, as bits behind a one.
+    #[derive(Clone)]
+    struct Counted(Arc<(AtomicU64, AtomicU64)>);
+
+    impl Others for Counted {
+        fn requests(&self) -> u64 {
+            self.0.0.load(Ordering::Relaxed)
+        }
+
+        fn make_way(&self, goes_on: bool) {
+            let told = self.0.1.load(Ordering::Relaxed);
+            self.0.1.store(told << 1 | u64::from(goes_on), Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn it_rests_after_a_stretch_of_work_while_somebody_asks_and_there_is_no_full_hurry() {
+        let (hurry, others) = (Hurry::default(), Counted(Arc::new((5.into(), 1.into()))));
+        let mut now = Instant::now();
+        let mut thread = StandingBack::new(hurry.clone(), Box::new(others.clone()), now);
+        let mut after = |passed: Duration, requests: u64| {
+            others.0.0.fetch_add(requests, Ordering::Relaxed);
+            now += passed;
+            let end = thread.end_of_stretch(now);
+            thread.working_since = now;
+            end
+        };
+        let work = Duration::from_millis(1);
+        assert_eq!(after(WORK_MIN - Duration::from_nanos(1), 0), None, "it goes on");
+        assert_eq!(after(work, 0), Some(Some(8 * work)), "somebody may just have been there");
+        assert_eq!(after(ALONE_AFTER, 0), Some(None), "nobody is");
+        assert_eq!(after(work, 1), Some(Some(8 * work)));
+        // Longer than it counts for.
+        assert_eq!(after(ALONE_AFTER - work, 0), Some(Some(80 * WORK_MIN)));
+        assert_eq!(after(work, 0), Some(None));
+        assert_eq!(after(work, 1), Some(Some(8 * work)));
+        hurry.set(Hurry::MAX);
+        assert_eq!(after(work, 1), Some(None));
+        assert_eq!(others.0.1.load(Ordering::Relaxed), 0b1_0100_101, "told after each stretch");
+    }
+
+    #[test]
+    fn who_does_not_stand_back_does_not_rest() {
+        assert!(!rests());
+        let others = || Counted(Arc::new((0.into(), 0.into())));
+        stand_back(&Hurry::default(), others());
+        assert!(rests());
+        let hurry = Hurry::default();
+        hurry.set(Hurry::MAX);
+        stand_back(&hurry, others());
+        thread::sleep(WORK_MIN);
+        rest();
+        assert!(!rests(), "nor who is in full hurry");
     }
 }
