@@ -37,7 +37,8 @@ address_in() {
 }
 
 "$teller" --port 0 --data-dir "$directory" --log warn >"$directory/teller.out" &
-pids+=($!)
+server=$!
+pids+=("$server")
 ledger=$(address_in "$directory/teller.out")
 curl -sf --retry 50 --retry-all-errors --retry-delay 1 -o "$directory/ready" "$ledger/readyz"
 seq -f '{"type": "open", "name": "a%.0f"}' "$accounts" |
@@ -78,12 +79,24 @@ round() {
         END { print rate, p99; exit failed }'
 }
 
+# Waits until the ledger has done what the round before left to do, so that the next one is not measured beside it.
+settle() {
+    for _ in $(seq 100); do
+        local before=${now:-}
+        now=$(awk '{ print $14 + $15 }' "/proc/$server/stat")
+        [ "$now" = "$before" ] && return
+        sleep 0.1
+    done
+}
+
 median() { sort -g | awk '{ value[NR] = $1 } END { print value[int((NR + 1) / 2)] }'; }
 
 round "$ledger" >/dev/null
 round "$bare" >/dev/null
 for _ in $(seq "$rounds"); do
+    settle
     of_ledger=$(round "$ledger")
+    settle
     of_bare=$(round "$bare")
     echo "$of_ledger $of_bare"
 done >"$directory/rounds"

@@ -11,6 +11,7 @@ pub mod config;
 pub mod cores;
 pub mod http;
 pub mod ledger;
+pub mod memory;
 pub mod progress;
 pub mod random;
 pub mod router;

@@ -33,6 +33,7 @@ use crate::config::{CoreUse, ListenAddress, ServeSettings};
 use crate::cores::{Cores, Place};
 use crate::http::{self, Api};
 use crate::ledger::{OverdraftDefault, SHARDS_MAX, ShardId};
+use crate::memory;
 use crate::progress::Progress;
 use crate::shard::batch::ShardRules;
 use crate::shard::commit::{COMMIT_TIME_MAX, CommitWatch};
@@ -495,7 +496,7 @@ type Kept = (ShardHandle, Arc<ShardLog>);
 
 /// What the keeper has compact the logs: a thread of its own, for it takes its time, and a full generation must not wait
 /// for it. It is one for all compactions, since the allocator keeps for each thread what that has freed, up to 250 MB of
-/// a large ledger's.
+/// a large ledger's; when there is nothing left to compact, that goes back to the system.
 struct Compactor {
     /// Has it begin; without its other end, it ends.
     begin: Sender<()>,
@@ -519,7 +520,11 @@ impl Compactor {
         let thread = Background::start("compaction", move |_| {
             pace::stand_back(&hurry, others);
             while begun.recv().is_ok() {
-                let _ = tell_done.send(compact_all(&shards, &reserve, &ending));
+                let got_on = compact_all(&shards, &reserve, &ending);
+                if shards.iter().all(|(_, log)| log.sealed_generations() == 0) {
+                    memory::give_back();
+                }
+                let _ = tell_done.send(got_on);
             }
         })?;
         Ok((compactor, thread))
