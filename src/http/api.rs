@@ -14,7 +14,7 @@ use super::URI_BYTES_MAX;
 use super::call::Call;
 use super::headers::{self, Headers, RequestId, X_REQUEST_ID};
 use super::listener::{Limits, Vigil};
-use super::metrics::{Gauge, Metrics};
+use super::metrics::{InFlight, Metrics};
 use super::operation::{Operation, WITHOUT_OPERATION};
 use super::problem::{Code, Problem};
 use super::query::{Query, QueryShape};
@@ -65,7 +65,7 @@ impl<'a, F: Future<Output = Result<Reply, Problem>> + Send + 'a> Wait<'a> for F 
 /// What is kept of a request until its reply leaves.
 struct Kept<'a> {
     began: Instant,
-    _in_flight: Gauge<'a>,
+    _in_flight: InFlight<'a>,
     method: Method,
     /// The place of its route, if it has found one.
     index: Option<usize>,

@@ -2,7 +2,8 @@
 
 use std::fmt::{self, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Duration;
 
 use super::routes::ROUTES;
@@ -28,9 +29,9 @@ const CLASSES: usize = 5;
 pub(super) struct Metrics {
     /// By place in the table of routes; behind them, requests that found no route.
     routes: Vec<RouteMetrics>,
-    /// All that have come.
+    /// All requests that have come, and those that are done with: what is between them is in flight.
     requests: AtomicU64,
-    in_flight: AtomicU64,
+    ended: AtomicU64,
     pub(super) connections: AtomicU64,
     pub(super) connections_refused: AtomicU64,
     streams: Arc<Streams>,
@@ -38,9 +39,8 @@ pub(super) struct Metrics {
 
 #[derive(Debug, Default)]
 struct RouteMetrics {
-    by_class: [AtomicU64; CLASSES],
-    /// Each request is counted in one bucket; printing adds them up.
-    buckets: [AtomicU64; BUCKETS.len() + 1],
+    /// By class of status, then by time: each request is counted in one place, and printing adds them up.
+    counts: [[AtomicU64; BUCKETS.len() + 1]; CLASSES],
     micros: AtomicU64,
 }
 
@@ -49,7 +49,7 @@ impl Metrics {
         Metrics {
             routes: (0..=ROUTES.len()).map(|_| RouteMetrics::default()).collect(),
             requests: AtomicU64::new(0),
-            in_flight: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
             connections: AtomicU64::new(0),
             connections_refused: AtomicU64::new(0),
             streams,
@@ -57,9 +57,9 @@ impl Metrics {
     }
 
     /// Counts a request as being worked on until the guard is dropped, be it because the client went away.
-    pub(super) fn enter(&self) -> Gauge<'_> {
+    pub(super) fn enter(&self) -> InFlight<'_> {
         self.requests.fetch_add(1, Relaxed);
-        Gauge::raise(&self.in_flight)
+        InFlight(&self.ended)
     }
 
     /// How many requests have come.
@@ -71,10 +71,9 @@ impl Metrics {
     pub(super) fn answered(&self, route: Option<usize>, status: u16, took: Duration) {
         let route = &self.routes[route.unwrap_or(ROUTES.len())];
         let class = usize::from(status / 100).clamp(1, CLASSES) - 1;
-        route.by_class[class].fetch_add(1, Relaxed);
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let bucket = BUCKETS.iter().position(|(end, _)| micros <= *end).unwrap_or(BUCKETS.len());
-        route.buckets[bucket].fetch_add(1, Relaxed);
+        route.counts[class][bucket].fetch_add(1, Relaxed);
         route.micros.fetch_add(micros, Relaxed);
     }
 
@@ -86,8 +85,8 @@ impl Metrics {
         };
         out.write_str("# TYPE teller_http_requests_total counter\n")?;
         for (pattern, route) in routes() {
-            for (class, count) in route.by_class.iter().enumerate() {
-                let count = count.load(Relaxed);
+            for class in 0..CLASSES {
+                let count = route.of_class(class);
                 if count > 0 {
                     writeln!(
                         out,
@@ -102,8 +101,8 @@ impl Metrics {
         for (pattern, route) in routes() {
             let mut sum = 0;
             let ends = BUCKETS.iter().map(|(_, end)| *end).chain(["+Inf"]);
-            for (end, count) in ends.zip(&route.buckets) {
-                sum += count.load(Relaxed);
+            for (bucket, end) in ends.enumerate() {
+                sum += route.counts.iter().map(|class| class[bucket].load(Relaxed)).sum::<u64>();
                 writeln!(out, "{name}_bucket{{route=\"{pattern}\",le=\"{end}\"}} {sum}")?;
             }
             let micros = route.micros.load(Relaxed);
@@ -111,8 +110,11 @@ impl Metrics {
             writeln!(out, "{name}_sum{{route=\"{pattern}\"}} {seconds}.{fraction:06}")?;
             writeln!(out, "{name}_count{{route=\"{pattern}\"}} {sum}")?;
         }
+        // What has come is read last: it is never behind what has ended.
+        let ended = self.ended.load(Acquire);
+        let in_flight = AtomicU64::new(self.requests() - ended);
         for (name, kind, value) in [
-            ("teller_http_requests_in_flight", "gauge", &self.in_flight),
+            ("teller_http_requests_in_flight", "gauge", &in_flight),
             ("teller_http_connections", "gauge", &self.connections),
             ("teller_http_connections_refused_total", "counter", &self.connections_refused),
             ("teller_http_streams", "gauge", &self.streams.open),
@@ -126,8 +128,21 @@ impl Metrics {
 }
 
 impl RouteMetrics {
+    fn of_class(&self, class: usize) -> u64 {
+        self.counts[class].iter().map(|count| count.load(Relaxed)).sum()
+    }
+
     fn count(&self) -> u64 {
-        self.by_class.iter().map(|count| count.load(Relaxed)).sum()
+        (0..CLASSES).map(|class| self.of_class(class)).sum()
+    }
+}
+
+/// A request that is being worked on for as long as this lives.
+pub(super) struct InFlight<'a>(&'a AtomicU64);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Release);
     }
 }
 
@@ -154,7 +169,7 @@ mod tests {
     #[test]
     fn requests_are_counted_by_route_class_and_time() {
         let metrics = Metrics::new(Arc::default());
-        let _inside = metrics.enter();
+        let inside = metrics.enter();
         assert_eq!(metrics.requests(), 1);
         metrics.answered(Some(0), 201, Duration::from_micros(250));
         metrics.answered(Some(0), 201, Duration::from_micros(1500));
@@ -174,5 +189,9 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line}\n{text}");
         }
+        drop(inside);
+        text.clear();
+        metrics.write(&mut text).unwrap();
+        assert!(text.contains("teller_http_requests_in_flight 0\n"), "{text}");
     }
 }
