@@ -133,6 +133,8 @@ pub(super) fn rest() {
 mod tests {
     use std::sync::atomic::AtomicU64;
 
+    use parking_lot::Mutex;
+
     use super::*;
 
     #[test]
@@ -147,9 +149,9 @@ mod tests {
         assert_eq!(rests, [Some(8000), Some(4000), Some(2000), Some(1000), Some(500), None, None]);
     }
 
-    /// Requests, and what [`Others::make_way`] was told, as bits behind a one.
-    #[derive(Clone)]
-    struct Counted(Arc<(AtomicU64, AtomicU64)>);
+    /// Requests, and what [`Others::make_way`] was told.
+    #[derive(Clone, Default)]
+    struct Counted(Arc<(AtomicU64, Mutex<Vec<bool>>)>);
 
     impl Others for Counted {
         fn requests(&self) -> u64 {
@@ -157,14 +159,13 @@ mod tests {
         }
 
         fn make_way(&self, goes_on: bool) {
-            let told = self.0.1.load(Ordering::Relaxed);
-            self.0.1.store(told << 1 | u64::from(goes_on), Ordering::Relaxed);
+            self.0.1.lock().push(goes_on);
         }
     }
 
     #[test]
     fn it_rests_after_a_stretch_of_work_while_somebody_asks_and_there_is_no_full_hurry() {
-        let (hurry, others) = (Hurry::default(), Counted(Arc::new((5.into(), 1.into()))));
+        let (hurry, others) = (Hurry::default(), Counted::default());
         let mut now = Instant::now();
         let mut thread = StandingBack::new(hurry.clone(), Box::new(others.clone()), now);
         let mut after = |passed: Duration, requests: u64| {
@@ -185,18 +186,17 @@ mod tests {
         assert_eq!(after(work, 1), Some(Some(8 * work)));
         hurry.set(Hurry::MAX);
         assert_eq!(after(work, 1), Some(None));
-        assert_eq!(others.0.1.load(Ordering::Relaxed), 0b1_0100_101, "told after each stretch");
+        assert_eq!(*others.0.1.lock(), [false, true, false, false, true, false, true]);
     }
 
     #[test]
     fn who_does_not_stand_back_does_not_rest() {
         assert!(!rests());
-        let others = || Counted(Arc::new((0.into(), 0.into())));
-        stand_back(&Hurry::default(), others());
+        stand_back(&Hurry::default(), Counted::default());
         assert!(rests());
         let hurry = Hurry::default();
         hurry.set(Hurry::MAX);
-        stand_back(&hurry, others());
+        stand_back(&hurry, Counted::default());
         thread::sleep(WORK_MIN);
         rest();
         assert!(!rests(), "nor who is in full hurry");
