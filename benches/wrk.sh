@@ -81,12 +81,14 @@ round() {
 
 # Waits until the ledger has done what the round before left to do, so that the next one is not measured beside it.
 settle() {
-    for _ in $(seq 100); do
-        local before=${now:-}
+    local before now
+    for _ in $(seq 30); do
+        before=$(awk '{ print $14 + $15 }' "/proc/$server/stat")
+        sleep 0.3
         now=$(awk '{ print $14 + $15 }' "/proc/$server/stat")
         [ "$now" = "$before" ] && return
-        sleep 0.1
     done
+    echo "wrk.sh: the ledger does not come to rest" >&2
 }
 
 median() { sort -g | awk '{ value[NR] = $1 } END { print value[int((NR + 1) / 2)] }'; }

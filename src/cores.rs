@@ -4,7 +4,7 @@
 //! waits for, the shards' workers and the journal's, stay on the others. Left to itself the system moves both about: a
 //! thread that is woken runs where the waker does, and one core then did all the work for a while, and the other little.
 //! With 64 connections the split gives a sixth more deposits, with 256 a thirtieth (`benches/README.md`). All other threads
-//! run anywhere: with what commits large batches, and what compacts, on the shards' cores too, transfers in batches were
+//! run anywhere (but see below): with what commits large batches, and what compacts, on the shards' cores too, transfers in batches were
 //! a third fewer.
 //!
 //! A thread that is woken usually takes the core from the one that runs there, if that has had more of it. Between a
@@ -16,7 +16,7 @@
 //! in it as well, or it would interrupt them. What a commit waits for, the committers' and the journal's threads, is not.
 //!
 //! Compaction that goes on without rests, as it does behind batches, picks its cores itself ([`Cores::keep_on`]): those
-//! that serve while the shards are at work, and else the shards'. Left to the system it waited on the core of a shard while
+//! that serve while shards are at work on all the others, and else the others. Left to the system it waited on the core of a shard while
 //! the others slept, for a sleep of some milliseconds is too short for the system to see it.
 //!
 //! What always holds:
@@ -80,6 +80,11 @@ impl Cores {
     /// Has this thread, and those that it will start, wait for their turn.
     pub fn wait_for_turn(&self) {
         self.put(gettid(), SCHED_BATCH);
+    }
+
+    /// How many cores the shards have for themselves; 0 if cores are not split.
+    pub fn of_shards(&self) -> usize {
+        self.0.map_or(0, |split| (0..CpuSet::MAX_CPU).filter(|core| split.other.is_set(*core)).count())
     }
 
     /// Keeps this thread on some cores, in the class that it is in.
@@ -199,6 +204,8 @@ mod tests {
             (2, 1, 1, None),
         ] {
             let split = Split::of(&set(&[3, 5, 6, 9]), own, serving, shards);
+            let shards_cores = expected.as_ref().map_or(0, |(_, other)| other.len());
+            assert_eq!(Cores(split).of_shards(), shards_cores);
             let expected = expected.map(|(serving, other)| (set(&serving), set(&other)));
             assert_eq!(
                 split.map(|split| (split.serving, split.other)),

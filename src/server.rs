@@ -339,13 +339,14 @@ impl Running {
         };
         let (snapshot, asked) = bounded(1);
         let brake = Brake::default();
-        let others = Others {
+        let clients = Clients {
             api,
             shards: shards.iter().map(|shard| shard.threads.handle().clone()).collect(),
             cores,
+            cores_of_shards: cores.of_shards(),
             place: Cell::new(Place::Anywhere),
         };
-        let (compactor, compaction) = Compactor::start(kept(), Arc::clone(&reserve), others)?;
+        let (compactor, compaction) = Compactor::start(kept(), Arc::clone(&reserve), clients)?;
         let keeper = {
             let (shards, brake) = (kept(), brake.clone());
             let interval = settings.snapshot_interval;
@@ -511,17 +512,19 @@ impl Compactor {
     fn start(
         shards: Vec<Kept>,
         reserve: Arc<DiskReserve>,
-        others: Others,
+        clients: Clients,
     ) -> Result<(Compactor, Background), ServerError> {
         let (begin, begun) = bounded(1);
         let (tell_done, done) = bounded(1);
         let compactor = Compactor { begin, done, hurry: Hurry::default(), ending: Arc::default() };
         let (hurry, ending) = (compactor.hurry.clone(), Arc::clone(&compactor.ending));
         let thread = Background::start("compaction", move |_| {
-            pace::stand_back(&hurry, others);
+            pace::stand_back(&hurry, clients);
             while begun.recv().is_ok() {
                 let got_on = compact_all(&shards, &reserve, &ending);
-                if shards.iter().all(|(_, log)| log.sealed_generations() == 0) {
+                let is_done = shards.iter().all(|(_, log)| log.sealed_generations() == 0);
+                if is_done && got_on && !ending.load(Ordering::Relaxed) {
+                    pace::pause();
                     memory::give_back();
                 }
                 let _ = tell_done.send(got_on);
@@ -531,24 +534,32 @@ impl Compactor {
     }
 }
 
-/// Those whom compaction stands back for.
-struct Others {
+/// Those whom compaction stands back for: clients, and the shards, which serve them.
+struct Clients {
     api: Arc<Api>,
     shards: Vec<ShardHandle>,
     cores: Cores,
+    /// How many cores the shards have; 0 if cores are not split.
+    cores_of_shards: usize,
     /// Where compaction is.
     place: Cell<Place>,
 }
 
-impl pace::Others for Others {
+impl pace::Others for Clients {
     fn requests(&self) -> u64 {
         self.api.requests()
     }
 
+    fn are_there(&self) -> bool {
+        // Where the cores are not its own, who else wants them is not known.
+        self.cores_of_shards == 0 || self.api.requests_in_flight() > 0
+    }
+
     fn make_way(&self, goes_on: bool) {
+        let busy = || self.shards.iter().filter(|shard| shard.is_busy()).count();
         let place = if !goes_on {
             Place::Anywhere
-        } else if self.shards.iter().all(ShardHandle::is_busy) {
+        } else if busy() >= self.cores_of_shards {
             Place::Serving
         } else {
             Place::Other
@@ -833,19 +844,25 @@ mod tests {
 
     #[test]
     fn compaction_makes_way_for_the_shards_and_else_for_those_that_serve() {
-        let api = Arc::new(Api::new());
-        let shards = vec![ShardHandle::of_nobody(), ShardHandle::of_nobody()];
-        let others = Others { api, shards, cores: Cores::shared(), place: Cell::new(Place::Anywhere) };
-        let place = |goes_on| {
-            pace::Others::make_way(&others, goes_on);
-            others.place.get()
-        };
-        let _replies = [0, 1].map(|shard| {
-            assert_eq!(place(true), Place::Other, "one of them has its core free");
-            others.shards[shard].ask(Request::TrialBalance)
-        });
-        assert_eq!(place(true), Place::Serving);
-        assert_eq!(place(false), Place::Anywhere);
+        for cores_of_shards in [2, 3] {
+            let clients = Clients {
+                api: Arc::new(Api::new()),
+                shards: vec![ShardHandle::of_nobody(), ShardHandle::of_nobody()],
+                cores: Cores::shared(),
+                cores_of_shards,
+                place: Cell::new(Place::Anywhere),
+            };
+            let place = |goes_on| {
+                pace::Others::make_way(&clients, goes_on);
+                clients.place.get()
+            };
+            let _replies = [0, 1].map(|shard| {
+                assert_eq!(place(true), Place::Other, "one of them has its core free");
+                clients.shards[shard].ask(Request::TrialBalance)
+            });
+            assert_eq!(place(true), if cores_of_shards == 2 { Place::Serving } else { Place::Other });
+            assert_eq!(place(false), Place::Anywhere);
+        }
     }
 
     #[test]
@@ -860,7 +877,9 @@ mod tests {
         let compactor = Compactor { begin, done, hurry: Hurry::default(), ending: Arc::default() };
         let (hurry, brake) = (compactor.hurry.clone(), Brake::default());
         let kept = vec![(threads.handle().clone(), Arc::clone(&log))];
-        let (keeper, (_, asked)) = (brake.clone(), bounded(1));
+        // While this is there, nobody has asked for a snapshot.
+        let (_ask, asked) = bounded(1);
+        let keeper = brake.clone();
         let keeper = Background::start("keeper", move |stop| {
             keep(&kept, &compactor, &keeper, Duration::from_secs(3600), &woken, &asked, stop);
         })

@@ -106,6 +106,11 @@ impl Api {
         self.metrics.requests()
     }
 
+    /// How many of them are being worked on.
+    pub fn requests_in_flight(&self) -> u64 {
+        self.metrics.in_flight()
+    }
+
     pub(super) fn stage(&self) -> Stage {
         match (self.ending.load(Ordering::Acquire), self.bank.get()) {
             (true, _) => Stage::Ending,

@@ -67,6 +67,13 @@ impl Metrics {
         self.requests.load(Relaxed)
     }
 
+    /// How many of them are being worked on.
+    pub(super) fn in_flight(&self) -> u64 {
+        // In this order: what has come is never behind what has ended.
+        let ended = self.ended.load(Acquire);
+        self.requests() - ended
+    }
+
     /// Counts an answered request.
     pub(super) fn answered(&self, route: Option<usize>, status: u16, took: Duration) {
         let route = &self.routes[route.unwrap_or(ROUTES.len())];
@@ -110,18 +117,15 @@ impl Metrics {
             writeln!(out, "{name}_sum{{route=\"{pattern}\"}} {seconds}.{fraction:06}")?;
             writeln!(out, "{name}_count{{route=\"{pattern}\"}} {sum}")?;
         }
-        // What has come is read last: it is never behind what has ended.
-        let ended = self.ended.load(Acquire);
-        let in_flight = AtomicU64::new(self.requests() - ended);
         for (name, kind, value) in [
-            ("teller_http_requests_in_flight", "gauge", &in_flight),
-            ("teller_http_connections", "gauge", &self.connections),
-            ("teller_http_connections_refused_total", "counter", &self.connections_refused),
-            ("teller_http_streams", "gauge", &self.streams.open),
-            ("teller_http_stream_events_total", "counter", &self.streams.events),
-            ("teller_http_stream_readers_dropped_total", "counter", &self.streams.dropped),
+            ("teller_http_requests_in_flight", "gauge", self.in_flight()),
+            ("teller_http_connections", "gauge", self.connections.load(Relaxed)),
+            ("teller_http_connections_refused_total", "counter", self.connections_refused.load(Relaxed)),
+            ("teller_http_streams", "gauge", self.streams.open.load(Relaxed)),
+            ("teller_http_stream_events_total", "counter", self.streams.events.load(Relaxed)),
+            ("teller_http_stream_readers_dropped_total", "counter", self.streams.dropped.load(Relaxed)),
         ] {
-            writeln!(out, "# TYPE {name} {kind}\n{name} {}", value.load(Relaxed))?;
+            writeln!(out, "# TYPE {name} {kind}\n{name} {value}")?;
         }
         Ok(())
     }

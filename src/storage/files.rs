@@ -29,8 +29,8 @@ const BUFFER_BYTES: usize = 256 * 1024;
 /// journal may have to wait until the file system has written that, too.
 const UNSYNCED_BYTES_MAX: u64 = 256 * 1024;
 
-/// The same while nobody is there who would wait, or batches wait for whoever writes: 256 KiB at a time, a quarter of the
-/// time goes by in syncs.
+/// The same for a thread that does not rest, since nobody is there or batches wait for it: 256 KiB at a time, a quarter of
+/// the time goes by in syncs. Who comes then may wait until so much is written.
 const UNSYNCED_BYTES_MAX_WITHOUT_RESTS: u64 = 4 * 1024 * 1024;
 
 /// Makes the names in a directory durable: files made, renamed or removed in it.
@@ -174,7 +174,7 @@ impl Drop for LockedFile {
 /// A file in the making: written front to back under a temporary name, visible under its own once it is durable.
 ///
 /// Always: [`AtomicFile::offset`] is the number of bytes written, [`AtomicFile::hash`] their BLAKE3; all but the
-/// last `UNSYNCED_BYTES_MAX` are synced, or somewhat more where the thread does not rest.
+/// last `UNSYNCED_BYTES_MAX` are synced, or `UNSYNCED_BYTES_MAX_WITHOUT_RESTS`.
 #[derive(Debug)]
 pub struct AtomicFile {
     writer: BufWriter<File>,

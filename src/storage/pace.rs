@@ -4,8 +4,8 @@
 //! rests after each several times as long, in `rest`, which everything that handles much calls between one piece
 //! and the next. The more it has to [`Hurry`], the shorter it rests, and in the end it only lets others have
 //! a turn between its stretches: those that serve do not take a core from it (`cores`), and would wait for its whole
-//! time slice. While nobody is served there is nobody to rest for, and it goes on just so: what would take a minute
-//! beside clients is done in a few seconds without them.
+//! time slice. While nobody is there ([`Others`]) it does not rest either: what batches have left is done in a third of
+//! the time.
 //!
 //! A low priority alone does not do: the system lets a thread finish its time slice, milliseconds in which a core is
 //! missing where a commit takes a tenth of one; and who has once lowered it may not raise it again. With rests, the
@@ -24,8 +24,8 @@ const WORK_MIN: Duration = Duration::from_micros(200);
 /// How many times as long as it has worked a thread rests.
 const REST_RATIO: u32 = 8;
 
-/// After how long without a request nobody is there. Who asks less often than that meets a stretch of work in a third of
-/// their requests, and waits for the end of it.
+/// After how long without a request nobody is there. The next one may have to wait for the end of a stretch of work, and for
+/// what a file in the making has unsynced.
 const ALONE_AFTER: Duration = Duration::from_millis(100);
 
 /// How much those who stand back have to get on.
@@ -57,8 +57,11 @@ impl Hurry {
 
 /// Those whom a thread stands back for.
 pub trait Others {
-    /// How many requests they have made so far.
+    /// How many requests they have made so far: while that grows, they are there.
     fn requests(&self) -> u64;
+
+    /// Whether they are there in any case: a request is being worked on, or there are others who do not tell.
+    fn are_there(&self) -> bool;
 
     /// Has this thread be where it is least in their way: called after each stretch of work, with whether the next one
     /// follows at once.
@@ -93,7 +96,7 @@ impl StandingBack {
             return None;
         }
         let requests = self.others.requests();
-        if requests != self.requests {
+        if requests != self.requests || self.others.are_there() {
             (self.requests, self.last_request) = (requests, now);
         }
         let is_alone = now - self.last_request >= ALONE_AFTER;
@@ -105,10 +108,20 @@ impl StandingBack {
     }
 }
 
-/// Has this thread stand back for all others from now on, whenever there is no hurry.
+/// Has this thread stand back for all others from now on, while they are there and it has no full [`Hurry`].
 pub fn stand_back(hurry: &Hurry, others: impl Others + 'static) {
     let others = Box::new(others);
     STANDING_BACK.set(Some(StandingBack::new(hurry.clone(), others, Instant::now())));
+}
+
+/// Ends what this thread was doing, if it stands back: it need not be anywhere until it does more.
+pub fn pause() {
+    STANDING_BACK.with_borrow_mut(|standing_back| {
+        if let Some(thread) = standing_back {
+            thread.goes_on = false;
+            thread.others.make_way(false);
+        }
+    });
 }
 
 /// Whether this thread rests between its stretches of work.
@@ -131,7 +144,7 @@ pub(super) fn rest() {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicU64;
+    use std::sync::atomic::{AtomicBool, AtomicU64};
 
     use parking_lot::Mutex;
 
@@ -149,27 +162,38 @@ mod tests {
         assert_eq!(rests, [Some(8000), Some(4000), Some(2000), Some(1000), Some(500), None, None]);
     }
 
-    /// Requests, and what [`Others::make_way`] was told.
     #[derive(Clone, Default)]
-    struct Counted(Arc<(AtomicU64, Mutex<Vec<bool>>)>);
+    struct Clients(Arc<Seen>);
 
-    impl Others for Counted {
+    #[derive(Default)]
+    struct Seen {
+        requests: AtomicU64,
+        in_flight: AtomicBool,
+        /// What [`Others::make_way`] was told.
+        goes_on: Mutex<Vec<bool>>,
+    }
+
+    impl Others for Clients {
         fn requests(&self) -> u64 {
-            self.0.0.load(Ordering::Relaxed)
+            self.0.requests.load(Ordering::Relaxed)
+        }
+
+        fn are_there(&self) -> bool {
+            self.0.in_flight.load(Ordering::Relaxed)
         }
 
         fn make_way(&self, goes_on: bool) {
-            self.0.1.lock().push(goes_on);
+            self.0.goes_on.lock().push(goes_on);
         }
     }
 
     #[test]
     fn it_rests_after_a_stretch_of_work_while_somebody_asks_and_there_is_no_full_hurry() {
-        let (hurry, others) = (Hurry::default(), Counted::default());
+        let (hurry, others) = (Hurry::default(), Clients::default());
         let mut now = Instant::now();
         let mut thread = StandingBack::new(hurry.clone(), Box::new(others.clone()), now);
         let mut after = |passed: Duration, requests: u64| {
-            others.0.0.fetch_add(requests, Ordering::Relaxed);
+            others.0.requests.fetch_add(requests, Ordering::Relaxed);
             now += passed;
             let end = thread.end_of_stretch(now);
             thread.working_since = now;
@@ -184,21 +208,27 @@ mod tests {
         assert_eq!(after(ALONE_AFTER - work, 0), Some(Some(80 * WORK_MIN)));
         assert_eq!(after(work, 0), Some(None));
         assert_eq!(after(work, 1), Some(Some(8 * work)));
+        others.0.in_flight.store(true, Ordering::Relaxed);
+        assert_eq!(after(2 * ALONE_AFTER, 0), Some(Some(80 * WORK_MIN)), "one that takes long");
+        others.0.in_flight.store(false, Ordering::Relaxed);
+        assert_eq!(after(ALONE_AFTER, 0), Some(None));
         hurry.set(Hurry::MAX);
         assert_eq!(after(work, 1), Some(None));
-        assert_eq!(*others.0.1.lock(), [false, true, false, false, true, false, true]);
+        assert_eq!(*others.0.goes_on.lock(), [false, true, false, false, true, false, false, true, true]);
     }
 
     #[test]
     fn who_does_not_stand_back_does_not_rest() {
         assert!(!rests());
-        stand_back(&Hurry::default(), Counted::default());
+        stand_back(&Hurry::default(), Clients::default());
         assert!(rests());
         let hurry = Hurry::default();
         hurry.set(Hurry::MAX);
-        stand_back(&hurry, Counted::default());
+        stand_back(&hurry, Clients::default());
         thread::sleep(WORK_MIN);
         rest();
         assert!(!rests(), "nor who is in full hurry");
+        pause();
+        assert!(rests(), "until it is done");
     }
 }
