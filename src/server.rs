@@ -885,13 +885,14 @@ mod tests {
         })
         .expect("a thread");
 
-        begun.recv().expect("there is something to do");
+        let wait_max = Duration::from_secs(30);
+        begun.recv_timeout(wait_max).expect("there is something to do");
         assert!(brake.is_on());
         assert_eq!(hurry.level(), 7);
         assert!(log.compact(&CompactionLimits::default()).expect("compacted"), "it got on");
         assert_eq!(log.sealed_generations(), 5);
         tell_done.send(true).expect("it listens");
-        begun.recv().expect("there is more to do");
+        begun.recv_timeout(wait_max).expect("there is more to do");
         assert!(!brake.is_on());
         assert_eq!(hurry.level(), 3);
         keeper.stop();
