@@ -4,8 +4,8 @@
 //! waits for, the shards' workers and the journal's, stay on the others. Left to itself the system moves both about: a
 //! thread that is woken runs where the waker does, and one core then did all the work for a while, and the other little.
 //! With 64 connections the split gives a sixth more deposits, with 256 a thirtieth (`benches/README.md`). All other threads
-//! run anywhere (but see below): with what commits large batches, and what compacts, on the shards' cores too, transfers in batches were
-//! a third fewer.
+//! run anywhere (but see below): with what commits large batches, and what compacts, on the shards' cores too, transfers
+//! in batches were a third fewer.
 //!
 //! A thread that is woken usually takes the core from the one that runs there, if that has had more of it. Between a
 //! client, the threads that serve and the shards, each of which wakes the next for a piece of work, that made many small
@@ -16,8 +16,8 @@
 //! in it as well, or it would interrupt them. What a commit waits for, the committers' and the journal's threads, is not.
 //!
 //! Compaction that goes on without rests, as it does behind batches, picks its cores itself ([`Cores::keep_on`]): those
-//! that serve while shards are at work on all the others, and else the others. Left to the system it waited on the core of a shard while
-//! the others slept, for a sleep of some milliseconds is too short for the system to see it.
+//! that serve while shards are at work on all the others, and else the others. Left to the system it waited on the core of
+//! a shard while the others slept, for a sleep of some milliseconds is too short for the system to see it.
 //!
 //! What always holds:
 //!

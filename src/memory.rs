@@ -7,8 +7,8 @@
 //!
 //! Left out: other allocators than glibc's, which have no such call or need none; nothing is done there.
 
-/// Gives back whatever the allocator keeps and nobody has. Took 3 to 31 ms, in which who allocates from
-/// the same part of the heap waits.
+/// Gives back whatever the allocator keeps and nobody has. Took 3 to 31 ms, in which who allocates from the same part of
+/// the heap waits.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[expect(unsafe_code, reason = "no safe library has it; what it buys is in the module's essay")]
 pub fn give_back() {

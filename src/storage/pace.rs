@@ -24,8 +24,8 @@ const WORK_MIN: Duration = Duration::from_micros(200);
 /// How many times as long as it has worked a thread rests.
 const REST_RATIO: u32 = 8;
 
-/// After how long without a request nobody is there. The next one may have to wait for the end of a stretch of work, and for
-/// what a file in the making has unsynced.
+/// After how long without a request nobody is there. The next one may have to wait for the end of a stretch of work, and
+/// for what a file in the making has unsynced.
 const ALONE_AFTER: Duration = Duration::from_millis(100);
 
 /// How much those who stand back have to get on.
