@@ -329,7 +329,7 @@ impl Feed {
     fn is_free(&mut self, index: usize, source: &dyn Source) -> Result<bool, StorageError> {
         let lane = &self.lanes[index];
         let (_, event) = lane.window.front().expect("the lane has an event");
-        let Some(decision) = event.change.decision().filter(|decision| decision.parts.len() > 1) else {
+        let Some(decision) = event.change.decision() else {
             return Ok(true);
         };
         let (own, time) = (lane.shard, event.time);
@@ -637,7 +637,7 @@ mod tests {
 
     use super::*;
     use crate::ledger::operation::{Item, Operation, Place, Sum};
-    use crate::ledger::workspace::{Decided, Needs};
+    use crate::ledger::workspace::{Decided, Grant, Needs};
     use crate::ledger::{
         AccountName, AccountRef, Amount, Command, ExcessDecimals, Ledger, Note, OverdraftDefault, Quantity,
         Target, Terms, decide_plain,
@@ -645,10 +645,19 @@ mod tests {
     use crate::storage::journal::record::{Draft, LogPosition};
     use crate::storage::journal::{Journal, MemoryJournal, MemoryReader};
 
-    /// Two logs. What is durable of each at one look after the other; the last stays.
+    /// Logs. What is durable of each at one look after the other; the last stays.
     struct Growing {
-        logs: [MemoryReader; 2],
-        durable: [Mutex<VecDeque<u64>>; 2],
+        logs: Vec<MemoryReader>,
+        durable: Vec<Mutex<VecDeque<u64>>>,
+    }
+
+    impl Growing {
+        fn new(benches: &[Bench], durable: &[&[u64]]) -> Growing {
+            Growing {
+                logs: benches.iter().map(|bench| bench.journal.reader()).collect(),
+                durable: durable.iter().map(|looks| Mutex::new(looks.iter().copied().collect())).collect(),
+            }
+        }
     }
 
     impl Source for Growing {
@@ -712,17 +721,9 @@ mod tests {
         Quantity::parse("1", ExcessDecimals::Refuse).expect("a quantity")
     }
 
-    /// Looking for what a transfer depends on finds that its payee's shard, of which nothing was durable, has an event of
-    /// the same time that has nothing to do with it. That comes first, as it does for whoever looks later.
-    #[test]
-    fn what_is_found_while_looking_for_what_an_event_depends_on_may_come_before_it() {
-        const NOW: u64 = 7;
-        let mut benches = [Bench::new(0), Bench::new(1)];
-        benches[0].open("payee");
-        benches[0].open("other");
-        benches[1].open("payer");
-        benches[1].deposit("payer", 1);
-        let places = [(1, "payer"), (0, "payee")].map(|(shard, name): (usize, _)| Place {
+    /// Has one of the shards decide a transfer of one between two accounts, each given with its shard.
+    fn transfer(benches: &mut [Bench], decider: usize, sides: [(usize, &str); 2]) -> Event {
+        let places = sides.map(|(shard, name)| Place {
             shard: benches[shard].ledger.shard(),
             account: AccountRef::Name(named(name)),
         });
@@ -730,27 +731,78 @@ mod tests {
             let needs = Needs { accounts: smallvec![account.clone()], ..Needs::default() };
             benches[shard.index()].ledger.grant(&needs, &[], &terms(NOW))
         });
+        // A shard grants once, all that is its own.
+        let mut granted: Vec<Grant> = Vec::new();
+        for grant in grants {
+            match granted.iter_mut().find(|known| known.shard == grant.shard) {
+                Some(known) => known.accounts.extend(grant.accounts),
+                None => granted.push(grant),
+            }
+        }
         let [from, to] = places;
         let operation = Operation::Transfer { from, to, amount: Sum::Exactly(one()), note: Note::default() };
         let item = Item { operation, conditions: Vec::new(), key: None };
-        let decision = decide_plain(&item, &grants).expect("it is plain").expect("it is funded");
+        let decision = decide_plain(&item, &granted).expect("it is plain").expect("it is funded");
         let decided = Decided { decision, key: None };
-        let transfer = benches[1].ledger.decided(decided, Timestamp::from_millis(NOW));
-        benches[1].happen(&transfer);
-        benches[0].deposit("other", NOW);
+        let event = benches[decider].ledger.decided(decided, Timestamp::from_millis(NOW));
+        benches[decider].happen(&event);
+        event
+    }
 
-        let prepared = Sequence::new(2).expect("a sequence");
-        let shown = |looks: &[u64]| {
-            let logs = benches.each_ref().map(|bench| bench.journal.reader());
-            let durable = [looks, &[3]].map(|looks| Mutex::new(looks.iter().copied().collect()));
-            let before = Position::new(vec![prepared; 2]);
-            let (mut feed, mut found) = (Feed::new(&before), Vec::new());
-            let halt =
-                feed.advance(&Growing { logs, durable }, &EventFilter::default(), 9, &mut found, &mut 0);
-            assert!(matches!(halt, Ok(Halt::Horizon(_))), "{halt:?}");
-            found.first().map(|found: &Found| found.shard.index())
+    const NOW: u64 = 7;
+
+    /// Which shards' events are found first, as far as the logs are known to lead.
+    fn order(source: &Growing, prepared: &[u64]) -> Vec<usize> {
+        let before = prepared.iter().map(|&last| Sequence::new(last).expect("a sequence")).collect();
+        let (mut feed, mut found) = (Feed::new(&Position::new(before)), Vec::new());
+        let halt = feed.advance(source, &EventFilter::default(), 9, &mut found, &mut 0);
+        assert!(matches!(halt, Ok(Halt::Horizon(_))), "{halt:?}");
+        found.iter().map(|found: &Found| found.shard.index()).collect()
+    }
+
+    /// Looking for what a transfer depends on finds that its payee's shard, of which nothing was durable, has an event of
+    /// the same time that has nothing to do with it. That comes first, as it does for whoever looks later.
+    #[test]
+    fn what_is_found_while_looking_for_what_an_event_depends_on_may_come_before_it() {
+        let mut benches = [Bench::new(0), Bench::new(1)];
+        benches[0].open("payee");
+        benches[0].open("other");
+        benches[1].open("payer");
+        benches[1].deposit("payer", 1);
+        transfer(&mut benches, 1, [(1, "payer"), (0, "payee")]);
+        benches[0].deposit("other", NOW);
+        for looks in [&[3][..], &[2, 3]] {
+            let found = order(&Growing::new(&benches, &[looks, &[3]]), &[2, 2]);
+            assert_eq!(found.first(), Some(&0));
+        }
+    }
+
+    /// A transfer with a key is decided by the shard that keeps the key, which need not have a part in it: between two
+    /// accounts of another shard it has a single part. It was shown before the deposit that paid for it, when that deposit's
+    /// log could not be read on in the same millisecond.
+    #[test]
+    fn a_decision_about_one_other_shard_comes_after_what_it_depends_on() {
+        let mut benches = [Bench::new(0), Bench::new(1), Bench::new(2)];
+        benches[0].open("payer");
+        benches[0].open("payee");
+        benches[0].open("other");
+        benches[2].open("third");
+        benches[2].deposit("third", 1);
+        let blocks = transfer(&mut benches, 2, [(2, "third"), (0, "other")]);
+        let by = TransactionId {
+            time: blocks.time,
+            shard: benches[2].ledger.shard(),
+            sequence: benches[2].ledger.last(),
         };
-        assert_eq!(shown(&[3]), Some(0));
-        assert_eq!(shown(&[2, 3]), Some(0));
+        let decision = blocks.change.decision().expect("it is one");
+        let copy = benches[0].ledger.settled(by, decision, blocks.time).expect("it follows").expect("it is new");
+        benches[0].happen(&copy);
+        benches[0].deposit("payer", NOW);
+        transfer(&mut benches, 1, [(0, "payer"), (0, "payee")]);
+        // So that nobody is asked what may still come from there.
+        benches[0].deposit("other", NOW + 1);
+        benches[2].deposit("third", NOW + 1);
+        let found = order(&Growing::new(&benches, &[&[6], &[1], &[4]]), &[3, 0, 2]);
+        assert_eq!(found, [2, 0, 1]);
     }
 }
