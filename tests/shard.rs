@@ -159,6 +159,43 @@ fn a_full_disk_refuses_changes_and_answers_the_rest() {
     assert_eq!(bench.shard.ledger().last(), Sequence::FIRST);
 }
 
+/// P5: on a full disk, a transfer with a known key was refused as if nothing had been done. It has been, and its
+/// outcome is told; what would be recorded anew is refused, and what is refused anyhow says why.
+#[test]
+fn a_full_disk_keeps_no_outcome_of_a_work_from_being_told() {
+    let mut benches = benches::<2>();
+    let full = Moment { disk_full: true, ..moment(1, 100) };
+    let mut serve = |request, moment| {
+        let [bench, _] = &mut benches;
+        let (reply, _) = bench.serve(request, moment);
+        let Reply::Worked(reply) = reply else { panic!("{reply:?}") };
+        reply
+    };
+    let known = || transfer(0, 0, Some(key_at(0, 1)));
+    assert!(matches!(serve(known(), moment(1, 100)), WorkReply::Items(_)));
+    let WorkReply::Items(items) = serve(known(), full) else { panic!("it is told") };
+    assert!(matches!(items[..], [ItemReply::Not(ItemOutcome::Settled(_))]), "{items:?}");
+    assert_eq!(serve(transfer(0, 0, Some(key_at(0, 2))), full), WorkReply::DiskFull);
+    let WorkReply::Items(items) = serve(transfer(0, 0, None), full) else { panic!("it is refused anyhow") };
+    assert!(matches!(items[..], [ItemReply::Not(ItemOutcome::Refused(_))]), "{items:?}");
+    assert_eq!(benches[0].shard.ledger().last(), Sequence::FIRST.next());
+}
+
+/// P7: a shard that may record nothing was written to all the same, by whoever decided about its accounts.
+#[test]
+fn nothing_is_decided_about_a_shard_that_may_record_nothing() {
+    let mut benches = benches::<2>();
+    benches[0].serve(execute(deposit("a"), None), moment(1, 100));
+    let full = Moment { disk_full: true, ..moment(1, 100) };
+    let Bench { shard, output } = &mut benches[0];
+    shard.serve(transfer(0, 1, None), 9, full, output);
+    carry(&mut benches, 0);
+    assert_eq!(benches[1].replies().pop().map(|(_, reply, _)| reply), Some(Reply::Worked(WorkReply::DiskFull)));
+    carry(&mut benches, 1);
+    assert!(benches.iter().all(|bench| !bench.shard.is_locked()));
+    assert_eq!(benches.map(|bench| bench.shard.ledger().last().get()), [2, 1]);
+}
+
 /// A clock that is set back makes no event earlier than the one before.
 #[test]
 fn time_never_runs_backwards_in_a_shard() {
@@ -512,6 +549,30 @@ fn too_many_who_wait_are_refused_at_once() {
     carry(&mut benches, 0);
     carry(&mut benches, 1);
     assert_eq!(benches[0].replies().len(), waiting);
+    assert!(!benches[0].shard.is_locked());
+}
+
+/// P7: a list of accounts waits for each that it may show, so a few of them are as many as thousands of others.
+#[test]
+fn lists_that_wait_are_refused_sooner() {
+    const ACCOUNTS: usize = 10_000;
+    let mut benches = benches::<2>();
+    for number in 1..ACCOUNTS {
+        benches[0].serve(execute(open(&format!("a{number}")), None), moment(1, 100));
+    }
+    benches[0].ask(0, transfer(0, 1, None));
+    let list = || Request::Accounts {
+        from: AccountNumber::new(0),
+        count: 1,
+        filter: Arc::new(AccountFilter { prefix: Some("none".into()), ..AccountFilter::default() }),
+    };
+    let waiting = (1..4096).find(|&number| {
+        benches[0].ask(number, list());
+        matches!(benches[0].output.ready.last(), Some((_, Reply::Overloaded)))
+    });
+    assert_eq!(waiting, Some((1 << 20) / ACCOUNTS as u32 + 2), "one too many is taken, and the next is not");
+    carry(&mut benches, 0);
+    carry(&mut benches, 1);
     assert!(!benches[0].shard.is_locked());
 }
 

@@ -22,6 +22,10 @@ use crate::storage::journal::record::{Draft, RECORD_BYTES_MAX, TRANSFER_BYTES_MA
 /// How many requests and works wait for locked accounts at most.
 const WAITING_MAX: usize = 4096;
 
+/// How many accounts and the like all those wait for at most, together: a list of accounts waits for ten thousand, a part
+/// of a batch for two thousand. Each takes some 40 bytes, so these take 40 MB.
+const PLACES_WAITING_MAX: usize = 1 << 20;
+
 /// How many accounts one request for a list looks at, so that a filter that finds little does not stop the shard.
 const ACCOUNTS_SCANNED_MAX: usize = 10_000;
 
@@ -461,7 +465,7 @@ impl<To> Shard<To> {
         match request {
             Request::Work(request) => match request.turn {
                 None => self.begin(request, None, to, moment, output),
-                Some(_) if self.locks.waiting() >= WAITING_MAX => {
+                Some(_) if self.is_crowded() => {
                     output.ready.push((to, Reply::Worked(WorkReply::Overloaded)));
                 }
                 Some(turn) => {
@@ -603,7 +607,7 @@ impl<To> Shard<To> {
         if self.locks.are_all_free(&resources) {
             return self.answer(request, to, moment, output);
         }
-        if self.locks.waiting() >= WAITING_MAX {
+        if self.is_crowded() {
             output.ready.push((to, Reply::Overloaded));
             return;
         }
@@ -708,10 +712,15 @@ impl<To> Shard<To> {
         }
     }
 
+    /// Whether nobody else may wait.
+    fn is_crowded(&self) -> bool {
+        self.locks.waiting() >= WAITING_MAX || self.locks.places_waiting() >= PLACES_WAITING_MAX
+    }
+
     /// Locks what a work needs here, or lets it wait.
     fn admit(&mut self, mut work: Box<Work<To>>, moment: Moment, output: &mut Output<To>) {
         assert_eq!(work.next_shard(), self.id, "a work knows its way");
-        if self.locks.waiting() >= WAITING_MAX {
+        if self.is_crowded() {
             return self.give_up(work, WorkReply::Overloaded, moment, output);
         }
         if let Some((replies, after)) = self.transfer_at_once(&work.request, moment, output) {
@@ -809,6 +818,7 @@ impl<To> Shard<To> {
         // A key that was settled a moment ago is not refused as in flight: its first reply may be there already, while
         // the settlement here is not durable yet. What the work answers waits for that, since the grant has seen it.
         work.grants.push(self.ledger.grant(work.needs_here(), found, &self.terms(moment.now)));
+        work.disk_full |= moment.disk_full;
         if work.grants.len() < work.request.needs.len() {
             output.messages.push((work.next_shard(), Message::Work(work)));
         } else {
@@ -834,7 +844,7 @@ impl<To> Shard<To> {
         let request = &work.request;
         let is_single = request.items.len() == 1 && request.key.is_none() && request.told;
         if is_single
-            && !(request.dry_run || moment.disk_full)
+            && !(request.dry_run || work.disk_full)
             && let Some(decided) = decide_plain(&request.items[0], &grants)
         {
             let mut decisions = Decisions::new();
@@ -858,7 +868,6 @@ impl<To> Shard<To> {
             Some(ItemOutcome::KeyReused) => Some(WorkReply::KeyReused),
             Some(ItemOutcome::KeyInFlight) => Some(WorkReply::KeyInFlight),
             Some(ItemOutcome::KeysExhausted) => Some(WorkReply::KeysExhausted),
-            Some(_) | None if moment.disk_full && !request.dry_run => Some(WorkReply::DiskFull),
             Some(_) | None => None,
         };
         if let Some(reply) = reply {
@@ -870,6 +879,14 @@ impl<To> Shard<To> {
             Err(missing) => return self.set_out_again(work, &missing, moment, output),
         };
         let decided = workspace.into_decided();
+        // A decision without either changes nothing: it is a link that was there already.
+        let is_recorded =
+            |decided: &workspace::Decided| !decided.decision.parts.is_empty() || decided.key.is_some();
+        if work.disk_full && !request.dry_run && decided.iter().any(is_recorded) {
+            // Only now: what was done before, under a key, is told all the same, and so are refusals.
+            let reply = WorkReply::DiskFull;
+            return self.finish(work, reply, Decisions::new(), after, requires, moment, output);
+        }
         let id_at = |back: usize| TransactionId {
             time: terms.now,
             shard: self.id,
@@ -879,8 +896,7 @@ impl<To> Shard<To> {
         let mut events = Vec::with_capacity(decided.len());
         let mut decisions = Vec::with_capacity(decided.len());
         for decided in decided {
-            if dry_run || (decided.decision.parts.is_empty() && decided.key.is_none()) {
-                // Nothing changes: it is only asked about, or it is a link that was there already.
+            if dry_run || !is_recorded(&decided) {
                 decisions.push(Arc::new(decided.decision));
                 continue;
             }
@@ -1013,6 +1029,7 @@ impl<To> Shard<To> {
             needs.keys.extend(busy);
         }
         (work.id, work.attempts) = (self.next_work(), work.attempts + 1);
+        work.disk_full = false;
         self.set_out(work, moment, output);
     }
 

@@ -44,6 +44,8 @@ pub(super) struct Locks<T> {
     queues: HashMap<Resource, Queue>,
     tickets: HashMap<Ticket, Place<T>>,
     waiting: usize,
+    /// How many places in queues those that wait have.
+    places_waiting: usize,
     /// How many of the queues are for turns.
     turns: usize,
     last: u64,
@@ -68,7 +70,8 @@ struct Place<T> {
 
 impl<T> Default for Locks<T> {
     fn default() -> Self {
-        Locks { queues: HashMap::new(), tickets: HashMap::new(), waiting: 0, turns: 0, last: 0 }
+        let (queues, tickets) = (HashMap::new(), HashMap::new());
+        Locks { queues, tickets, waiting: 0, places_waiting: 0, turns: 0, last: 0 }
     }
 }
 
@@ -98,6 +101,11 @@ impl<T> Locks<T> {
         self.waiting
     }
 
+    /// How many resources those tickets wait for or have, in all.
+    pub(super) fn places_waiting(&self) -> usize {
+        self.places_waiting
+    }
+
     /// Asks for resources; the same one may be among them more than once. What asks comes back if it has them at once;
     /// else it waits, and comes from [`Locks::release`].
     pub(super) fn acquire(&mut self, mut resources: Resources, item: T) -> (Ticket, Option<T>) {
@@ -122,7 +130,10 @@ impl<T> Locks<T> {
             }
         });
         let (item, granted) = if blocked > 0 { (Some(item), None) } else { (None, Some(item)) };
-        self.waiting += usize::from(blocked > 0);
+        if blocked > 0 {
+            self.waiting += 1;
+            self.places_waiting += resources.len();
+        }
         self.tickets.insert(ticket, Place { resources, blocked, item });
         (ticket, granted)
     }
@@ -157,6 +168,7 @@ impl<T> Locks<T> {
             place.blocked -= 1;
             if place.blocked == 0 {
                 self.waiting -= 1;
+                self.places_waiting -= place.resources.len();
                 granted.push_back((next, place.item.take().expect("it waited")));
             }
         }
@@ -205,12 +217,13 @@ mod tests {
         let (third, got) = locks.acquire(accounts(&[3]), 3);
         assert_eq!(got, None, "it would overtake the second");
         let (fourth, got) = locks.acquire(accounts(&[4]), 4);
-        assert_eq!((got, locks.waiting()), (Some(4), 2));
+        assert_eq!((got, locks.waiting(), locks.places_waiting()), (Some(4), 2, 3));
         assert_eq!(release(&mut locks, first), [(second, 2)]);
+        assert_eq!((locks.waiting(), locks.places_waiting()), (1, 1));
         assert!(locks.is_free(&Resource::Account(AccountNumber::new(1))));
         assert_eq!(release(&mut locks, second), [(third, 3)]);
         assert!(release(&mut locks, third).is_empty() && release(&mut locks, fourth).is_empty());
         assert!(locks.is_empty());
-        assert_eq!(locks.waiting(), 0);
+        assert_eq!((locks.waiting(), locks.places_waiting()), (0, 0));
     }
 }

@@ -137,6 +137,8 @@ pub struct Work<To> {
     /// What it holds, where it set out, until it is decided: the turn among those of its list.
     pub(super) turn: Option<(ShardId, Ticket)>,
     pub(super) grants: Vec<Grant>,
+    /// Whether one of the shards that granted may record nothing.
+    pub(super) disk_full: bool,
     pub(super) attempts: u8,
     pub(super) to: To,
 }
@@ -171,7 +173,7 @@ impl<To> Work<To> {
         to: To,
     ) -> Box<Work<To>> {
         let grants = Vec::with_capacity(request.needs.len());
-        Box::new(Work { id, request, turn, grants, attempts: 1, to })
+        Box::new(Work { id, request, turn, grants, disk_full: false, attempts: 1, to })
     }
 
     /// The shard that it has to visit next.
