@@ -562,6 +562,25 @@ async fn what_has_failed_inside_is_not_told_outside() {
     service.stop().await;
 }
 
+/// P5: a batch was told that nothing was done when the outcome of one item, executed earlier under its own key, could not
+/// be read; but the other items had been executed, and whoever sent them again had them twice.
+#[tokio::test]
+async fn a_batch_that_cannot_read_an_earlier_outcome_tells_what_was_done() {
+    let service =
+        Service::over(MemoryBank::start_with(1, 100, |_| Arc::new(Unreadable)), Limits::default()).await;
+    service.open_with("a", "1").await;
+    let known = r#"{"type":"deposit","account":"name:a","amount":"2","key":"k-1"}"#;
+    let first = service.post("/v2/batches", &format!(r#"{{"items":[{known}]}}"#)).await;
+    assert_eq!(first.json()["executed"], 1, "{first:?}");
+    let new = r#"{"type":"deposit","account":"name:a","amount":"4"}"#;
+    let second = service.post("/v2/batches", &format!(r#"{{"items":[{new},{known}]}}"#)).await;
+    assert_eq!(second.status, 200, "{second:?}");
+    let results = second.json()["results"].clone();
+    assert_eq!((&results[0]["status"], &results[1]["status"]), (&json!(201), &json!(500)), "{second:?}");
+    assert!(service.get("/accounts/a").await.text().contains("\"balance\":7.00"));
+    service.stop().await;
+}
+
 #[tokio::test]
 async fn metrics_count_requests() {
     let service = Service::start().await;

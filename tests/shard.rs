@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::thread;
 
@@ -15,7 +15,7 @@ use teller::ledger::{
     ShardId, Target, Timestamp,
 };
 use teller::shard::batch::{AccountFilter, Moment, Output, Reply, Request, Shard, ShardRules};
-use teller::shard::handle::{Asked, ShardError};
+use teller::shard::handle::{Asked, ShardError, ShardHandle};
 use teller::shard::work::{ItemReply, Message, WorkReply, WorkRequest};
 use teller::shard::worker::{Network, ShardThreads};
 use teller::storage::StorageError;
@@ -190,7 +190,10 @@ fn nothing_is_decided_about_a_shard_that_may_record_nothing() {
     let Bench { shard, output } = &mut benches[0];
     shard.serve(transfer(0, 1, None), 9, full, output);
     carry(&mut benches, 0);
-    assert_eq!(benches[1].replies().pop().map(|(_, reply, _)| reply), Some(Reply::Worked(WorkReply::DiskFull)));
+    assert_eq!(
+        benches[1].replies().pop().map(|(_, reply, _)| reply),
+        Some(Reply::Worked(WorkReply::DiskFull))
+    );
     carry(&mut benches, 1);
     assert!(benches.iter().all(|bench| !bench.shard.is_locked()));
     assert_eq!(benches.map(|bench| bench.shard.ledger().last().get()), [2, 1]);
@@ -247,6 +250,39 @@ fn gated(shards: usize) -> (ShardThreads<GatedJournal>, Receiver<()>, Sender<()>
     let mut network = Network::new(shards);
     let threads = ShardThreads::start(shard_id(), ledger, rules(), journal, now, on_failure, &mut network);
     (threads, begins, gate)
+}
+
+/// P2: a worker that took the time, and was then kept from its shard, booked in a moment that a reader had been told to be
+/// over. The time is taken when nobody can look.
+#[test]
+fn a_batch_takes_its_time_when_nobody_can_look_at_the_shard() {
+    static HANDLE: OnceLock<ShardHandle> = OnceLock::new();
+    static LOOKS: AtomicUsize = AtomicUsize::new(0);
+    static SEEN: AtomicUsize = AtomicUsize::new(0);
+    fn looking() -> Timestamp {
+        // Looking asks for the time, too.
+        if thread::current().name() == Some("shard-0")
+            && let Some(handle) = HANDLE.get()
+            && LOOKS.fetch_add(1, Ordering::SeqCst) == 0
+        {
+            SEEN.fetch_add(
+                usize::from(handle.glance(&AccountRef::Name(name("a"))).is_some()),
+                Ordering::SeqCst,
+            );
+        }
+        now()
+    }
+    let journal = MemoryJournal::new(shard_id(), LogPosition::genesis(Uuid::nil(), shard_id()));
+    let on_failure = Arc::new(|_, error: &StorageError| panic!("{error}"));
+    let ledger = Ledger::new(shard_id());
+    let mut network = Network::new(1);
+    let threads =
+        ShardThreads::start(shard_id(), ledger, rules(), journal, looking, on_failure, &mut network);
+    runtime().block_on(threads.handle().ask(execute(open("a"), None))).expect("opened");
+    assert!(HANDLE.set(threads.handle().clone()).is_ok());
+    runtime().block_on(threads.handle().ask(execute(deposit("a"), None))).expect("deposited");
+    assert!(LOOKS.load(Ordering::SeqCst) > 0 && SEEN.load(Ordering::SeqCst) == 0);
+    threads.stop().expect("no error");
 }
 
 fn runtime() -> tokio::runtime::Runtime {

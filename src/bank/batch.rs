@@ -93,6 +93,8 @@ struct ChunkPlan {
     impossible: Vec<usize>,
     /// The holds that items end, and the places of those.
     holds: Vec<(usize, HoldId)>,
+    /// Whether it has a key, under which it can be asked again how it ended.
+    has_key: bool,
     /// The work of all others, if there is anything to do.
     request: Option<WorkRequest>,
 }
@@ -254,7 +256,7 @@ impl Bank {
         told: bool,
         request_id: Box<str>,
     ) -> Result<ChunkPlan, Refusal> {
-        let count = items.len();
+        let (count, has_key) = (items.len(), key.is_some());
         let (mut holds, mut impossible) = (Vec::new(), Vec::new());
         for (place, item) in items.iter().enumerate() {
             if let Some(hold) = ended_by(&item.operation) {
@@ -273,7 +275,7 @@ impl Bank {
         } else {
             Some(WorkRequest { told, ..self.work(items.into(), key, atomic, false, request_id)? })
         };
-        Ok(ChunkPlan { count, impossible, holds, request })
+        Ok(ChunkPlan { count, impossible, holds, has_key, request })
     }
 
     /// Waits for a chunk, if anything was asked. How its items ended, and the id of the request that ended them, if that
@@ -283,7 +285,7 @@ impl Bank {
         plan: ChunkPlan,
         asked: Option<impl Future<Output = Result<WorkReply, Refusal>>>,
     ) -> Result<(Vec<BatchResult>, Option<Box<str>>), Refusal> {
-        let ChunkPlan { count, impossible, holds, .. } = plan;
+        let ChunkPlan { count, impossible, holds, has_key, .. } = plan;
         let mut results = Vec::with_capacity(count);
         let mut first_request_id = None;
         match asked {
@@ -296,7 +298,12 @@ impl Bank {
                                 BatchResult::Done(Done { value: Executed { id, decision }, replayed: false })
                             }
                             ItemReply::Untold => BatchResult::Untold,
-                            ItemReply::Not(outcome) => self.not_done(outcome).await?,
+                            ItemReply::Not(outcome) => match self.not_done(outcome).await {
+                                Ok(result) => result,
+                                // Others have been executed: who heard that nothing was done would send them again.
+                                Err(refusal) if !has_key => BatchResult::Refused(refusal),
+                                Err(refusal) => return Err(refusal),
+                            },
                         });
                     }
                 }

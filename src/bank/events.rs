@@ -795,7 +795,8 @@ mod tests {
             sequence: benches[2].ledger.last(),
         };
         let decision = blocks.change.decision().expect("it is one");
-        let copy = benches[0].ledger.settled(by, decision, blocks.time).expect("it follows").expect("it is new");
+        let copy =
+            benches[0].ledger.settled(by, decision, blocks.time).expect("it follows").expect("it is new");
         benches[0].happen(&copy);
         benches[0].deposit("payer", NOW);
         transfer(&mut benches, 1, [(0, "payer"), (0, "payee")]);

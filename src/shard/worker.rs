@@ -180,9 +180,10 @@ impl<J: Journal> Worker<J> {
             let waiting = self.inbox.len();
             let mut output = Output::default();
             let mut roll = false;
-            let now = (self.now)();
             let readable = Arc::clone(&self.shard);
             next_expiry = readable.change(|shard| {
+                // Under the lock: who looks at the shard at a later moment then finds all that is booked at this one.
+                let now = (self.now)();
                 shard.expire(self.status.moment(now), &mut output);
                 let mut requests_left = BATCH_REQUESTS_MAX;
                 let mut next = first;
