@@ -143,7 +143,7 @@ impl ShardFiles {
     /// If it is not intact.
     pub fn newest_snapshot(&self) -> Result<(Ledger, LogPosition), StorageError> {
         match snapshot::list(&self.snapshots)?.last() {
-            Some((_, path)) => snapshot::read(path, self.ledger, self.shard),
+            Some((_, path)) => snapshot::read_ahead(path, self.ledger, self.shard),
             None => Ok((Ledger::new(self.shard), self.genesis())),
         }
     }
