@@ -1008,6 +1008,8 @@ struct DecodedBlock {
     start: u64,
     accounts: Vec<Account>,
     others: Vec<Item>,
+    /// What is wrong with the item behind these.
+    error: Option<StorageError>,
 }
 
 impl<'a> Decoder<'a> {
@@ -1032,14 +1034,18 @@ impl<'a> Decoder<'a> {
             (Vec::with_capacity(bytes.len() / ACCOUNT_BYTES_TYPICAL), Vec::new());
         let mut reader = Reader::new(bytes);
         while !reader.is_empty() {
-            let item = next_item(items, *wanted, &mut reader);
-            match item.map_err(|error| malformed(path, start, error))? {
-                None => {}
-                Some(Item::Account(account)) => accounts.push(account),
-                Some(item) => others.push(item),
+            match next_item(items, *wanted, &mut reader) {
+                Ok(None) => {}
+                Ok(Some(Item::Account(account))) => accounts.push(account),
+                Ok(Some(item)) => others.push(item),
+                Err(error) => {
+                    // Told behind what is wrong with those before it, which may be why it cannot be read.
+                    let error = Some(malformed(path, start, error));
+                    return Ok(Some(DecodedBlock { start, accounts, others, error }));
+                }
             }
         }
-        Ok(Some(DecodedBlock { start, accounts, others }))
+        Ok(Some(DecodedBlock { start, accounts, others, error: None }))
     }
 
     /// What is to become of it, still empty.
@@ -1106,7 +1112,7 @@ struct Assembly<'a> {
 impl Assembly<'_> {
     /// Adds what a block has.
     fn add(&mut self, block: DecodedBlock) -> Result<(), StorageError> {
-        let DecodedBlock { start, mut accounts, others } = block;
+        let DecodedBlock { start, mut accounts, others, error } = block;
         let added = self.parts.accounts.push_all(&mut accounts);
         added.map_err(|NameTaken| corrupt(self.path, start, "a name belongs to two accounts"))?;
         for item in others {
@@ -1116,7 +1122,7 @@ impl Assembly<'_> {
                 return Err(corrupt(self.path, start, &what));
             }
         }
-        Ok(())
+        error.map_or(Ok(()), Err)
     }
 
     /// Puts an item where it belongs; whether it is behind those of its kind that are there.
@@ -1624,7 +1630,7 @@ mod tests {
             (35, 8, "out of range"),
             (69, -1, "an account changed after the last event"),
             (75, 1, "out of range"),
-            (76, -1, "corrupt at byte"),
+            (76, -1, "its shards sent to are not in order"),
             (76, 1, "its currencies of @world are not in order"),
             (140, 1, "corrupt at byte"),
             (140, -1, "more items than its header says"),
