@@ -327,6 +327,11 @@ impl<To> Batch<To> {
         self.drafts.is_empty() && self.replies.is_empty()
     }
 
+    /// How many bytes its events take.
+    pub fn bytes(&self) -> usize {
+        self.drafts.iter().map(Draft::bytes).sum()
+    }
+
     fn record(&mut self, sequence: Sequence, event: &Event) {
         if !self.drafts.last_mut().is_some_and(|draft| draft.push(event)) {
             self.drafts.push(Draft::new(sequence, event));

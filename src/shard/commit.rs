@@ -26,10 +26,15 @@ use super::queue::{Receiver, Sender, bounded};
 use crate::ledger::{Sequence, ShardId};
 use crate::storage::StorageError;
 use crate::storage::journal::Journal;
-use crate::storage::journal::record::Draft;
 
 /// How many batches one sync covers at most, so that no reply waits for a commit that keeps growing.
 const BATCHES_PER_SYNC_MAX: usize = 4;
+
+/// After how many bytes of events a batch takes no more mail, and a sync covers no further batch. A piece of mail may
+/// bring a chunk of a list of a MiB, so what bounds requests does not bound what is written: hundreds of MB in one commit
+/// would look to the watchdog like a disk that hangs, and pass the disk reserve. From 16 to 512 KiB the throughput of
+/// large batches is the same, and p99 is 55 instead of the 65 ms without a bound.
+pub(super) const COMMIT_BYTES_MAX: usize = 256 * 1024;
 
 /// How many batches wait for the committer: one, so that the next one grows while the disk is busy.
 const BATCHES_WAITING_MAX: usize = 1;
@@ -175,7 +180,7 @@ pub(super) fn commits<J: Journal>(log: &SharedLog<J>) -> (Commits<J>, Committer<
 impl<J: Journal> Commits<J> {
     /// Commits a batch: at once if it is small and nobody else needs the worker, or else some time later.
     pub(super) fn commit(&self, batch: Batch<ReplyTo>) -> Result<(), Failed> {
-        let is_small = batch.drafts.iter().map(Draft::bytes).sum::<usize>() <= SMALL_BYTES_MAX;
+        let is_small = batch.bytes() <= SMALL_BYTES_MAX;
         // Only the worker adds to the number in hand: when it is zero, nothing is ahead of the batch, and the log is free.
         if self.has_others || !is_small || self.in_hand.load(Ordering::Acquire) > 0 {
             return self.hand_over(Commit::Batch(batch));
@@ -212,6 +217,7 @@ impl<J: Journal> Committer<J> {
     /// Appends a batch and those that wait behind it, and syncs once. Counts them.
     fn commit(&mut self, log: &mut Log<J>, first: Commit, done: &mut usize) -> Result<(), StorageError> {
         let mut next = Some(first);
+        let mut bytes = 0;
         let mut roll = false;
         while let Some(commit) = next.take() {
             match commit {
@@ -221,10 +227,13 @@ impl<J: Journal> Committer<J> {
                     self.next = Some(Commit::Batch(batch));
                     break;
                 }
-                Commit::Batch(batch) => log.append(batch)?,
+                Commit::Batch(batch) => {
+                    bytes += batch.bytes();
+                    log.append(batch)?;
+                }
             }
             *done += 1;
-            if *done < BATCHES_PER_SYNC_MAX && !roll {
+            if *done < BATCHES_PER_SYNC_MAX && bytes < COMMIT_BYTES_MAX && !roll {
                 next = self.queue.try_take();
             }
         }
@@ -248,6 +257,142 @@ impl CommitWatch {
         match self.status.commit_began.load(Ordering::Acquire) {
             0 => None,
             began => Some(self.started.elapsed().saturating_sub(Duration::from_millis(began - 1))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
+    use uuid::Uuid;
+
+    use super::super::batch::{Request, ShardRules};
+    use super::super::worker::{Network, ShardThreads};
+    use super::*;
+    use crate::ledger::{
+        AccountName, AccountRef, Amount, Change, Command, Currency, Event, IdempotencyKey, KeyDigest, Ledger,
+        OverdraftDefault, Quantity, Rejection, Target, Timestamp,
+    };
+    use crate::storage::journal::MemoryJournal;
+    use crate::storage::journal::record::{Draft, LogPosition};
+
+    /// Bytes of an event that is a refusal with a request's id of that length, and a little more.
+    const EVENT_BYTES: usize = 16 * 1024;
+
+    fn shard_id() -> ShardId {
+        ShardId::new(0).expect("a shard")
+    }
+
+    fn memory() -> MemoryJournal {
+        MemoryJournal::new(shard_id(), LogPosition::genesis(Uuid::nil(), shard_id()))
+    }
+
+    /// A journal that tells how many bytes each sync covers. The syncs wait until the other end of `go_on` is gone.
+    struct CountingJournal {
+        journal: MemoryJournal,
+        bytes: usize,
+        synced: mpsc::Sender<usize>,
+        go_on: mpsc::Receiver<()>,
+    }
+
+    impl Journal for CountingJournal {
+        fn position(&self) -> LogPosition {
+            self.journal.position()
+        }
+        fn append(&mut self, record: &[u8]) -> Result<(), StorageError> {
+            self.bytes += record.len();
+            self.journal.append(record)
+        }
+        fn sync(&mut self) -> Result<(), StorageError> {
+            let _ = self.synced.send(std::mem::take(&mut self.bytes));
+            let _ = self.go_on.recv();
+            self.journal.sync()
+        }
+        fn roll(&mut self) -> Result<(), StorageError> {
+            self.journal.roll()
+        }
+    }
+
+    /// A batch took up to 1024 requests of whatever size, and what had piled up behind a slow sync went into one commit
+    /// of hundreds of MB.
+    #[test]
+    fn what_has_piled_up_is_committed_in_portions_of_some_bytes() {
+        const REQUESTS: usize = 128;
+        let (synced, syncs) = mpsc::channel();
+        let (gate, go_on) = mpsc::channel();
+        let journal = CountingJournal { journal: memory(), bytes: 0, synced, go_on };
+        let overdraft = OverdraftDefault { currency: Currency::USD, limit: Amount::ZERO };
+        let rules = ShardRules { overdraft, key_retention_ms: 1000, keys_max: 2 * REQUESTS };
+        let now = || Timestamp::from_millis(1);
+        let on_failure = Arc::new(|_, error: &StorageError| panic!("{error}"));
+        let mut network = Network::new(1);
+        let threads = ShardThreads::start(
+            shard_id(),
+            Ledger::new(shard_id()),
+            rules,
+            journal,
+            now,
+            on_failure,
+            &mut network,
+        );
+        let ask = |number: usize| {
+            let name = AccountName::parse("nobody").expect("a name");
+            let target = Target { account: AccountRef::Name(name), version: None };
+            let amount = Quantity::of(Amount::from_minor_units(1).expect("in range"), Currency::USD);
+            let digest = KeyDigest((number as u128).to_le_bytes());
+            threads.handle().ask(Request::Execute {
+                command: Command::Deposit { target, amount },
+                key: Some(IdempotencyKey { digest, fingerprint: [0; 16] }),
+                request_id: "r".repeat(EVENT_BYTES).into(),
+            })
+        };
+        // The first is in the disk's hands, the second waits for the committer, the worker waits with the third.
+        let mut asked = Vec::new();
+        for number in 0..3 {
+            asked.push(ask(number));
+            while threads.handle().status.requests.load(Ordering::Relaxed) > 0 {
+                thread::yield_now();
+            }
+        }
+        asked.extend((3..REQUESTS).map(ask));
+        drop(gate);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        for reply in asked {
+            runtime.block_on(reply).expect("an answer");
+        }
+        threads.stop().expect("the log is intact");
+        let syncs: Vec<usize> = syncs.iter().collect();
+        assert!(syncs.iter().sum::<usize>() > REQUESTS * EVENT_BYTES, "all of it was written: {syncs:?}");
+        // A batch that is nearly full, and behind it a full one with a last piece of mail.
+        let most = 2 * COMMIT_BYTES_MAX + 2 * EVENT_BYTES;
+        assert!(syncs.iter().all(|bytes| *bytes < most), "{syncs:?}");
+    }
+
+    /// Four batches were merged however large they were.
+    #[test]
+    fn a_sync_covers_a_further_batch_only_behind_a_small_one() {
+        for (count, merged) in [(1, 2), (COMMIT_BYTES_MAX / EVENT_BYTES, 1)] {
+            let shards = Arc::from([ShardHandle::of_nobody()]);
+            let on_failure: OnLogFailure = Arc::new(|_, error| panic!("{error}"));
+            let log = Log::new(shard_id(), memory(), shards, Instant::now(), on_failure);
+            let log = Arc::new(Mutex::new(log));
+            let (commits, mut committer) = commits(&log);
+            let batch = |first: usize, count: usize| {
+                let change = Change::Refused {
+                    rejection: Rejection::AccountNotFound,
+                    request_id: "r".repeat(EVENT_BYTES).into(),
+                };
+                let event = Event { time: Timestamp::from_millis(1), key: None, change };
+                let first = Sequence::new(first as u64).expect("in range");
+                let draft = Draft::group(first, &vec![event; count]).expect("it fits");
+                Commit::Batch(Batch { drafts: vec![draft], ..Batch::default() })
+            };
+            assert!(commits.hand_over(batch(1 + count, 1)).is_ok());
+            let mut done = 0;
+            committer.commit(&mut log.lock(), batch(1, count), &mut done).expect("committed");
+            assert_eq!(done, merged);
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::batch::{Output, Shard};
-use super::commit::{CommitWatch, Commits, Log, OnLogFailure, SharedLog, commits};
+use super::commit::{COMMIT_BYTES_MAX, CommitWatch, Commits, Log, OnLogFailure, SharedLog, commits};
 use super::courier::{Replies, ReplyTo};
 use super::handle::{Mail, Readable, ShardHandle, ShardStatus};
 use super::queue::{Nothing, Receiver, unbounded};
@@ -216,7 +216,7 @@ impl<J: Journal> Worker<J> {
                             self.peers.stopping.fetch_add(1, Ordering::SeqCst);
                         }
                     }
-                    if taken < waiting && requests_left > 0 {
+                    if taken < waiting && requests_left > 0 && output.batch.bytes() < COMMIT_BYTES_MAX {
                         next = self.inbox.try_take();
                     }
                 }
