@@ -43,7 +43,11 @@
 //!    when it ends; so sled is told that the database is `temporary`, and leaves it out. That also means that the last
 //!    handle deletes the directory [`config.rs: Inner::drop`]: the one in which the database was made, and that has got
 //!    another name since (the first thing that always holds). That may be as late as fact 11 says; so no other generation
-//!    ever has the name: a process counts those that it makes, and the count is in it.
+//!    ever has the name: a process counts those that it makes, and the count is in it. And it means that sled takes for
+//!    durable what is only written. It frees a segment once what replaces its pages is, and uses it anew from the next but
+//!    one segment on [`pagecache/segment.rs: stabilize`, `next`]; so a power cut behind a commit of many segments could
+//!    find durable records overwritten, and what has replaced them not there yet. Hence less than a segment is ever left
+//!    unsynced: [`UNSYNCED_BYTES_MAX`].
 //! 2. A message over `segment_size / 4 - 20` bytes goes to a file in `blobs/`, which is never synced
 //!    [`pagecache/logger.rs: Log::reserve_inner`, `pagecache/blob_io.rs: write_blob`]. The message that counts
 //!    is not the value but the *page*: a leaf is rewritten whole once it has more than 10 fragments
@@ -174,6 +178,11 @@ const PART_BYTES_MIN: u64 = 64 * 1024;
 
 /// From this mean size of records on a part has no more of them than sled leaves alone.
 const ALONE_BYTES: u64 = PART_BYTES_MIN / (PART_VALUES_MAX as u64 - 1);
+
+/// How many bytes of records the journal appends at most before it syncs, whether it was asked to or not: a quarter of a
+/// segment, for small records are written up to three times (see "Parts"), and what is not durable must be less than one
+/// (fact 1). No commit but the largest comes here.
+const UNSYNCED_BYTES_MAX: u64 = SEGMENT_BYTES as u64 / 4;
 
 /// The most bytes of a value: almost every record is one.
 const PIECE_BYTES_MAX: usize = RECORD_BYTES_TYPICAL_MAX;
@@ -1115,8 +1124,8 @@ pub struct SledJournal {
     current: Arc<Generation>,
     shared: Arc<Generations>,
     options: JournalOptions,
-    /// Something was appended since the last sync.
-    dirty: bool,
+    /// How many bytes were appended since the last sync.
+    unsynced: u64,
     /// An append or a sync has failed: what is on the disk is unknown, and nothing more may go there.
     failed: bool,
 }
@@ -1141,7 +1150,7 @@ impl SledJournal {
             current: shared.go_live(Arc::new(current)),
             shared,
             options,
-            dirty: false,
+            unsynced: 0,
             failed: false,
         }
     }
@@ -1184,15 +1193,21 @@ impl SledJournal {
         }
         self.current.insert(&record)?;
         self.position = after;
-        self.dirty = true;
+        self.unsynced += bytes.len() as u64;
+        // No reply leaves earlier by that.
+        if self.unsynced >= UNSYNCED_BYTES_MAX { self.sync_current() } else { Ok(()) }
+    }
+
+    fn sync_current(&mut self) -> Result<(), StorageError> {
+        if self.unsynced > 0 {
+            self.current.sync()?;
+            self.unsynced = 0;
+        }
         Ok(())
     }
 
     fn sync_unguarded(&mut self) -> Result<(), StorageError> {
-        if self.dirty {
-            self.current.sync()?;
-            self.dirty = false;
-        }
+        self.sync_current()?;
         let bytes = self.current.bytes_written();
         if bytes >= self.overrun()
             || (bytes >= self.options.generation_bytes_max && self.shared.is_next_ready())
@@ -1206,11 +1221,8 @@ impl SledJournal {
         if self.current.range().is_none() {
             return Ok(());
         }
-        if self.dirty {
-            // A sealed generation is durable.
-            self.current.sync()?;
-            self.dirty = false;
-        }
+        // A sealed generation is durable.
+        self.sync_current()?;
         let next = self.shared.take_next()?;
         self.current = self.shared.go_live(next);
         if let Some(sealed) = &self.options.sealed {

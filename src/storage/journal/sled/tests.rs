@@ -241,6 +241,27 @@ fn what_a_killed_process_had_synced_is_read_from_the_files_it_left() {
     }
 }
 
+/// A commit of many segments was synced once, at its end. Until then sled, told not to sync, took what it had written for
+/// durable, and used segments anew whose replacement a power cut could still take.
+#[test]
+fn a_large_commit_is_synced_on_the_way() {
+    let mut chain = Chain::new();
+    let mut bed = SledBed::start_full_size(chain.shard, chain.position);
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut written = 0;
+    for number in 0..2 * UNSYNCED_BYTES_MAX / RECORD_BYTES_TYPICAL_MAX as u64 {
+        let record = chain.record_of(1, RECORD_BYTES_TYPICAL_MAX - 90);
+        written += record.len() as u64;
+        bed.journal.append(&record).expect("follows");
+        if number % 20 == 0 {
+            // What sled still has in memory is not in the file.
+            let left = left_by(bed.journal.current.path(), directory.path(), 100 + number);
+            let durable = Generation::open(&left).expect("opens").bytes_written();
+            assert!(written - durable < UNSYNCED_BYTES_MAX, "{durable} of {written} bytes");
+        }
+    }
+}
+
 #[test]
 fn full_records_never_become_blobs() {
     let directory = tempfile::tempdir().expect("a directory");
