@@ -450,26 +450,18 @@ fn recover_all(
     directory: &DataDirectory,
     options: &JournalOptions,
 ) -> Result<Vec<(ShardId, Recovered)>, ServerError> {
-    let ids: Vec<ShardId> = (0..directory.shards()).filter_map(ShardId::new).collect();
     let progress = Progress::new("recovering", "events", None);
-    let parallelism = thread::available_parallelism().map_or(1, usize::from);
-    let mut recovered = Vec::with_capacity(ids.len());
-    for ids in ids.chunks(parallelism) {
-        let results: Vec<Result<Recovered, StorageError>> = thread::scope(|scope| {
-            let recover = |&id: &ShardId| {
-                let (files, options) = (ShardFiles::new(directory, id), options.clone());
-                let progress = &progress;
-                scope.spawn(move || recover(&files, options, progress))
-            };
-            let threads: Vec<_> = ids.iter().map(recover).collect();
-            threads.into_iter().map(|thread| thread.join().expect("recovery does not panic")).collect()
-        });
-        for (&id, result) in ids.iter().zip(results) {
-            recovered.push((id, result?));
-        }
-    }
+    let mut recovered = Vec::with_capacity(directory.shards());
+    let settled = recover_each(directory, options, &progress, &mut recovered)
+        .and_then(|()| settle_in_flight(&mut recovered));
     progress.finish();
-    let settled = settle_in_flight(&mut recovered)?;
+    let settled = match settled {
+        Ok(settled) => settled,
+        Err(error) => {
+            abandon(recovered);
+            return Err(error.into());
+        }
+    };
     if settled > 0 {
         tracing::info!(settled, "applied what one shard had decided and another had not yet applied");
     }
@@ -485,6 +477,46 @@ fn recover_all(
     let elapsed_ms = progress.elapsed().as_millis() as u64;
     tracing::info!(accounts, replayed = progress.done(), elapsed_ms, "recovered");
     Ok(recovered)
+}
+
+/// Adds the shards that can be recovered, until one cannot.
+fn recover_each(
+    directory: &DataDirectory,
+    options: &JournalOptions,
+    progress: &Progress,
+    recovered: &mut Vec<(ShardId, Recovered)>,
+) -> Result<(), StorageError> {
+    let ids: Vec<ShardId> = (0..directory.shards()).filter_map(ShardId::new).collect();
+    let parallelism = thread::available_parallelism().map_or(1, usize::from);
+    for ids in ids.chunks(parallelism) {
+        let results: Vec<Result<Recovered, StorageError>> = thread::scope(|scope| {
+            let recover = |&id: &ShardId| {
+                let (files, options) = (ShardFiles::new(directory, id), options.clone());
+                scope.spawn(move || recover(&files, options, progress))
+            };
+            let threads: Vec<_> = ids.iter().map(recover).collect();
+            threads.into_iter().map(|thread| thread.join().expect("recovery does not panic")).collect()
+        });
+        let mut failed = Ok(());
+        for (&id, result) in ids.iter().zip(results) {
+            match result {
+                Ok(shard) => recovered.push((id, shard)),
+                Err(error) => failed = failed.and(Err(error)),
+            }
+        }
+        failed?;
+    }
+    Ok(())
+}
+
+/// Leaves the shards of a start that has failed as they were found, or every attempt would leave each a generation that
+/// the next ones have to read.
+fn abandon(recovered: Vec<(ShardId, Recovered)>) {
+    for (id, shard) in recovered {
+        if let Err(error) = shard.abandon() {
+            tracing::warn!(shard = id.index(), %error, "an empty generation is left in the journal");
+        }
+    }
 }
 
 /// Finishes what was in flight between shards when the last process ended: before any account answers.
@@ -840,6 +872,25 @@ mod tests {
         while log.sealed_generations() == before {
             thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// Each attempt to start a ledger with a damaged shard left one more empty generation in every other shard, and cost the
+    /// next attempts the time to read it.
+    #[test]
+    fn a_start_that_fails_leaves_the_other_shards_as_they_were() {
+        let temporary = tempfile::tempdir().expect("a directory");
+        let path = temporary.path().join("ledger");
+        let birth = Birth { shards: 2, ledger: Uuid::nil(), created: clock::now() };
+        let directory = DataDirectory::open(&path, None, &birth).expect("a directory");
+        let journal = |shard: usize| path.join(format!("shard-{shard:04}/journal"));
+        std::fs::create_dir_all(journal(1).join("odd")).expect("created");
+        for _ in 0..3 {
+            let error = recover_all(&directory, &JournalOptions::default()).err().expect("it fails");
+            assert!(error.to_string().contains("odd"), "{error}");
+            assert_eq!(std::fs::read_dir(journal(0)).expect("read").count(), 0);
+        }
+        std::fs::remove_dir(journal(1).join("odd")).expect("removed");
+        recover_all(&directory, &JournalOptions::default()).expect("it starts");
     }
 
     #[test]

@@ -434,6 +434,14 @@ impl Recovered {
     pub fn side(&mut self) -> Side<'_> {
         Side { ledger: &mut self.ledger, log: &*self.log, journal: &mut self.journal }
     }
+
+    /// Takes back the generation that was made for this life, when nothing comes of that because of another shard.
+    ///
+    /// # Errors
+    /// If it cannot be deleted. The log is complete all the same.
+    pub fn abandon(self) -> Result<(), StorageError> {
+        self.journal.journal.abandon()
+    }
 }
 
 /// Brings a shard back: the newest snapshot, then the log behind it, verified against the chain and the

@@ -137,6 +137,7 @@ mod spare;
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::mem;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -789,7 +790,7 @@ fn visit_ahead(
                 }
             }
             ReadAhead::End(generation) => {
-                let Sequel { range, bytes } = std::mem::take(&mut sequel);
+                let Sequel { range, bytes } = mem::take(&mut sequel);
                 if let Some((first, last)) = range {
                     generation.first.store(first.get(), Ordering::Release);
                     generation.last.store(last.get(), Ordering::Release);
@@ -822,7 +823,7 @@ fn read_ahead(path: &Path, segment_bytes: usize, sender: &Sender<ReadAhead>) -> 
             return Ok(());
         }
         bytes = 0;
-        send(ReadAhead::Records(std::mem::take(&mut records)))
+        send(ReadAhead::Records(mem::take(&mut records)))
     })?;
     send(ReadAhead::Records(records))?;
     send(ReadAhead::End(generation))
@@ -1164,6 +1165,24 @@ impl SledJournal {
         self.sync()?;
         self.shared.retire();
         Ok(())
+    }
+
+    /// Ends a life of the process that came to nothing: deletes the live generation if no record is in it, since each
+    /// attempt to start would leave one.
+    ///
+    /// # Errors
+    /// If it cannot be deleted. It stays, then, which is legal.
+    pub fn abandon(self) -> Result<(), StorageError> {
+        if self.failed {
+            // Fact 7: dropping the database could wait for ever.
+            mem::forget(self);
+            return Ok(());
+        }
+        if self.current.range().is_some() {
+            return Ok(());
+        }
+        self.shared.retire();
+        self.shared.remove(self.current.number())
     }
 
     /// Runs one step, unless one has failed before.
