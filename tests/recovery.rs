@@ -194,6 +194,30 @@ fn what_a_crash_leaves_half_made_or_half_removed_is_swept() {
     starts_as(state.path(), &compaction.seen);
 }
 
+/// The journal's leftovers were swept when all had been read, so a disk that was full of them had no room for reading.
+#[test]
+fn what_a_crash_leaves_of_generations_is_swept_before_anything_is_read() {
+    let compaction = Compaction::new();
+    let state = compaction.with(&[]);
+    let journal = state.path().join(JOURNAL);
+    let newest = journal.join(names(&journal).pop().expect("one"));
+    let leftovers =
+        [journal.join("0000000009.2.creating"), journal.join("0000000001.removed"), newest.join("reading")];
+    for leftover in &leftovers {
+        fs::create_dir(leftover).expect("created");
+        fs::write(leftover.join("db"), [1; 96]).expect("written");
+    }
+    // The first thing that is read.
+    let snapshots = state.path().join(SNAPSHOTS);
+    let snapshot = snapshots.join(names(&snapshots).pop().expect("one"));
+    let bytes = fs::read(&snapshot).expect("read");
+    fs::write(&snapshot, &bytes[..bytes.len() / 2]).expect("written");
+    assert!(Running::start(state.path(), LEDGER, 1).is_err());
+    assert!(leftovers.iter().all(|leftover| !leftover.exists()));
+    fs::write(&snapshot, bytes).expect("written");
+    starts_as(state.path(), &compaction.seen);
+}
+
 #[test]
 fn without_its_newest_snapshot_or_any_the_state_is_rebuilt_and_that_is_told() {
     let compaction = Compaction::new();

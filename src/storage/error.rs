@@ -28,6 +28,14 @@ pub enum StorageError {
         /// What the store says.
         reason: String,
     },
+    /// The disk has no room to read the journal, which is done through copies.
+    #[error("cannot read the journal {}: the disk has no room for the copies through which it is read. Nothing has been changed; make room for {bytes} bytes more, which is what this and the later generations of the shard take at most, and try again", path.display())]
+    NoRoom {
+        /// The generation's directory.
+        path: PathBuf,
+        /// How many bytes are needed.
+        bytes: u64,
+    },
     /// Bytes are not what was written. Nothing has been changed.
     #[error("{} is corrupt at {position}: {what}; {next_step}", path.display())]
     Corrupt {

@@ -32,7 +32,7 @@ use super::in_flight::Side;
 use super::journal::record::{LogPosition, Record};
 use super::journal::{
     Generation, Generations, Journal, JournalOptions, JournalReader, SledJournal, VisitRecord,
-    list_generations, read_generations,
+    list_generations, read_generations, sweep_generations,
 };
 use super::manifest::DataDirectory;
 use super::{
@@ -448,8 +448,8 @@ impl Recovered {
 /// watermark. Afterwards all that was read is durable, and a new generation is ready.
 ///
 /// # Errors
-/// If anything is not as it was written (P6). Nothing has been changed then, but that files which were in the making
-/// when the last process ended are gone.
+/// If anything is not as it was written (P6). Nothing has been changed then, but that files and generations which were in
+/// the making, or being deleted, when the last process ended are gone.
 pub fn recover(
     files: &ShardFiles,
     options: JournalOptions,
@@ -458,6 +458,7 @@ pub fn recover(
     // First, as nothing depends on them and the disk may be full of them.
     files::remove_leftovers(&files.snapshots)?;
     files::remove_leftovers(&files.archive)?;
+    sweep_generations(&files.journal)?;
     let (mut ledger, start) = files.newest_snapshot()?;
     // The others are the way out when the newest is lost: too late to learn then that they are damaged.
     for (_, older) in snapshot::list(&files.snapshots)?.iter().rev().skip(1) {

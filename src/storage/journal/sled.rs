@@ -79,7 +79,7 @@
 //!    compared to the byte with what this version writes.
 //! 9. Opening zeroes everything behind the last message it could read, in the last segment, and every segment
 //!    that it could not place [`pagecache/snapshot.rs: advance_snapshot`]: after one flipped bit, the records
-//!    behind it are gone for good. Hence the copy.
+//!    behind it are gone for good. Hence the copy, which takes as much disk again until the generation is dropped.
 //! 10. Corruption can also panic: a page of which only links are left cannot be written to the snapshot
 //!     [`serialization.rs: PageState::serialized_size`], and there are assertions
 //!     [`pagecache/iterator.rs: scan_segment_headers_and_tail`, `pagecache/logger.rs: read_message`].
@@ -380,11 +380,11 @@ impl Generation {
         lock.file().sync_data().map_err(StorageError::io("sync", &file_path))?;
         let _ = rustix::fs::fadvise(lock.file(), 0, None, rustix::fs::Advice::DontNeed);
         fs::create_dir(&reading).map_err(StorageError::io("create", &reading))?;
-        let copy_path = reading.join("db");
-        fs::copy(&file_path, &copy_path).map_err(StorageError::io("copy to", &copy_path))?;
-        let database = configuration(&reading, segment_bytes)
-            .open()
-            .map_err(|error| corrupt(&file_path, "its log", error.to_string()))?;
+        copy_to_read(&file_path, &reading.join("db"), segment_bytes)?;
+        let database = configuration(&reading, segment_bytes).open().map_err(|error| match error {
+            ::sled::Error::Io(error) if is_for_want_of_room(&error) => no_room(path, segment_bytes),
+            error => corrupt(&file_path, "its log", error.to_string()),
+        })?;
         check_configuration(path, &reading)?;
         let parts = RwLock::new(parts_of(path, &database)?);
         Ok(Generation {
@@ -452,11 +452,7 @@ impl Generation {
         let mut file: &File = file;
         match file.write_all(&[0; GROWN_STEP]) {
             Ok(()) => Ok(before + (GROWN_STEP as u64) < length),
-            Err(error)
-                if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
-            {
-                Ok(false)
-            }
+            Err(error) if is_for_want_of_room(&error) => Ok(false),
             Err(error) => Err(StorageError::io("write", &path)(error)),
         }
     }
@@ -841,14 +837,42 @@ pub fn list_generations(parent: &Path) -> Result<Vec<(u64, PathBuf)>, StorageErr
     Ok(found)
 }
 
-/// Deletes what a crash cut short: generations that nothing was acknowledged in, or that were archived.
-fn sweep(parent: &Path) -> Result<(), StorageError> {
+/// Deletes what a crash cut short: generations that nothing was acknowledged in, or that were archived, and copies that
+/// were being opened. Nobody may be reading or writing in the directory.
+///
+/// # Errors
+/// If that fails, or the directory has an entry that is not a generation.
+pub fn sweep_generations(parent: &Path) -> Result<(), StorageError> {
     for (name, path) in entries(parent)? {
-        if parse_name(&name).is_none() {
-            remove_directory(&path)?;
-        }
+        let is_whole = parse_name(&name).is_some();
+        remove_directory(&if is_whole { path.join(READING) } else { path })?;
     }
     Ok(())
+}
+
+/// Makes the copy of a generation's `db` that sled opens.
+fn copy_to_read(db: &Path, copy: &Path, segment_bytes: usize) -> Result<(), StorageError> {
+    match fs::copy(db, copy) {
+        Ok(_) => Ok(()),
+        Err(error) if is_for_want_of_room(&error) => {
+            Err(no_room(db.parent().expect("it is in a generation"), segment_bytes))
+        }
+        Err(error) => Err(StorageError::io("copy to", copy)(error)),
+    }
+}
+
+/// The error when there is no room for the copy of this generation. It says what this one and the later ones take, for
+/// the copies are open all at once: each file, and what opening it adds, zeros to the end of its last segment.
+fn no_room(path: &Path, segment_bytes: usize) -> StorageError {
+    let later = path.parent().and_then(|parent| list_generations(parent).ok()).unwrap_or_default();
+    let lengths = later.iter().filter(|(_, later)| *later >= path).filter_map(|(_, later)| {
+        Some(fs::metadata(later.join("db")).ok()?.len().next_multiple_of(segment_bytes as u64))
+    });
+    StorageError::NoRoom { path: path.to_owned(), bytes: lengths.sum() }
+}
+
+fn is_for_want_of_room(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// All entries of a generations' directory, each a generation or the rest of one.
@@ -906,7 +930,6 @@ struct Readable {
 
 impl Generations {
     /// The generations of the directory `parent`, of which `sealed`, from earlier lives, have been opened.
-    /// Clears away what a crash cut short in there.
     ///
     /// # Errors
     /// If that fails, or the directory has an entry that is not a generation.
@@ -920,7 +943,6 @@ impl Generations {
         segment_bytes: usize,
     ) -> Result<Arc<Generations>, StorageError> {
         assert!(sealed.is_sorted_by_key(Generation::number), "generations are opened in order");
-        sweep(parent)?;
         let next_number = list_generations(parent)?.last().map_or(1, |(number, _)| number + 1);
         Ok(Arc::new(Generations {
             parent: parent.to_owned(),

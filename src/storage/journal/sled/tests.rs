@@ -29,6 +29,7 @@ impl SledBed {
         start: LogPosition,
     ) -> SledBed {
         let parent = directory.path().join("journal");
+        sweep_generations(&parent).expect("swept");
         let mut position = start;
         let mut sealed = Vec::new();
         for (number, path) in list_generations(&parent).expect("listable") {
@@ -530,6 +531,24 @@ fn what_does_not_belong_there_is_refused_by_name() {
     assert!(list_generations(directory.path()).is_err(), "no directory");
 }
 
+/// A start on a full disk failed with "No space left on device", and did not say how much it takes, or for what.
+#[test]
+fn without_room_for_the_copies_the_error_says_how_much_they_take() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (path, _) = written(directory.path(), 3, 1000);
+    let later = left_by(&path, directory.path(), 2);
+    // A file that is as full as a disk can be.
+    let refused = |path: &Path| {
+        copy_to_read(&path.join("db"), Path::new("/dev/full"), TEST_SEGMENT_BYTES).expect_err("it is full")
+    };
+    let error = refused(&path).to_string();
+    assert!(error.contains(&path.display().to_string()), "{error}");
+    assert!(error.contains(&format!("make room for {} bytes more", 2 * TEST_SEGMENT_BYTES)), "{error}");
+    assert!(error.contains("try again"), "{error}");
+    let error = refused(&later).to_string();
+    assert!(error.contains(&format!("make room for {TEST_SEGMENT_BYTES} bytes more")), "{error}");
+}
+
 #[test]
 fn any_flipped_bit_in_conf_is_refused() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -803,8 +822,9 @@ fn what_a_crash_cut_short_is_swept_at_the_next_start() {
     }
     assert_eq!(list_generations(&parent).expect("listable"), []);
     assert_eq!(contents(&parent).len(), 9, "listing changes nothing");
-    let shared = Generations::new_with(&parent, Vec::new(), TEST_SEGMENT_BYTES).expect("swept");
+    sweep_generations(&parent).expect("swept");
     assert_eq!(contents(&parent).len(), 0);
+    let shared = Generations::new_with(&parent, Vec::new(), TEST_SEGMENT_BYTES).expect("listable");
     let generation = shared.create().expect("created");
     assert_eq!(generation.number(), 1);
     assert!(Generation::create(&parent, 1).is_err(), "the number is taken");
