@@ -362,7 +362,9 @@ impl Running {
             let shards = kept();
             look_for_room(&shards, &reserve);
             let reserve = Arc::clone(&reserve);
-            Background::start("housekeeper", move |stop| keep_house(&shards, &reserve, &grower_wake, stop))?
+            Background::start("housekeeper", move |stop| {
+                keep_house(&shards, &reserve, &grower_wake, &keeper_wake, stop);
+            })?
         };
         let grower = {
             let shards = kept();
@@ -706,11 +708,20 @@ fn grow(shards: &[Kept], reserve: &DiskReserve, work: &Receiver<()>, stop: &Rece
     }
 }
 
-/// Looks after room and watermarks, and wakes the grower if there may be something to do: at rest it sleeps.
-fn keep_house(shards: &[Kept], reserve: &DiskReserve, grower: &Sender<()>, stop: &Receiver<()>) {
+/// Looks after room and watermarks, and wakes the grower if there may be something to do: at rest it sleeps. The keeper
+/// is woken when only compaction can let changes in again: without changes nothing is sealed, which else wakes it.
+fn keep_house(
+    shards: &[Kept],
+    reserve: &DiskReserve,
+    grower: &Sender<()>,
+    keeper: &Sender<()>,
+    stop: &Receiver<()>,
+) {
     let mut appended = vec![0; shards.len()];
     while stop.recv_timeout(HOUSEKEEPING_INTERVAL) == Err(RecvTimeoutError::Timeout) {
-        look_for_room(shards, reserve);
+        if look_for_room(shards, reserve) == Room::Uncompacted {
+            let _ = keeper.try_send(());
+        }
         for (index, (handle, log)) in shards.iter().enumerate() {
             let before = mem::replace(&mut appended[index], handle.durable().get());
             if appended[index] > before {
@@ -725,13 +736,28 @@ fn keep_house(shards: &[Kept], reserve: &DiskReserve, grower: &Sender<()>, stop:
     }
 }
 
+/// What stands against changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    /// Nothing.
+    Enough,
+    /// The disk is full.
+    DiskFull,
+    /// In some shard, the generations that wait to be compacted; there is room to do it.
+    Uncompacted,
+}
+
 /// Tells each shard whether it may record anything: the log must never meet a full disk, because what reached it
 /// then would be unknown until the next start.
-fn look_for_room(shards: &[Kept], reserve: &DiskReserve) {
+fn look_for_room(shards: &[Kept], reserve: &DiskReserve) -> Room {
     let disk_full = !reserve.has_room_for(0);
+    let mut room = if disk_full { Room::DiskFull } else { Room::Enough };
     for (index, (handle, log)) in shards.iter().enumerate() {
         let sealed = log.sealed_generations();
         let full = disk_full || sealed > SEALED_GENERATIONS_MAX;
+        if full && !disk_full {
+            room = Room::Uncompacted;
+        }
         if handle.set_disk_full(full) != full {
             tracing::warn!(
                 shard = index,
@@ -742,6 +768,7 @@ fn look_for_room(shards: &[Kept], reserve: &DiskReserve) {
             );
         }
     }
+    room
 }
 
 /// Ends the process when a commit hangs. Before, it has the journal try with all its threads.
@@ -872,6 +899,35 @@ mod tests {
         while log.sealed_generations() == before {
             thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// Changes stayed refused after a compaction that failed could go on, up to the next snapshot that was due: nothing
+    /// woke the keeper, as nothing could be sealed.
+    #[test]
+    fn the_keeper_is_woken_while_changes_are_refused_for_want_of_compaction() {
+        let (_temporary, directory, threads, log) = start(&JournalOptions::default());
+        (0..=SEALED_GENERATIONS_MAX).for_each(|_| seal_one(&threads, &log));
+        let kept = vec![(threads.handle().clone(), Arc::clone(&log))];
+        let reserve = |bytes_min| DiskReserve { path: directory.path().to_owned(), bytes_min };
+        assert_eq!(look_for_room(&kept, &reserve(u64::MAX)), Room::DiskFull);
+        let reserve = reserve(0);
+        let (grower, _work) = bounded(1);
+        let (keeper, woken) = bounded(1);
+        let housekeeper = Background::start("housekeeper", {
+            let kept = kept.clone();
+            move |stop| keep_house(&kept, &reserve, &grower, &keeper, stop)
+        })
+        .expect("a thread");
+        for _ in 0..2 {
+            woken.recv_timeout(Duration::from_secs(30)).expect("it is woken");
+        }
+        assert!(kept[0].0.set_disk_full(true), "changes are refused");
+        while log.compact(&CompactionLimits::default()).expect("compacted") {}
+        while kept[0].0.set_disk_full(true) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        housekeeper.stop();
+        threads.stop().expect("no log fails");
     }
 
     /// Each attempt to start a ledger with a damaged shard left one more empty generation in every other shard, and cost the
