@@ -10,7 +10,7 @@
 //! turn sealed ones into snapshots and archive segments, which stands back for requests. The *housekeeper* looks once a
 //! second whether there is room for more, and makes the watermarks durable. The *grower* keeps the files of the logs some
 //! way ahead of small commits. The *watchdog* looks once a second whether a commit hangs; it does nothing that could hang
-//! with it.
+//! with it, and waits for nobody who does.
 
 use std::cell::Cell;
 use std::cmp::Reverse;
@@ -48,6 +48,9 @@ use crate::storage::pace::{self, Hurry};
 
 /// The exit code after the log failed, of sysexits' EX_IOERR: restart, and recovery tells what is on the disk.
 const EXIT_LOG_FAILURE: i32 = 74;
+/// How long the process waits for the last lines of its log before it ends. Whoever collects them may hang, with this
+/// very disk maybe, and clients wait for an answer that the next process can give.
+const LAST_WORDS_TIME_MAX: Duration = Duration::from_secs(1);
 /// The exit code after a second signal.
 const EXIT_INTERRUPTED: i32 = 130;
 /// How often housekeeper and watchdog look around: rarely enough to cost nothing on an idle machine.
@@ -729,8 +732,7 @@ fn keep_house(
                 let _ = grower.try_send(());
             }
             if let Err(error) = log.sync_watermark() {
-                tracing::error!(shard = index, %error, "ending the process");
-                process::exit(EXIT_LOG_FAILURE);
+                end_without_the_log(move || tracing::error!(shard = index, %error, "ending the process"));
             }
         }
     }
@@ -780,11 +782,18 @@ fn watch(watches: &[CommitWatch], stop: &Receiver<()>) {
             };
             let woken = wake_spare_threads();
             if woken > 0 {
-                tracing::warn!(shard = index, woken, "a commit takes long: the journal gets all its threads");
+                tell(move || {
+                    tracing::warn!(
+                        shard = index,
+                        woken,
+                        "a commit takes long: the journal gets all its threads"
+                    );
+                });
             }
             if time > COMMIT_TIME_MAX {
-                tracing::error!(shard = index, limit = ?COMMIT_TIME_MAX, "a commit hangs; ending the process");
-                process::exit(EXIT_LOG_FAILURE);
+                end_without_the_log(move || {
+                    tracing::error!(shard = index, limit = ?COMMIT_TIME_MAX, "a commit hangs; ending the process");
+                });
             }
         }
     }
@@ -813,8 +822,29 @@ impl DiskReserve {
 
 /// The log is in an unknown state and the ledger ahead of it: there is nothing to go on with (P1).
 fn on_log_failure(shard: ShardId, error: &StorageError) {
-    tracing::error!(shard = shard.index(), %error, "the log failed; ending the process. Restart to recover");
+    let error = error.to_string();
+    end_without_the_log(move || {
+        tracing::error!(shard = shard.index(), %error, "the log failed; ending the process. Restart to recover");
+    });
+}
+
+/// Ends the process because its journal is not to be trusted, whether the reason can be told or not.
+fn end_without_the_log(words: impl FnOnce() + Send + 'static) -> ! {
+    tell(words);
     process::exit(EXIT_LOG_FAILURE);
+}
+
+/// Writes something into the process's log, from a thread of its own, and waits for that, but not for ever.
+fn tell(words: impl FnOnce() + Send + 'static) {
+    let (told, heard) = bounded::<()>(0);
+    let teller = move || {
+        words();
+        drop(told);
+    };
+    // Without a thread it remains untold.
+    if thread::Builder::new().name("last words".into()).spawn(teller).is_ok() {
+        let _ = heard.recv_timeout(LAST_WORDS_TIME_MAX);
+    }
 }
 
 /// What a signal asks for.
@@ -899,6 +929,23 @@ mod tests {
         while log.sealed_generations() == before {
             thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// With a collector of the log that hung the watchdog hung, too, and the process it was to end lived on.
+    #[test]
+    fn what_cannot_be_told_keeps_nobody() {
+        let (told, heard) = bounded(1);
+        tell(move || told.send(()).expect("it listens"));
+        assert_eq!(heard.try_recv(), Ok(()), "what can be told is, before it returns");
+        let (_collector, stuck) = bounded::<()>(0);
+        let (returned, returns) = bounded(1);
+        thread::spawn(move || {
+            tell(move || {
+                let _ = stuck.recv();
+            });
+            let _ = returned.send(());
+        });
+        returns.recv_timeout(Duration::from_secs(30)).expect("it does not wait for ever");
     }
 
     /// Changes stayed refused after a compaction that failed could go on, up to the next snapshot that was due: nothing

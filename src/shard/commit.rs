@@ -98,15 +98,16 @@ impl<J: Journal> Log<J> {
     /// Runs a commit, seen by the [`CommitWatch`].
     fn run(&mut self, commit: impl FnOnce(&mut Log<J>) -> Result<(), StorageError>) -> Result<(), Failed> {
         self.status.commit_began.store(self.started.elapsed().as_millis() as u64 + 1, Ordering::Release);
-        let committed = commit(self);
-        self.status.commit_began.store(0, Ordering::Release);
-        committed.map_err(|error| {
-            // First: it ends the process, and until then nobody is answered.
+        commit(self).map_err(|error| {
+            // First: it ends the process, and until then nobody is answered. The commit counts as begun all the while, so
+            // that the watchdog ends the process if this cannot.
             (self.on_failure)(self.id, &error);
             self.sealed.clear();
             self.failure = Some(error);
             Failed
-        })
+        })?;
+        self.status.commit_began.store(0, Ordering::Release);
+        Ok(())
     }
 
     /// Appends a batch, as soon as what it requires of other shards is durable.
@@ -368,6 +369,30 @@ mod tests {
         // A batch that is nearly full, and behind it a full one with a last piece of mail.
         let most = 2 * COMMIT_BYTES_MAX + 2 * EVENT_BYTES;
         assert!(syncs.iter().all(|bytes| *bytes < most), "{syncs:?}");
+    }
+
+    /// The watchdog took a commit for ended as soon as it had failed, and with it whoever was to end the process for that,
+    /// which can hang.
+    #[test]
+    fn a_commit_that_failed_stays_in_the_watchdogs_sight() {
+        let shards: Arc<[ShardHandle]> = Arc::from([ShardHandle::of_nobody()]);
+        let status = Arc::clone(&shards[0].status);
+        let watch = CommitWatch { status, started: Instant::now() };
+        let seen = Arc::<AtomicUsize>::default();
+        let on_failure: OnLogFailure = {
+            let (watch, seen) =
+                (CommitWatch { status: Arc::clone(&watch.status), ..watch }, Arc::clone(&seen));
+            Arc::new(move |_, _| {
+                seen.fetch_add(usize::from(watch.busy_for().is_some()), Ordering::Relaxed);
+            })
+        };
+        let mut log = Log::new(shard_id(), memory(), shards, watch.started, on_failure);
+        assert!(log.run(|_| Ok(())).is_ok());
+        assert_eq!(watch.busy_for(), None);
+        let failed = || StorageError::Journal { action: "sync", path: "x".into(), reason: "x".into() };
+        assert!(log.run(|_| Err(failed())).is_err());
+        assert_eq!(seen.load(Ordering::Relaxed), 1);
+        assert!(watch.busy_for().is_some());
     }
 
     /// Four batches were merged however large they were.
