@@ -231,13 +231,14 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Opens a segment. Its trailer and index are read and checked; of its blocks, that they fill the file.
+    /// Opens a segment. Its trailer is read and checked, and no more, since a start opens every segment (P10); the index
+    /// is where it is used.
     ///
     /// # Errors
-    /// [`StorageError::Corrupt`] if trailer or index are not what was written, have an unknown format, or do not
+    /// [`StorageError::Corrupt`] if the trailer is not what was written, has an unknown format, or does not
     /// fit the file, its name, or the ledger and shard that it should belong to.
     pub fn open(path: &Path, ledger_id: Uuid, shard: ShardId) -> Result<Segment, StorageError> {
-        let OpenSegment { trailer, bytes, .. } = OpenSegment::open(path)?;
+        let Ending { trailer, bytes, .. } = Ending::open(path)?;
         let trailer_offset = bytes - TRAILER_BYTES as u64;
         if trailer.ledger != ledger_id || trailer.shard != shard {
             let what = format!("it belongs to shard {} of the ledger {}", trailer.shard, trailer.ledger);
@@ -609,6 +610,10 @@ struct Trailer {
 }
 
 impl Trailer {
+    fn index_bytes(&self) -> usize {
+        self.blocks * INDEX_ENTRY_BYTES
+    }
+
     fn hashed_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(TRAILER_BYTES);
         bytes.extend_from_slice(&self.index_offset.to_le_bytes());
@@ -679,6 +684,32 @@ impl Trailer {
     }
 }
 
+/// A segment's open file, and its trailer.
+struct Ending {
+    file: File,
+    bytes: u64,
+    trailer: Trailer,
+    hash: blake3::Hash,
+}
+
+impl Ending {
+    fn open(path: &Path) -> Result<Ending, StorageError> {
+        let file = File::open(path).map_err(StorageError::io("open", path))?;
+        let bytes = file.metadata().map_err(StorageError::io("look at", path))?.len();
+        let Some(trailer_offset) = bytes.checked_sub(TRAILER_BYTES as u64) else {
+            return Err(corrupt(path, bytes, "the file is shorter than a trailer"));
+        };
+        let mut trailer = [0; TRAILER_BYTES];
+        read_at(&file, path, trailer_offset, &mut trailer)?;
+        let (trailer, hash) = Trailer::parse(&trailer)
+            .map_err(|error| StorageError::malformed(path, trailer_offset, error, RESTORE_BACKUP))?;
+        if trailer.index_offset.checked_add(trailer.index_bytes() as u64) != Some(trailer_offset) {
+            return Err(corrupt(path, trailer_offset, "the index does not end where the trailer starts"));
+        }
+        Ok(Ending { file, bytes, trailer, hash })
+    }
+}
+
 /// A segment's open file, its trailer and its index: for the time of one reading.
 struct OpenSegment {
     file: File,
@@ -689,21 +720,10 @@ struct OpenSegment {
 }
 
 impl OpenSegment {
+    /// Opens it and checks trailer and index; of its blocks, that they fill the file.
     fn open(path: &Path) -> Result<OpenSegment, StorageError> {
-        let file = File::open(path).map_err(StorageError::io("open", path))?;
-        let bytes = file.metadata().map_err(StorageError::io("look at", path))?.len();
-        let Some(trailer_offset) = bytes.checked_sub(TRAILER_BYTES as u64) else {
-            return Err(corrupt(path, bytes, "the file is shorter than a trailer"));
-        };
-        let mut trailer = [0; TRAILER_BYTES];
-        read_at(&file, path, trailer_offset, &mut trailer)?;
-        let (trailer, hash) = Trailer::parse(&trailer)
-            .map_err(|error| StorageError::malformed(path, trailer_offset, error, RESTORE_BACKUP))?;
-        let index_bytes = trailer.blocks * INDEX_ENTRY_BYTES;
-        if trailer.index_offset.checked_add(index_bytes as u64) != Some(trailer_offset) {
-            return Err(corrupt(path, trailer_offset, "the index does not end where the trailer starts"));
-        }
-        let mut index = vec![0; index_bytes];
+        let Ending { file, bytes, trailer, hash } = Ending::open(path)?;
+        let mut index = vec![0; trailer.index_bytes()];
         read_at(&file, path, trailer.index_offset, &mut index)?;
         if crc32c::crc32c(&index) != trailer.index_checksum {
             return Err(corrupt(path, trailer.index_offset, "the checksum of the index does not match"));
@@ -924,8 +944,9 @@ mod tests {
         }
     }
 
+    /// Opening read the whole index, so a start took longer the more history there was.
     #[test]
-    fn a_flipped_byte_of_the_index_or_the_trailer_is_seen_by_opening() {
+    fn a_flipped_byte_of_the_trailer_is_seen_by_opening_and_one_of_the_index_by_whoever_uses_it() {
         let temporary = temporary();
         let (_, segment) = small(temporary.path());
         let bytes = fs::read(segment.path()).expect("readable");
@@ -935,8 +956,11 @@ mod tests {
             flipped[at] ^= 0x10;
             fs::remove_file(segment.path()).expect("removed");
             fs::write(segment.path(), &flipped).expect("written");
-            assert!(Segment::open(segment.path(), LEDGER, shard()).is_err(), "byte {at}");
+            let opened = Segment::open(segment.path(), LEDGER, shard());
+            assert_eq!(opened.is_ok(), at < bytes.len() - TRAILER_BYTES, "byte {at}");
             assert!(segment.record(segment.last()).is_err(), "byte {at}");
+            assert!(replayed(&segment, Sequence::NONE).is_err(), "byte {at}");
+            assert!(segment.verify().is_err(), "byte {at}");
         }
     }
 
@@ -1018,7 +1042,7 @@ mod tests {
             (trailer + 8, 1, "does not end where the trailer starts"),
             (trailer + 32, 1, "is not linked to the one before"),
             (trailer + 64, 1, "not as the trailer says"),
-            (trailer + 16, 1, "does not continue the one before"),
+            (trailer + 16, 1, "it is the segment"),
             (trailer + 24, 1, "it is the segment"),
             (trailer + 23, 1, "out of range"),
             (trailer + 113, 64, "out of range"),
