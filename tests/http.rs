@@ -615,6 +615,42 @@ async fn pipelined_requests_are_answered_in_order_even_after_a_half_close() {
     service.stop().await;
 }
 
+/// A body in chunks never says that its end was read. So it was taken for unread, its connection was closed behind
+/// the reply, and the requests behind it on the same connection were lost.
+#[tokio::test]
+async fn a_body_in_chunks_keeps_its_connection_and_the_requests_behind_it() {
+    let service = Service::start().await;
+    service.open_with("a", "1").await;
+    let head = "POST /accounts/a/deposit HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n";
+    let deposit = format!("{head}6\r\n{{\"amou\r\n6\r\nnt\":1}}\r\n0\r\n\r\n");
+    // A refusal of what was read whole is no reason to close either.
+    let refused = format!("{head}2\r\n{{}}\r\n0\r\n\r\n");
+    let bytes = service.send_bytes([&*deposit, &refused, &deposit].concat().as_bytes(), true).await;
+    let mut rest = &bytes[..];
+    for expected in ["\"balance\":2.00", "invalid-request", "\"balance\":3.00"] {
+        let (reply, behind) = Reply::parse(rest).expect("a reply");
+        assert!(reply.text().contains(expected), "{reply:?}");
+        assert_eq!(reply.header("connection"), "", "{reply:?}");
+        rest = behind;
+    }
+    assert!(rest.is_empty());
+
+    let mut kept = service.connect().await;
+    for balance in ["4.00", "5.00"] {
+        kept.write_all(deposit.as_bytes()).await.expect("open");
+        let mut bytes = Vec::new();
+        let reply = loop {
+            assert!(kept.read_buf(&mut bytes).await.expect("open") > 0, "it is closed");
+            if let Some((reply, _)) = Reply::parse(&bytes) {
+                break reply;
+            }
+        };
+        assert!(reply.text().contains(&format!("\"balance\":{balance}")), "{reply:?}");
+    }
+    drop(kept);
+    service.stop().await;
+}
+
 /// A body that is refused by its length is never read, and many clients send all of it before they look at the
 /// reply. If the service had closed the socket by then, their next write would fail, and they would report that
 /// in place of the refusal.

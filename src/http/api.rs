@@ -167,6 +167,7 @@ impl Api {
             let headers = Headers::of(&parts.headers);
             let request_id = RequestId::of(&headers);
             let found = routes::find(parts.uri.path());
+            let mut has_whole_body = false;
             let answer = 'answer: {
                 let (found, operation) = match check(&parts, &headers, found) {
                     Ok((found, Some(operation))) => (found, operation),
@@ -174,12 +175,24 @@ impl Api {
                     Err(problem) => break 'answer Err(problem),
                 };
                 let (parts, headers, body, request_id) = (&parts, &headers, &mut body, &request_id);
-                let mut call =
-                    Call { api: self, limits, found, operation, parts, headers, vigil, body, request_id };
-                call.answer(self).await
+                let mut call = Call {
+                    api: self,
+                    limits,
+                    found,
+                    operation,
+                    parts,
+                    headers,
+                    vigil,
+                    body,
+                    has_whole_body: false,
+                    request_id,
+                };
+                let answer = call.answer(self).await;
+                has_whole_body = call.has_whole_body;
+                answer
             };
             let index = found.map(|found| found.index);
-            let body_unread = !body.is_end_stream();
+            let body_unread = !has_whole_body && !body.is_end_stream();
             let Parts { method, headers, .. } = parts;
             reply::reuse(headers);
             (Kept { began, _in_flight: in_flight, method, index, request_id, body_unread }, answer)

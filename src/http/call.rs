@@ -34,6 +34,8 @@ pub(super) struct Call<'a> {
     pub(super) headers: &'a Headers<'a>,
     pub(super) vigil: &'a Vigil,
     pub(super) body: &'a mut Incoming,
+    /// Whether the body has been read to its end. One that comes in chunks does not tell by itself.
+    pub(super) has_whole_body: bool,
     pub(super) request_id: &'a RequestId,
 }
 
@@ -144,11 +146,15 @@ impl<'a> Call<'a> {
             }
             Poll::Pending => Poll::Ready(None),
         });
-        if let Some(body) = at_once.await {
-            return body;
-        }
-        let in_time = Box::pin(tokio::time::timeout(self.limits.body_read_time_max, whole));
-        in_time.await.unwrap_or_else(|_| Err(Problem::plain(Code::RequestTimeout)))
+        let body = match at_once.await {
+            Some(body) => body,
+            None => {
+                let in_time = Box::pin(tokio::time::timeout(self.limits.body_read_time_max, whole));
+                in_time.await.unwrap_or_else(|_| Err(Problem::plain(Code::RequestTimeout)))
+            }
+        };
+        self.has_whole_body = body.is_ok();
+        body
     }
 
     /// Who asks: the request's id, and its idempotency key.
