@@ -105,7 +105,11 @@ impl<'a> Headers<'a> {
     /// Whether the body comes in any other way than as it is or in chunks.
     pub(super) fn has_transfer_coding(&self) -> bool {
         self.transfer_encoding.first().is_some()
-            && self.all.get_all(TRANSFER_ENCODING).iter().any(|coding| coding != "chunked")
+            && self
+                .all
+                .get_all(TRANSFER_ENCODING)
+                .iter()
+                .any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
     }
 }
 
@@ -623,6 +627,23 @@ mod tests {
         }
         let two = map(&[(&IF_NONE_MATCH, "\"1\""), (&IF_NONE_MATCH, "\"7\"")]);
         assert!(if_none_match(&Headers::of(&two), &etag));
+    }
+
+    /// `Chunked` was taken for a coding that is not understood; RFC 9112, 7 has their names in any case.
+    #[test]
+    fn a_transfer_coding_is_chunked_in_any_case() {
+        for (coding, is_other) in [
+            ("chunked", false),
+            ("Chunked", false),
+            ("CHUNKED", false),
+            ("gzip", true),
+            ("gzip, chunked", true),
+            ("chunke", true),
+        ] {
+            let headers = map(&[(&TRANSFER_ENCODING, coding)]);
+            assert_eq!(Headers::of(&headers).has_transfer_coding(), is_other, "{coding}");
+        }
+        assert!(!Headers::of(&HeaderMap::new()).has_transfer_coding());
     }
 
     #[test]
