@@ -27,10 +27,15 @@ use super::problem::{Code, Problem};
 /// How many chunks wait for a reader. More would only hide for longer that it does not follow.
 const CHUNKS_WAITING_MAX: usize = 4;
 
+/// How much of a body is handed out at a time, in bytes. A connection copies it behind the head, into a buffer that it
+/// keeps until it closes: so that buffer does not grow with the largest reply that was ever sent. A connection gathers
+/// about as much before it writes, so smaller pieces would hardly make it smaller.
+const FRAME_BYTES_MAX: usize = 64 * 1024;
+
 /// The body of a reply.
 #[derive(Debug)]
 pub(super) enum Body {
-    /// All of it.
+    /// All of it, or what has not been handed out.
     Whole(Chunk),
     /// What comes, until it ends.
     Stream(mpsc::Receiver<Bytes>),
@@ -67,6 +72,25 @@ impl Buf for Chunk {
     }
 }
 
+impl Chunk {
+    /// Takes its first bytes away, up to a bound.
+    fn split_to(&mut self, bytes_max: usize) -> Chunk {
+        if self.remaining() <= bytes_max {
+            return mem::replace(self, Chunk::Shared(Bytes::new()));
+        }
+        let mut shared = match mem::replace(self, Chunk::Shared(Bytes::new())) {
+            Chunk::Own(own) => {
+                let begin = own.position() as usize;
+                Bytes::from(own.into_inner()).split_off(begin)
+            }
+            Chunk::Shared(bytes) => bytes,
+        };
+        let first = shared.split_to(bytes_max);
+        *self = Chunk::Shared(shared);
+        Chunk::Shared(first)
+    }
+}
+
 impl Default for Body {
     fn default() -> Self {
         Body::from(Bytes::new())
@@ -95,7 +119,7 @@ impl HttpBody for Body {
     ) -> Poll<Option<Result<Frame<Chunk>, Infallible>>> {
         let chunk = match self.get_mut() {
             Body::Whole(chunk) if !chunk.has_remaining() => None,
-            Body::Whole(chunk) => Some(mem::replace(chunk, Chunk::Shared(Bytes::new()))),
+            Body::Whole(chunk) => Some(chunk.split_to(FRAME_BYTES_MAX)),
             Body::Stream(chunks) => ready!(chunks.poll_recv(cx)).map(Chunk::Shared),
         };
         Poll::Ready(chunk.map(|chunk| Ok(Frame::data(chunk))))
@@ -195,7 +219,43 @@ impl Drop for StreamWriter {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Waker;
+
     use super::*;
+
+    /// A large body was handed out in one piece, which the connection copied into a buffer that it kept: whoever had
+    /// read one large page cost its size for as long as it stayed.
+    #[test]
+    fn a_large_body_comes_in_pieces_and_a_small_one_as_it_is() {
+        let sizes = [0, 1, FRAME_BYTES_MAX, FRAME_BYTES_MAX + 1, 3 * FRAME_BYTES_MAX, 1_000_001];
+        for size in sizes {
+            let content: Vec<u8> = (0..size).map(|index| (index % 251) as u8).collect();
+            for mut body in [Body::from(content.clone()), Body::from(Bytes::from(content.clone()))] {
+                let is_own = matches!(body, Body::Whole(Chunk::Own(_)));
+                let mut read = Vec::new();
+                loop {
+                    assert_eq!(body.size_hint().exact(), Some((size - read.len()) as u64));
+                    assert_eq!(body.is_end_stream(), read.len() == size);
+                    let mut cx = Context::from_waker(Waker::noop());
+                    let Poll::Ready(frame) = Pin::new(&mut body).poll_frame(&mut cx) else {
+                        panic!("all of it is there");
+                    };
+                    let Some(frame) = frame else { break };
+                    let mut chunk = frame.expect("infallible").into_data().expect("data");
+                    let bytes = chunk.remaining();
+                    assert!((1..=FRAME_BYTES_MAX).contains(&bytes), "{bytes} of {size}");
+                    if bytes == size {
+                        assert_eq!(matches!(chunk, Chunk::Own(_)), is_own, "it is not made anew");
+                    }
+                    while chunk.has_remaining() {
+                        read.extend_from_slice(chunk.chunk());
+                        chunk.advance(chunk.chunk().len());
+                    }
+                }
+                assert!(read == content, "{size}");
+            }
+        }
+    }
 
     #[tokio::test]
     async fn a_reader_that_takes_nothing_is_dropped() {
