@@ -3,6 +3,7 @@
 mod support;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -10,7 +11,7 @@ use support::{MemoryBank, Reply, Service};
 use teller::bank::{AccountSelector, BatchItem, BatchItems, BatchRefusal, Origin, Refusal};
 use teller::http::{Code, Drained, Limits};
 use teller::ledger::operation::{Opening, Operation};
-use teller::ledger::{AccountName, Amount, Direction, Note, Quantity, Sequence};
+use teller::ledger::{AccountName, Amount, Direction, Note, Quantity, Sequence, Timestamp};
 use teller::storage::StorageError;
 use teller::storage::journal::JournalReader;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -285,6 +286,40 @@ async fn conditions_are_about_the_accounts_version() {
     let tag = format!("\"{id}\"");
     let headers = [("if-none-match", tag.as_str())];
     assert_eq!(service.send("GET", &format!("/transactions/{id}"), &headers, "").await.status, 304);
+    service.stop().await;
+}
+
+/// The tag of an account is its version, but its allowance comes back as time passes. A client that asked whether its
+/// copy still held was told so, and went on to believe that nothing may leave the account.
+#[tokio::test]
+async fn an_account_with_velocity_limits_is_always_sent_whole() {
+    static NOW_MS: AtomicU64 = AtomicU64::new(1_800_000_000_000);
+    const WINDOW_MS: u64 = 60_000;
+    let now = || Timestamp::from_millis(NOW_MS.load(Ordering::Relaxed));
+    let service = Service::over(MemoryBank::start_at(1, 100, |log| log, now), Limits::default()).await;
+    let limits =
+        json!({ "name": "a", "velocity_limits": { "debits": { "count": 1, "window_seconds": 60 } } });
+    assert_eq!(service.post("/v2/accounts", &limits.to_string()).await.status, 201);
+    let (by_name, withdrawals) = ("/v2/accounts/name:a", "/v2/accounts/name:a/withdrawals");
+    assert_eq!(service.post(withdrawals, r#"{"amount":"1"}"#).await.status, 201);
+    let read = service.get(by_name).await;
+    assert_eq!(read.header("etag"), "\"2\"");
+    assert_eq!(read.json()["allowance"]["debits"], 0);
+    NOW_MS.fetch_add(WINDOW_MS, Ordering::Relaxed);
+    let again = service.send("GET", by_name, &[("if-none-match", "\"2\"")], "").await;
+    assert_eq!((again.status.as_u16(), again.header("etag")), (200, "\"2\""));
+    assert_eq!(
+        (&again.json()["allowance"]["debits"], again.header("cache-control")),
+        (&json!(1), "no-store")
+    );
+    // Its tag is what If-Match asks for all the same.
+    let withdraw =
+        async |tag| service.send("POST", withdrawals, &[("if-match", tag)], r#"{"amount":"1"}"#).await;
+    assert_eq!(withdraw("\"1\"").await.status, 412);
+    assert_eq!(withdraw("\"2\"").await.status, 201);
+    // Version 1 shows no allowance.
+    let unchanged = service.send("GET", "/accounts/a", &[("if-none-match", "\"3\"")], "").await;
+    assert_eq!(unchanged.status, 304);
     service.stop().await;
 }
 

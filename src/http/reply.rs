@@ -115,6 +115,14 @@ pub(super) fn tagged(
     reply
 }
 
+/// A resource with a tag that is good for `If-Match` only: the resource changes where its tag does not, so a client
+/// never has it already.
+pub(super) fn tagged_for_if_match(etag: HeaderValue, resource: &impl Write) -> Reply {
+    let mut reply = fresh(resource);
+    reply.headers_mut().insert(ETAG, etag);
+    reply
+}
+
 /// Content whose tag is its hash.
 #[derive(Debug)]
 pub(super) struct Content {

@@ -1,4 +1,14 @@
 //! Accounts: opened, read, closed.
+//!
+//! The tag of an account is its version, which is what `If-Match` asks for, and costs a reader nothing. What velocity
+//! limits leave (`allowance`) changes as time passes, without a version; so an account that has some is always sent
+//! whole, whatever the client has, and is not to be kept. Its tag is no weak one, which would say the same, because
+//! `If-Match` matches no weak tag (RFC 9110, 13.1.1).
+//!
+//! Simplified: an account without an overdraft limit of its own shows the service's. After a start with another
+//! `--max-overdraft`, a client that asks whether its copy of such an account still holds is told so until the
+//! account changes. To tell it otherwise, tags would have to be more than versions, for all accounts. What is refused
+//! goes by the new limit at once.
 
 use std::borrow::Cow;
 
@@ -102,7 +112,8 @@ pub(in crate::http) static READ: Operation = Operation {
     endpoint: Endpoint::Account,
     id: "readAccount",
     summary: "Read an account",
-    details: "By id it finds closed accounts too. With `at` it is the account as it was then.",
+    details: "By id it finds closed accounts too. With `at` it is the account as it was then. An account with velocity \
+        limits is never answered with 304: its `allowance` changes as time passes, its ETag when the account does.",
     query: AtQuery::SHAPE,
     headers: IF_NONE_MATCH,
     success: Success { body: Some((JSON, account_now_or_then)), ..ACCOUNT_NOW },
@@ -371,7 +382,11 @@ impl Call<'_> {
     pub(super) async fn account_now(&self) -> Result<Reply, Problem> {
         let account = self.bank()?.account(self.account()?).await?;
         let etag = headers::etag_of_version(account.version);
-        Ok(reply::tagged(self.headers(), etag, Caching::Ask, &Account::of(&account)))
+        let resource = Account::of(&account);
+        Ok(match resource.allowance {
+            None => reply::tagged(self.headers(), etag, Caching::Ask, &resource),
+            Some(_) => reply::tagged_for_if_match(etag, &resource),
+        })
     }
 
     pub(super) async fn close_account_v1(&mut self) -> Result<Reply, Problem> {
