@@ -708,6 +708,53 @@ async fn a_client_that_sends_before_it_reads_still_hears_the_refusal() {
     service.stop().await;
 }
 
+/// Every connection could send a batch of 8 MiB at the same time, and nothing bounded what they came to.
+#[tokio::test]
+async fn only_so_many_large_bodies_are_read_at_one_time() {
+    const LARGE_BODIES_MAX: u64 = 64;
+    let service = Service::start().await;
+    service.open_with("a", "1").await;
+    let declared = "content-length: 65537";
+    let chunked = "transfer-encoding: chunked";
+    let head = |framing| format!("POST /v2/batches HTTP/1.1\r\nhost: x\r\n{framing}\r\n\r\n");
+    let mut half = Vec::new();
+    for count in 1..=LARGE_BODIES_MAX {
+        let mut stream = service.connect().await;
+        let framing = if count % 2 == 0 { declared } else { chunked };
+        stream.write_all(head(framing).as_bytes()).await.expect("open");
+        half.push(stream);
+        while service.api.requests_in_flight() < count {
+            tokio::task::yield_now().await;
+        }
+    }
+    for framing in [declared, chunked] {
+        let bytes = service.send_bytes(head(framing).as_bytes(), false).await;
+        let (refused, rest) = Reply::parse(&bytes).expect("a reply");
+        assert_eq!((refused.status.as_u16(), refused.code().as_str()), (503, "overloaded"));
+        assert_eq!((refused.header("retry-after"), refused.header("connection")), ("1", "close"));
+        assert!(rest.is_empty());
+    }
+    // What is no larger than any other body may be needs no such place.
+    let batch = r#"{"items":[{"op":"deposit","account":"name:a","amount":"1"}]}"#;
+    let small = service.post("/v2/batches", batch).await;
+    assert_eq!(small.json()["executed"], 1, "{small:?}");
+    // A place is free again when its body will not come any more, and when its batch has been answered.
+    drop(half.pop());
+    let spaces = " ".repeat(65_537);
+    let large = format!("{spaces}{batch}");
+    for _ in 0..LARGE_BODIES_MAX {
+        loop {
+            let answered = service.post("/v2/batches", &large).await;
+            if answered.status != 503 {
+                assert_eq!(answered.json()["executed"], 1, "{answered:?}");
+                break;
+            }
+        }
+    }
+    drop(half);
+    service.stop().await;
+}
+
 #[tokio::test]
 async fn connections_beyond_the_limit_are_told_so() {
     let limits = Limits { connections_max: 1, ..Limits::default() };

@@ -9,9 +9,10 @@ use hyper::body::{Body, Incoming};
 use hyper::header::{ALLOW, CONNECTION, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
+use tokio::sync::Semaphore;
 
 use super::URI_BYTES_MAX;
-use super::call::Call;
+use super::call::{Call, LARGE_BODIES_MAX};
 use super::headers::{self, Headers, RequestId, X_REQUEST_ID};
 use super::listener::{Limits, Vigil};
 use super::metrics::{InFlight, Metrics};
@@ -31,6 +32,7 @@ pub struct Api {
     ending: AtomicBool,
     pub(super) metrics: Metrics,
     pub(super) streams: Arc<Streams>,
+    pub(super) large_body_places: Semaphore,
 }
 
 struct BankCell(Arc<Bank>);
@@ -85,7 +87,13 @@ impl Api {
     pub fn new() -> Api {
         let streams = Arc::<Streams>::default();
         let metrics = Metrics::new(Arc::clone(&streams));
-        Api { bank: OnceLock::new(), ending: AtomicBool::new(false), metrics, streams }
+        Api {
+            bank: OnceLock::new(),
+            ending: AtomicBool::new(false),
+            metrics,
+            streams,
+            large_body_places: Semaphore::new(LARGE_BODIES_MAX),
+        }
     }
 
     /// Takes the bank, and answers from now on.
@@ -185,6 +193,7 @@ impl Api {
                     vigil,
                     body,
                     has_whole_body: false,
+                    large_body_place: None,
                     request_id,
                 };
                 let answer = call.answer(self).await;

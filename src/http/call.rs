@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 use hyper::http::request::Parts;
+use tokio::sync::SemaphorePermit;
 
 use super::api::Api;
 use super::headers::{self, Headers, KeyBinding, RequestId, Scope};
@@ -24,6 +25,11 @@ use super::wire::values::{NAME_PREFIX, ReferenceError, parse_reference};
 use crate::bank::{AccountSelector, Bank, Origin};
 use crate::ledger::{AccountName, HoldId, IdError, TransactionId};
 
+/// How many large bodies, those of batches, there are in memory at one time, on their way or being worked on. They come
+/// to 512 MiB, where one of each connection would come to 80 GB; and they are executed by a few shards, so more of them
+/// at a time would only wait for one another.
+pub(super) const LARGE_BODIES_MAX: usize = 64;
+
 /// A request, and what is to be done about it.
 pub(super) struct Call<'a> {
     pub(super) api: &'a Api,
@@ -36,6 +42,8 @@ pub(super) struct Call<'a> {
     pub(super) body: &'a mut Incoming,
     /// Whether the body has been read to its end. One that comes in chunks does not tell by itself.
     pub(super) has_whole_body: bool,
+    /// Its place among those with large bodies, if it has one.
+    pub(super) large_body_place: Option<SemaphorePermit<'a>>,
     pub(super) request_id: &'a RequestId,
 }
 
@@ -132,6 +140,12 @@ impl<'a> Call<'a> {
         // The declared length is looked at before the client is asked to go on (Expect: 100-continue).
         if self.body.size_hint().lower() > bytes_max as u64 {
             return Err(Problem::plain(Code::PayloadTooLarge));
+        }
+        // A body in chunks does not say how long it will be.
+        let may_be = self.body.size_hint().upper().unwrap_or(u64::MAX).min(bytes_max as u64);
+        if may_be > super::BODY_BYTES_MAX as u64 {
+            let place = self.api.large_body_places.try_acquire();
+            self.large_body_place = Some(place.map_err(|_| Problem::plain(Code::Overloaded))?);
         }
         let received = Received { body: self.body, vigil: self.vigil };
         let mut whole = Whole { received, bytes_max, pieces: Vec::new() };

@@ -46,7 +46,8 @@ pub(in crate::http) static EXECUTE: Operation = Operation {
         have an idempotency `key` of its own: if an earlier request has ended it, that end counts, also if the others \
         are to be all or nothing. The batch's `Idempotency-Key` counts for all of it. \
         When many large batches come, each may wait up to 2 seconds before it begins, so that the service keeps up with \
-        its snapshots; one that would wait longer is refused with 503 `overloaded`.",
+        its snapshots; one that would wait longer is refused with 503 `overloaded`. So is a body of more than 64 KiB, or \
+        one in chunks, while the service has 64 of those.",
     query: BatchQuery::SHAPE,
     headers: KEYED,
     request: Some(RequestBody::json::<Batch>().up_to(BATCH_BYTES_MAX)),

@@ -114,7 +114,8 @@ impl<'a> Value<'a> {
         }
         let mut reader = serde_json::Deserializer::from_str(self.raw);
         let mut found = [None];
-        let visitor = MembersVisitor { names: &[name], raws: &mut found, wrong: &mut Vec::new() };
+        let wrong = &mut WrongMembers::default();
+        let visitor = MembersVisitor { names: &[name], others: &[], raws: &mut found, wrong };
         // Whatever is wrong with the object is told when it is read.
         let _ = reader.deserialize_any(visitor);
         found[0].map(RawValue::get)
@@ -255,21 +256,13 @@ pub(in crate::http) fn members<'a, const N: usize>(
         return None;
     }
     let mut raws = [None; N];
-    let mut wrong = Vec::new();
-    let visitor = MembersVisitor { names, raws: &mut raws, wrong: &mut wrong };
+    let mut wrong = WrongMembers::default();
+    let visitor = MembersVisitor { names, others: value.others, raws: &mut raws, wrong: &mut wrong };
     errors.visit(value, visitor);
-    // Whoever reads these members reads one of each.
-    let mut others = Vec::new();
-    for wrong in wrong {
-        match wrong {
+    for member in wrong.first {
+        match member {
             WrongMember::Repeated(name) => {
                 errors.push(Pointer::Member(&value.at, name), "stands there more than once");
-            }
-            WrongMember::Unknown(name) if value.others.contains(&&*name) => {
-                if others.contains(&name) {
-                    errors.push(Pointer::Member(&value.at, &name), "stands there more than once");
-                }
-                others.push(name);
             }
             WrongMember::Unknown(name) if name.len() > FIELD_NAME_SHOWN_BYTES_MAX => {
                 errors.push(value.at, format!("has an unknown field with a name of {} bytes", name.len()));
@@ -280,6 +273,7 @@ pub(in crate::http) fn members<'a, const N: usize>(
             }
         }
     }
+    errors.count += wrong.others_count;
     // The known ones are still to be looked at, so that all that is wrong is told at once.
     Some(raws.map(|raw| raw.map(RawValue::get)))
 }
@@ -384,10 +378,29 @@ enum WrongMember {
     Unknown(String),
 }
 
+/// As many as can be told of, and how many more there are: a body of 8 MiB has room for a million.
+#[derive(Default)]
+struct WrongMembers {
+    first: Vec<WrongMember>,
+    others_count: usize,
+}
+
+impl WrongMembers {
+    fn push(&mut self, member: WrongMember) {
+        if self.first.len() < FIELD_ERRORS_MAX {
+            self.first.push(member);
+        } else {
+            self.others_count += 1;
+        }
+    }
+}
+
 struct MembersVisitor<'f, 'a, const N: usize> {
     names: &'f [&'static str; N],
+    /// Those that someone else reads, who reads one of each.
+    others: &'static [&'static str],
     raws: &'f mut [Option<&'a RawValue>; N],
-    wrong: &'f mut Vec<WrongMember>,
+    wrong: &'f mut WrongMembers,
 }
 
 impl<'a, const N: usize> Visitor<'a> for MembersVisitor<'_, 'a, N> {
@@ -398,11 +411,14 @@ impl<'a, const N: usize> Visitor<'a> for MembersVisitor<'_, 'a, N> {
     }
 
     fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(field) = map.next_key_seed(FieldName(self.names))? {
+        let mut others_seen = Vec::new();
+        while let Some(field) = map.next_key_seed(FieldName { names: self.names, others: self.others })? {
             let raw: &'a RawValue = map.next_value()?;
             match field {
                 Field::Known(index) if self.raws[index].is_none() => self.raws[index] = Some(raw),
                 Field::Known(index) => self.wrong.push(WrongMember::Repeated(self.names[index])),
+                Field::Other(name) if !others_seen.contains(&name) => others_seen.push(name),
+                Field::Other(name) => self.wrong.push(WrongMember::Repeated(name)),
                 Field::Unknown(name) => self.wrong.push(WrongMember::Unknown(name)),
             }
         }
@@ -411,10 +427,14 @@ impl<'a, const N: usize> Visitor<'a> for MembersVisitor<'_, 'a, N> {
 }
 
 /// Tells the known names of fields from others, without a copy of the known.
-struct FieldName<'n>(&'n [&'static str]);
+struct FieldName<'n> {
+    names: &'n [&'static str],
+    others: &'static [&'static str],
+}
 
 enum Field {
     Known(usize),
+    Other(&'static str),
     Unknown(String),
 }
 
@@ -433,10 +453,11 @@ impl Visitor<'_> for FieldName<'_> {
     }
 
     fn visit_str<E>(self, name: &str) -> Result<Field, E> {
-        Ok(match self.0.iter().position(|known| *known == name) {
-            Some(index) => Field::Known(index),
-            None => Field::Unknown(name.to_owned()),
-        })
+        if let Some(index) = self.names.iter().position(|known| *known == name) {
+            return Ok(Field::Known(index));
+        }
+        let other = self.others.iter().find(|other| **other == name);
+        Ok(other.map_or_else(|| Field::Unknown(name.to_owned()), |other| Field::Other(other)))
     }
 }
 
@@ -507,15 +528,40 @@ mod tests {
         }
     }
 
+    /// Each unknown member was kept to be told of, though 16 are: a body of 8 MiB became a million texts.
+    #[test]
+    fn wrong_members_beyond_those_that_are_told_are_only_counted() {
+        let object = |count: usize| {
+            let unknown = (0..count).map(|index| format!("\"x{index}\":0,")).collect::<String>();
+            // Members that someone else reads are no errors, wherever they stand; the second of one is.
+            format!("{{\"op\":0,{unknown}\"a\":1,\"key\":0,\"op\":0,\"a\":2}}")
+        };
+        for count in [0, 1, FIELD_ERRORS_MAX, 1000] {
+            let object = object(count);
+            let value = Value::new(&object, Pointer::Root);
+            let (mut raws, mut wrong) = ([None; 1], WrongMembers::default());
+            let visitor =
+                MembersVisitor { names: &["a"], others: &["op", "key"], raws: &mut raws, wrong: &mut wrong };
+            Errors::default().visit(value, visitor);
+            assert_eq!(wrong.first.len(), (count + 2).min(FIELD_ERRORS_MAX));
+            assert_eq!(wrong.first.len() + wrong.others_count, count + 2);
+            let mut errors = Errors::default();
+            let [a] = members(value.without(&["op", "key"]), &["a"], &mut errors).expect("an object");
+            assert_eq!((a, errors.count), (Some("1"), count + 2));
+            let first = errors.first.first().map(|error| error.detail.as_ref());
+            assert_eq!(first == Some("stands there more than once"), count == 0, "{first:?}");
+        }
+    }
+
     /// What the quick way takes is what serde_json takes, and means the same.
     #[test]
     fn plain_objects_are_read_as_any_other() {
         fn any<'a>(raw: &'a str, names: &[&'static str; 2]) -> Option<[Option<&'a str>; 2]> {
-            let (mut raws, mut wrong) = ([None; 2], Vec::new());
+            let (mut raws, mut wrong) = ([None; 2], WrongMembers::default());
             let mut reader = serde_json::Deserializer::from_str(raw);
-            let visitor = MembersVisitor { names, raws: &mut raws, wrong: &mut wrong };
+            let visitor = MembersVisitor { names, others: &[], raws: &mut raws, wrong: &mut wrong };
             reader.deserialize_any(visitor).and_then(|()| reader.end()).ok()?;
-            wrong.is_empty().then(|| raws.map(|raw| raw.map(RawValue::get)))
+            wrong.first.is_empty().then(|| raws.map(|raw| raw.map(RawValue::get)))
         }
         fn quick(raw: &str) -> Option<[Option<&str>; 2]> {
             plain_members(raw, |name| ["\"a\"", "\"b\""].iter().position(|known| *known == name))
