@@ -306,6 +306,36 @@ fn wrong_headers() -> Vec<Case> {
     ]
 }
 
+/// Conditions on requests that do not know them. They were passed over, and what should have been done only if the
+/// account was as it had been read was done in any case.
+fn unknown_conditions(ids: &Ids) -> Vec<Case> {
+    let Ids { account, other, hold, transfer, .. } = ids;
+    let between = format!(r#"{{"from":"{account}","to":"{other}","amount":"1"}}"#);
+    let reserving = format!(r#"{{"account":"{account}","amount":"1"}}"#);
+    let link = format!("/v2/accounts/{account}/links/{other}");
+    let batch = format!(r#"{{"items":[{{"type":"deposit","account":"{account}","amount":"1"}}]}}"#);
+    let mut cases = Vec::new();
+    for (head, body) in [
+        (OPEN.to_owned(), NEW),
+        (OPEN_V2.to_owned(), NEW),
+        (format!("PUT {link}"), r#"{"kind":"related"}"#),
+        (format!("DELETE {link}"), ""),
+        ("POST /v2/transfers".to_owned(), &between),
+        ("POST /v2/transfers?dry_run=true".to_owned(), &between),
+        (format!("POST /v2/transfers/{transfer}/reverse"), ""),
+        ("POST /v2/holds".to_owned(), &reserving),
+        (format!("POST /v2/holds/{hold}/capture"), ""),
+        (format!("POST /v2/holds/{hold}/void"), "{}"),
+        ("POST /v2/batches".to_owned(), &batch),
+    ] {
+        for tag in ["\"1\"", "*", "x"] {
+            let head = format!("{head}\nif-match: {tag}");
+            cases.push(with(&head, body, 400, "invalid-if-match", &[":If-Match"]));
+        }
+    }
+    cases
+}
+
 /// Bodies that are no JSON, or the wrong JSON.
 fn wrong_bodies() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -1405,6 +1435,7 @@ async fn hostile_requests_are_answered_exactly_and_change_nothing() {
         malformed_http(),
         wrong_addresses(&ids),
         wrong_headers(),
+        unknown_conditions(&ids),
         wrong_bodies(),
         wrong_in_version_two(&ids),
         wrong_operations(&ids),

@@ -735,7 +735,7 @@ async fn only_so_many_large_bodies_are_read_at_one_time() {
         assert!(rest.is_empty());
     }
     // What is no larger than any other body may be needs no such place.
-    let batch = r#"{"items":[{"op":"deposit","account":"name:a","amount":"1"}]}"#;
+    let batch = r#"{"items":[{"type":"deposit","account":"name:a","amount":"1"}]}"#;
     let small = service.post("/v2/batches", batch).await;
     assert_eq!(small.json()["executed"], 1, "{small:?}");
     // A place is free again when its body will not come any more, and when its batch has been answered.

@@ -15,9 +15,9 @@ use tokio::sync::SemaphorePermit;
 use super::api::Api;
 use super::headers::{self, Headers, KeyBinding, RequestId, Scope};
 use super::listener::{Limits, Received, Vigil};
-use super::operation::Operation;
+use super::operation::{Operation, RequestHeader};
 use super::path::decode;
-use super::problem::{Code, Problem};
+use super::problem::{Code, Place, Problem};
 use super::query::Query;
 use super::routes::Found;
 use super::wire::Version;
@@ -55,6 +55,20 @@ impl<'a> Call<'a> {
     /// The query, which has no parameter that the operation does not know.
     pub(super) fn query(&self) -> Result<Query<'a>, Problem> {
         Query::split(self.parts.uri.query(), self.operation.query)
+    }
+
+    /// Makes sure that there is no condition that the operation does not know: it would have to leave undone what is
+    /// asked for if that was false (RFC 9110, 13.1). Reading changes nothing and may pass one over.
+    pub(super) fn check_conditions(&self) -> Result<(), Problem> {
+        if self.parts.method.is_safe() {
+            return Ok(());
+        }
+        if self.headers.has_if_match() && !self.operation.headers.contains(&RequestHeader::IfMatch) {
+            let detail =
+                "is not taken here, but by deposits, withdrawals, and PATCH and DELETE of an account";
+            return Err(Problem::at(Code::InvalidIfMatch, Place::Header("If-Match"), detail));
+        }
+        Ok(())
     }
 
     /// The bank, once it is there. It outlives the call, so what is asked of it does not borrow the call.

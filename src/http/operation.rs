@@ -175,6 +175,7 @@ pub(super) const CHANGE: &[Code] = &[
     Code::IdempotencyKeyReused,
     Code::IdempotencyKeyInFlight,
     Code::IdempotencyKeysExhausted,
+    Code::InvalidIfMatch,
     Code::DiskFull,
     Code::InvalidBody,
     Code::PayloadTooLarge,
@@ -183,8 +184,8 @@ pub(super) const CHANGE: &[Code] = &[
 /// What can be wrong with a body of JSON.
 pub(super) const JSON_BODY: &[Code] =
     &[Code::UnsupportedMediaType, Code::MalformedJson, Code::InvalidRequest];
-/// What can be wrong with `If-Match`.
-pub(super) const IF_MATCH: &[Code] = &[Code::InvalidIfMatch, Code::VersionMismatch];
+/// What an `If-Match` that is valid can meet.
+pub(super) const IF_MATCH: &[Code] = &[Code::VersionMismatch];
 /// What can be wrong with an account's name in a path.
 pub(super) const NAMED: &[Code] = &[Code::InvalidAccountName, Code::AccountNotFound];
 /// What can be wrong with an account reference in a path.

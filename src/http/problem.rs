@@ -198,7 +198,7 @@ codes! {
         "Send the header once, with 1 to 255 printable ASCII characters, bare or as a quoted string.";
     InvalidIfMatch "invalid-if-match" BAD_REQUEST Never,
         "The If-Match header is not valid",
-        "Send the header once, with the ETag of the account as it was read (such as \"7\"), or with *.";
+        "Send the header once, with the ETag of the account as it was read (such as \"7\"), or with *. Only deposits, withdrawals, and PATCH and DELETE of an account take it; other changes are refused with it, because they would be made whether or not it is true.";
     InvalidHost "invalid-host" BAD_REQUEST Never,
         "The Host header is missing or repeated",
         "HTTP/1.1 requires exactly one Host header.";
