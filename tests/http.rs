@@ -457,6 +457,63 @@ async fn the_service_describes_itself_before_it_has_started() {
     service.stop().await;
 }
 
+/// The document called every body required, also where it may be left away, and named one media type of each, also
+/// where two are taken.
+#[tokio::test]
+async fn bodies_are_taken_as_the_document_says() {
+    let service = Service::start().await;
+    for name in ["a", "b"] {
+        service.open_with(name, "1").await;
+    }
+    let made = async |path, body| {
+        let made = service.post(path, body).await;
+        made.json()["id"].as_str().expect("an id").to_owned()
+    };
+    let transfer = made("/v2/transfers", r#"{"from":"name:a","to":"name:b","amount":"1"}"#).await;
+    let hold = made("/v2/holds", r#"{"account":"name:a","amount":"1"}"#).await;
+    let document = service.get("/openapi.json").await.json();
+    let mut optional = Vec::new();
+    for (pattern, methods) in document["paths"].as_object().unwrap() {
+        let path = pattern
+            .replace("{name}", "a")
+            .replace("{account}", "name:a")
+            .replace("{other}", "name:b")
+            .replace("{id}", &transfer)
+            .replace("{hold}", &hold);
+        for (method, operation) in methods.as_object().unwrap() {
+            let body = &operation["requestBody"];
+            if body.is_null() {
+                continue;
+            }
+            let what = operation["operationId"].as_str().unwrap();
+            let method = method.to_uppercase();
+            let without = service.send(&method, &path, &[], "").await;
+            let is_missed = without.code() == "malformed-json";
+            assert_eq!(body["required"], is_missed, "{what}: {without:?}");
+            if !is_missed {
+                optional.push(what);
+            }
+            let named: Vec<&str> = body["content"].as_object().unwrap().keys().map(String::as_str).collect();
+            for media_type in ["application/json", "application/merge-patch+json", "application/x-ndjson"] {
+                let is_taken =
+                    service.send(&method, &path, &[("content-type", media_type)], "x").await.status != 415;
+                // Any kind of JSON is taken as such; and version 1 never looked.
+                let expected = named.contains(&media_type) || media_type.ends_with("+json");
+                assert!(is_taken == expected || !pattern.starts_with("/v2/"), "{what}: {media_type}");
+            }
+        }
+    }
+    assert_eq!(optional, ["captureHold", "voidHold", "reverseTransfer"]);
+    let types = |path: &str, method: &str| {
+        let content = document["paths"][path][method]["requestBody"]["content"].as_object().unwrap();
+        content.keys().cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(types("/v2/batches", "post"), ["application/json", "application/x-ndjson"]);
+    let patch = ["application/json", "application/merge-patch+json"];
+    assert_eq!(types("/v2/accounts/{account}", "patch"), patch);
+    service.stop().await;
+}
+
 #[tokio::test]
 async fn head_is_get_without_a_body_and_options_tells_the_methods() {
     let service = Service::start().await;

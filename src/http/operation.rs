@@ -75,6 +75,10 @@ pub(super) struct RequestBody {
     pub(super) media_type: &'static str,
     pub(super) bytes_max: usize,
     pub(super) describe: Describer,
+    /// The other media types that it may have, and what it looks like then.
+    pub(super) other_types: &'static [(&'static str, Describer)],
+    /// Whether it may be left away.
+    pub(super) is_optional: bool,
     /// Whether this is such a body: the examples are tried with it.
     #[cfg(test)]
     pub(super) check: fn(&[u8]) -> Result<(), super::problem::Problem>,
@@ -87,6 +91,8 @@ impl RequestBody {
             media_type: "application/json",
             bytes_max: BODY_BYTES_MAX,
             describe: T::describe,
+            other_types: &[],
+            is_optional: false,
             #[cfg(test)]
             check: |body| super::wire::read::read_body::<T>(body).map(drop),
         }
@@ -95,6 +101,16 @@ impl RequestBody {
     /// The same body under another media type.
     pub(super) const fn of_type(self, media_type: &'static str) -> RequestBody {
         RequestBody { media_type, ..self }
+    }
+
+    /// The same body, or one of these.
+    pub(super) const fn or(self, other_types: &'static [(&'static str, Describer)]) -> RequestBody {
+        RequestBody { other_types, ..self }
+    }
+
+    /// The same body, which may be left away.
+    pub(super) const fn optional(self) -> RequestBody {
+        RequestBody { is_optional: true, ..self }
     }
 
     /// The same body with another bound, in bytes.

@@ -139,7 +139,11 @@ pub(in crate::http) static UPDATE: Operation = Operation {
     details: "A merge patch (RFC 7396): what is null is removed, what is not there stays as it is. Lowering the \
         overdraft limit under what is in use is allowed: the account cannot pay then until it is covered again.",
     headers: KEYED_IF_MATCH,
-    request: Some(RequestBody::json::<AccountPatch>().of_type("application/merge-patch+json")),
+    request: Some(
+        RequestBody::json::<AccountPatch>()
+            .of_type("application/merge-patch+json")
+            .or(&[(JSON, AccountPatch::describe)]),
+    ),
     success: Success {
         status: 200,
         meaning: "What was changed, and how the account stands after it.",

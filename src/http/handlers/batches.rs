@@ -50,7 +50,7 @@ pub(in crate::http) static EXECUTE: Operation = Operation {
         one in chunks, while the service has 64 of those.",
     query: BatchQuery::SHAPE,
     headers: KEYED,
-    request: Some(RequestBody::json::<Batch>().up_to(BATCH_BYTES_MAX)),
+    request: Some(RequestBody::json::<Batch>().or(&[(NDJSON, describe_lines)]).up_to(BATCH_BYTES_MAX)),
     success: Success {
         status: 200,
         meaning: "What became of the items.",
@@ -80,6 +80,11 @@ pub(in crate::http) static EXECUTE: Operation = Operation {
     ],
     ..Operation::PLAIN
 };
+
+fn describe_lines(_: &mut Schemas) -> Value {
+    let first = r#"{"type":"deposit","account":"name:alice","amount":"12.34"}"#;
+    json!({ "type": "string", "description": "Lines, each a `BatchItem`.", "examples": [format!("{first}\n")] })
+}
 
 parameters! {
     /// How a batch is to be taken.

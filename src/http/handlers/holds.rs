@@ -80,7 +80,7 @@ pub(in crate::http) static CAPTURE: Operation = Operation {
     summary: "Pay out what a hold reserves",
     details: "All of it, or `amount`, and then the rest is released. The body may be left away.",
     headers: KEYED,
-    request: Some(RequestBody::json::<CaptureRequest>()),
+    request: Some(RequestBody::json::<CaptureRequest>().optional()),
     success: MADE,
     problems: &[EVERY, BANK, CHANGE, JSON_BODY, HOLD, MOVING, &[Code::HoldEnded, Code::HoldExceeded]],
     ..Operation::PLAIN
@@ -92,7 +92,7 @@ pub(in crate::http) static VOID: Operation = Operation {
     summary: "Give a hold up",
     details: "The body may be left away.",
     headers: KEYED,
-    request: Some(RequestBody::json::<VoidRequest>()),
+    request: Some(RequestBody::json::<VoidRequest>().optional()),
     success: MADE,
     problems: &[EVERY, BANK, CHANGE, JSON_BODY, HOLD, MOVING, &[Code::HoldEnded]],
     ..Operation::PLAIN

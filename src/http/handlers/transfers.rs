@@ -71,7 +71,7 @@ pub(in crate::http) static REVERSE: Operation = Operation {
         left away.",
     query: DryRunQuery::SHAPE,
     headers: KEYED,
-    request: Some(RequestBody::json::<Reversal>()),
+    request: Some(RequestBody::json::<Reversal>().optional()),
     success: MADE,
     problems: &[
         EVERY,

@@ -120,12 +120,13 @@ impl Page<'_> {
             writeln!(self.out, "<td>{}</tr>", Marked(text(&parameter["description"])))?;
         }
         self.out.push_str("</table>\n");
-        let body = members(&operation["requestBody"]["content"]).next();
-        if let Some((media_type, content)) = body {
+        let bodies = &operation["requestBody"]["content"];
+        for (media_type, content) in members(bodies) {
             write!(self.out, "<p>Body (<code>{}</code>): ", Escaped(media_type))?;
             self.schema_in_brief(&content["schema"])?;
             writeln!(self.out, ". {}</p>", Marked(text(&operation["requestBody"]["description"])))?;
         }
+        let body = members(bodies).next();
         self.out.push_str("<table>\n<tr><th>status<th>body<th>meaning</tr>\n");
         for (status, response) in members(&operation["responses"]) {
             write!(self.out, "<tr><td>{}<td>", Escaped(status))?;

@@ -113,10 +113,16 @@ fn describe_operation(route: &Route, operation: &Operation, schemas: &mut Schema
         described["description"] = operation.details.into();
     }
     if let Some(request) = operation.request {
+        let bodies = [(request.media_type, request.describe)];
+        let content: Map<String, Value> = bodies
+            .iter()
+            .chain(request.other_types)
+            .map(|(media_type, describe)| ((*media_type).to_owned(), json!({ "schema": describe(schemas) })))
+            .collect();
         described["requestBody"] = json!({
-            "required": true,
+            "required": !request.is_optional,
             "description": format!("At most {} bytes.", request.bytes_max),
-            "content": { (request.media_type): { "schema": (request.describe)(schemas) } },
+            "content": content,
         });
     }
     described
