@@ -766,6 +766,27 @@ async fn a_client_that_sends_before_it_reads_still_hears_the_refusal() {
 }
 
 /// Every connection could send a batch of 8 MiB at the same time, and nothing bounded what they came to.
+/// Two replies were lost to the reset of a closing that did not wait: those to a head that is no HTTP, or too long, and
+/// those to requests that offer an upgrade and a body that is not read.
+#[tokio::test]
+async fn what_closes_without_a_handler_waits_for_the_client_too() {
+    let service = Service::start().await;
+    let upgrade = "POST /accounts HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: x\r\ncontent-length: 200000\r\n\r\n";
+    let too_long = format!("GET / HTTP/1.1\r\nhost: x\r\nx: {}", "y".repeat(20_000));
+    for (head, status) in [(upgrade, 413), ("GARBAGE\r\n\r\n", 400), (&too_long, 431)] {
+        let mut stream = service.connect().await;
+        stream.write_all(head.as_bytes()).await.expect("open");
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).await.expect("an end in order");
+        for _ in 0..20 {
+            stream.write_all(&[b' '; 10_000]).await.expect("still taken");
+        }
+        let (reply, rest) = Reply::parse(&bytes).expect("a reply");
+        assert_eq!((reply.status.as_u16(), rest.len()), (status, 0), "{head:?}");
+    }
+    service.stop().await;
+}
+
 #[tokio::test]
 async fn only_so_many_large_bodies_are_read_at_one_time() {
     const LARGE_BODIES_MAX: u64 = 64;

@@ -226,22 +226,34 @@ impl Server {
         let _open = Gauge::raise(&self.api.metrics.connections);
         let vigil = Arc::new(Vigil::new(self.limits.head_read_time_max));
         let guard = tokio::spawn(Arc::clone(&vigil).keep(stopped));
-        let io = PatientStream::new(stream, Arc::clone(&vigil), self.limits.write_stall_time_max);
+        let mut io = PatientStream::new(stream, Arc::clone(&vigil), self.limits.write_stall_time_max);
         let service = service_fn(|request| self.api.answer(request, &vigil, &self.limits));
-        let mut connection = pin!(self.http.serve_connection(io, service));
-        let waker = Waker::from(Arc::clone(&vigil));
-        let result = poll_fn(|cx| {
-            match vigil.order(cx) {
-                Order::GoOn => {}
-                Order::Finish => connection.as_mut().graceful_shutdown(),
-                Order::GiveUp => return Poll::Ready(Ok(())),
-            }
-            connection.as_mut().poll(&mut Context::from_waker(&waker))
-        })
-        .await;
+        let result = {
+            let mut connection = pin!(self.http.serve_connection(&mut io, service));
+            let waker = Waker::from(Arc::clone(&vigil));
+            poll_fn(|cx| {
+                match vigil.order(cx) {
+                    Order::GoOn => {}
+                    Order::Finish => connection.as_mut().graceful_shutdown(),
+                    Order::GiveUp => return Poll::Ready(None),
+                }
+                connection.as_mut().poll(&mut Context::from_waker(&waker)).map(Some)
+            })
+            .await
+        };
         guard.abort();
-        if let Err(error) = result {
+        if let Some(Err(error)) = &result {
             tracing::debug!("a connection ended: {error}");
+        }
+        let is_refused = matches!(&result, Some(Err(error)) if error.is_parse());
+        if is_refused {
+            // hyper has told the client of a head that it could not read, but not us. More may be coming behind it.
+            vigil.lingers.store(true, Relaxed);
+        }
+        if is_refused || matches!(result, Some(Ok(()))) {
+            // hyper does not close the connection when it could be upgraded, which is never done here. To close it once
+            // more is nothing. Who has gone cannot be told anything.
+            let _ = poll_fn(|cx| Pin::new(&mut io).poll_shutdown(cx)).await;
         }
     }
 }
