@@ -271,6 +271,14 @@ fn wrong_headers() -> Vec<Case> {
         ),
         with(&format!("{WITHDRAW}\nif-match: \"x\""), ONE, 400, "invalid-if-match", &[":If-Match"]),
         bare("DELETE /accounts/bob\nif-match: \"-1\"", 400, "invalid-if-match", &[":If-Match"]),
+        with(
+            &format!("{DEPOSIT}\nif-none-match: \"2\""),
+            ONE,
+            400,
+            "invalid-if-none-match",
+            &[":If-None-Match"],
+        ),
+        bare("DELETE /accounts/bob\nif-none-match: *", 400, "invalid-if-none-match", &[":If-None-Match"]),
         with(&format!("{DEPOSIT}\nif-match: \"1\""), ONE, 412, "version-mismatch", &[]),
         with(&format!("{WITHDRAW}\nif-match: \"99\""), ONE, 412, "version-mismatch", &[]),
         bare("DELETE /accounts/bob\nif-match: \"2\"", 412, "version-mismatch", &[]),
@@ -331,6 +339,10 @@ fn unknown_conditions(ids: &Ids) -> Vec<Case> {
         for tag in ["\"1\"", "*", "x"] {
             let head = format!("{head}\nif-match: {tag}");
             cases.push(with(&head, body, 400, "invalid-if-match", &[":If-Match"]));
+        }
+        for tag in ["\"1\"", "*", "x"] {
+            let head = format!("{head}\nif-none-match: {tag}");
+            cases.push(with(&head, body, 400, "invalid-if-none-match", &[":If-None-Match"]));
         }
     }
     cases

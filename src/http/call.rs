@@ -68,6 +68,10 @@ impl<'a> Call<'a> {
                 "is not taken here, but by deposits, withdrawals, and PATCH and DELETE of an account";
             return Err(Problem::at(Code::InvalidIfMatch, Place::Header("If-Match"), detail));
         }
+        if self.headers.has_if_none_match() {
+            let detail = "is taken only where something is read";
+            return Err(Problem::at(Code::InvalidIfNoneMatch, Place::Header("If-None-Match"), detail));
+        }
         Ok(())
     }
 

@@ -107,6 +107,11 @@ impl<'a> Headers<'a> {
         self.if_match.first().is_some()
     }
 
+    /// Whether there is an `If-None-Match`, of whatever kind.
+    pub(super) fn has_if_none_match(&self) -> bool {
+        self.if_none_match.first().is_some()
+    }
+
     /// Whether the body comes in any other way than as it is or in chunks.
     pub(super) fn has_transfer_coding(&self) -> bool {
         self.transfer_encoding.first().is_some()

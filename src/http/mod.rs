@@ -23,7 +23,7 @@
 //! - everything is bounded: connections, heads, URIs, bodies, pages, and each wait for the client.
 //!
 //! Of several things wrong with a request, the client hears the first of these: the URI's length; `Host`; path;
-//! method; query parameters that are unknown; `If-Match` where it is not known; whether the service has started; name
+//! method; query parameters that are unknown; a condition that is not known there; whether the service has started; name
 //! or id in the path, and the other parameters; `If-Match`; `Idempotency-Key`; media type; the body's size and arrival;
 //! its syntax; its fields, all at once; and only then what the bank says.
 //!

@@ -192,6 +192,7 @@ pub(super) const CHANGE: &[Code] = &[
     Code::IdempotencyKeyInFlight,
     Code::IdempotencyKeysExhausted,
     Code::InvalidIfMatch,
+    Code::InvalidIfNoneMatch,
     Code::DiskFull,
     Code::InvalidBody,
     Code::PayloadTooLarge,

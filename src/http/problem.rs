@@ -199,6 +199,9 @@ codes! {
     InvalidIfMatch "invalid-if-match" BAD_REQUEST Never,
         "The If-Match header is not valid",
         "Send the header once, with the ETag of the account as it was read (such as \"7\"), or with *. Only deposits, withdrawals, and PATCH and DELETE of an account take it; other changes are refused with it, because they would be made whether or not it is true.";
+    InvalidIfNoneMatch "invalid-if-none-match" BAD_REQUEST Never,
+        "The request takes no If-None-Match header",
+        "Only what reads takes the header. A change is refused with it, because it would be made whether or not it is true.";
     InvalidHost "invalid-host" BAD_REQUEST Never,
         "The Host header is missing or repeated",
         "HTTP/1.1 requires exactly one Host header.";
