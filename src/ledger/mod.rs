@@ -42,7 +42,7 @@ pub mod workspace;
 
 pub use account::{Account, AccountStatus, Details, LINKS_MAX, Link, LinkKind};
 pub use account_set::AccountSet;
-pub use accounts::{Accounts, NameTaken};
+pub use accounts::{Accounts, AccountsBuilder, NameTaken};
 pub use chain::{Chain, Links};
 pub use command::{AccountRef, Command, Target, Terms};
 pub use currency::Currency;

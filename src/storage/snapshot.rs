@@ -96,9 +96,10 @@ use super::fields::{
 use super::files::{self, AtomicFile, HashedFile};
 use super::journal::record::{ChainHash, LogPosition};
 use crate::ledger::{
-    Account, AccountNumber, AccountSet, AccountStatus, Accounts, Amount, Chain, Currency, Details, Hold,
-    HoldKey, HoldOutcome, HoldStatus, IdempotencyKey, KeyDigest, KeyRecord, Ledger, LedgerParts, Link,
-    LinkKind, NameTaken, Reference, Sequence, ShardId, Spent, Timestamp, Total, TransactionId,
+    Account, AccountNumber, AccountSet, AccountStatus, Accounts, AccountsBuilder, Amount, Chain, Currency,
+    Details, Hold, HoldKey, HoldOutcome, HoldStatus, IdempotencyKey, KeyDigest, KeyRecord, Ledger,
+    LedgerParts, Link, LinkKind, NameTaken, Reference, Sequence, ShardId, Spent, Timestamp, Total,
+    TransactionId,
 };
 
 /// The next step for a snapshot that cannot be read: nothing is only in a snapshot.
@@ -1054,6 +1055,10 @@ impl<'a> Decoder<'a> {
         let accounts = header.counts[ACCOUNTS].min(self.source.file.length() / ACCOUNT_BYTES_MIN) as usize;
         Assembly {
             path: self.path,
+            accounts: match self.wanted {
+                None => AccountsBuilder::with_capacity(accounts),
+                Some(wanted) => AccountsBuilder::excerpt_of(accounts, wanted),
+            },
             parts: LedgerParts {
                 shard: header.shard,
                 last: header.position.last,
@@ -1062,10 +1067,7 @@ impl<'a> Decoder<'a> {
                 clearing: BTreeMap::new(),
                 sent: BTreeMap::new(),
                 received: BTreeMap::new(),
-                accounts: match self.wanted {
-                    None => Accounts::with_capacity(accounts),
-                    Some(wanted) => Accounts::excerpt_of(accounts, wanted),
-                },
+                accounts: Accounts::default(),
                 holds: Vec::new(),
                 reversals: BTreeMap::new(),
                 references: BTreeMap::new(),
@@ -1076,10 +1078,13 @@ impl<'a> Decoder<'a> {
 
     /// The whole state, and the position that the log goes on from, if its parts are all there and agree.
     fn finish(self, assembly: Assembly<'_>) -> Result<(Ledger, LogPosition), StorageError> {
+        let Assembly { accounts, mut parts, .. } = assembly;
         let made = self.items.finish().and_then(|()| {
+            parts.accounts =
+                accounts.finish().map_err(|NameTaken| "a name belongs to two accounts".to_owned())?;
             let made = match self.wanted {
-                None => Ledger::from_parts(assembly.parts),
-                Some(_) => Ledger::excerpt_from_parts(assembly.parts),
+                None => Ledger::from_parts(parts),
+                Some(_) => Ledger::excerpt_from_parts(parts),
             };
             made.map_err(|error| format!("the state contradicts itself: {error}"))
         });
@@ -1106,15 +1111,16 @@ fn next_item(
 /// The state in the making.
 struct Assembly<'a> {
     path: &'a Path,
+    accounts: AccountsBuilder,
+    /// All else.
     parts: LedgerParts,
 }
 
 impl Assembly<'_> {
     /// Adds what a block has.
     fn add(&mut self, block: DecodedBlock) -> Result<(), StorageError> {
-        let DecodedBlock { start, mut accounts, others, error } = block;
-        let added = self.parts.accounts.push_all(&mut accounts);
-        added.map_err(|NameTaken| corrupt(self.path, start, "a name belongs to two accounts"))?;
+        let DecodedBlock { start, accounts, others, error } = block;
+        accounts.into_iter().for_each(|account| self.accounts.push(account));
         for item in others {
             let kind = item.kind();
             if !self.put(item) {
