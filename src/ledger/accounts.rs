@@ -137,13 +137,24 @@ impl Accounts {
     /// # Panics
     /// If it is another one.
     pub fn push(&mut self, account: Account) -> Result<(), NameTaken> {
-        let place = self.held();
-        assert_eq!(self.place(account.number.index()), Some(place), "accounts are added in order");
-        if account.number.index() >= self.excerpt_below {
+        let place = self.next_place(&account);
+        if self.is_indexed(&account) {
             self.names.insert(self.names.hash(&account.name), || &account.name, place, &self.segments)?;
         }
         self.keep(place, account);
         Ok(())
+    }
+
+    /// The place of the next account, which has to be this one.
+    fn next_place(&self, account: &Account) -> usize {
+        let place = self.held();
+        assert_eq!(self.place(account.number.index()), Some(place), "accounts are added in order");
+        place
+    }
+
+    /// Whether an account is found by its name: in an excerpt, only one that was opened since.
+    fn is_indexed(&self, account: &Account) -> bool {
+        account.number.index() >= self.excerpt_below
     }
 
     fn keep(&mut self, place: usize, account: Account) {
@@ -190,7 +201,7 @@ impl AccountsBuilder {
     pub fn excerpt_of(accounts: usize, wanted: &AccountSet) -> AccountsBuilder {
         AccountsBuilder {
             accounts: Accounts::excerpt_of(accounts, wanted),
-            names: vec![Vec::new(); NAME_TABLES],
+            ..AccountsBuilder::with_capacity(0)
         }
     }
 
@@ -199,9 +210,8 @@ impl AccountsBuilder {
     /// # Panics
     /// If it is another one.
     pub fn push(&mut self, account: Account) {
-        let place = self.accounts.held();
-        assert_eq!(self.accounts.place(account.number.index()), Some(place), "accounts are added in order");
-        if account.number.index() >= self.accounts.excerpt_below {
+        let place = self.accounts.next_place(&account);
+        if self.accounts.is_indexed(&account) {
             let hash = self.accounts.names.hash(&account.name);
             self.names[table_of(hash)].push((hash, number_of(place)));
         }

@@ -1031,22 +1031,19 @@ impl<'a> Decoder<'a> {
         let Some(Block { start, items: bytes }) = source.next_block()? else {
             return Ok(None);
         };
-        let (mut accounts, mut others) =
-            (Vec::with_capacity(bytes.len() / ACCOUNT_BYTES_TYPICAL), Vec::new());
+        let accounts = Vec::with_capacity(bytes.len() / ACCOUNT_BYTES_TYPICAL);
+        let mut block = DecodedBlock { start, accounts, others: Vec::new(), error: None };
         let mut reader = Reader::new(bytes);
-        while !reader.is_empty() {
+        while !reader.is_empty() && block.error.is_none() {
             match next_item(items, *wanted, &mut reader) {
                 Ok(None) => {}
-                Ok(Some(Item::Account(account))) => accounts.push(account),
-                Ok(Some(item)) => others.push(item),
-                Err(error) => {
-                    // Told behind what is wrong with those before it, which may be why it cannot be read.
-                    let error = Some(malformed(path, start, error));
-                    return Ok(Some(DecodedBlock { start, accounts, others, error }));
-                }
+                Ok(Some(Item::Account(account))) => block.accounts.push(account),
+                Ok(Some(item)) => block.others.push(item),
+                // Told behind what is wrong with those before it, which may be why it cannot be read.
+                Err(error) => block.error = Some(malformed(path, start, error)),
             }
         }
-        Ok(Some(DecodedBlock { start, accounts, others, error: None }))
+        Ok(Some(block))
     }
 
     /// What is to become of it, still empty.
@@ -1357,8 +1354,7 @@ mod tests {
         write(directory, LEDGER, shard(), &sample.ledger, &sample.position).expect("written")
     }
 
-    /// Reads bytes under the name that the sample's snapshot has.
-    /// Reads a snapshot of these bytes in both ways, which have to come to the same.
+    /// Reads bytes under the name that the sample's snapshot has, in both ways, which have to come to the same.
     fn read_bytes(path: &Path, bytes: &[u8]) -> Result<(Ledger, LogPosition), StorageError> {
         // A new file: some file systems sync one that is truncated and written again.
         let _ = fs::remove_file(path);
