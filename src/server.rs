@@ -749,13 +749,14 @@ enum Room {
     Uncompacted,
 }
 
-/// Tells each shard whether it may record anything: the log must never meet a full disk, because what reached it
-/// then would be unknown until the next start.
+/// Tells each shard how much of it waits to be compacted, and whether it may record anything: the log must never meet a
+/// full disk, because what reached it then would be unknown until the next start.
 fn look_for_room(shards: &[Kept], reserve: &DiskReserve) -> Room {
     let disk_full = !reserve.has_room_for(0);
     let mut room = if disk_full { Room::DiskFull } else { Room::Enough };
     for (index, (handle, log)) in shards.iter().enumerate() {
         let sealed = log.sealed_generations();
+        handle.set_generations_waiting(sealed);
         let full = disk_full || sealed > SEALED_GENERATIONS_MAX;
         if full && !disk_full {
             room = Room::Uncompacted;
@@ -968,6 +969,8 @@ mod tests {
         for _ in 0..2 {
             woken.recv_timeout(Duration::from_secs(30)).expect("it is woken");
         }
+        let seen = kept[0].0.figures();
+        assert_eq!((seen.refuses_changes, seen.generations_waiting), (true, SEALED_GENERATIONS_MAX + 1));
         assert!(kept[0].0.set_disk_full(true), "changes are refused");
         while log.compact(&CompactionLimits::default()).expect("compacted") {}
         while kept[0].0.set_disk_full(true) {

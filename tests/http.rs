@@ -685,6 +685,11 @@ async fn metrics_count_requests() {
         "teller_http_request_seconds_count{route=\"/accounts/{name}/deposit\"} 1\n",
         "teller_http_requests_in_flight 1\n",
         "teller_http_connections 1\n",
+        // An account was opened and something paid into it, and both clients had their replies.
+        "teller_shard_events_total{shard=\"1\"} 2\n",
+        "teller_shard_commit_seconds_count{shard=\"1\"} 2\n",
+        "teller_shard_requests_waiting{shard=\"0\"} 0\n",
+        "teller_shard_refuses_changes{shard=\"0\"} 0\n",
     ] {
         assert!(metrics.text().contains(line), "{line}\n{}", metrics.text());
     }

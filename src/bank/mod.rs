@@ -40,6 +40,7 @@ use crate::ledger::{
 };
 use crate::router::Router;
 use crate::shard::batch::{AccountFilter, AccountView, Reply, Request, TrialBalance};
+use crate::shard::figures::ShardFigures;
 use crate::shard::handle::{Asked, ShardError, ShardHandle};
 use crate::shard::work::{ItemReply, WorkReply, WorkRequest};
 use crate::storage::StorageError;
@@ -241,6 +242,11 @@ impl Bank {
     /// The shards, in their order.
     pub fn shards(&self) -> &[BankShard] {
         &self.shards
+    }
+
+    /// What there is to see of each shard now, in their order.
+    pub fn shard_figures(&self) -> Vec<ShardFigures> {
+        self.shards.iter().map(|shard| shard.handle.figures()).collect()
     }
 
     /// The currency of accounts that are opened without one.

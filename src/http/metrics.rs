@@ -8,18 +8,10 @@ use std::time::Duration;
 
 use super::routes::ROUTES;
 use super::stream::Streams;
+use crate::shard::figures::{COMMIT_MICROS_ENDS, ShardFigures};
 
-/// Upper ends of the latency buckets, in microseconds, and how Prometheus spells them in seconds.
-const BUCKETS: [(u64, &str); 8] = [
-    (250, "0.00025"),
-    (1_000, "0.001"),
-    (2_500, "0.0025"),
-    (10_000, "0.01"),
-    (50_000, "0.05"),
-    (250_000, "0.25"),
-    (1_000_000, "1"),
-    (10_000_000, "10"),
-];
+/// Upper ends of the classes of how long requests take, in microseconds; above the last one is one more.
+const REQUEST_MICROS_ENDS: [u64; 8] = [250, 1_000, 2_500, 10_000, 50_000, 250_000, 1_000_000, 10_000_000];
 
 /// Status classes, 1xx to 5xx.
 const CLASSES: usize = 5;
@@ -40,7 +32,7 @@ pub(super) struct Metrics {
 #[derive(Debug, Default)]
 struct RouteMetrics {
     /// By class of status, then by time: each request is counted in one place, and printing adds them up.
-    counts: [[AtomicU64; BUCKETS.len() + 1]; CLASSES],
+    counts: [[AtomicU64; REQUEST_MICROS_ENDS.len() + 1]; CLASSES],
     micros: AtomicU64,
 }
 
@@ -79,55 +71,145 @@ impl Metrics {
         let route = &self.routes[route.unwrap_or(ROUTES.len())];
         let class = usize::from(status / 100).clamp(1, CLASSES) - 1;
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let bucket = BUCKETS.iter().position(|(end, _)| micros <= *end).unwrap_or(BUCKETS.len());
+        let bucket = REQUEST_MICROS_ENDS.partition_point(|end| *end < micros);
         route.counts[class][bucket].fetch_add(1, Relaxed);
         route.micros.fetch_add(micros, Relaxed);
     }
 
-    /// Writes everything; routes that nobody has asked for are left out.
-    pub(super) fn write(&self, out: &mut String) -> fmt::Result {
+    /// Writes everything, with what there is to see of the shards; none until they have started. Routes that nobody has
+    /// asked for are left out.
+    pub(super) fn write(&self, shards: &[ShardFigures], out: &mut String) -> fmt::Result {
+        self.write_routes(out)?;
+        for (name, kind, value, help) in [
+            ("requests_in_flight", "gauge", self.in_flight(), "Requests that are being worked on."),
+            ("connections", "gauge", self.connections.load(Relaxed), "Open connections."),
+            (
+                "connections_refused_total",
+                "counter",
+                self.connections_refused.load(Relaxed),
+                "Connections for which there was no place.",
+            ),
+            ("streams", "gauge", self.streams.open.load(Relaxed), "Streams of events that are being read."),
+            (
+                "stream_events_total",
+                "counter",
+                self.streams.events.load(Relaxed),
+                "Events that were handed to readers of streams.",
+            ),
+            (
+                "stream_readers_dropped_total",
+                "counter",
+                self.streams.dropped.load(Relaxed),
+                "Readers of streams that were cut off for taking nothing.",
+            ),
+        ] {
+            family(out, &format!("teller_http_{name}"), kind, help)?;
+            writeln!(out, "teller_http_{name} {value}")?;
+        }
+        write_shards(shards, out)
+    }
+
+    fn write_routes(&self, out: &mut String) -> fmt::Result {
         let routes = || {
             let patterns = ROUTES.iter().map(|route| route.pattern).chain(["none"]);
             patterns.zip(&self.routes).filter(|(_, route)| route.count() > 0)
         };
-        out.write_str("# TYPE teller_http_requests_total counter\n")?;
+        let name = "teller_http_requests_total";
+        family(out, name, "counter", "Requests that were answered, by route and class of status.")?;
         for (pattern, route) in routes() {
             for class in 0..CLASSES {
                 let count = route.of_class(class);
                 if count > 0 {
-                    writeln!(
-                        out,
-                        "teller_http_requests_total{{route=\"{pattern}\",status=\"{}xx\"}} {count}",
-                        class + 1
-                    )?;
+                    writeln!(out, "{name}{{route=\"{pattern}\",status=\"{}xx\"}} {count}", class + 1)?;
                 }
             }
         }
-        out.write_str("# TYPE teller_http_request_seconds histogram\n")?;
         let name = "teller_http_request_seconds";
+        family(out, name, "histogram", "How long requests took, from the end of the head to the reply.")?;
         for (pattern, route) in routes() {
-            let mut sum = 0;
-            let ends = BUCKETS.iter().map(|(_, end)| *end).chain(["+Inf"]);
-            for (bucket, end) in ends.enumerate() {
-                sum += route.counts.iter().map(|class| class[bucket].load(Relaxed)).sum::<u64>();
-                writeln!(out, "{name}_bucket{{route=\"{pattern}\",le=\"{end}\"}} {sum}")?;
-            }
-            let micros = route.micros.load(Relaxed);
-            let (seconds, fraction) = (micros / 1_000_000, micros % 1_000_000);
-            writeln!(out, "{name}_sum{{route=\"{pattern}\"}} {seconds}.{fraction:06}")?;
-            writeln!(out, "{name}_count{{route=\"{pattern}\"}} {sum}")?;
-        }
-        for (name, kind, value) in [
-            ("teller_http_requests_in_flight", "gauge", self.in_flight()),
-            ("teller_http_connections", "gauge", self.connections.load(Relaxed)),
-            ("teller_http_connections_refused_total", "counter", self.connections_refused.load(Relaxed)),
-            ("teller_http_streams", "gauge", self.streams.open.load(Relaxed)),
-            ("teller_http_stream_events_total", "counter", self.streams.events.load(Relaxed)),
-            ("teller_http_stream_readers_dropped_total", "counter", self.streams.dropped.load(Relaxed)),
-        ] {
-            writeln!(out, "# TYPE {name} {kind}\n{name} {value}")?;
+            let in_bucket =
+                |bucket: usize| route.counts.iter().map(|class| class[bucket].load(Relaxed)).sum();
+            let counts = (0..=REQUEST_MICROS_ENDS.len()).map(in_bucket);
+            let label = format!("route=\"{pattern}\"");
+            histogram(out, name, &label, &REQUEST_MICROS_ENDS, counts, route.micros.load(Relaxed))?;
         }
         Ok(())
+    }
+}
+
+fn write_shards(shards: &[ShardFigures], out: &mut String) -> fmt::Result {
+    /// What is one number of a shard: name, kind, value, help.
+    type Single = (&'static str, &'static str, fn(&ShardFigures) -> u64, &'static str);
+    const SINGLES: [Single; 5] = [
+        (
+            "requests_waiting",
+            "gauge",
+            |shard| shard.requests_waiting as u64,
+            "Requests in the shard's inbox.",
+        ),
+        ("events_total", "counter", |shard| shard.durable.get(), "Events in the shard's log, all durable."),
+        (
+            "refuses_changes",
+            "gauge",
+            |shard| shard.refuses_changes.into(),
+            "1 while the disk, or what waits to be compacted, leaves no room for changes; else 0.",
+        ),
+        (
+            "generations_waiting",
+            "gauge",
+            |shard| shard.generations_waiting as u64,
+            "Sealed generations of the journal that wait to be compacted; many slow batches down.",
+        ),
+        ("commit_bytes_total", "counter", |shard| shard.commits.bytes, "Bytes of records made durable."),
+    ];
+    if shards.is_empty() {
+        return Ok(());
+    }
+    for (name, kind, value, help) in SINGLES {
+        family(out, &format!("teller_shard_{name}"), kind, help)?;
+        for (id, shard) in shards.iter().enumerate() {
+            writeln!(out, "teller_shard_{name}{{shard=\"{id}\"}} {}", value(shard))?;
+        }
+    }
+    let name = "teller_shard_commit_seconds";
+    family(out, name, "histogram", "How long group commits took: everything in one is durable at its end.")?;
+    for (id, ShardFigures { commits, .. }) in shards.iter().enumerate() {
+        let label = format!("shard=\"{id}\"");
+        histogram(out, name, &label, &COMMIT_MICROS_ENDS, commits.classes.into_iter(), commits.micros)?;
+    }
+    Ok(())
+}
+
+/// Begins a family of samples.
+fn family(out: &mut String, name: &str, kind: &str, help: &str) -> fmt::Result {
+    writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}")
+}
+
+/// Writes one histogram of times: how many there are up to each end, and above the last one.
+fn histogram(
+    out: &mut String,
+    name: &str,
+    label: &str,
+    ends: &[u64],
+    counts: impl Iterator<Item = u64>,
+    micros: u64,
+) -> fmt::Result {
+    let ends = ends.iter().map(|end| Seconds(*end).to_string()).chain(["+Inf".to_owned()]);
+    let mut sum = 0;
+    for (end, count) in ends.zip(counts) {
+        sum += count;
+        writeln!(out, "{name}_bucket{{{label},le=\"{end}\"}} {sum}")?;
+    }
+    writeln!(out, "{name}_sum{{{label}}} {}\n{name}_count{{{label}}} {sum}", Seconds(micros))
+}
+
+/// So many microseconds, as a number of seconds.
+struct Seconds(u64);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = format!("{}.{:06}", self.0 / 1_000_000, self.0 % 1_000_000);
+        f.write_str(text.trim_end_matches('0').trim_end_matches('.'))
     }
 }
 
@@ -169,6 +251,8 @@ impl Drop for Gauge<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::Sequence;
+    use crate::shard::figures::CommitFigures;
 
     #[test]
     fn requests_are_counted_by_route_class_and_time() {
@@ -179,14 +263,14 @@ mod tests {
         metrics.answered(Some(0), 201, Duration::from_micros(1500));
         metrics.answered(None, 404, Duration::from_secs(60));
         let mut text = String::new();
-        metrics.write(&mut text).unwrap();
+        metrics.write(&[], &mut text).unwrap();
         for line in [
             "teller_http_requests_total{route=\"/accounts\",status=\"2xx\"} 2\n",
             "teller_http_requests_total{route=\"none\",status=\"4xx\"} 1\n",
             "teller_http_request_seconds_bucket{route=\"/accounts\",le=\"0.00025\"} 1\n",
             "teller_http_request_seconds_bucket{route=\"/accounts\",le=\"0.001\"} 1\n",
             "teller_http_request_seconds_bucket{route=\"/accounts\",le=\"+Inf\"} 2\n",
-            "teller_http_request_seconds_sum{route=\"/accounts\"} 0.001750\n",
+            "teller_http_request_seconds_sum{route=\"/accounts\"} 0.00175\n",
             "teller_http_request_seconds_bucket{route=\"none\",le=\"10\"} 0\n",
             "teller_http_request_seconds_count{route=\"none\"} 1\n",
             "teller_http_requests_in_flight 1\n",
@@ -195,7 +279,55 @@ mod tests {
         }
         drop(inside);
         text.clear();
-        metrics.write(&mut text).unwrap();
+        metrics.write(&[], &mut text).unwrap();
         assert!(text.contains("teller_http_requests_in_flight 0\n"), "{text}");
+        assert!(!text.contains("teller_shard_"), "before they have started there are no shards");
+    }
+
+    #[test]
+    fn what_there_is_to_see_of_each_shard_is_told() {
+        let idle = ShardFigures {
+            requests_waiting: 0,
+            durable: Sequence::NONE,
+            refuses_changes: false,
+            generations_waiting: 0,
+            commits: CommitFigures { classes: [0; COMMIT_MICROS_ENDS.len() + 1], micros: 0, bytes: 0 },
+        };
+        let mut busy = ShardFigures {
+            requests_waiting: 3,
+            durable: Sequence::new(12).expect("in range"),
+            refuses_changes: true,
+            generations_waiting: 2,
+            commits: CommitFigures { micros: 1_500_000, bytes: 4096, ..idle.commits },
+        };
+        (busy.commits.classes[1], busy.commits.classes[9]) = (5, 1);
+        let mut text = String::new();
+        Metrics::new(Arc::default()).write(&[idle, busy], &mut text).unwrap();
+        for line in [
+            "# TYPE teller_shard_requests_waiting gauge\n",
+            "teller_shard_requests_waiting{shard=\"0\"} 0\n",
+            "teller_shard_requests_waiting{shard=\"1\"} 3\n",
+            "teller_shard_events_total{shard=\"1\"} 12\n",
+            "teller_shard_refuses_changes{shard=\"0\"} 0\n",
+            "teller_shard_refuses_changes{shard=\"1\"} 1\n",
+            "teller_shard_generations_waiting{shard=\"1\"} 2\n",
+            "teller_shard_commit_bytes_total{shard=\"1\"} 4096\n",
+            "teller_shard_commit_seconds_bucket{shard=\"1\",le=\"0.0001\"} 0\n",
+            "teller_shard_commit_seconds_bucket{shard=\"1\",le=\"0.00025\"} 5\n",
+            "teller_shard_commit_seconds_bucket{shard=\"1\",le=\"10\"} 5\n",
+            "teller_shard_commit_seconds_bucket{shard=\"1\",le=\"+Inf\"} 6\n",
+            "teller_shard_commit_seconds_sum{shard=\"1\"} 1.5\n",
+            "teller_shard_commit_seconds_count{shard=\"1\"} 6\n",
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let family = line.split(['{', ' ']).next().expect("a name");
+            let family = ["_bucket", "_sum", "_count"]
+                .iter()
+                .find_map(|end| family.strip_suffix(end))
+                .unwrap_or(family);
+            assert!(text.contains(&format!("# HELP {family} ")), "{line}");
+        }
     }
 }

@@ -13,6 +13,7 @@
 //! - no reply leaves before all that it depends on is durable, in other shards, too;
 //! - after an error nothing is committed any more, and nobody is answered.
 
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -70,6 +71,9 @@ pub(super) struct Log<J> {
     status: Arc<ShardStatus>,
     shards: Arc<[ShardHandle]>,
     started: Instant,
+    /// When the commit under way began, on the log's own clock, and how many bytes it has appended.
+    began: Duration,
+    bytes: u64,
     /// The replies that the next sync lets go.
     sealed: Vec<Sealed<ReplyTo>>,
     replies: Replies,
@@ -87,7 +91,19 @@ impl<J: Journal> Log<J> {
     ) -> Log<J> {
         let status = Arc::clone(&shards[id.index()].status);
         let replies = Replies::default();
-        Log { id, journal, status, shards, started, sealed: Vec::new(), replies, on_failure, failure: None }
+        Log {
+            id,
+            journal,
+            status,
+            shards,
+            started,
+            began: Duration::ZERO,
+            bytes: 0,
+            sealed: Vec::new(),
+            replies,
+            on_failure,
+            failure: None,
+        }
     }
 
     /// The journal, unless the log has failed.
@@ -97,7 +113,8 @@ impl<J: Journal> Log<J> {
 
     /// Runs a commit, seen by the [`CommitWatch`].
     fn run(&mut self, commit: impl FnOnce(&mut Log<J>) -> Result<(), StorageError>) -> Result<(), Failed> {
-        self.status.commit_began.store(self.started.elapsed().as_millis() as u64 + 1, Ordering::Release);
+        self.began = self.started.elapsed();
+        self.status.commit_began.store(self.began.as_millis() as u64 + 1, Ordering::Release);
         commit(self).map_err(|error| {
             // First: it ends the process, and until then nobody is answered. The commit counts as begun all the while, so
             // that the watchdog ends the process if this cannot.
@@ -122,6 +139,7 @@ impl<J: Journal> Log<J> {
             let mut position = self.journal.position();
             let record = draft.seal(self.id, &mut position);
             self.journal.append(&record)?;
+            self.bytes += record.len() as u64;
         }
         Ok(())
     }
@@ -132,6 +150,7 @@ impl<J: Journal> Log<J> {
         if last != self.status.durable() {
             self.journal.sync()?;
             self.status.set_durable(last);
+            self.status.commits.add(self.started.elapsed() - self.began, mem::take(&mut self.bytes));
         }
         for sealed in self.sealed.drain(..) {
             assert!(sealed.after <= last, "no reply leaves before what it depends on is durable");
@@ -363,12 +382,16 @@ mod tests {
         for reply in asked {
             runtime.block_on(reply).expect("an answer");
         }
+        let figures = threads.handle().figures();
         threads.stop().expect("the log is intact");
         let syncs: Vec<usize> = syncs.iter().collect();
         assert!(syncs.iter().sum::<usize>() > REQUESTS * EVENT_BYTES, "all of it was written: {syncs:?}");
         // A batch that is nearly full, and behind it a full one with a last piece of mail.
         let most = 2 * COMMIT_BYTES_MAX + 2 * EVENT_BYTES;
         assert!(syncs.iter().all(|bytes| *bytes < most), "{syncs:?}");
+        assert_eq!(figures.durable.get(), REQUESTS as u64);
+        assert_eq!(figures.commits.classes.iter().sum::<u64>(), syncs.len() as u64, "each is counted once");
+        assert_eq!(figures.commits.bytes, syncs.iter().sum::<usize>() as u64);
     }
 
     /// The watchdog took a commit for ended as soon as it had failed, and with it whoever was to end the process for that,

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::batch::{AccountView, Moment, Reply, Request, Shard};
 use super::courier::{self, ReplyTo};
+use super::figures::{CommitCounts, ShardFigures};
 use super::queue::Sender;
 use super::work;
 use crate::ledger::{AccountRef, Ledger, Sequence, Timestamp};
@@ -50,6 +51,8 @@ pub(super) struct ShardStatus {
     pub(super) disk_full: AtomicBool,
     /// When the commit under way began, in milliseconds of the log's own clock plus one; 0 for none.
     pub(super) commit_began: AtomicU64,
+    pub(super) commits: CommitCounts,
+    pub(super) generations_waiting: AtomicUsize,
     /// Who waits for `durable` to move on.
     pub(super) waiting: Mutex<()>,
     pub(super) moved_on: Condvar,
@@ -198,6 +201,22 @@ impl ShardHandle {
     /// it was told before.
     pub fn set_disk_full(&self, full: bool) -> bool {
         self.status.disk_full.swap(full, Ordering::Relaxed)
+    }
+
+    /// Takes note of how many sealed generations wait to be compacted, for those who watch.
+    pub fn set_generations_waiting(&self, count: usize) {
+        self.status.generations_waiting.store(count, Ordering::Relaxed);
+    }
+
+    /// What there is to see of the shard now.
+    pub fn figures(&self) -> ShardFigures {
+        ShardFigures {
+            requests_waiting: self.status.requests.load(Ordering::Relaxed),
+            durable: self.durable(),
+            refuses_changes: self.status.disk_full.load(Ordering::Relaxed),
+            generations_waiting: self.status.generations_waiting.load(Ordering::Relaxed),
+            commits: self.status.commits.figures(),
+        }
     }
 
     /// Asks the shard to end its journal's current generation, so that it can be compacted. Does not wait for the end;

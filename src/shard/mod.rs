@@ -17,11 +17,13 @@
 //! What concerns accounts of several shards is a [`work`]: its essay tells how shards agree.
 //!
 //! [`batch`] is the shard without threads or disks, which the simulation drives; [`worker`] is the threads;
-//! [`handle`] is all that the rest of the service sees, and [`courier`] carries what it sends and gets in bundles.
+//! [`handle`] is all that the rest of the service sees, [`courier`] carries what it sends and gets in bundles, and
+//! [`figures`] are for those who watch.
 
 pub mod batch;
 pub mod commit;
 pub mod courier;
+pub mod figures;
 pub mod handle;
 mod locks;
 mod queue;

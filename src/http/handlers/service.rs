@@ -81,7 +81,8 @@ pub(in crate::http) static METRICS: Operation = Operation {
     endpoint: Endpoint::Metrics,
     id: "readMetrics",
     summary: "Read counters",
-    details: "In the text format of Prometheus.",
+    details: "In the text format of Prometheus: requests by route; and of each shard what waits, what is durable, how \
+              long commits take, and whether it has room.",
     success: Success { body: Some((METRICS_MEDIA_TYPE, any_text)), ..FRESH },
     ..Operation::PLAIN
 };
@@ -174,7 +175,8 @@ impl Call<'_> {
 
     pub(super) fn metrics(&self) -> Reply {
         let mut text = String::new();
-        self.api.metrics.write(&mut text).expect("memory takes what is written to it");
+        let shards = self.api.bank().map(|bank| bank.shard_figures()).unwrap_or_default();
+        self.api.metrics.write(&shards, &mut text).expect("memory takes what is written to it");
         reply::fresh_text(METRICS_MEDIA_TYPE, text)
     }
 
