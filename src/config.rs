@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::ledger::{Amount, Currency, ExcessDecimals, OverdraftDefault, Quantity, SHARDS_MAX};
 use crate::storage::journal::GENERATION_BYTES_MAX;
@@ -22,7 +22,7 @@ const HOST_DEFAULT: &str = "127.0.0.1";
 const PORT_DEFAULT: u16 = 3000;
 const DATA_DIR_DEFAULT: &str = "data";
 const DB_NAME_DEFAULT: &str = "teller";
-const LOG_DEFAULT: &str = "info";
+const LOG_DEFAULT: LevelFilter = LevelFilter::INFO;
 
 const CURRENCY_DEFAULT: Currency = Currency::USD;
 
@@ -329,10 +329,10 @@ impl DbName {
 }
 
 /// What goes to the log, and how.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LogSettings {
-    /// A filter that [`EnvFilter`] reads.
-    pub filter: String,
+    /// Which lines.
+    pub filter: Targets,
     /// How a line is written.
     pub format: LogFormat,
 }
@@ -353,7 +353,7 @@ pub struct LogArgs {
     /// What to log to stderr: off, error, warn, info, debug or trace, also by module, such as
     /// `info,teller::http=debug`. [env: MZ_LOG] [default: info]
     #[arg(long, value_name = "FILTER", value_parser = parse_log_filter)]
-    pub log: Option<String>,
+    pub log: Option<Targets>,
 
     /// How to write a line of the log.
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
@@ -367,7 +367,10 @@ impl LogArgs {
     /// If MZ_LOG counts and has a wrong value.
     pub fn resolve(&self, environment: Environment<'_>) -> Result<LogSettings, SettingError> {
         let filter = pick(self.log.clone(), "MZ_LOG", parse_log_filter, environment)?;
-        Ok(LogSettings { filter: filter.unwrap_or_else(|| LOG_DEFAULT.to_owned()), format: self.log_format })
+        Ok(LogSettings {
+            filter: filter.unwrap_or_else(|| Targets::new().with_default(LOG_DEFAULT)),
+            format: self.log_format,
+        })
     }
 }
 
@@ -541,23 +544,25 @@ fn parse_disk_reserve(text: &str) -> Result<u64, String> {
     parse_whole(text, 0..=DISK_RESERVE_MIB_MAX)
 }
 
-fn parse_log_filter(text: &str) -> Result<String, String> {
+fn parse_log_filter(text: &str) -> Result<Targets, String> {
     const ALLOWED: &str = "allowed are off, error, warn, info, debug and trace, also by module as in \
                            info,teller::http=debug";
-    // A bare word that is no level would name a module and turn everything else off: a typing error.
     let level = |word: &str| {
-        ["off", "error", "warn", "info", "debug", "trace"]
-            .iter()
-            .any(|level| level.eq_ignore_ascii_case(word))
+        match word.parse::<LevelFilter>() {
+            // Numbers would be levels, too, and so would nothing.
+            Ok(level) if word.starts_with(|first: char| first.is_ascii_alphabetic()) => Ok(level),
+            _ => Err(format!("{word:?} is not a level; {ALLOWED}")),
+        }
     };
-    let bare_word = |part: &&str| part.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    if let Some(word) = text.split(',').filter(bare_word).find(|word| !level(word)) {
-        return Err(format!("{word:?} is not a level; {ALLOWED}"));
-    }
-    match EnvFilter::builder().parse(text) {
-        Ok(_) => Ok(text.to_owned()),
-        Err(error) => Err(format!("{error}; {ALLOWED}")),
-    }
+    text.split(',').try_fold(Targets::new(), |filter, part| {
+        let Some((module, word)) = part.split_once('=') else { return Ok(filter.with_default(level(part)?)) };
+        // What names no module would be no error, and turn nothing on.
+        let names_a_module = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b':';
+        if module.is_empty() || !module.bytes().all(names_a_module) {
+            return Err(format!("{module:?} is not a module; {ALLOWED}"));
+        }
+        Ok(filter.with_target(module, level(word)?))
+    })
 }
 
 #[cfg(test)]
@@ -601,7 +606,10 @@ mod tests {
         assert_eq!(serve.generation_bytes_max, 33_554_432);
         assert_eq!(serve.snapshot_interval, Duration::from_secs(600));
         assert_eq!(serve.disk_reserve_bytes, 268_435_456);
-        assert_eq!((log.filter.as_str(), log.format), ("info", LogFormat::Text));
+        assert_eq!(
+            (log.filter, log.format),
+            (Targets::new().with_default(LevelFilter::INFO), LogFormat::Text)
+        );
     }
 
     #[test]
@@ -658,7 +666,8 @@ mod tests {
         assert_eq!(serve.currency.code(), "KWD");
         assert_eq!(serve.max_overdraft.minor_units(), 12_500);
         assert!(serve.bootstrap);
-        assert_eq!(log.filter, "warn,teller=trace");
+        let filter = Targets::new().with_default(LevelFilter::WARN).with_target("teller", LevelFilter::TRACE);
+        assert_eq!(log.filter, filter);
     }
 
     #[test]
@@ -695,7 +704,14 @@ mod tests {
             ("--snapshot-minutes=1441", "from 1 to 1440"),
             ("--disk-reserve-mib=1e3", "from 0 to 1073741824"),
             ("--log=inof", "\"inof\" is not a level; allowed are off"),
-            ("--log=teller=loud", "allowed are off"),
+            ("--log=", "\"\" is not a level"),
+            ("--log=3", "\"3\" is not a level"),
+            ("--log=info,", "\"\" is not a level"),
+            ("--log=teller=loud", "\"loud\" is not a level; allowed are off"),
+            ("--log=teller", "\"teller\" is not a level"),
+            ("--log=info, teller=debug", "\" teller\" is not a module; allowed are off"),
+            ("--log==debug", "\"\" is not a module"),
+            ("--log=a=b=info", "\"b=info\" is not a level"),
             ("--log-format=xml", "[possible values: text, json]"),
         ] {
             let error = settings(&[flag], &[]).expect_err(flag);

@@ -2,18 +2,18 @@
 
 use std::io::{self, IsTerminal};
 
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt;
+use tracing_subscriber::prelude::*;
+use tracing_subscriber::{fmt, registry};
 
 use crate::config::{LogFormat, LogSettings};
 
 /// Starts the process's log. A second call changes nothing.
 pub(super) fn start(settings: &LogSettings) {
-    let filter = EnvFilter::new(&settings.filter);
-    let log = fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+    let lines = fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+    let log = registry().with(settings.filter.clone());
     let started = match settings.format {
-        LogFormat::Text => log.try_init(),
-        LogFormat::Json => log.json().flatten_event(true).try_init(),
+        LogFormat::Text => log.with(lines).try_init(),
+        LogFormat::Json => log.with(lines.json().flatten_event(true)).try_init(),
     };
     // The only error is that there is a log already.
     let _ = started;
