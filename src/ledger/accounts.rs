@@ -218,11 +218,11 @@ impl AccountsBuilder {
         self.accounts.keep(place, account);
     }
 
-    /// All of them.
+    /// All of them. `pause` is called after each table: who has others to think of may stand back for them there.
     ///
     /// # Errors
     /// If two have the same name.
-    pub fn finish(mut self) -> Result<Accounts, NameTaken> {
+    pub fn finish(mut self, pause: &mut dyn FnMut()) -> Result<Accounts, NameTaken> {
         let Accounts { names: index, segments, .. } = &mut self.accounts;
         for names in self.names {
             if let Some((hash, _)) = names.first() {
@@ -232,6 +232,7 @@ impl AccountsBuilder {
                 let name = || &at(segments, place as usize).expect("it was kept").name;
                 index.insert(hash, name, place as usize, segments)?;
             }
+            pause();
         }
         Ok(self.accounts)
     }
@@ -410,7 +411,7 @@ mod tests {
         for number in 0..COUNT {
             added.push(account(number)).expect("a new name");
         }
-        for mut accounts in [added, made.finish().expect("new names")] {
+        for mut accounts in [added, made.finish(&mut || {}).expect("new names")] {
             assert_eq!(accounts.len(), COUNT);
             for number in 0..COUNT {
                 assert_eq!(accounts[number].number.index(), number);
@@ -438,7 +439,9 @@ mod tests {
             };
             let mut made = builder();
             (from..from + new).for_each(|number| made.push(account(number)));
-            let made = made.finish().expect("new names");
+            let mut pauses = 0;
+            let made = made.finish(&mut || pauses += 1).expect("new names");
+            assert_eq!(pauses, NAME_TABLES);
             assert_eq!(made.len(), from + new);
             for number in from..from + new {
                 assert_eq!(made.find(&name(number)), Some(&account(number)));
@@ -446,7 +449,7 @@ mod tests {
             let mut twice = builder();
             (from..from + COUNT).for_each(|number| twice.push(account(number)));
             twice.push(Account { name: name(from + 7), ..account(from + COUNT) });
-            assert_eq!(twice.finish().err(), Some(NameTaken));
+            assert_eq!(twice.finish(&mut || {}).err(), Some(NameTaken));
         }
     }
 

@@ -108,14 +108,21 @@ impl Ledger {
         }
     }
 
-    /// The ledger made of these parts.
+    /// The ledger made of these parts. `pause` is called again and again: who has others to think of may stand back for
+    /// them there.
     ///
     /// # Errors
     /// If they contradict one another: a chain of another length than the account's version, holds that are not what
     /// an account has held, or a currency that does not sum to zero.
-    pub fn from_parts(parts: LedgerParts) -> Result<Ledger, ReplayError> {
-        let ledger = Ledger::excerpt_from_parts(parts)?;
-        for (currency, total) in ledger.totals() {
+    pub fn from_parts(parts: LedgerParts, pause: &mut dyn FnMut()) -> Result<Ledger, ReplayError> {
+        let ledger = Ledger::excerpt_from_parts(parts, pause)?;
+        let mut totals = ledger.outside();
+        for (currency, sums) in &ledger.sums {
+            let total = totals.entry(*currency).or_default();
+            total.add_total(sums.credit);
+            total.add_total(sums.debit);
+        }
+        for (currency, total) in totals {
             ensure(total.is_zero(), || {
                 format!("{currency} does not sum to zero but to {}", total.to_text(currency))
             })?;
@@ -128,7 +135,7 @@ impl Ledger {
     ///
     /// # Errors
     /// As [`Ledger::from_parts`], as far as that can be told.
-    pub fn excerpt_from_parts(parts: LedgerParts) -> Result<Ledger, ReplayError> {
+    pub fn excerpt_from_parts(parts: LedgerParts, pause: &mut dyn FnMut()) -> Result<Ledger, ReplayError> {
         let mut ledger = Ledger {
             world: parts.world,
             clearing: parts.clearing,
@@ -140,20 +147,9 @@ impl Ledger {
             time: parts.time,
             ..Ledger::new(parts.shard)
         };
-        for account in &parts.accounts {
-            let newest = account.chain.newest();
-            ensure(
-                Chain::from_packed(account.chain.to_packed(), account.version).is_some()
-                    && newest <= ledger.last
-                    && newest > Sequence::NONE,
-                || format!("the history of account number {} does not fit its version", account.number.get()),
-            )?;
-            ledger.count_account(account);
-        }
-        ledger.accounts = parts.accounts;
         let mut held = BTreeMap::<AccountNumber, Total>::new();
-        for (key, hold) in parts.holds {
-            ensure(key.account.index() < ledger.accounts.len(), || {
+        for (key, hold) in paused(parts.holds, pause) {
+            ensure(key.account.index() < parts.accounts.len(), || {
                 format!("a hold belongs to account number {}, which is not there", key.account.get())
             })?;
             if hold.status == HoldStatus::Pending {
@@ -161,14 +157,23 @@ impl Ledger {
             }
             ledger.holds.insert(key, hold);
         }
-        for account in &ledger.accounts {
+        for account in paused(&parts.accounts, pause) {
+            let newest = account.chain.newest();
+            ensure(
+                Chain::from_packed(account.chain.to_packed(), account.version).is_some()
+                    && newest <= ledger.last
+                    && newest > Sequence::NONE,
+                || format!("the history of account number {} does not fit its version", account.number.get()),
+            )?;
             let mut difference = held.get(&account.number).copied().unwrap_or_default();
             difference.add(account.held.negated());
             ensure(difference.is_zero(), || {
                 format!("the holds of account number {} are not what it has held", account.number.get())
             })?;
+            ledger.count_account(account);
         }
-        for (digest, record) in parts.keys {
+        ledger.accounts = parts.accounts;
+        for (digest, record) in paused(parts.keys, pause) {
             ledger.keys.insert(digest, record);
         }
         Ok(ledger)
@@ -281,12 +286,18 @@ impl Ledger {
 
     /// For each currency, all accounts, `@world` and the clearing part added up: zero, always (P3).
     pub fn totals(&self) -> BTreeMap<Currency, Total> {
+        let mut totals = self.outside();
+        for account in &self.accounts {
+            totals.entry(account.currency).or_default().add(account.posted);
+        }
+        totals
+    }
+
+    /// What no account here has: the shard's parts of the outside world and of what is in flight, added up.
+    fn outside(&self) -> BTreeMap<Currency, Total> {
         let mut totals = BTreeMap::<Currency, Total>::new();
         for (currency, part) in self.world.iter().chain(&self.clearing) {
             totals.entry(*currency).or_default().add_total(*part);
-        }
-        for account in &self.accounts {
-            totals.entry(account.currency).or_default().add(account.posted);
         }
         totals
     }
@@ -937,6 +948,22 @@ pub(super) fn amount_error(error: AmountError, currency: Currency) -> Rejection 
             Rejection::BalanceOutOfRange
         }
     }
+}
+
+/// After so many items there is a pause: what a processor does in a tenth of a millisecond.
+const ITEMS_A_PAUSE: usize = 512;
+
+/// The same items, with a call of `pause` between some of them.
+fn paused<'a, I: IntoIterator<IntoIter: 'a>>(
+    items: I,
+    pause: &'a mut dyn FnMut(),
+) -> impl Iterator<Item = I::Item> + 'a {
+    items.into_iter().enumerate().map(move |(index, item)| {
+        if index % ITEMS_A_PAUSE == ITEMS_A_PAUSE - 1 {
+            pause();
+        }
+        item
+    })
 }
 
 fn ensure_entry(account: &Account, entry: &Entry) -> Result<(), ReplayError> {

@@ -95,6 +95,7 @@ use super::fields::{
 };
 use super::files::{self, AtomicFile, HashedFile};
 use super::journal::record::{ChainHash, LogPosition};
+use super::pace;
 use crate::ledger::{
     Account, AccountNumber, AccountSet, AccountStatus, Accounts, AccountsBuilder, Amount, Chain, Currency,
     Details, Hold, HoldKey, HoldOutcome, HoldStatus, IdempotencyKey, KeyDigest, KeyRecord, Ledger,
@@ -1077,11 +1078,12 @@ impl<'a> Decoder<'a> {
     fn finish(self, assembly: Assembly<'_>) -> Result<(Ledger, LogPosition), StorageError> {
         let Assembly { accounts, mut parts, .. } = assembly;
         let made = self.items.finish().and_then(|()| {
-            parts.accounts =
-                accounts.finish().map_err(|NameTaken| "a name belongs to two accounts".to_owned())?;
+            parts.accounts = accounts
+                .finish(&mut pace::rest)
+                .map_err(|NameTaken| "a name belongs to two accounts".to_owned())?;
             let made = match self.wanted {
-                None => Ledger::from_parts(parts),
-                Some(_) => Ledger::excerpt_from_parts(parts),
+                None => Ledger::from_parts(parts, &mut pace::rest),
+                Some(_) => Ledger::excerpt_from_parts(parts, &mut pace::rest),
             };
             made.map_err(|error| format!("the state contradicts itself: {error}"))
         });
@@ -1593,7 +1595,7 @@ mod tests {
         }
         let mut money = sample.ledger.to_parts();
         money.world.values_mut().for_each(|part| part.add(Amount::MAX));
-        assert!(Ledger::from_parts(money).is_err(), "what the reader relies on");
+        assert!(Ledger::from_parts(money, &mut || {}).is_err(), "what the reader relies on");
     }
 
     #[test]

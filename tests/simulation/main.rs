@@ -684,7 +684,9 @@ impl SimulatedShard {
     /// What recovery does with the durable part of a log: snapshot, then the records behind it.
     fn recover(&self) -> (Ledger, LogPosition) {
         let (mut ledger, start) = match &self.snapshot {
-            Some((parts, position)) => (Ledger::from_parts(parts.clone()).expect("consistent"), *position),
+            Some((parts, position)) => {
+                (Ledger::from_parts(parts.clone(), &mut || {}).expect("consistent"), *position)
+            }
             None => (Ledger::new(self.id), LogPosition::genesis(Uuid::nil(), self.id)),
         };
         let mut position = start;
