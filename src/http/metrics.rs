@@ -291,7 +291,7 @@ mod tests {
             durable: Sequence::NONE,
             refuses_changes: false,
             generations_waiting: 0,
-            commits: CommitFigures { classes: [0; COMMIT_MICROS_ENDS.len() + 1], micros: 0, bytes: 0 },
+            commits: CommitFigures::default(),
         };
         let mut busy = ShardFigures {
             requests_waiting: 3,

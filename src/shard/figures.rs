@@ -20,8 +20,8 @@ use crate::ledger::Sequence;
 pub const COMMIT_MICROS_ENDS: [u64; 9] =
     [100, 250, 500, 1_000, 2_500, 10_000, 100_000, 1_000_000, 10_000_000];
 
-/// How many commits there are in each class, the one above the last end included.
-pub type CommitClasses = [u64; COMMIT_MICROS_ENDS.len() + 1];
+/// How many classes these are.
+pub const COMMIT_CLASSES: usize = COMMIT_MICROS_ENDS.len() + 1;
 
 /// A shard as it was at some moment, each number for itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,11 +39,11 @@ pub struct ShardFigures {
 }
 
 /// The group commits that have ended well.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CommitFigures {
     /// How many took how long, to the end of the sync. With several shards, waiting for what others have to sync first
     /// counts as well.
-    pub classes: CommitClasses,
+    pub classes: [u64; COMMIT_CLASSES],
     /// How long they took together, in microseconds.
     pub micros: u64,
     /// How many bytes of records were in them.
@@ -53,7 +53,7 @@ pub struct CommitFigures {
 /// Counts commits.
 #[derive(Debug, Default)]
 pub(super) struct CommitCounts {
-    classes: [AtomicU64; COMMIT_MICROS_ENDS.len() + 1],
+    classes: [AtomicU64; COMMIT_CLASSES],
     micros: AtomicU64,
     bytes: AtomicU64,
 }

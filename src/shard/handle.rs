@@ -51,6 +51,7 @@ pub(super) struct ShardStatus {
     pub(super) disk_full: AtomicBool,
     /// When the commit under way began, in milliseconds of the log's own clock plus one; 0 for none.
     pub(super) commit_began: AtomicU64,
+    /// What has been committed, and how many sealed generations wait to be compacted, for those who watch.
     pub(super) commits: CommitCounts,
     pub(super) generations_waiting: AtomicUsize,
     /// Who waits for `durable` to move on.
