@@ -11,7 +11,7 @@
 //! it knows those of the accounts that were opened since; who makes one looks after the others.
 
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::hint::black_box;
 use std::iter::Flatten;
 use std::ops::{Index, Range};
@@ -309,7 +309,7 @@ impl NameIndex {
     }
 
     fn hash(&self, name: &AccountName) -> u64 {
-        self.hasher.hash_one(name.as_bytes())
+        hash_of(&self.hasher, name)
     }
 
     /// Where the account is whose name has this hash, unless that is another one: seven bits of the hash are alike.
@@ -337,11 +337,11 @@ impl NameIndex {
         self.make_tables();
         let is_named =
             |place: &u32| at(segments, *place as usize).is_some_and(|account| account.name == *name());
+        let Self { tables, hasher } = self;
         let rehash = |place: &u32| {
-            at(segments, *place as usize)
-                .map_or(hash, |account| self.hasher.hash_one(account.name.as_bytes()))
+            at(segments, *place as usize).map_or(hash, |account| hash_of(hasher, &account.name))
         };
-        match self.tables[table_of(hash)].entry(hash, is_named, rehash) {
+        match tables[table_of(hash)].entry(hash, is_named, rehash) {
             Entry::Occupied(_) => Err(NameTaken),
             Entry::Vacant(entry) => {
                 entry.insert(number_of(place));
@@ -349,6 +349,13 @@ impl NameIndex {
             }
         }
     }
+}
+
+/// Of the name's bytes alone: nothing follows that a length would have to tell them from.
+fn hash_of(hasher: &RandomState, name: &AccountName) -> u64 {
+    let mut hasher = hasher.build_hasher();
+    hasher.write(name.as_bytes());
+    hasher.finish()
 }
 
 fn number_of(place: usize) -> u32 {
