@@ -5,6 +5,7 @@ mod process;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 
 use process::{DataDir, Server, TIME_MAX, get, json, post};
 
@@ -328,4 +329,39 @@ fn one_thread_writes_large_lists_over_several_generations() {
     server.kill();
     data.run(&["verify"]).succeeded();
     data.serve(&flags).stop();
+}
+
+/// P6: an export stands for the ledger, so it must not be shorter than what was acknowledged.
+#[test]
+fn a_log_that_ends_too_soon_is_not_exported() {
+    let data = DataDir::new();
+    let server = data.serve(&["--shards=1", "--disk-reserve-mib=0"]);
+    assert_eq!(post(&server.client(1), "/accounts", r#"{"name":"a"}"#, None).status, 201);
+    server.kill();
+    let early = DataDir::new();
+    copy(&data.ledger(), &early.ledger());
+    let server = data.serve(&["--disk-reserve-mib=0"]);
+    assert_eq!(post(&server.client(1), "/accounts/a/deposit", r#"{"amount":10}"#, None).status, 201);
+    server.stop();
+    let watermark = "shard-0000/watermark";
+    fs::copy(data.ledger().join(watermark), early.ledger().join(watermark)).expect("copied");
+    for arguments in [&["export"][..], &["export", "--what=accounts"], &["export", "--format=hledger"]] {
+        data.run(arguments).succeeded();
+        let ran = early.run(arguments);
+        ran.refused("the log ends, but everything up to sequence 2 was acknowledged");
+        assert_eq!(ran.stdout, "");
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("created");
+    for entry in fs::read_dir(from).expect("a directory") {
+        let entry = entry.expect("an entry");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("a type").is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), &target).expect("copied");
+        }
+    }
 }

@@ -700,11 +700,7 @@ impl Bank {
         shard: ShardId,
         request: Request,
     ) -> impl Future<Output = Result<AccountView, Refusal>> + use<> {
-        let asked = self.shard(shard).handle.ask(request);
-        asked.map(|reply| match reply? {
-            Reply::Account(account) => account.ok_or(Refusal::from(Rejection::AccountNotFound)),
-            other => unreachable!("an account was asked for, not {other:?}"),
-        })
+        self.shard(shard).handle.ask(request).map(|reply| viewed(reply?))
     }
 
     /// The shard of an account and which of its accounts it is; the time in its id if no shard here can have it.
@@ -831,6 +827,14 @@ fn item_refusal(outcome: ItemOutcome) -> Refusal {
     }
 }
 
+/// The account in the reply to the question for it, which is refused where too many wait for a locked account.
+fn viewed(reply: Reply) -> Result<AccountView, Refusal> {
+    match reply {
+        Reply::Account(account) => account.ok_or(Rejection::AccountNotFound.into()),
+        reply => Err(refusal(reply)),
+    }
+}
+
 fn refusal(reply: Reply) -> Refusal {
     match reply {
         Reply::Refused(rejection) => rejection.into(),
@@ -847,5 +851,17 @@ impl Transaction {
     /// When it was booked.
     pub fn created(&self) -> Timestamp {
         self.id.time
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// P7: a shard may refuse any question about what is locked, and then the client hears of it.
+    #[test]
+    fn who_asks_for_an_account_that_too_many_wait_for_is_refused() {
+        assert!(matches!(viewed(Reply::Overloaded), Err(Refusal::Overloaded)));
+        assert!(matches!(viewed(Reply::Account(None)), Err(Refusal::Rejected { .. })));
     }
 }

@@ -20,6 +20,7 @@ use crate::storage::StorageError;
 use crate::storage::codec::Malformed;
 use crate::storage::log::{ShardFiles, StoredLog};
 use crate::storage::manifest::DataDirectory;
+use crate::storage::verify::count_in_flight;
 use rows::Rows;
 
 const LONG_ABOUT: &str = "\
@@ -40,7 +41,8 @@ account that holds 10.00 stands at -10.00, and one that stands above zero is ove
 turns the signs round. Names are spelled so that each program takes them, no two names alike; the true one stands \
 beside it (a tag or metadata called name, next to the account's id).
 
-Needs the ledger's directory, and that no server uses it: end the server first.";
+Needs the ledger's directory, and that no server uses it: end the server first. If that was killed, decisions may be \
+in flight between shards: nothing is printed then, as money would be missing; the next start applies them.";
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -127,6 +129,14 @@ pub(super) fn run(args: &Args, location: &LedgerLocation) -> Result<(), Box<dyn 
         .map(|shard| ShardFiles::new(&directory, shard))
         .collect();
     let source = Source { shards, progress: Progress::new("exporting", "events", None) };
+    let in_flight = count_in_flight(&source.shards, &source.progress)?;
+    if in_flight > 0 {
+        return Err(format!(
+            "{in_flight} parts of decisions are in flight between shards, for the last server was killed before it had \
+             applied them: start it once, which applies them, end it, and export again"
+        )
+        .into());
+    }
     let stdout = BufWriter::new(io::stdout().lock());
     let account = args.account.as_ref();
     let result = match args.format {

@@ -474,32 +474,7 @@ pub fn recover(
             "the newest snapshot is missing; rebuilding the state from the one before and the archive"
         );
     }
-    let acknowledged = Watermark::peek(&files.watermark, files.ledger, files.shard)?;
-    let mut acknowledged_found = acknowledged.last < start.last || acknowledged == start;
-    let end = stored.read(start, &mut |record, after| {
-        replay(&mut ledger, record)?;
-        progress.add(after.last.get() - record.first().get() + 1);
-        if after.last == acknowledged.last {
-            if after.chain != acknowledged.chain {
-                let what = "the log is not the one that was acknowledged".to_owned();
-                return Err(Malformed { offset: 0, what });
-            }
-            acknowledged_found = true;
-        }
-        Ok(())
-    })?;
-    if !acknowledged_found {
-        return Err(StorageError::Corrupt {
-            path: files.journal.clone(),
-            position: format!("sequence {}", end.last.next()),
-            what: format!(
-                "the log ends, but everything up to sequence {} was acknowledged",
-                acknowledged.last
-            ),
-            next_step: RESTORE_BACKUP,
-        });
-    }
-    assert_eq!(ledger.last(), end.last, "the ledger is where its log ends");
+    let end = follow(files, &mut stored, &mut ledger, start, progress)?;
 
     files.sync_names()?;
     let merged = archive::remove_leftovers(&files.archive, files.ledger, files.shard)?;
@@ -524,6 +499,53 @@ pub fn recover(
         watermark: Arc::clone(&watermark),
     });
     Ok(Recovered { ledger, journal: ShardJournal { journal, watermark }, log })
+}
+
+/// The state of a shard that nobody serves: what a start would recover. Changes nothing.
+///
+/// # Errors
+/// If anything is not as it was written, as far as a start would see it (P6).
+pub fn state_at_rest(files: &ShardFiles, progress: &Progress) -> Result<Ledger, StorageError> {
+    let (mut ledger, start) = files.newest_snapshot()?;
+    follow(files, &mut StoredLog::open_archive(files)?, &mut ledger, start, progress)?;
+    Ok(ledger)
+}
+
+/// Replays what lies behind a snapshot, which has to lead to what was acknowledged, and returns the end.
+fn follow(
+    files: &ShardFiles,
+    stored: &mut StoredLog,
+    ledger: &mut Ledger,
+    start: LogPosition,
+    progress: &Progress,
+) -> Result<LogPosition, StorageError> {
+    let acknowledged = Watermark::peek(&files.watermark, files.ledger, files.shard)?;
+    let mut acknowledged_found = acknowledged.last < start.last || acknowledged == start;
+    let end = stored.read(start, &mut |record, after| {
+        replay(ledger, record)?;
+        progress.add(after.last.get() - record.first().get() + 1);
+        if after.last == acknowledged.last {
+            if after.chain != acknowledged.chain {
+                let what = "the log is not the one that was acknowledged".to_owned();
+                return Err(Malformed { offset: 0, what });
+            }
+            acknowledged_found = true;
+        }
+        Ok(())
+    })?;
+    if !acknowledged_found {
+        return Err(StorageError::Corrupt {
+            path: files.journal.clone(),
+            position: format!("sequence {}", end.last.next()),
+            what: format!(
+                "the log ends, but everything up to sequence {} was acknowledged",
+                acknowledged.last
+            ),
+            next_step: RESTORE_BACKUP,
+        });
+    }
+    assert_eq!(ledger.last(), end.last, "the ledger is where its log ends");
+    Ok(end)
 }
 
 /// A shard's journal on disk, with the watermark that remembers what it acknowledged.

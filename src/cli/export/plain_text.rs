@@ -141,7 +141,7 @@ pub(super) fn export(
     notation: &dyn Notation,
     stdout: impl Write,
 ) -> Result<(), Box<dyn Error>> {
-    let book = Book::read(&source.shards)?;
+    let book = Book::read(&source.shards, &source.progress)?;
     let only = match only {
         None => None,
         Some(name) => {

@@ -12,7 +12,7 @@ use crate::ledger::{
     AccountChange, AccountId, AccountName, Amount, Change, Currency, Event, Timestamp, TransactionId,
     TransactionType,
 };
-use crate::storage::log::{ShardFiles, StoredLog, replay};
+use crate::storage::log::{ShardFiles, state_at_rest};
 
 /// Prints accounts, or the transactions of one account or of all.
 pub(super) fn export(
@@ -107,11 +107,7 @@ fn print_transactions(
 
 /// Prints a shard's accounts as they are at the end of its log.
 fn print_accounts(source: &Source, files: &ShardFiles, rows: &mut Rows) -> Result<(), Box<dyn Error>> {
-    let (mut ledger, start) = files.newest_snapshot()?;
-    StoredLog::open_archive(files)?.read(start, &mut |record, after| {
-        source.progress.add(after.last.get() - record.first().get() + 1);
-        replay(&mut ledger, record)
-    })?;
+    let ledger = state_at_rest(files, &source.progress)?;
     for account in ledger.accounts() {
         let text = |amount: Amount| amount.text(account.currency).to_string();
         let id = AccountId { opened: account.opened, shard: files.shard, number: account.number };

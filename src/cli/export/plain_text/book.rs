@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ledger::{AccountName, AccountNumber, Amount, Currency, Ledger, ShardId, Timestamp, Total};
+use crate::progress::Progress;
 use crate::storage::StorageError;
-use crate::storage::log::{ShardFiles, StoredLog, replay};
+use crate::storage::log::{ShardFiles, state_at_rest};
 
 /// What an export says of an account.
 pub(in super::super) struct Account {
@@ -29,12 +30,10 @@ pub(super) struct Book {
 
 impl Book {
     /// Reads the state of every shard, one after the other.
-    pub(super) fn read(shards: &[ShardFiles]) -> Result<Book, StorageError> {
+    pub(super) fn read(shards: &[ShardFiles], progress: &Progress) -> Result<Book, StorageError> {
         let mut book = Book::default();
         for files in shards {
-            let (mut ledger, start) = files.newest_snapshot()?;
-            StoredLog::open_archive(files)?.read(start, &mut |record, _| replay(&mut ledger, record))?;
-            book.add(&ledger);
+            book.add(&state_at_rest(files, progress)?);
         }
         Ok(book)
     }
