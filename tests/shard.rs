@@ -10,9 +10,9 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use teller::ledger::operation::{HomedKey, Item, Opening, Operation, Place, Sum};
 use teller::ledger::workspace::Needs;
 use teller::ledger::{
-    AccountName, AccountNumber, AccountRef, Amount, Command, Currency, ExcessDecimals, IdempotencyKey,
-    ItemOutcome, KeyDigest, Ledger, Note, OverdraftDefault, Quantity, Reference, Rejection, Sequence,
-    ShardId, Target, Timestamp,
+    AccountName, AccountNumber, AccountRef, Amount, Command, Currency, ExcessDecimals, HoldId,
+    IdempotencyKey, ItemOutcome, KeyDigest, Ledger, Note, OverdraftDefault, Quantity, Reference, Rejection,
+    Sequence, ShardId, Target, Timestamp,
 };
 use teller::shard::batch::{AccountFilter, Moment, Output, Reply, Request, Shard, ShardRules};
 use teller::shard::handle::{Asked, ShardError, ShardHandle};
@@ -877,6 +877,127 @@ fn a_list_is_tried_again_when_the_key_of_an_item_was_in_flight() {
     assert!(in_flight(list(&mut benches)));
     assert!(in_flight(list(&mut benches)), "it is tried, and not answered from its key");
     assert_eq!(benches[0].shard.ledger().last(), Sequence::FIRST, "nothing of that was recorded");
+}
+
+/// P5: the same of a list that is not all or nothing. What its key stands for would have been, for ever, that an item
+/// may be tried again. An item that repeats the key of an earlier one may not, so the list has an end.
+#[test]
+fn a_list_with_a_key_does_not_end_with_what_may_be_tried_again() {
+    let mut benches = benches::<2>();
+    let deposit = |to: usize, key| {
+        item(Operation::Deposit { account: place(to), amount: quantity("1"), note: Note::default() }, key)
+    };
+    let needs =
+        |accounts: Vec<AccountRef>, keys| Needs { accounts: accounts.into(), keys, ..Needs::default() };
+    let first = vec![(0, needs(vec![], vec![key_at(0, 1).key])), (1, needs(vec![place(1).account], vec![]))];
+    benches[0].ask(1, work(vec![deposit(1, Some(key_at(0, 1)))], false, None, first));
+    let list = |benches: &mut [Bench; 2], key, items: Vec<Item>| {
+        let keys = items.iter().filter_map(|item| item.key).chain([key]).map(|key| key.key).collect();
+        benches[0].ask(2, work(items, false, Some(key), vec![(0, needs(vec![place(0).account], keys))]));
+        benches[0].replies().pop().expect("an answer").1
+    };
+    for _ in 0..2 {
+        let items = vec![deposit(0, None), deposit(0, Some(key_at(0, 1)))];
+        let reply = list(&mut benches, key_at(0, 2), items);
+        assert_eq!(reply, Reply::Worked(WorkReply::KeyInFlight));
+    }
+    assert_eq!(benches[0].shard.ledger().last(), Sequence::FIRST, "nothing of that was recorded");
+    let mut bench = self::benches::<1>();
+    let items = vec![deposit(0, Some(key_at(0, 1))), deposit(0, Some(key_at(0, 1)))];
+    let needs = needs(vec![place(0).account], vec![key_at(0, 1).key, key_at(0, 2).key]);
+    let list = work(items, false, Some(key_at(0, 2)), vec![(0, needs)]);
+    let Reply::Worked(WorkReply::Items(items)) = finish(&mut bench, 0, list.clone()) else {
+        panic!("decided")
+    };
+    assert!(matches!(items[..], [ItemReply::Done { .. }, ItemReply::Not(ItemOutcome::KeyInFlight)]));
+    assert!(matches!(finish(&mut bench, 0, list), Reply::Worked(WorkReply::Settled(_))), "it has ended");
+}
+
+/// Whatever the number of operations that reach accounts which nobody named, they are found in a few rounds: each of
+/// these captures pays another account.
+#[test]
+fn a_list_may_need_any_number_of_accounts_that_nobody_named() {
+    const HOLDS: usize = 20;
+    let mut benches = benches::<2>();
+    let payee =
+        |number: usize| Place { shard: id(1), account: AccountRef::Name(name(&format!("payee {number}"))) };
+    let mut holds = Vec::new();
+    for number in 0..HOLDS {
+        benches[1].serve(execute(open(&format!("payee {number}")), None), moment(1, 100));
+        let hold = Operation::Hold {
+            account: place(0),
+            amount: Sum::Exactly(quantity("0.01")),
+            to: Some(payee(number)),
+            expires_in_ms: 1000,
+            note: Note::default(),
+        };
+        let of = |account| Needs { accounts: vec![account].into(), ..Needs::default() };
+        let needs = vec![(0, of(place(0).account)), (1, of(payee(number).account))];
+        finish(&mut benches, 0, work(vec![item(hold, None)], false, None, needs));
+    }
+    let ledger = benches[0].shard.ledger();
+    holds.extend(ledger.holds().iter().map(|(key, hold)| key.id(id(0), hold.created)));
+    let capture = |hold: &HoldId| Operation::Capture { hold: *hold, amount: None, note: Note::default() };
+    let items = holds.iter().map(|hold| item(capture(hold), None)).collect();
+    let needs = Needs { holds, ..Needs::default() };
+    let reply = finish(&mut benches, 0, work(items, false, None, vec![(0, needs)]));
+    let Reply::Worked(WorkReply::Items(items)) = &reply else { panic!("{reply:?}") };
+    assert_eq!(items.iter().filter(|item| matches!(item, ItemReply::Done { .. })).count(), HOLDS);
+    assert!(benches.iter().all(|bench| !bench.shard.is_locked()));
+}
+
+/// P7: so many holds of an account may be over that ending them takes longer than one request may take: whoever asks is
+/// refused, a few thousand of them end, and no reader is shown one that is over.
+#[test]
+fn a_request_ends_no_more_than_some_thousand_holds() {
+    const HOLDS: usize = 5000;
+    let account = AccountRef::Name(name("a"));
+    let hold = || {
+        let hold = Operation::Hold {
+            account: Place { shard: shard_id(), account: account.clone() },
+            amount: Sum::Exactly(quantity("0.01")),
+            to: None,
+            expires_in_ms: 1000,
+            note: Note::default(),
+        };
+        let needs = Needs { accounts: vec![account.clone()].into(), ..Needs::default() };
+        work(vec![item(hold, None)], false, None, vec![(0, needs)])
+    };
+    for request in [Request::Account(account.clone()), hold()] {
+        let mut bench = Bench::new();
+        bench.serve(execute(open("a"), None), moment(1, 100_000));
+        (0..HOLDS).for_each(|_| drop(bench.serve(hold(), moment(1, 100_000))));
+        assert_eq!(bench.shard.ledger().holds().pending(), HOLDS);
+        let (reply, _) = bench.serve(request, moment(2000, 100_000));
+        assert!(matches!(reply, Reply::Overloaded | Reply::Worked(WorkReply::Overloaded)), "{reply:?}");
+        assert_eq!(bench.shard.ledger().holds().pending(), HOLDS - 4096);
+        let (reply, _) = bench.serve(Request::Account(account.clone()), moment(2000, 100_000));
+        let Reply::Account(Some(view)) = reply else { panic!("{reply:?}") };
+        assert!(view.held.is_zero() && !bench.shard.is_locked());
+    }
+}
+
+/// P7: where too many wait, only those are refused who would have to wait, too.
+#[test]
+fn a_crowd_is_none_of_the_business_of_who_need_not_wait() {
+    let mut benches = benches::<2>();
+    benches[0].serve(execute(open("free"), None), moment(1, 100));
+    benches[0].ask(0, transfer(0, 1, None));
+    (1..=4096).for_each(|number| benches[0].ask(number, read(0)));
+    let free = AccountRef::Name(name("free"));
+    let deposit = Operation::Deposit {
+        account: Place { shard: id(0), account: free.clone() },
+        amount: quantity("1"),
+        note: Note::default(),
+    };
+    let needs = |account| vec![(0, Needs { accounts: vec![account].into(), ..Needs::default() })];
+    let (reply, _) =
+        benches[0].serve(work(vec![item(deposit, None)], false, None, needs(free)), moment(1, 100));
+    assert!(matches!(reply, Reply::Worked(WorkReply::Items(_))), "{reply:?}");
+    let deposit = Operation::Deposit { account: place(0), amount: quantity("1"), note: Note::default() };
+    let (reply, _) = benches[0]
+        .serve(work(vec![item(deposit, None)], false, None, needs(place(0).account)), moment(1, 100));
+    assert_eq!(reply, Reply::Worked(WorkReply::Overloaded));
 }
 
 fn network(shards: usize) -> Vec<ShardThreads<MemoryJournal>> {

@@ -86,6 +86,8 @@ pub struct Holds {
     holds: BTreeMap<HoldKey, Hold>,
     /// The pending ones by the time at which they expire.
     pending: BTreeSet<(Timestamp, HoldKey)>,
+    /// The same by account: of some accounts there are millions, most of which have ended.
+    pending_of: BTreeSet<(AccountNumber, Timestamp, u32)>,
     /// The ended ones by the time at which they ended.
     ended: BTreeSet<(Timestamp, HoldKey)>,
 }
@@ -94,6 +96,11 @@ impl Holds {
     /// The hold with this id.
     pub fn get(&self, id: &HoldId) -> Option<&Hold> {
         self.holds.get(&id.key()).filter(|hold| hold.created == id.time)
+    }
+
+    /// The pending hold with this key.
+    pub(super) fn pending_at(&self, key: HoldKey) -> Option<&Hold> {
+        self.holds.get(&key).filter(|hold| hold.status == HoldStatus::Pending)
     }
 
     /// All holds, by account.
@@ -122,11 +129,22 @@ impl Holds {
         self.pending.iter().take_while(move |(expires, _)| *expires <= now).map(|(_, key)| *key)
     }
 
+    /// Those of an account, the longest first.
+    pub fn due_of(&self, account: AccountNumber, now: Timestamp) -> impl Iterator<Item = HoldKey> {
+        let range = (account, Timestamp::from_millis(0), 0)..=(account, now, u32::MAX);
+        self.pending_of
+            .range(range)
+            .map(|(account, _, version)| HoldKey { account: *account, version: *version })
+    }
+
     pub(super) fn insert(&mut self, key: HoldKey, hold: Hold) {
         match hold.status {
-            HoldStatus::Pending => self.pending.insert((hold.expires, key)),
-            HoldStatus::Ended { at, .. } => self.ended.insert((at, key)),
-        };
+            HoldStatus::Pending => {
+                self.pending.insert((hold.expires, key));
+                self.pending_of.insert((key.account, hold.expires, key.version));
+            }
+            HoldStatus::Ended { at, .. } => drop(self.ended.insert((at, key))),
+        }
         self.holds.insert(key, hold);
     }
 
@@ -136,6 +154,7 @@ impl Holds {
         assert_eq!(hold.status, HoldStatus::Pending, "a hold ends once");
         hold.status = HoldStatus::Ended { at, outcome };
         self.pending.remove(&(hold.expires, key));
+        self.pending_of.remove(&(key.account, hold.expires, key.version));
         self.ended.insert((at, key));
     }
 

@@ -431,8 +431,7 @@ impl Ledger {
     /// If there is no such hold.
     pub fn expired(&self, key: HoldKey, time: Timestamp) -> Event {
         let account = &self.accounts[key.account.index()];
-        let hold = self.holds.of_account(key.account).find(|(known, _)| **known == key);
-        let (_, hold) = hold.expect("the hold is there");
+        let hold = self.holds.pending_at(key).expect("the hold is there");
         let after = After {
             version: account.version + 1,
             balance: account.posted,
@@ -777,12 +776,11 @@ impl Ledger {
                 held = account.held.checked_add(*amount);
             }
             AccountChange::Released { hold: key, outcome } => {
-                let hold = self.holds.of_account(key.account).find(|(known, _)| *known == key);
-                let hold = hold.filter(|(_, hold)| hold.status == HoldStatus::Pending);
+                let hold = self.holds.pending_at(*key);
                 ensure(key.account == effect.account && hold.is_some(), || {
                     "it ends a hold that is not pending".to_owned()
                 })?;
-                let amount = hold.map_or(Amount::ZERO, |(_, hold)| hold.amount);
+                let amount = hold.map_or(Amount::ZERO, |hold| hold.amount);
                 let captured = match outcome {
                     HoldOutcome::Captured(captured) => *captured,
                     HoldOutcome::Voided | HoldOutcome::Expired => Amount::ZERO,

@@ -7,7 +7,8 @@
 //! - an operation that is refused has changed no copy;
 //! - what was decided is balanced: see [`super::decision`];
 //! - an account that nobody asked for is never guessed at: [`Stop::Missing`] names it, and the whole list is decided
-//!   again when its copy is there too.
+//!   again when its copy is there too. So that a long list is not decided again for each of them, those that are missing
+//!   for all of it are gathered: each operation is tried on what those before it left that missed nothing.
 //!
 //! Left out: locks, shards, messages. [`crate::shard`] has those.
 
@@ -120,7 +121,7 @@ impl AccountState {
 pub enum Stop {
     /// It is refused.
     Rejected(Box<Rejected>),
-    /// Accounts or holds are needed that nobody asked for.
+    /// Accounts are needed that nobody asked for.
     Missing(Missing),
 }
 
@@ -300,10 +301,10 @@ impl Workspace {
         }
     }
 
-    /// Decides one operation. With `record`, a refusal is written down if the operation has a key.
+    /// Decides one operation. A refusal is written down if it has a key.
     ///
     /// # Errors
-    /// [`Stop::Missing`] if it needs what is not here: nothing in this workspace is of use then.
+    /// [`Missing`] if it needs what is not here: then this workspace can only tell what else is missing.
     pub fn execute(&mut self, item: &Item, request_id: &str) -> Result<ItemOutcome, Missing> {
         if let Some(key) = &item.key
             && let Some(outcome) = self.key_outcome(&key.key)
@@ -319,7 +320,10 @@ impl Workspace {
                 self.push(decision, key);
                 Ok(ItemOutcome::Done { back: 0 })
             }
-            Err(Stop::Missing(missing)) => Err(missing),
+            Err(Stop::Missing(missing)) => {
+                self.roll_back(before);
+                Err(missing)
+            }
             Err(Stop::Rejected(rejected)) => {
                 self.roll_back(before);
                 if let Some(key) = item.key {
@@ -570,11 +574,21 @@ impl Workspace {
             return Err(Rejection::LegsUnbalanced { currency }.into());
         }
         let before: Vec<_> = amounts.iter().map(|&(index, _)| self.accounts[index].available()).collect();
+        let mut missing = Missing::default();
         for (place, &(index, amount)) in amounts.iter().enumerate() {
-            if !amount.is_positive() {
-                self.ensure_funds(index, amount.negated(), place)
-                    .map_err(|stop| told_before(stop, &before))?;
+            if amount.is_positive() {
+                continue;
             }
+            match self.ensure_funds(index, amount.negated(), place) {
+                Ok(()) => {}
+                Err(Stop::Missing(more)) => missing.accounts.extend(more.accounts),
+                Err(stop) if missing.accounts.is_empty() => return Err(told_before(stop, &before)),
+                // What is missing may be what this leg lacks.
+                Err(_) => {}
+            }
+        }
+        if !missing.accounts.is_empty() {
+            return Err(Stop::Missing(missing));
         }
         let mut draft = Draft::new(Kind::Transfer, note);
         self.move_all(&mut draft, &amounts).map_err(|stop| told_before(stop, &before))?;

@@ -13,9 +13,9 @@ use crate::ledger::operation::{Condition, HomedKey, Item, Operation, Place, Requ
 use crate::ledger::workspace::{self, Missing, Needs, Workspace};
 use crate::ledger::{
     Account, AccountId, AccountName, AccountNumber, AccountRef, Allowance, Amount, Change, Command, Currency,
-    Decision, Details, Event, Hold, HoldId, HoldKey, HoldStatus, IdempotencyKey, ItemOutcome, KeyStatus,
-    Ledger, Note, OverdraftDefault, Reference, Rejection, Sequence, ShardId, Terms, Timestamp, Total,
-    TransactionId, decide_plain,
+    Decision, Details, Event, Hold, HoldId, HoldKey, IdempotencyKey, ItemOutcome, KeyStatus, Ledger, Note,
+    OverdraftDefault, Reference, Rejection, Sequence, ShardId, Terms, Timestamp, Total, TransactionId,
+    decide_plain,
 };
 use crate::storage::journal::record::{Draft, RECORD_BYTES_MAX, TRANSFER_BYTES_MAX};
 
@@ -31,6 +31,9 @@ const ACCOUNTS_SCANNED_MAX: usize = 10_000;
 
 /// How many holds expire in one turn, unless someone asks about their accounts.
 const EXPIRIES_PER_TURN_MAX: usize = 256;
+
+/// How many a request ends of those of its accounts. Where more are due, it is refused, and the next one goes on.
+const EXPIRIES_PER_REQUEST_MAX: usize = 4096;
 
 /// What a shard is asked.
 #[derive(Clone, Debug)]
@@ -529,38 +532,48 @@ impl<To> Shard<To> {
         }
         let free = |key: &HoldKey| self.locks.is_free(&Resource::Account(key.account));
         let due: Vec<_> =
-            self.ledger.holds().due(moment.now).filter(free).take(EXPIRIES_PER_TURN_MAX).collect();
+            self.ledger.holds().due(self.now(moment)).filter(free).take(EXPIRIES_PER_TURN_MAX).collect();
         due.into_iter().for_each(|key| self.expire_hold(key, moment, output));
     }
 
     fn expire_hold(&mut self, key: HoldKey, moment: Moment, output: &mut Output<To>) {
-        let event = self.ledger.expired(key, moment.now.max(self.ledger.time()));
+        let event = self.ledger.expired(key, self.now(moment));
         self.apply(&event, output);
     }
 
     /// Whether some hold's time is over, and its end can be recorded.
     fn is_expiry_due(&self, moment: Moment) -> bool {
-        !moment.disk_full && self.next_expiry().is_some_and(|expires| expires <= moment.now)
+        !moment.disk_full && self.next_expiry().is_some_and(|expires| expires <= self.now(moment))
     }
 
     /// Ends the holds of those of these resources that are accounts, which someone is about to look at. Whoever calls
-    /// this has them locked, or knows that nobody has.
-    fn expire_among(&mut self, resources: &[Resource], moment: Moment, output: &mut Output<To>) {
-        for resource in resources {
-            let Resource::Account(account) = resource else {
-                continue;
-            };
-            let is_due = |hold: &Hold| hold.status == HoldStatus::Pending && hold.expires <= moment.now;
-            let holds = self.ledger.holds().of_account(*account);
-            let due: Vec<_> = holds.filter(|(_, hold)| is_due(hold)).map(|(key, _)| *key).collect();
-            due.into_iter().for_each(|key| self.expire_hold(key, moment, output));
-        }
+    /// this has them locked, or knows that nobody has. Says whether all have ended whose time is over.
+    #[must_use]
+    fn expire_among(&mut self, resources: &[Resource], moment: Moment, output: &mut Output<To>) -> bool {
+        let holds = self.ledger.holds();
+        let accounts = resources.iter().filter_map(|resource| match resource {
+            Resource::Account(account) => Some(*account),
+            _ => None,
+        });
+        let due = accounts.flat_map(|account| holds.due_of(account, self.now(moment)));
+        let mut due: Vec<_> = due.take(EXPIRIES_PER_REQUEST_MAX + 1).collect();
+        let are_all = due.len() <= EXPIRIES_PER_REQUEST_MAX;
+        due.truncate(EXPIRIES_PER_REQUEST_MAX);
+        due.sort_unstable();
+        due.dedup();
+        due.into_iter().for_each(|key| self.expire_hold(key, moment, output));
+        are_all
     }
 
     fn apply(&mut self, event: &Event, output: &mut Output<To>) -> Sequence {
         let sequence = self.ledger.apply(event);
         output.batch.record(sequence, event);
         sequence
+    }
+
+    /// The time of what is done now: that of the last event if the clock was set back behind it.
+    fn now(&self, moment: Moment) -> Timestamp {
+        moment.now.max(self.ledger.time())
     }
 
     fn terms(&self, now: Timestamp) -> Terms {
@@ -725,9 +738,6 @@ impl<To> Shard<To> {
     /// Locks what a work needs here, or lets it wait.
     fn admit(&mut self, mut work: Box<Work<To>>, moment: Moment, output: &mut Output<To>) {
         assert_eq!(work.next_shard(), self.id, "a work knows its way");
-        if self.is_crowded() {
-            return self.give_up(work, WorkReply::Overloaded, moment, output);
-        }
         if let Some((replies, after)) = self.transfer_at_once(&work.request, moment, output) {
             let reply = WorkReply::Items(replies);
             return self.finish(work, reply, Decisions::new(), after, Requires::new(), moment, output);
@@ -741,7 +751,11 @@ impl<To> Shard<To> {
         let resources = self.needed(needs);
         let found = found(needs, &resources);
         let is_last = place + 1 == work.request.needs.len();
-        if is_last && !self.is_expiry_due(moment) && self.locks.are_all_free(&resources) {
+        let are_free = self.locks.are_all_free(&resources);
+        if !are_free && self.is_crowded() {
+            return self.give_up(work, WorkReply::Overloaded, moment, output);
+        }
+        if is_last && are_free && !self.is_expiry_due(moment) {
             // It is decided, and its locks would be given back, before anybody else could ask for them. (A hold whose
             // time is over ends with its account locked.)
             return self.grant(work, &found, moment, output);
@@ -807,7 +821,9 @@ impl<To> Shard<To> {
         self.granted.insert(work.id, ticket);
         if self.is_expiry_due(moment) {
             let resources = self.locks.resources(ticket).to_vec();
-            self.expire_among(&resources, moment, output);
+            if !self.expire_among(&resources, moment, output) {
+                return self.give_up(work, WorkReply::Overloaded, moment, output);
+            }
         }
         self.grant(work, found, moment, output);
     }
@@ -883,6 +899,11 @@ impl<To> Shard<To> {
             Ok(results) => results,
             Err(missing) => return self.set_out_again(work, &missing, moment, output),
         };
+        let is_one_by_one = request.key.is_some() && !(request.atomic || request.dry_run);
+        if let Some(reply) = passing(request, &results).filter(|_| is_one_by_one) {
+            self.finish(work, reply, Decisions::new(), after, requires, moment, output);
+            return;
+        }
         let decided = workspace.into_decided();
         // A decision without either changes nothing: it is a link that was there already.
         let is_recorded =
@@ -1015,18 +1036,7 @@ impl<To> Shard<To> {
         self.let_go(work.id);
         let shards = work.request.needs.len();
         if !work.request.need_accounts(&missing.accounts) || work.attempts >= ATTEMPTS_MAX {
-            // Everyone has been let go.
-            work.request.needs.clear();
-            let reply = WorkReply::Overloaded;
-            return self.finish(
-                work,
-                reply,
-                Decisions::new(),
-                Sequence::NONE,
-                Requires::new(),
-                moment,
-                output,
-            );
+            return self.give_up(work, WorkReply::Overloaded, moment, output);
         }
         assert!(work.request.needs.len() >= shards, "a work needs no less than before");
         for (_, needs) in &mut work.request.needs {
@@ -1042,7 +1052,9 @@ impl<To> Shard<To> {
     fn answer(&mut self, request: Request, to: To, moment: Moment, output: &mut Output<To>) {
         if self.is_expiry_due(moment) {
             let resources = self.resources_of(&request);
-            self.expire_among(&resources, moment, output);
+            if !self.expire_among(&resources, moment, output) {
+                return output.ready.push((to, Reply::Overloaded));
+            }
         }
         let (reply, after) = match request {
             Request::Execute { command, key, request_id } => {
@@ -1096,7 +1108,7 @@ impl<To> Shard<To> {
             }
             Request::Horizon => {
                 let last = self.ledger.last();
-                (Reply::Horizon { last, time: moment.now.max(self.ledger.time()) }, last)
+                (Reply::Horizon { last, time: self.now(moment) }, last)
             }
         };
         if after <= moment.durable {
@@ -1291,7 +1303,7 @@ impl<To> Shard<To> {
     }
 
     fn view(&self, account: &Account, moment: Moment) -> AccountView {
-        let now = moment.now.max(self.ledger.time());
+        let now = self.now(moment);
         let allowance =
             account.details.as_ref().map(|details| details.velocity.allowance(&details.spent, now));
         AccountView {
@@ -1349,10 +1361,15 @@ fn decide_items(
     first: Sequence,
 ) -> Result<Vec<Decided>, Missing> {
     let mut results = Vec::with_capacity(request.items.len());
+    let mut missing = Missing::default();
     for item in &request.items {
-        let result = match workspace.execute(item, &request.request_id)? {
-            ItemOutcome::Done { .. } => Decided::Done(workspace.decided() - 1),
-            outcome => Decided::Not(outcome),
+        let result = match workspace.execute(item, &request.request_id) {
+            Ok(ItemOutcome::Done { .. }) => Decided::Done(workspace.decided() - 1),
+            Ok(outcome) => Decided::Not(outcome),
+            Err(more) => {
+                missing.accounts.extend(more.accounts);
+                continue;
+            }
         };
         // What an earlier request with its key has ended is not attempted again, and keeps that end.
         let failed = matches!(&result, Decided::Not(outcome) if !matches!(outcome, ItemOutcome::Settled(_)));
@@ -1365,12 +1382,10 @@ fn decide_items(
             break;
         }
     }
-    // A list that is all or nothing, and was not executed only because of another request's key or of too many of them,
-    // may be when it is tried again: that is not what its key is to stand for.
-    let passes = |result: &Decided| {
-        matches!(result, Decided::Not(ItemOutcome::KeyInFlight | ItemOutcome::KeysExhausted))
-    };
-    let is_kept = !(request.dry_run || (request.atomic && results.iter().any(passes)));
+    if !missing.accounts.is_empty() {
+        return Err(missing);
+    }
+    let is_kept = !(request.dry_run || (request.atomic && passing(request, &results).is_some()));
     if let Some(HomedKey { home, key }) = request.key.filter(|_| is_kept) {
         let last = workspace.decided();
         let outcomes = results.iter().map(|result| match result {
@@ -1380,4 +1395,20 @@ fn decide_items(
         workspace.end_batch(outcomes.collect(), &request.request_id, home, key);
     }
     Ok(results)
+}
+
+/// Why some of these items were not executed that may be when they are tried again: what a list's key stands for must
+/// not be that another request's key was in flight, or that there were too many of them. An item whose key is that of
+/// an earlier one in the list is refused for good.
+fn passing(request: &WorkRequest, results: &[Decided]) -> Option<WorkReply> {
+    let digest = |item: &Item| item.key.map(|key| key.key.digest);
+    let is_repeated = |place: usize| {
+        let (before, item) = (&request.items[..place], &request.items[place]);
+        before.iter().any(|before| digest(before) == digest(item))
+    };
+    results.iter().enumerate().find_map(|(place, result)| match result {
+        Decided::Not(ItemOutcome::KeyInFlight) if !is_repeated(place) => Some(WorkReply::KeyInFlight),
+        Decided::Not(ItemOutcome::KeysExhausted) => Some(WorkReply::KeysExhausted),
+        _ => None,
+    })
 }
