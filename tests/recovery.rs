@@ -255,6 +255,24 @@ fn any_number_of_generations_may_be_covered_already() {
     starts_as(state.path(), &seen);
 }
 
+/// P10: a process that is killed again and again, before it has had time or room for a compaction, leaves generations in
+/// which nothing is; the next start is none the slower for them.
+#[test]
+fn generations_without_a_record_do_not_pile_up() {
+    let live = directory();
+    for killed in 0..5 {
+        let mut running = start(live.path());
+        let shard = &mut running.shards[0];
+        let written = usize::from(killed > 2);
+        assert_eq!(shard.recovered.log.sealed_generations(), written, "after {killed} kills");
+        shard.recovered.log.prepare().expect("prepared");
+        if killed == 2 {
+            shard.open("alice");
+        }
+        assert_eq!(names(&live.path().join(JOURNAL)).len(), written + 2);
+    }
+}
+
 /// An account that is opened or has changed is in memory while a snapshot is made.
 #[test]
 fn a_step_ends_behind_the_generation_with_which_it_has_enough_accounts() {

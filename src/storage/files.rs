@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use super::{StorageError, pace};
 
 /// How the name of a file in the making ends.
-const TEMPORARY_SUFFIX: &str = ".tmp";
+pub(super) const TEMPORARY_SUFFIX: &str = ".tmp";
 
 /// How many bytes go to or come from the system at once: large enough that the calls do not show.
 const BUFFER_BYTES: usize = 256 * 1024;
@@ -246,6 +246,22 @@ impl AtomicFile {
     /// The BLAKE3 of all that has been written.
     pub fn hash(&self) -> blake3::Hash {
         self.hasher.finalize()
+    }
+
+    /// Makes the file durable and, once `check` has read back what lies there, gives it a name that no file has. Returns
+    /// its path. If anything fails there is no file of that name, as far as this can be seen to.
+    ///
+    /// # Errors
+    /// If a byte cannot be written, or a sync fails; or from `check`.
+    pub fn commit_checked(
+        mut self,
+        name: &str,
+        check: impl FnOnce(&Path) -> Result<(), StorageError>,
+    ) -> Result<PathBuf, StorageError> {
+        self.sync()?;
+        check(&self.temporary)?;
+        let path = self.directory.join(name);
+        self.commit(name).inspect_err(|_| drop(fs::remove_file(path)))
     }
 
     /// Makes the file durable and gives it its name, replacing a file that has it. Returns its path.

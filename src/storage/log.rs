@@ -277,7 +277,7 @@ fn walk<S: Borrow<Segment>>(
         } else {
             walk.position = segment.before();
             walk.check_start(segment.path())?;
-            segment.replay(segment.first(), &mut |record| walk.step(segment.path(), record))?;
+            segment.replay(&mut |record| walk.step(segment.path(), record))?;
         }
     }
     let archived = walk.position.last;
@@ -348,6 +348,12 @@ impl Walk<'_> {
     }
 }
 
+/// Whether a snapshot has all that a generation has.
+fn is_covered(generation: &Generation, snapshot: Option<&(Sequence, PathBuf)>) -> bool {
+    let covered = snapshot.map_or(Sequence::NONE, |(last, _)| *last);
+    generation.range().is_none_or(|(_, last)| last <= covered)
+}
+
 /// Applies a record's events to the ledger that they follow from.
 ///
 /// # Errors
@@ -383,9 +389,7 @@ fn changed_accounts(
     let mut changed = AccountSet::default();
     // There are some after the loss of a snapshot.
     for segment in segments.iter().filter(|segment| segment.last() > covered) {
-        segment.replay(segment.first(), &mut |record| {
-            note_accounts(shard, segment.path(), record, covered, &mut changed)
-        })?;
+        segment.replay(&mut |record| note_accounts(shard, segment.path(), record, covered, &mut changed))?;
     }
     let mut taken = 0;
     for generation in sealed.iter() {
@@ -489,6 +493,11 @@ pub fn recover(
     watermark.acknowledge(end)?;
     watermark.unsynced().map_or(Ok(()), UnsyncedWatermark::sync)?;
     let generations = Generations::new(&files.journal, stored.generations)?;
+    // Each life that was killed leaves one or two in which nothing is. They must not wait for a compaction, for which there
+    // may be no room, or no time before the process is killed again.
+    for generation in generations.sealed().iter().filter(|generation| generation.range().is_none()) {
+        generations.remove(generation.number())?;
+    }
     let current = generations.create()?;
     let journal = SledJournal::new(files.shard, end, current, Arc::clone(&generations), options);
     let watermark = Arc::new(Mutex::new(watermark));
@@ -594,7 +603,8 @@ impl JournalReader for ShardLog {
         loop {
             let segment = {
                 let segments = self.segments.read();
-                segments.get(segments.partition_point(|segment| segment.last() < sequence)).cloned()
+                let segment = segments.get(segments.partition_point(|segment| segment.last() < sequence));
+                segment.filter(|segment| segment.contains(sequence)).cloned()
             };
             let Some(segment) = segment else { return Ok(None) };
             if let Some((_, error)) = failed.filter(|(before, _)| Arc::ptr_eq(before, &segment)) {
@@ -642,6 +652,10 @@ impl ShardLog {
         let mut sealed = self.next_step(base.as_ref(), limits);
         if sealed.is_empty() {
             return Ok(false);
+        }
+        if sealed.iter().all(|generation| is_covered(generation, base.as_ref())) {
+            self.archive(&sealed, limits)?;
+            return Ok(true);
         }
         let segments = self.segments.read().clone();
         let base_bytes = base.as_ref().map_or(Ok(0), |(_, path)| files::length(path))?;
@@ -693,12 +707,9 @@ impl ShardLog {
         base: Option<&(Sequence, PathBuf)>,
         limits: &CompactionLimits,
     ) -> Vec<Arc<Generation>> {
-        let covered = base.map_or(Sequence::NONE, |(last, _)| *last);
         let mut sealed = self.generations.sealed();
-        let is_covered =
-            |generation: &&Arc<Generation>| generation.range().is_none_or(|(_, last)| last <= covered);
-        let count = sealed.iter().take_while(is_covered).count() + limits.generations;
-        sealed.truncate(count);
+        let covered = sealed.iter().take_while(|generation| is_covered(generation, base)).count();
+        sealed.truncate(covered + limits.generations);
         sealed
     }
 
@@ -722,7 +733,12 @@ impl ShardLog {
         if sealed.is_empty() {
             return Ok(0);
         }
-        let newest = base.map_or(Ok(0), |(_, path)| files::length(&path))?;
+        let newest = match &base {
+            Some((_, path)) if !sealed.iter().all(|generation| is_covered(generation, base.as_ref())) => {
+                files::length(path)?
+            }
+            _ => 0,
+        };
         let records: u64 = sealed.iter().map(|generation| generation.bytes_written()).sum();
         Ok(newest + newest / 2 + 2 * records)
     }

@@ -93,7 +93,7 @@ use super::fields::{
     read_optional_amount, read_reference, read_shard, read_some_metadata, read_some_velocity, read_time,
     read_transaction_id, read_u32,
 };
-use super::files::{self, AtomicFile, HashedFile};
+use super::files::{self, AtomicFile, HashedFile, TEMPORARY_SUFFIX};
 use super::journal::record::{ChainHash, LogPosition};
 use super::pace;
 use crate::ledger::{
@@ -162,10 +162,10 @@ const HOLD_FOR: u8 = 4;
 /// What the times of a snapshot count from.
 const EPOCH: Timestamp = Timestamp::from_millis(0);
 
-/// Writes the snapshot of a shard's state at `position`, reads it back, and returns its path.
+/// Writes the snapshot of a shard's state at `position`, reads it back, gives it its name, and returns its path.
 ///
 /// # Errors
-/// If it cannot be written, or does not read back as the same state. A file that did not is left for inspection.
+/// If it cannot be written, or does not read back as the same state. Then there is none.
 ///
 /// # Panics
 /// If the state is not the one at `position`.
@@ -212,9 +212,7 @@ fn write_merged(
     encode(ledger_id, shard, ledger, position, base, &mut |bytes| file.write(bytes))?;
     let hash = file.hash();
     file.write(hash.as_bytes())?;
-    let path = file.commit(&name)?;
-    read_back(&path, ledger_id, shard, hash)?;
-    Ok(path)
+    file.commit_checked(&name, |path| read_back(path, ledger_id, shard, hash))
 }
 
 /// Reads a snapshot, checking all of it.
@@ -464,7 +462,7 @@ fn parse_file_name(name: &str) -> Option<Sequence> {
     Sequence::new(number).filter(|&sequence| file_name(sequence) == name)
 }
 
-/// Reads the header, if it is this shard's, and the name is the file's own.
+/// Reads the header, if it is this shard's, and the name is the file's own, or is going to be.
 fn header_of(
     path: &Path,
     file: &mut HashedFile,
@@ -485,6 +483,7 @@ fn header_of(
         return Err(corrupt(path, 10, &what));
     }
     let name = path.file_name().and_then(|name| name.to_str());
+    let name = name.map(|name| name.strip_suffix(TEMPORARY_SUFFIX).unwrap_or(name));
     if name != Some(&file_name(header.position.last)) {
         let what = format!("it is the snapshot of sequence {}, not of its name", header.position.last);
         return Err(corrupt(path, 28, &what));
