@@ -13,6 +13,7 @@
 //! - no reply leaves before all that it depends on is durable, in other shards, too;
 //! - after an error nothing is committed any more, and nobody is answered.
 
+use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -111,10 +112,14 @@ impl<J: Journal> Log<J> {
         self.failure.map_or(Ok(self.journal), Err)
     }
 
-    /// Runs a commit, seen by the [`CommitWatch`].
-    fn run(&mut self, commit: impl FnOnce(&mut Log<J>) -> Result<(), StorageError>) -> Result<(), Failed> {
+    fn begin(&mut self) {
         self.began = self.started.elapsed();
         self.status.commit_began.store(self.began.as_millis() as u64 + 1, Ordering::Release);
+    }
+
+    /// Runs a commit, seen by the [`CommitWatch`].
+    fn run(&mut self, commit: impl FnOnce(&mut Log<J>) -> Result<(), StorageError>) -> Result<(), Failed> {
+        self.begin();
         commit(self).map_err(|error| {
             // First: it ends the process, and until then nobody is answered. The commit counts as begun all the while, so
             // that the watchdog ends the process if this cannot.
@@ -132,8 +137,13 @@ impl<J: Journal> Log<J> {
         let Batch { drafts, replies, requires } = batch;
         // First, or an error would drop them, and whoever waits would hear that the shard has ended.
         self.sealed.extend(replies);
-        for (shard, sequence) in &requires {
-            self.shards[shard.index()].status.wait_durable(*sequence);
+        if !self.is_met(&requires) {
+            // The first of its commit. How long another shard's disk takes is seen there, and is not this one's time.
+            self.status.commit_began.store(0, Ordering::Release);
+            for (shard, sequence) in &requires {
+                self.shards[shard.index()].status.wait_durable(*sequence);
+            }
+            self.begin();
         }
         for draft in &drafts {
             let mut position = self.journal.position();
@@ -161,11 +171,11 @@ impl<J: Journal> Log<J> {
     }
 
     /// Whether what a batch requires of other shards is durable.
-    fn is_met(&self, batch: &Batch<ReplyTo>) -> bool {
+    fn is_met(&self, requires: &BTreeMap<ShardId, Sequence>) -> bool {
         let met = |(shard, sequence): (&ShardId, &Sequence)| {
             self.shards[shard.index()].status.durable() >= *sequence
         };
-        batch.requires.iter().all(met)
+        requires.iter().all(met)
     }
 }
 
@@ -243,7 +253,7 @@ impl<J: Journal> Committer<J> {
             match commit {
                 Commit::Roll => roll = true,
                 // Waiting for another shard with something appended and not synced could make a circle.
-                Commit::Batch(batch) if *done > 0 && !log.is_met(&batch) => {
+                Commit::Batch(batch) if *done > 0 && !log.is_met(&batch.requires) => {
                     self.next = Some(Commit::Batch(batch));
                     break;
                 }
@@ -416,6 +426,40 @@ mod tests {
         assert!(log.run(|_| Err(failed())).is_err());
         assert_eq!(seen.load(Ordering::Relaxed), 1);
         assert!(watch.busy_for().is_some());
+    }
+
+    /// Shards that waited for one another's disks passed the watchdog's limit together, though no disk took that long.
+    #[test]
+    fn a_commit_begins_when_what_it_waits_for_is_durable() {
+        let other = ShardId::new(1).expect("a shard");
+        let shards: Arc<[ShardHandle]> = Arc::from([ShardHandle::of_nobody(), ShardHandle::of_nobody()]);
+        let statuses = [0, 1].map(|index: usize| Arc::clone(&shards[index].status));
+        let started = Instant::now();
+        let on_failure: OnLogFailure = Arc::new(|_, error| panic!("{error}"));
+        let mut log = Log::new(shard_id(), memory(), shards, started, on_failure);
+        let (tell, told) = mpsc::channel();
+        let began = thread::spawn(move || {
+            let mut began = 0;
+            let requires = [(other, Sequence::FIRST)].into();
+            let ran = log.run(|log| {
+                tell.send(()).expect("somebody listens");
+                log.append(Batch { requires, ..Batch::default() })?;
+                began = log.status.commit_began.load(Ordering::Acquire);
+                Ok(())
+            });
+            assert!(ran.is_ok());
+            began
+        });
+        told.recv().expect("it has begun");
+        let watch = CommitWatch { status: Arc::clone(&statuses[0]), started };
+        while watch.busy_for().is_some() {
+            assert!(started.elapsed() < Duration::from_secs(60), "what it waits for counts as its own time");
+            thread::yield_now();
+        }
+        let waited = started.elapsed();
+        statuses[1].set_durable(Sequence::FIRST);
+        assert!(u128::from(began.join().expect("no panic")) > waited.as_millis());
+        assert_eq!(watch.busy_for(), None);
     }
 
     /// Four batches were merged however large they were.
