@@ -12,10 +12,11 @@ use teller::ledger::operation::{
 };
 use teller::ledger::workspace::{Decided, Needs, Workspace};
 use teller::ledger::{
-    AccountChange, AccountName, AccountNumber, AccountRef, AccountStatus, Allowance, Amount, Change, Command,
-    Currency, Decision, Direction, Entry, Event, ExcessDecimals, HoldId, HoldOutcome, IdempotencyKey,
-    ItemOutcome, KeyDigest, KeyStatus, Kind, Ledger, LinkKind, Note, OverdraftDefault, Quantity, Rejected,
-    Rejection, Sequence, ShardId, Target, Terms, Timestamp, Total, TransactionId, decide_plain,
+    AccountChange, AccountName, AccountNumber, AccountRef, AccountStatus, After, Allowance, Amount, Change,
+    Command, Currency, Decision, Direction, Effect, Entry, Event, ExcessDecimals, HoldId, HoldOutcome,
+    IdempotencyKey, ItemOutcome, KeyDigest, KeyStatus, Kind, Ledger, LinkKind, Links, Note, Opened,
+    OverdraftDefault, Part, Quantity, Rejected, Rejection, Sequence, ShardId, Target, Terms, Timestamp,
+    Total, TransactionId, decide_plain,
 };
 
 const NAMES: u8 = 6;
@@ -595,6 +596,29 @@ fn replay_refuses_forged_decisions() {
         behind.settled(*by, event.change.decision().expect("a decision"), event.time).is_err(),
         "one is missing"
     );
+}
+
+#[test]
+fn replay_refuses_a_decision_that_opens_two_accounts_of_one_name() {
+    let shard = ShardId::new(0).expect("in range");
+    let opened = |number, name| Effect {
+        account: AccountNumber::new(number),
+        opened: Timestamp::from_millis(1),
+        currency: Currency::USD,
+        change: AccountChange::Opened(Box::new(Opened::plain(name, None))),
+        after: After { version: 1, balance: Amount::ZERO, held: Amount::ZERO },
+        allowance: None,
+    };
+    let name = |text| AccountName::parse(text).expect("valid");
+    for (second, follows) in [("b", true), ("a", false)] {
+        let effects = [opened(0, name("a")), opened(1, name(second))];
+        let parts = vec![Part::new(shard, effects.into_iter().collect())];
+        let decision = Arc::new(Decision { kind: Kind::Opening, note: Note::default(), parts });
+        let links = [Links::default(); 2].into_iter().collect();
+        let change = Change::Decided { decision, links };
+        let event = Event { time: Timestamp::from_millis(1), key: None, change };
+        assert_eq!(Ledger::new(shard).replay(&event).is_ok(), follows, "{second}");
+    }
 }
 
 /// What a reply said of the velocity limits is what they left, in the shard that decided and in that of the account.

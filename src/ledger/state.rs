@@ -745,7 +745,12 @@ impl Ledger {
                         self.accounts.len() + opened
                     )
                 })?;
-                ensure(self.find_name(&account.name).is_none(), || {
+                let opens_it = |before: &Effect| match &before.change {
+                    AccountChange::Opened(opened) => opened.name == account.name,
+                    _ => false,
+                };
+                let is_taken = self.find_name(&account.name).is_some();
+                ensure(!is_taken && !part.effects[..place].iter().any(opens_it), || {
                     format!("the name {:?} is taken", account.name)
                 })?;
                 ensure(
