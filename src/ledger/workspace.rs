@@ -574,22 +574,7 @@ impl Workspace {
             return Err(Rejection::LegsUnbalanced { currency }.into());
         }
         let before: Vec<_> = amounts.iter().map(|&(index, _)| self.accounts[index].available()).collect();
-        let mut missing = Missing::default();
-        for (place, &(index, amount)) in amounts.iter().enumerate() {
-            if amount.is_positive() {
-                continue;
-            }
-            match self.ensure_funds(index, amount.negated(), place) {
-                Ok(()) => {}
-                Err(Stop::Missing(more)) => missing.accounts.extend(more.accounts),
-                Err(stop) if missing.accounts.is_empty() => return Err(told_before(stop, &before)),
-                // What is missing may be what this leg lacks.
-                Err(_) => {}
-            }
-        }
-        if !missing.accounts.is_empty() {
-            return Err(Stop::Missing(missing));
-        }
+        self.ensure_all_funds(&amounts).map_err(|stop| told_before(stop, &before))?;
         let mut draft = Draft::new(Kind::Transfer, note);
         self.move_all(&mut draft, &amounts).map_err(|stop| told_before(stop, &before))?;
         self.finish(draft)
@@ -933,6 +918,34 @@ impl Workspace {
             Ok(false) | Err(Stop::Rejected(_)) => Err(refusal()),
             Err(missing) => Err(missing),
         }
+    }
+
+    /// The same for all that pay. A payer may be what protects another one, and lack again what that pulls from it: so all
+    /// are looked at until nothing was pulled, which is as often as a chain is long, whatever their order.
+    fn ensure_all_funds(&mut self, amounts: &[(usize, Amount)]) -> Result<(), Stop> {
+        for _ in 0..PROTECTION_CHAIN_MAX {
+            let pulled = self.decided.len();
+            let mut missing = Missing::default();
+            for (place, &(index, amount)) in amounts.iter().enumerate() {
+                if amount.is_positive() {
+                    continue;
+                }
+                match self.ensure_funds(index, amount.negated(), place) {
+                    Ok(()) => {}
+                    Err(Stop::Missing(more)) => missing.accounts.extend(more.accounts),
+                    // What is missing may be what this one lacks.
+                    Err(_) if !missing.accounts.is_empty() => {}
+                    Err(stop) => return Err(stop),
+                }
+            }
+            if !missing.accounts.is_empty() {
+                return Err(Stop::Missing(missing));
+            }
+            if self.decided.len() == pulled {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Whether the chain of protection could give so much to an account.

@@ -128,6 +128,38 @@ fn a_refused_operation_has_pulled_nothing() {
     teller.end();
 }
 
+/// However many payers of a transfer lack funds, all that protects them is found; and it is the same whichever of them
+/// is named first, also if one of them protects another.
+#[test]
+fn all_payers_of_a_transfer_may_be_protected() {
+    let teller = Teller::start();
+    let open = |label: &str, number: usize, amount: &str| {
+        teller.open(number % 3, &format!("{label}{number}"), amount)
+    };
+    let payers: [String; 10] = std::array::from_fn(|number| open("payer", number, "0"));
+    let protectors: [String; 10] = std::array::from_fn(|number| open("protector", number, "1"));
+    let payee = open("payee", 0, "0");
+    for (number, payer) in payers.iter().enumerate() {
+        protect(&teller, payer, &protectors[(number + 1) % 10]).is(200);
+    }
+    let legs = payers.iter().map(|payer| json!({ "account": payer, "amount": "-1" }));
+    let legs: Vec<_> = legs.chain([json!({ "account": payee, "amount": "10" })]).collect();
+    teller.post("/v2/transfers", json!({ "legs": legs })).is(201);
+    assert_eq!(teller.posted([&payee, &payers[9], &protectors[9]]), ["10.00", "0.00", "0.00"]);
+
+    for round in 0..2 {
+        let (a, b, c) = (open("a", round, "150"), open("b", round, "0"), open("c", round, "50"));
+        protect(&teller, &b, &a).is(200);
+        protect(&teller, &a, &c).is(200);
+        let leg = |payer: &String| json!({ "account": payer, "amount": "-100" });
+        let mut legs = vec![leg(&a), leg(&b), json!({ "account": payee, "amount": "200" })];
+        legs.rotate_left(round);
+        teller.post("/v2/transfers", json!({ "legs": legs })).is(201);
+        assert_eq!(teller.posted([&a, &b, &c]), ["0.00", "0.00", "0.00"]);
+    }
+    teller.end();
+}
+
 #[test]
 fn a_repeated_withdrawal_pulls_once() {
     let mut teller = Teller::start();
