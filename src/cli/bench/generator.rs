@@ -80,7 +80,7 @@ pub(super) struct Measured {
     pub(super) errors: BTreeMap<String, u64>,
     /// Open loop: requests that were due and never sent.
     pub(super) unsent: u64,
-    /// Open loop: requests that went out late though a connection was idle.
+    /// Open loop: requests that were due in the window and went out late though a connection was idle.
     pub(super) late: u64,
 }
 
@@ -190,8 +190,8 @@ struct Lane<'a> {
 enum Schedule {
     /// Whenever there is a connection for one.
     Closed,
-    /// At fixed times: how many were sent, and the nanoseconds between two, times `1 << 16`.
-    Open { sent: u64, interval: u128 },
+    /// At fixed times: when the next one is due, and how far two lie apart, in nanoseconds times `1 << 16`.
+    Open { next: u128, interval: u128 },
 }
 
 struct Connection {
@@ -240,13 +240,7 @@ impl<'a> Lane<'a> {
                 Some(timer)
             }
         };
-        let schedule = match run.rate {
-            None => Schedule::Closed,
-            Some(rate) => {
-                let interval = (1_000_000_000_u128 << 16) * run.threads as u128 / u128::from(rate);
-                Schedule::Open { sent: 0, interval }
-            }
-        };
+        let schedule = run.rate.map_or(Schedule::Closed, |rate| Schedule::open(rate, number, run.threads));
         let begin_ns = run.lead.as_nanos() as u64;
         Ok(Lane {
             load: &run.load,
@@ -377,11 +371,14 @@ impl<'a> Lane<'a> {
 
     /// Sends what is due, as far as there are connections for it.
     fn send_due(&mut self, now: u64) {
+        if now >= self.end_ns {
+            return;
+        }
         while let Some(&(index, idle_since)) = self.idle.last() {
-            let Some(due_ns) = self.schedule.due(now).filter(|due| *due < self.end_ns) else { return };
+            let Some(due_ns) = self.schedule.due(now) else { return };
             self.idle.pop();
             self.schedule.sent();
-            if now > due_ns.max(idle_since) + LATE_NS {
+            if due_ns >= self.begin_ns && now > due_ns.max(idle_since) + LATE_NS {
                 self.measured.late += 1;
             }
             let connection = &mut self.connections[index];
@@ -400,7 +397,7 @@ impl<'a> Lane<'a> {
     /// Has the open loop woken when the next request is due.
     fn set_timer(&mut self, now: u64) -> io::Result<()> {
         let (Some(timer), Some(due_ns)) = (&self.timer, self.schedule.next_ns()) else { return Ok(()) };
-        if self.idle.is_empty() || due_ns >= self.end_ns {
+        if self.idle.is_empty() || now.max(due_ns) >= self.end_ns {
             return Ok(());
         }
         let wait = Duration::from_nanos(due_ns.saturating_sub(now).max(1));
@@ -447,6 +444,12 @@ impl<'a> Lane<'a> {
 }
 
 impl Schedule {
+    /// One thread's share of a rate. The threads take turns: each has its own times, between those of the others.
+    fn open(rate: u64, thread: usize, threads: usize) -> Schedule {
+        let apart = |requests: usize| (1_000_000_000_u128 << 16) * requests as u128 / u128::from(rate);
+        Schedule::Open { next: apart(thread), interval: apart(threads) }
+    }
+
     /// When the next request was due, if it was by now.
     fn due(&self, now: u64) -> Option<u64> {
         match self.next_ns() {
@@ -459,13 +462,13 @@ impl Schedule {
     fn next_ns(&self) -> Option<u64> {
         match self {
             Schedule::Closed => None,
-            Schedule::Open { sent, interval } => Some(((u128::from(*sent) * interval) >> 16) as u64),
+            Schedule::Open { next, .. } => Some((next >> 16) as u64),
         }
     }
 
     fn sent(&mut self) {
-        if let Schedule::Open { sent, .. } = self {
-            *sent += 1;
+        if let Schedule::Open { next, interval } = self {
+            *next += *interval;
         }
     }
 }
@@ -545,5 +548,84 @@ impl Connection {
         }
         self.head = None;
         Ok(Fed::Whole(head))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::super::load::{Shape, Spec, Workload};
+    use super::*;
+
+    /// What was due in a round and not sent by its end was sent behind it, for as long as replies are waited for: a rate
+    /// that the server does not keep up with was told as replies that are missing.
+    #[test]
+    fn past_the_end_nothing_is_sent_however_much_was_due() {
+        const PAUSE: Duration = Duration::from_millis(10);
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a connection");
+            let (mut asked, mut request) = (0, [0; 1024]);
+            while stream.read(&mut request).is_ok_and(|bytes| bytes > 0) {
+                asked += 1;
+                thread::sleep(PAUSE);
+                stream.write_all(b":1\r\n").expect("it listens");
+            }
+            asked
+        });
+        let spec = Spec::new(Workload::Deposit, &Shape::default(), 1).expect("valid");
+        let window = Duration::from_millis(200);
+        let setting = Run {
+            address,
+            load: Arc::new(Load::to_redis(&spec, "0")),
+            connections: 1,
+            threads: 1,
+            rate: Some(1000),
+            lead: Duration::ZERO,
+            window,
+            seed: 1,
+        };
+        let measured = run(&setting, &AtomicBool::new(false)).expect("it runs");
+        let asked: u64 = server.join().expect("it served");
+        assert_eq!(measured.errors, BTreeMap::new());
+        assert!(u128::from(asked) <= 1 + window.as_nanos() / PAUSE.as_nanos(), "{asked} requests");
+        assert_eq!((measured.unsent, measured.latencies.count()), (200 - asked, 200));
+    }
+
+    #[test]
+    fn threads_take_turns_in_an_even_schedule() {
+        let mut lanes = [0, 1, 2].map(|thread| Schedule::open(1_000, thread, 3));
+        let mut due: Vec<Option<u64>> = Vec::new();
+        for _ in 0..4 {
+            for lane in &mut lanes {
+                due.push(lane.next_ns());
+                lane.sent();
+            }
+        }
+        let even: Vec<Option<u64>> = (0..12).map(|request| Some(request * 1_000_000)).collect();
+        assert_eq!(due, even);
+    }
+
+    #[test]
+    fn what_went_out_late_before_the_window_does_not_count_as_late() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let spec = Spec::new(Workload::Deposit, &Shape::default(), 1).expect("valid");
+        let setting = Run {
+            address: listener.local_addr().expect("an address"),
+            load: Arc::new(Load::to_redis(&spec, "0")),
+            connections: 2,
+            threads: 1,
+            rate: Some(10),
+            lead: Duration::from_millis(50),
+            window: Duration::from_secs(1),
+            seed: 1,
+        };
+        let mut lane = Lane::new(&setting, 0).expect("connected");
+        lane.send_due(10_000_000);
+        assert_eq!((lane.under_way, lane.measured.late), (1, 0), "due at 0, before the window");
+        lane.send_due(110_000_000);
+        assert_eq!((lane.under_way, lane.measured.late), (2, 1), "due at 100 ms, sent 10 ms later");
     }
 }
