@@ -62,7 +62,7 @@ measures; the server and the ledger are gone afterwards, after an error or Ctrl-
 that runs already, and WRITES TO ITS LEDGER: accounts bench-0000000000 and so on, and their transactions, which stay.
 
 --compare measures something else as well, in turn with the first, and prints the ratio of each pair of rounds: median, \
-lowest and highest. A pair counts if the machine was alike in both rounds: its first two cores as far apart before and \
+lowest and highest, or none where the other side has answered nothing. A pair counts if the machine was alike in both rounds: its first two cores as far apart before and \
 after each, by the time in which they hand one another a cache line, and no more than 3 % of their time taken by the \
 host. Others are measured again, up to three times as many turns as asked for. It may be given several times:
   bare        a server that only gives the reply that teller gave, on its best number of threads
@@ -76,7 +76,7 @@ Results go to stdout: a table, or with --json one object:
 latency_ns {p50, p90, p99, p99_9, max}. A round has these, requests, with --rate unsent and late, and of the machine \
 cores_apart_ns [before, after] and stolen, a part of 1; null where that cannot be measured
   comparisons[]: with, throughput_ratio and p99_ratio {median, lowest, highest}, always the first side's to the \
-other's; pairs {asked, measured, alike, counted}: the alike ones count, or all if fewer than half of those asked for \
+other's, null where that is nothing; pairs {asked, measured, alike, counted}: the alike ones count, or all if fewer than half of those asked for \
 are alike; by_cores_apart[]: the alike ones by state of the machine: cores_apart_ns, pairs, and both ratios
 The rows that are no loads have one member a figure.
 
@@ -273,10 +273,9 @@ enum BenchError {
     NoRedis,
     /// Money was lost or made.
     #[error(
-        "the ledger is wrong: the outside world stands at {world} where acknowledged requests make it {}.{:02}",
-        -expected_cents / 100, expected_cents % 100
+        "the ledger is wrong: the outside world stands at {world} where acknowledged requests make it {expected}"
     )]
-    Balance { world: String, expected_cents: i128 },
+    Balance { world: String, expected: String },
     /// Replies that are not as they should be.
     #[error("{0} replies were not as they should be (see the table): these figures are of no use")]
     WrongReplies(u64),

@@ -245,13 +245,14 @@ impl Child {
         self.process.wait().map(drop)
     }
 
-    /// Asks it to end and waits until it has, however long that takes.
+    /// Asks it to end and waits until it has, however long that takes. Not to end well is an error: what it was to
+    /// leave behind, such as a last snapshot, is not there.
     pub(super) fn end(mut self, interrupt: &Interrupt) -> Result<(), BenchError> {
         self.signal(Signal::TERM)?;
         while !self.has_ended() {
             interrupt.sleep(POLL_INTERVAL)?;
         }
-        Ok(())
+        if self.process.wait()?.success() { Ok(()) } else { Err(self.failed()) }
     }
 
     /// The CPU time that its threads have used, to the nanosecond; that of threads which have ended is missing.
@@ -374,6 +375,18 @@ mod tests {
         let line = "7 (a) b (c) R 1 7 7 0 -1 4194304 1 0 0 0 250 31 9 9 20 0 3 0 100 1000000 200";
         assert_eq!(ticks(line), Some(281));
         assert_eq!(ticks("7 (teller) R 1"), None);
+    }
+
+    /// A server that could not write its last snapshot was restarted without one, and the time told as with one.
+    #[test]
+    fn a_child_that_does_not_end_well_is_an_error() {
+        let root = Directory::new(&std::env::temp_dir()).expect("made");
+        let log = root.path().join("log");
+        fs::write(&log, "no room for the snapshot\n").expect("written");
+        let process = Command::new("sh").args(["-c", "exit 3"]).spawn().expect("it starts");
+        let child = Child { process, log, stdout: None };
+        let error = child.end(&Interrupt(Arc::default())).expect_err("it fails").to_string();
+        assert!(error.contains("ended with") && error.contains("no room for the snapshot"), "{error}");
     }
 
     #[test]

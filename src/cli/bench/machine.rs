@@ -58,7 +58,7 @@ impl Conditions {
         let before = cores_apart();
         let times = CoreTimes::now();
         let done = work();
-        let stolen = times.zip(CoreTimes::now()).map(|(begin, end)| end.stolen_since(begin));
+        let stolen = times.zip(CoreTimes::now()).and_then(|(begin, end)| end.stolen_since(begin));
         (done, Conditions { cores_apart_ns: [before, cores_apart()], stolen })
     }
 
@@ -73,8 +73,8 @@ impl Conditions {
             }
             _ => true,
         };
-        let calm =
-            |stolen: Option<Ratio>| stolen.is_none_or(|part| part <= Ratio::of(STOLEN_PERCENT_MAX, 100));
+        // None is less than any.
+        let calm = |stolen: Option<Ratio>| stolen <= Ratio::of(STOLEN_PERCENT_MAX, 100);
         one_state && calm(self.stolen) && calm(other.stolen)
     }
 }
@@ -182,8 +182,8 @@ impl CoreTimes {
         Some(CoreTimes { all, stolen: last })
     }
 
-    /// The part that was stolen of the time since then. The kernel may take some of it back later.
-    fn stolen_since(self, begin: CoreTimes) -> Ratio {
+    /// The part that was stolen of the time since then, if there was any. The kernel may take some of it back later.
+    fn stolen_since(self, begin: CoreTimes) -> Option<Ratio> {
         let stolen = self.stolen.saturating_sub(begin.stolen);
         Ratio::of(stolen.into(), self.all.saturating_sub(begin.all).into())
     }
@@ -195,7 +195,7 @@ mod tests {
 
     fn conditions(before: u64, after: u64, stolen: u128) -> Conditions {
         let cores_apart_ns = [before, after].map(NonZeroU64::new);
-        Conditions { cores_apart_ns, stolen: Some(Ratio::of(stolen, 100)) }
+        Conditions { cores_apart_ns, stolen: Ratio::of(stolen, 100) }
     }
 
     #[test]
@@ -231,7 +231,9 @@ mod tests {
         assert_eq!(begin, CoreTimes { all: 603, stolen: 80 });
         let end = parse("cpu  20 20 30 440 50 6 7 130 5 5\n").expect("a line");
         assert_eq!(end.stolen_since(begin), Ratio::of(1, 2));
-        assert_eq!(begin.stolen_since(end), Ratio::of(0, 1), "it is never less than nothing");
+        let back = CoreTimes { all: 703, stolen: 79 };
+        assert_eq!(back.stolen_since(begin), Ratio::of(0, 1), "it is never less than nothing");
+        assert_eq!(begin.stolen_since(begin), None);
         assert_eq!(parse("cpu0 1 2 3 4 5 6 7 8"), None);
         assert_eq!(parse("cpu  1 2 3"), None);
     }

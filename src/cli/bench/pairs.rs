@@ -45,7 +45,7 @@ impl Pair<'_> {
     }
 
     /// What the first side has of something, to what the other has.
-    pub(super) fn ratio(&self, pick: fn(&Round) -> u64) -> Ratio {
+    pub(super) fn ratio(&self, pick: fn(&Round) -> u64) -> Option<Ratio> {
         Ratio::of(pick(self.first).into(), pick(self.other).into())
     }
 }

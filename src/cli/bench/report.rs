@@ -21,10 +21,10 @@ use super::pairs::{self, Pair};
 pub(super) struct Ratio(u64);
 
 impl Ratio {
-    /// `part` to `whole`. To nothing it is 0: there is no ratio then, and no bar that it would pass.
-    pub(super) fn of(part: u128, whole: u128) -> Ratio {
-        let thousandths = (part * 1000 + whole / 2).checked_div(whole).unwrap_or_default();
-        Ratio(u64::try_from(thousandths).unwrap_or(u64::MAX))
+    /// `part` to `whole`. To nothing there is none: as 0 it would pass every bar that says "at most".
+    pub(super) fn of(part: u128, whole: u128) -> Option<Ratio> {
+        let thousandths = (part * 1000 + whole / 2).checked_div(whole)?;
+        Some(Ratio(u64::try_from(thousandths).unwrap_or(u64::MAX)))
     }
 }
 
@@ -51,14 +51,15 @@ pub(super) struct Spread {
 }
 
 impl Spread {
-    /// Of at least one ratio.
-    pub(super) fn of(mut ratios: Vec<Ratio>) -> Spread {
+    /// Of at least one ratio. With one missing there is none: the others are not what was measured.
+    pub(super) fn of(ratios: impl IntoIterator<Item = Option<Ratio>>) -> Option<Spread> {
+        let mut ratios: Vec<Ratio> = ratios.into_iter().collect::<Option<_>>()?;
         ratios.sort_unstable();
-        Spread {
+        Some(Spread {
             median: median(&ratios),
             lowest: *ratios.first().expect("there is a round"),
             highest: *ratios.last().expect("there is a round"),
-        }
+        })
     }
 }
 
@@ -66,6 +67,11 @@ impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({} to {})", self.median, self.lowest, self.highest)
     }
+}
+
+/// What there may be none of.
+fn or_none(what: &Option<impl fmt::Display>) -> String {
+    what.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string)
 }
 
 /// The middle one; of two in the middle the lower one, so that it is always one that was measured.
@@ -210,8 +216,8 @@ pub(super) struct Group {
 /// What one side has to what the other has, over some pairs of rounds.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Ratios {
-    pub(super) throughput_ratio: Spread,
-    pub(super) p99_ratio: Spread,
+    pub(super) throughput_ratio: Option<Spread>,
+    pub(super) p99_ratio: Option<Spread>,
 }
 
 impl Comparison {
@@ -235,14 +241,14 @@ impl Comparison {
 
 impl Ratios {
     fn of(pairs: &[Pair<'_>]) -> Ratios {
-        let of = |pick: fn(&Round) -> u64| Spread::of(pairs.iter().map(|pair| pair.ratio(pick)).collect());
+        let of = |pick: fn(&Round) -> u64| Spread::of(pairs.iter().map(|pair| pair.ratio(pick)));
         Ratios { throughput_ratio: of(|round| round.per_second), p99_ratio: of(|round| round.latency_ns.p99) }
     }
 }
 
 impl fmt::Display for Ratios {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "throughput {}, p99 {}", self.throughput_ratio, self.p99_ratio)
+        write!(f, "throughput {}, p99 {}", or_none(&self.throughput_ratio), or_none(&self.p99_ratio))
     }
 }
 
@@ -399,8 +405,8 @@ pub(super) enum Value {
     Count(u64),
     Bytes(u64),
     Nanoseconds(u64),
-    Ratio(Ratio),
-    Ratios(Spread),
+    Ratio(Option<Ratio>),
+    Ratios(Option<Spread>),
 }
 
 impl fmt::Display for Value {
@@ -408,10 +414,10 @@ impl fmt::Display for Value {
         match self {
             Value::Count(count) => write!(f, "{}", HumanCount(*count)),
             Value::Bytes(bytes) if *bytes < 10_000 => write!(f, "{bytes} B"),
-            Value::Bytes(bytes) => write!(f, "{} MiB", Ratio::of((*bytes).into(), 1 << 20)),
+            Value::Bytes(bytes) => write!(f, "{} MiB", or_none(&Ratio::of((*bytes).into(), 1 << 20))),
             Value::Nanoseconds(ns) => f.write_str(&time(*ns)),
-            Value::Ratio(ratio) => ratio.fmt(f),
-            Value::Ratios(spread) => spread.fmt(f),
+            Value::Ratio(ratio) => f.write_str(&or_none(ratio)),
+            Value::Ratios(spread) => f.write_str(&or_none(spread)),
         }
     }
 }
@@ -452,12 +458,20 @@ mod tests {
 
     #[test]
     fn ratios_are_rounded_to_thousandths_and_printed_as_numbers() {
-        assert_eq!(Ratio::of(2, 3).to_string(), "0.667");
-        assert_eq!(Ratio::of(7, 0).to_string(), "0.000");
-        let spread = Spread::of(vec![Ratio::of(1, 1), Ratio::of(3, 2), Ratio::of(1, 8), Ratio::of(0, 1)]);
-        assert_eq!(spread.to_string(), "0.125 (0.000 to 1.500)");
+        assert_eq!(or_none(&Ratio::of(2, 3)), "0.667");
+        let spread = Spread::of([Ratio::of(1, 1), Ratio::of(3, 2), Ratio::of(1, 8), Ratio::of(0, 1)]);
+        assert_eq!(or_none(&spread), "0.125 (0.000 to 1.500)");
         let json = serde_json::to_string(&spread).expect("JSON");
         assert_eq!(json, r#"{"median":0.125,"lowest":0.0,"highest":1.5}"#);
+    }
+
+    /// A reference that had answered nothing was 0 times as slow, which every bar let through.
+    #[test]
+    fn to_nothing_there_is_no_ratio_and_with_one_missing_no_spread() {
+        assert_eq!(Ratio::of(7, 0), None);
+        let spread = Spread::of([Ratio::of(1, 1), Ratio::of(7, 0)]);
+        assert_eq!(or_none(&spread), "none");
+        assert_eq!(serde_json::to_string(&Value::Ratios(spread)).expect("JSON"), "null");
     }
 
     /// A side whose rounds have these throughputs, with the cores so far apart.
@@ -469,10 +483,7 @@ mod tests {
             latency_ns,
             unsent: 0,
             late: 0,
-            machine: Conditions {
-                cores_apart_ns: [NonZeroU64::new(*apart); 2],
-                stolen: Some(Ratio::of(1, 50)),
-            },
+            machine: Conditions { cores_apart_ns: [NonZeroU64::new(*apart); 2], stolen: Ratio::of(1, 50) },
         };
         let shape = crate::cli::bench::load::Shape::default();
         let spec = Spec::new(crate::cli::bench::load::Workload::Deposit, &shape, 1).expect("valid");

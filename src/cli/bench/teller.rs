@@ -199,10 +199,9 @@ impl Teller {
         let balance: TrialBalance =
             serde_json::from_slice(&reply.body).map_err(|_| unexpected("/v2/trial-balance", &reply))?;
         let world = balance.currencies.first().map_or("0.00", |line| &line.world);
-        let cents: Option<i128> = world.replace('.', "").parse().ok();
-        if !balance.balanced || cents != Some(-self.paid_in_cents) {
-            let expected_cents = self.paid_in_cents;
-            return Err(BenchError::Balance { world: world.to_owned(), expected_cents });
+        if !balance.balanced || !is_worth(world, -self.paid_in_cents) {
+            let (world, expected) = (world.to_owned(), in_units(-self.paid_in_cents));
+            return Err(BenchError::Balance { world, expected });
         }
         Ok(())
     }
@@ -242,6 +241,22 @@ struct Problem {
     code: String,
 }
 
+/// Whether an amount, with as many decimals as its currency has, comes to so many hundredths.
+fn is_worth(amount: &str, cents: i128) -> bool {
+    let shortest = |text: &str| match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text.to_owned(),
+    };
+    shortest(amount) == shortest(&in_units(cents))
+}
+
+/// Hundredths as an amount.
+fn in_units(cents: i128) -> String {
+    let sign = if cents < 0 { "-" } else { "" };
+    let cents = cents.unsigned_abs();
+    format!("{sign}{}.{:02}", cents / 100, cents % 100)
+}
+
 fn check_batch(reply: &Response, may_exist: bool) -> Result<(), BenchError> {
     let wrong = || unexpected("/v2/batches", reply);
     if reply.status != 200 {
@@ -261,5 +276,34 @@ fn unexpected(path: &str, reply: &Response) -> BenchError {
         path: path.to_owned(),
         status: reply.status.as_u16(),
         body: text.chars().take(SHOWN).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A ledger of a currency with three decimals, or with none, was called wrong.
+    #[test]
+    fn balances_are_compared_whatever_decimals_the_currency_has() {
+        for (amount, cents, worth) in [
+            ("-12.34", -1234, true),
+            ("-12.340", -1234, true),
+            ("-12.341", -1234, false),
+            ("-1.234", -1234, false),
+            ("-12", -1200, true),
+            ("-12", -12, false),
+            ("0.00", 0, true),
+            ("-0.50", -50, true),
+            ("0.50", -50, false),
+            ("", 0, false),
+        ] {
+            assert_eq!(is_worth(amount, cents), worth, "{amount} and {cents}");
+        }
+    }
+
+    #[test]
+    fn what_was_expected_has_its_sign_below_one_too() {
+        assert_eq!([-50, 50, -1234, 0].map(in_units), ["-0.50", "0.50", "-12.34", "0.00"]);
     }
 }
