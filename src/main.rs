@@ -1,6 +1,7 @@
 //! The command line: parse it, run it, print the error, tell by the exit code how it went.
 
 use std::error::Error;
+use std::io::{self, Write};
 use std::panic;
 use std::process::{self, ExitCode};
 use std::thread;
@@ -17,7 +18,8 @@ fn main() -> ExitCode {
     match cli::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("teller: {}", with_causes(error.as_ref()));
+            // The exit code says it where stderr takes nothing any more; `eprintln` would panic.
+            let _ = writeln!(io::stderr(), "teller: {}", with_causes(error.as_ref()));
             ExitCode::FAILURE
         }
     }

@@ -14,6 +14,7 @@
 
 use std::cell::Cell;
 use std::cmp::Reverse;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -184,7 +185,8 @@ async fn serve(settings: &ServeSettings) -> Result<(), ServerError> {
         () = wishes.end() => process::exit(0),
     };
     api.ready(Arc::new(running.bank(settings.overdraft_default())));
-    println!("teller listens on http://{address}");
+    // It serves although nobody reads this; `println` would panic, which ends the process.
+    let _ = writeln!(std::io::stdout(), "teller listens on http://{address}");
 
     while wishes.next().await == Wish::Snapshot {
         running.snapshot();

@@ -2,12 +2,16 @@
 
 mod process;
 
-use std::fs;
-use std::io::{Read, Write};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
+use std::process::Stdio;
+use std::thread;
+use std::time::Instant;
 
-use process::{DataDir, Server, TIME_MAX, get, json, post};
+use process::{DataDir, POLL_INTERVAL, Running, Server, TIME_MAX, block_on, get, json, post};
+use teller::client::{BaseUrl, Client};
 
 const FLAGS: &[&str] = &["--shards=2", "--disk-reserve-mib=0"];
 
@@ -30,6 +34,44 @@ fn a_killed_server_leaves_no_lock_behind() {
     let data = DataDir::new();
     data.serve(FLAGS).kill();
     data.serve(FLAGS).stop();
+}
+
+/// Where nothing can be written to: a device that is full, and a pipe that nobody reads.
+fn full_and_broken() -> [Stdio; 2] {
+    let full = File::options().write(true).open("/dev/full").expect("Linux");
+    let (_, broken) = io::pipe().expect("a pipe");
+    [full.into(), broken.into()]
+}
+
+/// Its one line on stdout was printed with a panic for an error, and a panic ends the process.
+#[test]
+fn a_server_serves_where_its_stdout_takes_nothing() {
+    for stdout in full_and_broken() {
+        let data = DataDir::new();
+        let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();
+        let flag = format!("--port={port}");
+        let mut server = Running::start_into(data.command(&["serve", &flag, "--shards=1"]), stdout);
+        let url = BaseUrl::parse(&format!("http://127.0.0.1:{port}")).expect("a URL");
+        let client = Client::new(url, 1, TIME_MAX);
+        let until = Instant::now() + TIME_MAX;
+        while !block_on(client.get("/readyz")).is_ok_and(|reply| reply.status == 200) {
+            assert!(!server.has_ended() && Instant::now() < until, "{:?}", server.kill());
+            thread::sleep(POLL_INTERVAL);
+        }
+        server.interrupt();
+        let ended = server.output();
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+    }
+}
+
+#[test]
+fn a_proof_that_cannot_be_told_is_an_error_unless_nobody_listens() {
+    let data = DataDir::new();
+    data.serve(FLAGS).stop();
+    let [full, broken] =
+        full_and_broken().map(|stdout| Running::start_into(data.command(&["verify"]), stdout).output());
+    full.refused("No space left on device");
+    assert_eq!(broken.code, Some(0), "{broken:?}");
 }
 
 #[test]

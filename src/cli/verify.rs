@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
+use std::io::{self, Write};
 
 use crate::config::{LedgerLocation, LocationArgs, LogArgs};
 use crate::ledger::{Currency, ShardId, Total};
@@ -49,8 +50,12 @@ pub(super) fn run(location: &LedgerLocation) -> Result<(), Box<dyn Error>> {
         .collect();
     let proven = verify_ledger(&files, &progress)?;
     progress.finish();
-    println!("{} is proven: {}", directory.path().display(), Summary::new(&proven));
-    Ok(())
+    let (path, summary) = (directory.path().display(), Summary::new(&proven));
+    match writeln!(io::stdout(), "{path} is proven: {summary}") {
+        // Whoever read the other end has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => Ok(result?),
+    }
 }
 
 /// What was proven of all shards.

@@ -125,6 +125,12 @@ impl Running {
         Running(Some(child))
     }
 
+    /// Starts a program whose stdout is something else than a pipe to here.
+    pub(crate) fn start_into(mut command: Command, stdout: impl Into<Stdio>) -> Running {
+        let child = command.stdout(stdout).stderr(Stdio::piped()).spawn().expect("it starts");
+        Running(Some(child))
+    }
+
     /// Whether it has ended by itself.
     pub(crate) fn has_ended(&mut self) -> bool {
         let child = self.0.as_mut().expect("it was not waited for");
@@ -178,10 +184,9 @@ impl Drop for Running {
 }
 
 fn drain(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
-    let mut pipe = pipe.expect("the output is piped");
     thread::spawn(move || {
         let mut bytes = Vec::new();
-        pipe.read_to_end(&mut bytes).expect("a pipe can be read");
+        pipe.map(|mut pipe| pipe.read_to_end(&mut bytes).expect("a pipe can be read"));
         bytes
     })
 }
