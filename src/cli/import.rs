@@ -53,14 +53,15 @@ Other columns are not used, which is logged with their names. The file is UTF-8 
 memory: split a larger one). All of it is checked before the first request, and a mistake is told with its line; \
 only the decimals of amounts without a currency are left to the server.
 
-Each account is opened first; one that is there already is used as it is, with the overdraft limit that it has, and \
-refused if the file names another currency. An account's transactions are applied in the file's order. They are sent \
+Each account is opened first; one that is there already is used as it is, with the overdraft limit that it has, \
+whatever --overdraft-limit says, and refused if the file names another currency. An account's transactions are applied in the file's order. They are sent \
 in batches of up to 500 to POST /v2/batches, on each connection one batch at a time.
 
 Safe to repeat: every item has an idempotency key made from the file's accounts and ids, so running the same command \
 again, after it was killed or after the server was, goes on where it stopped and applies nothing twice. The \
 server remembers the keys for 24 hours from their first use (`teller serve --idempotency-hours`): repeat an \
-import within that time.
+import within that time. It remembers up to 4,000,000, those of other requests included: a file with more \
+transactions and accounts needs more (`teller serve --idempotency-keys-max`).
 
 An overloaded or restarting server is waited for, until nothing has succeeded for 60 s. Any refusal stops the \
 import and is told with its line; of that account nothing behind it is applied. Ctrl-C stops after the batches under \
@@ -90,7 +91,7 @@ pub(super) struct Args {
     url: BaseUrl,
 
     /// How far below zero the accounts that this import opens may go; the sign is ignored. Without it, the
-    /// server's own limit holds.
+    /// server's own limit holds. Accounts that are there keep theirs: it is for the first run into a ledger.
     #[arg(long, value_name = "AMOUNT", value_parser = parse_overdraft_quantity, allow_negative_numbers = true)]
     overdraft_limit: Option<Quantity>,
 

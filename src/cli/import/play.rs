@@ -552,6 +552,7 @@ impl Place {
 
     fn refused(&self, status: u16, problem: Problem) -> PlayError {
         let mut refusal = status.to_string();
+        let advice = advice(&problem.code);
         let fields = problem.errors.iter();
         let fields = fields.map(|error| format!("({} {})", error.pointer, error.detail));
         for part in [problem.code, problem.detail].into_iter().chain(fields) {
@@ -559,6 +560,10 @@ impl Place {
                 refusal.push(' ');
                 refusal.push_str(&part);
             }
+        }
+        if let Some(advice) = advice {
+            refusal.push_str("; ");
+            refusal.push_str(advice);
         }
         PlayError::Refused { line: self.line, what: self.what.clone(), refusal }
     }
@@ -626,6 +631,24 @@ fn problem(response: &Response) -> Problem {
 
 /// The refusal of a server that remembers as many idempotency keys as it may, until the oldest are forgotten.
 const KEYS_EXHAUSTED: &str = "idempotency-keys-exhausted";
+/// The refusal of a withdrawal that goes too far below zero.
+const INSUFFICIENT_FUNDS: &str = "insufficient-funds";
+
+/// What to do about a refusal for which running the same command again, or with another flag, is not enough.
+fn advice(code: &str) -> Option<&'static str> {
+    match code {
+        INSUFFICIENT_FUNDS => Some(
+            "an account that is there keeps its limit whatever --overdraft-limit says: import into a new ledger with \
+             one that is low enough, or change the account's own with PATCH /v2/accounts/{account}, member \
+             overdraft_limit, and run the same command again",
+        ),
+        KEYS_EXHAUSTED => Some(
+            "the import needs a key for each transaction and account: start the server with more \
+             --idempotency-keys-max, and run the same command again",
+        ),
+        _ => None,
+    }
+}
 
 /// Why what has this answer should be repeated as it is, if it should: the server says so, or a proxy before it cannot
 /// reach it.

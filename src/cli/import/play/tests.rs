@@ -349,7 +349,11 @@ async fn a_refusal_stops_the_import_behind_the_rows_before_it() {
     assert_eq!(
         result.expect_err("refused").to_string(),
         "line 3: the withdrawal of 3.00 for the account \"a\" was refused: \
-         422 insufficient-funds only 1.00 is there (/amount is too much)"
+         422 insufficient-funds only 1.00 is there (/amount is too much); \
+         an account that is there keeps its limit whatever --overdraft-limit says: \
+         import into a new ledger with one that is low enough, \
+         or change the account's own with PATCH /v2/accounts/{account}, member overdraft_limit, \
+         and run the same command again"
     );
     assert_eq!(tally.transactions(), 1);
     assert_eq!(
@@ -380,17 +384,14 @@ async fn a_refusal_of_the_first_row_leaves_nothing_to_send_again() {
 
 #[tokio::test]
 async fn a_server_that_can_never_do_it_is_not_waited_for() {
-    for answer in [
-        Answer::Refused(
-            503,
-            r#"{"code":"accounts-exhausted","detail":"no number is left","retryable":false}"#,
+    let exhausted = r#"{"code":"accounts-exhausted","detail":"no number is left","retryable":false}"#;
+    for (answer, told) in [
+        (Answer::Refused(503, exhausted), "no number is left"),
+        (Answer::Reply(503, "", exhausted), "no number is left"),
+        (
+            Answer::Refused(503, r#"{"code":"idempotency-keys-exhausted","retryable":true}"#),
+            "start the server with more --idempotency-keys-max",
         ),
-        Answer::Reply(
-            503,
-            "",
-            r#"{"code":"accounts-exhausted","detail":"no number is left","retryable":false}"#,
-        ),
-        Answer::Refused(503, r#"{"code":"idempotency-keys-exhausted","retryable":true}"#),
     ] {
         let server = Server::start(move |_, _| answer).await;
         let (_, result) = play(&server, rows(&[("a", "1", "1")])).await;
@@ -399,6 +400,7 @@ async fn a_server_that_can_never_do_it_is_not_waited_for() {
             error.contains("opening the account \"a\"") && error.contains("was refused: 503 "),
             "{error}"
         );
+        assert!(error.contains(told), "{error}");
         assert_eq!(server.batches().len(), 1);
     }
 }
