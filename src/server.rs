@@ -895,6 +895,18 @@ mod tests {
     use crate::ledger::{AccountName, Amount, Command, Currency};
     use crate::shard::batch::Request;
 
+    /// How long anything may take before it counts as hanging.
+    const TIME_MAX: Duration = Duration::from_secs(30);
+
+    #[track_caller]
+    fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+        let until = Instant::now() + TIME_MAX;
+        while !is_so() {
+            assert!(Instant::now() < until, "{what}: not within {TIME_MAX:?}");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// A ledger of one shard, in a directory that goes with it.
     fn start(
         options: &JournalOptions,
@@ -929,9 +941,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         runtime.block_on(threads.handle().ask(opening)).expect("a reply");
         threads.handle().roll();
-        while log.sealed_generations() == before {
-            thread::sleep(Duration::from_millis(1));
-        }
+        wait_until("one more is sealed", || log.sealed_generations() != before);
     }
 
     /// With a collector of the log that hung the watchdog hung, too, and the process it was to end lived on.
@@ -948,7 +958,7 @@ mod tests {
             });
             let _ = returned.send(());
         });
-        returns.recv_timeout(Duration::from_secs(30)).expect("it does not wait for ever");
+        returns.recv_timeout(TIME_MAX).expect("it does not wait for ever");
     }
 
     /// Changes stayed refused after a compaction that failed could go on, up to the next snapshot that was due: nothing
@@ -969,15 +979,13 @@ mod tests {
         })
         .expect("a thread");
         for _ in 0..2 {
-            woken.recv_timeout(Duration::from_secs(30)).expect("it is woken");
+            woken.recv_timeout(TIME_MAX).expect("it is woken");
         }
         let seen = kept[0].0.figures();
         assert_eq!((seen.refuses_changes, seen.generations_waiting), (true, SEALED_GENERATIONS_MAX + 1));
         assert!(kept[0].0.set_disk_full(true), "changes are refused");
         while log.compact(&CompactionLimits::default()).expect("compacted") {}
-        while kept[0].0.set_disk_full(true) {
-            thread::sleep(Duration::from_millis(1));
-        }
+        wait_until("changes are taken again", || !kept[0].0.set_disk_full(true));
         housekeeper.stop();
         threads.stop().expect("no log fails");
     }
@@ -1044,14 +1052,13 @@ mod tests {
         })
         .expect("a thread");
 
-        let wait_max = Duration::from_secs(30);
-        begun.recv_timeout(wait_max).expect("there is something to do");
+        begun.recv_timeout(TIME_MAX).expect("there is something to do");
         assert!(brake.is_on());
         assert_eq!(hurry.level(), 7);
         assert!(log.compact(&CompactionLimits::default()).expect("compacted"), "it got on");
         assert_eq!(log.sealed_generations(), 5);
         tell_done.send(true).expect("it listens");
-        begun.recv_timeout(wait_max).expect("there is more to do");
+        begun.recv_timeout(TIME_MAX).expect("there is more to do");
         assert!(!brake.is_on());
         assert_eq!(hurry.level(), 3);
         keeper.stop();

@@ -2,12 +2,13 @@
 
 mod support;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::{MemoryBank, Reply, Service};
+use support::{MemoryBank, Reply, Service, TIME_MAX, in_time};
 use teller::bank::{AccountSelector, BatchItem, BatchItems, BatchRefusal, Origin, Refusal};
 use teller::http::{Code, Drained, Limits};
 use teller::ledger::operation::{Opening, Operation};
@@ -806,9 +807,12 @@ async fn only_so_many_large_bodies_are_read_at_one_time() {
         let framing = if count % 2 == 0 { declared } else { chunked };
         stream.write_all(head(framing).as_bytes()).await.expect("open");
         half.push(stream);
-        while service.api.requests_in_flight() < count {
-            tokio::task::yield_now().await;
-        }
+        in_time("the head is read", async {
+            while service.api.requests_in_flight() < count {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
     }
     for framing in [declared, chunked] {
         let bytes = service.send_bytes(head(framing).as_bytes(), false).await;
@@ -826,13 +830,16 @@ async fn only_so_many_large_bodies_are_read_at_one_time() {
     let spaces = " ".repeat(65_537);
     let large = format!("{spaces}{batch}");
     for _ in 0..LARGE_BODIES_MAX {
-        loop {
-            let answered = service.post("/v2/batches", &large).await;
-            if answered.status != 503 {
-                assert_eq!(answered.json()["executed"], 1, "{answered:?}");
-                break;
+        let answered = in_time("a place is free again", async {
+            loop {
+                let answered = service.post("/v2/batches", &large).await;
+                if answered.status != 503 {
+                    return answered;
+                }
             }
-        }
+        });
+        let answered = answered.await;
+        assert_eq!(answered.json()["executed"], 1, "{answered:?}");
     }
     drop(half);
     service.stop().await;
@@ -853,13 +860,13 @@ async fn connections_beyond_the_limit_are_told_so() {
     assert_eq!(reply.json()["request_id"], reply.header("x-request-id"));
     drop(held);
     // The place is free once the service has seen the other connection close.
-    loop {
-        let bytes = service.send_bytes(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n", true).await;
-        if bytes.starts_with(b"HTTP/1.1 200") {
-            break;
+    in_time("the place is free again", async {
+        let ask = || service.send_bytes(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n", true);
+        while !ask().await.starts_with(b"HTTP/1.1 200") {
+            tokio::task::yield_now().await;
         }
-        tokio::task::yield_now().await;
-    }
+    })
+    .await;
     service.stop().await;
 }
 
@@ -922,9 +929,22 @@ async fn who_does_not_read_its_replies_is_cut_off() {
         let mut stream = service.connect().await;
         let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").repeat(100);
         // It writes requests and never reads; sooner or later both directions are full, and then it is cut off.
-        while stream.write_all(request.as_bytes()).await.is_ok() {}
+        in_time("it is cut off", async { while stream.write_all(request.as_bytes()).await.is_ok() {} }).await;
     }
     service.stop().await;
+}
+
+/// How many bytes of a connection wait for the other side to take them, as the system has it.
+fn bytes_not_taken(from: SocketAddr, to: SocketAddr) -> u64 {
+    let address = |address: SocketAddr| {
+        let SocketAddr::V4(address) = address else { panic!("{address} is of version 4") };
+        format!("{:08X}:{:04X}", u32::from_le_bytes(address.ip().octets()), address.port())
+    };
+    let connections = std::fs::read_to_string("/proc/net/tcp").expect("Linux");
+    let ends = format!(" {} {} ", address(from), address(to));
+    let (_, rest) = connections.lines().find_map(|line| line.split_once(&ends)).expect("it is connected");
+    let waiting = rest.split_whitespace().nth(1).and_then(|queues| queues.split(':').next());
+    u64::from_str_radix(waiting.expect("a queue"), 16).expect("a number")
 }
 
 #[tokio::test]
@@ -933,7 +953,9 @@ async fn who_reads_late_gets_every_reply_once_and_in_order() {
     let service = Service::start().await;
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(16 * 1024).expect("small, so that it is full soon");
-    let (mut from, mut to) = socket.connect(service.address).await.expect("connected").into_split();
+    let stream = socket.connect(service.address).await.expect("connected");
+    let (client, server) = (stream.local_addr().expect("bound"), service.address);
+    let (mut from, mut to) = stream.into_split();
     let writing = tokio::spawn(async move {
         for number in 0..REQUESTS {
             let request = format!("GET /healthz HTTP/1.1\r\nhost: x\r\nx-request-id: {number}\r\n\r\n");
@@ -941,24 +963,29 @@ async fn who_reads_late_gets_every_reply_once_and_in_order() {
         }
         to.shutdown().await.expect("shut down");
     });
-    // Until nothing more is answered, since there is no room for replies.
+    // Until nothing more is answered, since there is no room for replies: the system keeps some that it cannot hand over.
     let answered = async || {
         let text = service.get("/metrics").await.text().to_owned();
         let line =
             text.lines().find(|line| line.starts_with("teller_http_requests_total{route=\"/healthz\""));
-        line.map(str::to_owned)
+        line.map(|line| {
+            line.rsplit(' ').next().and_then(|count| count.parse::<usize>().ok()).expect("a count")
+        })
     };
     let mut before = answered().await;
+    let until = Instant::now() + TIME_MAX;
     loop {
         tokio::time::sleep(Duration::from_millis(50)).await;
         let now = answered().await;
-        if now.is_some() && now == before {
+        if now.is_some() && now == before && bytes_not_taken(server, client) > 0 {
             break;
         }
+        assert!(Instant::now() < until, "there is always room: {now:?}");
         before = now;
     }
+    assert!(before < Some(REQUESTS), "there is room for all replies");
     let mut bytes = Vec::new();
-    from.read_to_end(&mut bytes).await.expect("an end in order");
+    in_time("an end", from.read_to_end(&mut bytes)).await.expect("an end in order");
     writing.await.expect("no panic");
     let mut rest = &bytes[..];
     for number in 0..REQUESTS {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::thread;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use teller::ledger::operation::{HomedKey, Item, Opening, Operation, Place, Sum};
@@ -22,6 +23,9 @@ use teller::storage::StorageError;
 use teller::storage::journal::record::{Draft, LogPosition};
 use teller::storage::journal::{Journal, MemoryJournal};
 use uuid::Uuid;
+
+/// How long anything may take before it counts as hanging.
+const TIME_MAX: Duration = Duration::from_secs(60);
 
 fn shard_id() -> ShardId {
     ShardId::new(0).expect("in range")
@@ -1052,9 +1056,10 @@ fn a_log_waits_for_what_its_batches_require_of_the_other() {
             async move { handle.ask(request).await }
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build();
-        runtime.expect("a runtime").block_on(async {
-            let opening = tokio::spawn(ask(stuck, execute(open(["a", "b"][stuck]), Some(1))));
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        let script = async {
+            // It is sent here and now, so what is asked next comes behind it.
+            let opening = handles[stuck].ask(execute(open(["a", "b"][stuck]), Some(1)));
+            let opening = tokio::spawn(opening);
             // The same again is answered at once, and behind the first: so that has been served.
             let again = ask(stuck, execute(open(["a", "b"][stuck]), Some(1))).await;
             assert_eq!(again, Ok(Reply::KeyInFlight));
@@ -1062,13 +1067,17 @@ fn a_log_waits_for_what_its_batches_require_of_the_other() {
             let opened = ask(free, execute(open(["a", "b"][free]), None)).await;
             assert!(matches!(opened, Ok(Reply::Executed { .. })));
             let transferring = tokio::spawn(ask(0, transfer(0, 1, None)));
-            tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+            tokio::time::sleep(Duration::from_millis(150)).await;
             assert_eq!(handles[free].durable(), Sequence::FIRST, "shard {stuck} is stuck");
             assert!(!opening.is_finished() && !transferring.is_finished());
             drop(gates);
             let reply = transferring.await.expect("no panic");
             let Ok(Reply::Worked(WorkReply::Items(items))) = &reply else { panic!("{reply:?}") };
             assert!(matches!(items[..], [ItemReply::Done { .. }]), "{items:?}");
+        };
+        let runtime = runtime.expect("a runtime");
+        runtime.block_on(async {
+            tokio::time::timeout(TIME_MAX, script).await.expect("nobody waits for ever");
         });
         shards.iter().for_each(ShardThreads::ask_to_stop);
         for threads in shards {
@@ -1113,7 +1122,7 @@ fn works_that_cross_never_wait_for_one_another_for_ever() {
                 client.await.expect("no panic");
             }
         };
-        tokio::time::timeout(std::time::Duration::from_secs(60), all).await.expect("nobody waits for ever");
+        tokio::time::timeout(TIME_MAX, all).await.expect("nobody waits for ever");
     });
     stop(shards);
 }

@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -25,6 +26,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+
+/// How long anything may take before it counts as hanging. A loaded machine with a debug build stays far below it.
+pub const TIME_MAX: Duration = Duration::from_secs(60);
+
+/// Waits for something, but not for ever.
+pub async fn in_time<T>(what: &str, waited_for: impl Future<Output = T>) -> T {
+    let waited = tokio::time::timeout(TIME_MAX, waited_for).await;
+    waited.unwrap_or_else(|_| panic!("{what}: not within {TIME_MAX:?}"))
+}
 
 /// A bank over shards whose journals are in memory.
 pub struct MemoryBank {
@@ -215,7 +225,7 @@ impl Service {
             let _ = stream.shutdown().await;
         }
         let mut reply = Vec::new();
-        let _ = stream.read_to_end(&mut reply).await;
+        let _ = in_time("the connection is closed", stream.read_to_end(&mut reply)).await;
         reply
     }
 
