@@ -70,6 +70,13 @@ pub(crate) struct Tally {
     pub(crate) repeated: u64,
 }
 
+impl Tally {
+    /// Operations that were under way when the server was killed, or began before the next one served.
+    pub(crate) fn met_by_kills(&self) -> u64 {
+        self.answered_after_kill + self.unanswered
+    }
+}
+
 impl AddAssign for Tally {
     fn add_assign(&mut self, other: Tally) {
         self.operations += other.operations;
