@@ -3,22 +3,17 @@
 
 mod support;
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use support::{Arena, Feed, LEDGER, shard, sized, timed};
+use support::{Arena, BareFile, Feed, LEDGER, shard, timed};
 use teller::ledger::{Change, Event, Rejection};
 use teller::storage::journal::record::{Draft, LogPosition};
 use teller::storage::journal::{Generations, Journal, JournalOptions, SledJournal};
 
 const RECORD_BYTES: [(usize, &str); 4] =
     [(512, "512 B"), (4 * 1024, "4 KiB"), (16 * 1024, "16 KiB"), (64 * 1024 - 64, "64 KiB")];
-
-/// The bare file is written over and over, so that its syncs need no change of its size.
-const BARE_BYTES: u64 = 32 * 1024 * 1024;
 
 fn main() {
     let mut arena = Arena::new();
@@ -27,13 +22,13 @@ fn main() {
     for (bytes, name) in RECORD_BYTES {
         let directory = tempfile::tempdir().expect("a directory");
         let mut ours = Log::create(&directory.path().join("journal"), bytes);
-        let mut bare = BareFile::create(&directory.path().join("bare"), vec![7; bytes]);
+        let (mut bare, bytes) = (BareFile::create(&directory.path().join("bare")), vec![7; bytes]);
         arena.duel(
             "commit",
             name,
             1,
             |count| (0..count).map(|_| ours.commit()).sum(),
-            |count| (0..count).map(|_| bare.commit()).sum(),
+            |count| (0..count).map(|_| timed(|| bare.commit(&bytes))).sum(),
         );
     }
     arena.finish();
@@ -82,34 +77,5 @@ impl Log {
         let record = Draft::new(self.position.last.next(), &event).seal(shard(), &mut self.position);
         assert!(record.len().abs_diff(self.bytes) < 8, "{} bytes", record.len());
         record
-    }
-}
-
-struct BareFile {
-    file: File,
-    bytes: Vec<u8>,
-    offset: u64,
-}
-
-impl BareFile {
-    fn create(path: &Path, bytes: Vec<u8>) -> BareFile {
-        let file = OpenOptions::new().write(true).create_new(true).open(path).expect("a file");
-        let length = sized(BARE_BYTES, 256 * 1024);
-        file.write_all_at(&vec![0; length as usize], 0).expect("written");
-        file.sync_all().expect("synced");
-        BareFile { file, bytes, offset: 0 }
-    }
-
-    fn commit(&mut self) -> Duration {
-        let end = self.offset + self.bytes.len() as u64;
-        if end > sized(BARE_BYTES, 256 * 1024) {
-            self.offset = 0;
-        }
-        let time = timed(|| {
-            self.file.write_all_at(&self.bytes, self.offset).expect("written");
-            self.file.sync_data().expect("synced");
-        });
-        self.offset += self.bytes.len() as u64;
-        time
     }
 }

@@ -4,14 +4,12 @@
 
 mod support;
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use support::{Arena, Feed, LEDGER, dollars, name, opening, rules, shard, sized, timed};
+use support::{Arena, BareFile, Feed, LEDGER, dollars, name, opening, rules, shard, sized, timed};
 use teller::clock;
 use teller::ledger::{AccountName, AccountRef, Command, Ledger, Target};
 use teller::progress::Progress;
@@ -46,7 +44,7 @@ fn main() {
         .expect("recovered");
     let disk = start_shard(recovered.ledger, recovered.journal);
     open_accounts(&disk);
-    let bare = File::create(directory.path().join("bare")).expect("a file");
+    let bare = BareFile::create(&directory.path().join("bare"));
     duels(&mut arena, "on disk", &disk, &Echo::start(Some(bare)));
     disk.stop().expect("the disk works");
     arena.finish();
@@ -151,23 +149,19 @@ struct Echo {
 }
 
 impl Echo {
-    fn start(file: Option<File>) -> Echo {
+    fn start(file: Option<BareFile>) -> Echo {
         let (requests, inbox) = bounded(4096);
-        thread::spawn(move || echo(&inbox, file.as_ref()));
+        thread::spawn(move || echo(&inbox, file));
         Echo { requests }
     }
 }
 
-fn echo(inbox: &Receiver<oneshot::Sender<()>>, file: Option<&File>) {
+fn echo(inbox: &Receiver<oneshot::Sender<()>>, mut file: Option<BareFile>) {
     const BYTES: usize = 64;
-    let mut offset = 0;
     while let Ok(first) = inbox.recv() {
         let batch: Vec<_> = std::iter::once(first).chain(inbox.try_iter().take(1023)).collect();
-        if let Some(file) = file {
-            let bytes = vec![7; BYTES * batch.len()];
-            file.write_all_at(&bytes, offset).expect("written");
-            file.sync_data().expect("synced");
-            offset += bytes.len() as u64;
+        if let Some(file) = &mut file {
+            file.commit(&vec![7; BYTES * batch.len()]);
         }
         for to in batch {
             let _ = to.send(());

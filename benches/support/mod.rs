@@ -6,6 +6,9 @@
 
 #![allow(dead_code, reason = "each bench uses its own part of this")]
 
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use criterion::measurement::WallTime;
@@ -56,6 +59,33 @@ pub(crate) fn dollars(text: &str) -> Quantity {
 /// The opening of the account with this number.
 pub(crate) fn opening(number: usize) -> Command {
     Command::Open { name: name(number), currency: Currency::USD, overdraft_limit: None }
+}
+
+/// The reference of a log on disk: a file that is written over and over, so that its syncs need no change of its size.
+pub(crate) struct BareFile {
+    file: File,
+    bytes: u64,
+    offset: u64,
+}
+
+impl BareFile {
+    pub(crate) fn create(path: &Path) -> BareFile {
+        let file = OpenOptions::new().write(true).create_new(true).open(path).expect("a file");
+        let bytes = sized(32 * 1024 * 1024, 256 * 1024);
+        file.write_all_at(&vec![0; bytes as usize], 0).expect("written");
+        file.sync_all().expect("synced");
+        BareFile { file, bytes, offset: 0 }
+    }
+
+    /// Writes behind what was written before, and syncs.
+    pub(crate) fn commit(&mut self, bytes: &[u8]) {
+        if self.offset + bytes.len() as u64 > self.bytes {
+            self.offset = 0;
+        }
+        self.file.write_all_at(bytes, self.offset).expect("written");
+        self.file.sync_data().expect("synced");
+        self.offset += bytes.len() as u64;
+    }
 }
 
 /// Runs the duels of one bench file and prints what came of them.
