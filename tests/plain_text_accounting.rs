@@ -16,12 +16,14 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
-use std::{env, fs};
+use std::{env, fs, thread};
 
 use hyper::Request;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use process::{DataDir, Ran, Running, cents, post, program, run};
 use serde_json::Value;
+use teller::ledger::AccountName;
+use teller::router::Router;
 
 /// Names that a program could stumble over; the unit tests have more of them.
 const HOSTILE: [&str; 7] = [
@@ -155,9 +157,7 @@ fn transactions_come_in_the_order_of_their_ids_each_once() {
     let mut ids: Vec<&str> = rows.lines().skip(1).map(|row| &row[..36]).collect();
     ids.sort_unstable();
     let (hledger, _) = exported(&data, "hledger", None);
-    let codes = hledger.lines().filter_map(|line| line.split_once(" (")).map(|(_, rest)| rest);
-    let codes: Vec<&str> = codes.filter_map(|rest| Some(rest.split_once(") ")?.0)).collect();
-    assert!(ids == codes.into_iter().filter(|code| code.len() == 36).collect::<Vec<_>>());
+    assert!(ids == codes(&hledger));
     let (beancount, _) = exported(&data, "beancount", None);
     let mut lines = beancount.lines();
     let mut booked = Vec::new();
@@ -171,6 +171,46 @@ fn transactions_come_in_the_order_of_their_ids_each_once() {
         data.run(&["export", "--format", format, "--account=nobody"])
             .refused("there is no account \"nobody\"");
     }
+}
+
+/// The ids of an hledger export's transactions, in its order.
+fn codes(export: &str) -> Vec<&str> {
+    let codes = export.lines().filter_map(|line| Some(line.split_once(" (")?.1.split_once(") ")?.0));
+    codes.filter(|code| code.len() == 36).collect()
+}
+
+/// Those of one account were printed as its shard's log has them: what another shard decided stood where it arrived,
+/// behind later ids.
+#[test]
+fn the_transactions_of_one_account_come_in_the_order_of_their_ids() {
+    const EACH: usize = 300;
+    let data = DataDir::new();
+    let server = data.serve(&["--shards=2", "--disk-reserve-mib=0"]);
+    let shard_of = |name: &str| Router::new(2).of_name(&AccountName::parse(name).expect("valid")).index();
+    let [one, other] = [0, 1].map(|shard| {
+        let mut names = (0..).map(|number| format!("a{number}"));
+        names.find(|name| shard_of(name) == shard).expect("there is one")
+    });
+    let client = server.client(2);
+    let ask = |path: &str, body: &str| {
+        let reply = post(&client, path, body, None);
+        assert_eq!(reply.status, 201, "{reply:?}");
+    };
+    for name in [&one, &other] {
+        ask("/v2/accounts", &format!(r#"{{"name":"{name}","overdraft_limit":"1000"}}"#));
+    }
+    thread::scope(|scope| {
+        // The higher shard decides about both.
+        let transfer = format!(r#"{{"from":"name:{other}","to":"name:{one}","amount":"1"}}"#);
+        scope.spawn(move || (0..EACH).for_each(|_| ask("/v2/transfers", &transfer)));
+        let deposits = format!("/v2/accounts/name:{one}/deposits");
+        scope.spawn(move || (0..EACH).for_each(|_| ask(&deposits, r#"{"amount":"1"}"#)));
+    });
+    server.stop();
+    let (export, _) = exported(&data, "hledger", Some(&one));
+    let ids = codes(&export);
+    assert_eq!(ids.len(), 2 * EACH);
+    assert!(ids.is_sorted(), "{ids:?}");
 }
 
 #[test]

@@ -15,7 +15,8 @@
 //! - the same ledger gives the same bytes.
 //!
 //! All accounts are in memory meanwhile, the history never is: each shard is read by a thread of its own that is at
-//! most [`TRANSACTIONS_AHEAD`] ahead.
+//! most [`TRANSACTIONS_AHEAD`] ahead. So it is for one account, too, although all of its transactions are in the log of
+//! its own shard: there, those that other shards decided stand where they arrived, behind some with later ids.
 //!
 //! Left out on purpose: overdraft limits, freezes and refused requests, which are no movements of money.
 
@@ -87,23 +88,15 @@ impl Transaction {
 
     /// The transaction that an event was, if it was one. Each has one event that says so, whatever the number of
     /// shards that it touched.
-    fn of(
-        event: &Event,
-        shard: ShardId,
-        sequence: Sequence,
-        book: &Book,
-        settlements: bool,
-    ) -> Option<Transaction> {
-        let (id, opened, currency) = match &event.change {
+    fn of(event: &Event, shard: ShardId, sequence: Sequence, book: &Book) -> Option<Transaction> {
+        let id = TransactionId { time: event.time, shard, sequence };
+        let (opened, currency) = match &event.change {
             Change::Posted { account, .. } => {
                 let account = book.account(shard, *account);
-                (TransactionId { time: event.time, shard, sequence }, account.opened, account.currency)
+                (account.opened, account.currency)
             }
-            Change::Decided { .. } => {
-                (TransactionId { time: event.time, shard, sequence }, event.time, Currency::USD)
-            }
-            // The deciding shard's log has it, unless only one account's shard is read.
-            Change::Settled { by, .. } if settlements => (*by, event.time, Currency::USD),
+            Change::Decided { .. } => (event.time, Currency::USD),
+            // What was settled here is in the deciding shard's log.
             _ => return None,
         };
         let decision = event.change.to_decision(shard, opened, currency)?;
@@ -150,33 +143,25 @@ pub(super) fn export(
             Some(Holder::Account(shard, number))
         }
     };
-    let shards = match only {
-        // All that an account ever took part in is in the log of its shard.
-        Some(Holder::Account(shard, _)) => &source.shards[shard.index()..=shard.index()],
-        _ => &source.shards[..],
-    };
     let mut journal = Journal::begin(&book, only, notation, stdout)?;
-    in_order(source, shards, &book, &mut |transaction| journal.transaction(&transaction))?;
+    in_order(source, &book, &mut |transaction| journal.transaction(&transaction))?;
     Ok(journal.end()?)
 }
 
-/// Hands over the transactions of these shards in the order of their ids.
+/// Hands over the transactions of all shards in the order of their ids.
 fn in_order(
     source: &Source,
-    shards: &[ShardFiles],
     book: &Book,
     take: &mut dyn FnMut(Transaction) -> io::Result<()>,
 ) -> Result<(), Box<dyn Error>> {
-    // What another shard decided is in this one's log too, and in nobody's else that is read.
-    let settlements = shards.len() == 1;
     thread::scope(|scope| {
         let start = |files| {
             let (sender, receiver) = bounded(TRANSACTIONS_AHEAD);
-            scope.spawn(move || read(source, files, book, settlements, &sender));
+            scope.spawn(move || read(source, files, book, &sender));
             receiver
         };
         // Whichever way this ends, the receivers go then, and the readers end because of it.
-        let readers: Vec<Receiver<_>> = shards.iter().map(start).collect();
+        let readers: Vec<Receiver<_>> = source.shards.iter().map(start).collect();
         let mut heads: Vec<Option<Transaction>> = Vec::with_capacity(readers.len());
         let mut order = BinaryHeap::new();
         for (index, reader) in readers.iter().enumerate() {
@@ -200,11 +185,10 @@ fn read(
     source: &Source,
     files: &ShardFiles,
     book: &Book,
-    settlements: bool,
     sender: &Sender<Result<Transaction, StorageError>>,
 ) {
     let walked = source.walk(files, &mut |sequence, event| {
-        let transaction = Transaction::of(event, files.shard, sequence, book, settlements);
+        let transaction = Transaction::of(event, files.shard, sequence, book);
         match transaction.map(|transaction| sender.send(Ok(transaction))) {
             Some(Err(_)) => ControlFlow::Break(()),
             Some(Ok(())) | None => ControlFlow::Continue(()),
