@@ -1,5 +1,5 @@
-//! teller, an account ledger service: clients open accounts by name, deposit, withdraw, and read balances and
-//! history over REST.
+//! teller, an account ledger service: clients open accounts by name, deposit, withdraw, transfer and hold money, and
+//! read balances, history, statements and live events over REST.
 //!
 //! `ARCHITECTURE.md` has the map. Imports go one way only: [`ledger`] knows nobody.
 

@@ -81,7 +81,7 @@ pub(super) struct Args {
 /// What can be printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(super) enum What {
-    /// Every deposit and withdrawal; an account's stand in their order
+    /// Every transaction, a line for each account in it; an account's stand in their order
     #[default]
     Transactions,
     /// Every account with its balance, closed ones too

@@ -20,8 +20,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::config::{LogArgs, SettingError};
 
 const LONG_ABOUT: &str = "\
-A bank-account ledger service. REST clients open accounts, deposit, withdraw and read balances and history; \
-every change is on the disk before anyone is told of it.
+A bank-account ledger service. REST clients open accounts, deposit, withdraw, transfer and hold money, and read \
+balances, history, statements and live events; every change is on the disk before anyone is told of it.
 
 Without a subcommand it serves, like `teller serve`.";
 
