@@ -9,6 +9,7 @@
 //! - a request without an answer was executed once or not at all; sent again with its key it is executed once,
 //!   and its answer is a replay exactly if the crash had left its effect behind;
 //! - a reply once seen is the reply for ever;
+//! - a transfer, alone or in a batch, is in the histories of both its accounts or of none;
 //! - histories have no gap, add up, and end at the balance; versions never run backwards, also not to what was
 //!   merely read; all accounts and the outside world sum to zero.
 //!
@@ -261,7 +262,19 @@ fn names(directory: &Path) -> Vec<String> {
 enum Effect {
     Open { account: String },
     Move { account: String, cents: i64 },
+    Transfer { from: String, to: String, cents: i64, in_batch: bool },
     Close { account: String },
+}
+
+impl Effect {
+    /// What it moves into accounts.
+    fn moves(&self) -> Vec<(&str, i64)> {
+        match self {
+            Effect::Open { .. } | Effect::Close { .. } => vec![],
+            Effect::Move { account, cents } => vec![(account, *cents)],
+            Effect::Transfer { from, to, cents, .. } => vec![(from, -cents), (to, *cents)],
+        }
+    }
 }
 
 /// Where a request stands.
@@ -277,8 +290,17 @@ enum State {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Answer {
+    /// Of a batch, its item's.
     status: u16,
     body: String,
+}
+
+impl Answer {
+    /// What it tells, that of a batch of its item.
+    fn told(&self) -> Value {
+        let body: Value = serde_json::from_str(&self.body).expect("JSON");
+        if body["results"].is_array() { body["results"][0]["result"].clone() } else { body }
+    }
 }
 
 /// A request, from its sending to the end of the run.
@@ -289,8 +311,8 @@ struct Sent {
     state: State,
     /// Its effect has been found in the ledger.
     found: bool,
-    /// What it left in its account's history.
-    entry: Option<Entry>,
+    /// What it left in its accounts' histories.
+    entries: Vec<Entry>,
     /// A check has looked for it.
     looked_for: bool,
     /// Of the client's short-lived account.
@@ -394,7 +416,16 @@ impl Customer {
             0..=7 => self.send_again(client, ending).await,
             8..=15 => self.read(client, ending).await,
             16..=23 => self.live(client, ending).await,
-            24..=26 => {
+            24..=39 => {
+                let (from, mut to) = (self.any_account(), self.any_account());
+                while to == from {
+                    to = self.any_account();
+                }
+                let (cents, in_batch) = (self.unique_cents(), self.random.percent(30));
+                let effect = Effect::Transfer { from, to, cents, in_batch };
+                self.send_new(client, ending, effect, false).await
+            }
+            40..=42 => {
                 let account = self.any_account();
                 let cents = -(REFUSED_CENTS + self.unique_cents());
                 self.send_new(client, ending, Effect::Move { account, cents }, false).await
@@ -402,7 +433,7 @@ impl Customer {
             percent => {
                 let account = self.any_account();
                 // More goes out than in, so that overdraft limits are met.
-                let sign = if percent < 60 { 1 } else { -1 };
+                let sign = if percent < 70 { 1 } else { -1 };
                 let cents = sign * self.unique_cents();
                 self.send_new(client, ending, Effect::Move { account, cents }, false).await
             }
@@ -444,7 +475,7 @@ impl Customer {
             key,
             state: State::Unanswered,
             found: false,
-            entry: None,
+            entries: Vec::new(),
             looked_for: false,
             of_life,
         });
@@ -473,7 +504,12 @@ impl Customer {
             }
         };
         let body = String::from_utf8(response.body.to_vec()).expect("UTF-8");
-        let answer = Answer { status: response.status.as_u16(), body };
+        let mut answer = Answer { status: response.status.as_u16(), body };
+        if matches!(request.effect, Effect::Transfer { in_batch: true, .. }) {
+            let batch = json(&response);
+            assert_eq!((answer.status, &batch["count"]), (200, &1.into()), "{request:?}: {batch}");
+            answer.status = batch["results"][0]["status"].as_u64().expect("a status") as u16;
+        }
         let replayed = response.headers.contains_key("idempotent-replayed");
         match &request.state {
             State::Answered(first) => {
@@ -489,6 +525,7 @@ impl Customer {
             Effect::Move { cents, .. } if cents.abs() > REFUSED_CENTS => answer.status == 422,
             Effect::Move { cents, .. } if *cents < 0 => matches!(answer.status, 201 | 422),
             Effect::Move { .. } => answer.status == 201,
+            Effect::Transfer { .. } => matches!(answer.status, 201 | 422),
             Effect::Close { .. } => answer.status == 204,
         };
         assert!(known, "{request:?} is answered with {response:?}");
@@ -585,6 +622,17 @@ async fn exchange(client: &Client, request: &Sent) -> Result<Response, ClientErr
             let body = format!(r#"{{"amount":{}}}"#, amount(cents.abs()));
             client.post_json(&format!("{}/{verb}", path_of(account)), body, key).await
         }
+        Effect::Transfer { from, to, cents, in_batch } => {
+            let amount = amount(*cents);
+            let pair = format!(r#""from":"name:{from}","to":"name:{to}","amount":"{amount}""#);
+            match in_batch {
+                true => {
+                    let body = format!(r#"{{"items":[{{"type":"transfer",{pair}}}]}}"#);
+                    client.post_json("/v2/batches", body, key).await
+                }
+                false => client.post_json("/v2/transfers", format!("{{{pair}}}"), key).await,
+            }
+        }
         Effect::Close { account } => {
             let mut delete = Request::delete(client.uri(&path_of(account))).body(Default::default())?;
             if let Some(key) = key {
@@ -627,7 +675,7 @@ enum Again {
 #[derive(Default)]
 struct Model {
     accounts: BTreeMap<String, Account>,
-    /// By amount, deposits positive: the one request that can have moved it.
+    /// By amount, positive into an account: the one request that can have moved it.
     movers: HashMap<i64, (usize, usize)>,
     /// How many requests of each client are in `movers`.
     movers_known: Vec<usize>,
@@ -698,7 +746,7 @@ impl Model {
         self.movers_known.resize(customers.len(), 0);
         for (owner, customer) in customers.iter().enumerate() {
             for index in self.movers_known[owner]..customer.requests.len() {
-                if let Effect::Move { cents, .. } = customer.requests[index].effect {
+                for (_, cents) in customer.requests[index].effect.moves() {
                     let before = self.movers.insert(cents, (owner, index));
                     assert!(before.is_none(), "amounts are unique");
                 }
@@ -730,15 +778,16 @@ impl Model {
             assert_eq!(entry.balance, account.balance() + entry.cents, "{name:?}: {entry:?}");
             let (owner, index) = *self.movers.get(&entry.cents).expect("somebody asked for it");
             let request = &mut customers[owner].requests[index];
-            assert_eq!(request.effect, Effect::Move { account: name.to_owned(), cents: entry.cents });
-            assert!(!request.found, "executed twice: {request:?}, {entry:?}");
-            request.found = true;
-            request.entry = Some(entry.clone());
+            assert!(request.effect.moves().contains(&(name, entry.cents)), "{request:?}, {entry:?}");
+            let twice = request.entries.iter().any(|known| known.cents == entry.cents);
+            assert!(!twice, "executed twice: {request:?}, {entry:?}");
             match &request.state {
-                State::Unanswered => self.lost_replies_executed += 1,
+                State::Unanswered => self.lost_replies_executed += u64::from(!request.found),
                 State::Answered(_) => {}
                 State::Dead => panic!("it was found not to be there: {request:?}"),
             }
+            request.found = true;
+            request.entries.push(entry.clone());
             account.entries.push(entry);
         }
         let closed = !view["closed"].is_null();
@@ -769,8 +818,10 @@ impl Model {
             request.found = closed;
         }
         assert!(request.found || !request.is_done(), "acknowledged, and lost: {request:?}");
-        if let (State::Answered(_), Some(entry)) = (&request.state, &request.entry) {
-            agree(request, entry);
+        let sides = request.effect.moves().len();
+        assert!([0, sides].contains(&request.entries.len()), "half of it was executed: {request:?}");
+        if let State::Answered(_) = &request.state {
+            request.entries.iter().for_each(|entry| agree(request, entry));
         }
         if matches!(request.state, State::Unanswered) && request.key.is_none() && !request.found {
             request.state = State::Dead;
@@ -798,8 +849,17 @@ impl Model {
 /// Asserts that an answer tells what the history does.
 fn agree(request: &Sent, entry: &Entry) {
     let answer = request.answered_with(201).unwrap_or_else(|| panic!("{request:?} made {entry:?}"));
-    let body: Value = serde_json::from_str(&answer.body).expect("JSON");
-    assert_eq!(body["id"], entry.id.as_str(), "{request:?}");
-    assert_eq!(cents(&body["amount"]), entry.cents, "{request:?}");
-    assert_eq!(cents(&body["balance"]), entry.balance, "{request:?}");
+    let told = answer.told();
+    assert_eq!(told["id"], entry.id.as_str(), "{request:?}");
+    let balance = match told["accounts"].as_array() {
+        None => {
+            assert_eq!(cents(&told["amount"]), entry.cents, "{request:?}");
+            &told["balance"]
+        }
+        Some(sides) => {
+            let side = sides.iter().find(|side| cents(&side["amount"]) == entry.cents);
+            &side.unwrap_or_else(|| panic!("{request:?} made {entry:?}"))["posted"]
+        }
+    };
+    assert_eq!(cents(balance), entry.balance, "{request:?}");
 }
