@@ -705,7 +705,7 @@ fn an_account_that_is_not_there_yet_is_waited_for() {
     benches[0].ask(2, Request::Account(late.clone()));
     benches[0].ask(3, Request::AccountByNumber(number));
     benches[0].ask(4, Request::Accounts { from: number, count: 10, filter: Arc::default() });
-    benches[0].ask(5, Request::Holds { account: late, count: 10 });
+    benches[0].ask(5, Request::Holds { account: late, from: 0, count: 10, pending: None });
     assert!(benches[0].replies().is_empty(), "they wait for the opening");
     carry(&mut benches, 1);
     for (to, reply, _) in benches[0].replies() {

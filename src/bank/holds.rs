@@ -27,7 +27,7 @@ use super::history::{Chain, ENTRIES_READ_MAX};
 use super::{AccountEntry, AccountSelector, Bank, ENTRIES_EXAMINED_MAX, PAGE_ENTRIES_MAX, Refusal, refusal};
 use crate::ledger::operation::Operation;
 use crate::ledger::{AccountChange, Hold, HoldId, HoldKey, HoldStatus, Rejected, Rejection};
-use crate::shard::batch::{AccountView, HoldView, Reply, Request};
+use crate::shard::batch::{HoldView, HoldsView, Reply, Request};
 use crate::storage::StorageError;
 use crate::storage::history::HistoryReader;
 
@@ -111,15 +111,23 @@ impl Bank {
         }
     }
 
-    /// Reads an account's holds that are pending, or ended a short while ago.
+    /// Reads a page of an account's holds that are pending, or ended a short while ago, the oldest first: from a version of
+    /// the account on, only the pending ones or the others if wanted. A page may have less than `count` (1 to 1000), or nothing, before
+    /// the last one.
     ///
     /// # Errors
     /// See [`Refusal`].
-    pub async fn holds(&self, account: AccountSelector) -> Result<(AccountView, Vec<HoldView>), Refusal> {
+    pub async fn holds(
+        &self,
+        account: AccountSelector,
+        from: u32,
+        count: usize,
+        pending: Option<bool>,
+    ) -> Result<HoldsView, Refusal> {
         let (shard, account) = self.located(account)?;
-        let request = Request::Holds { account, count: PAGE_ENTRIES_MAX };
+        let request = Request::Holds { account, from, count: count.clamp(1, PAGE_ENTRIES_MAX), pending };
         match self.shard(shard).handle.ask(request).await? {
-            Reply::Holds(holds) => holds.ok_or(Refusal::from(Rejection::AccountNotFound)),
+            Reply::Holds(holds) => holds.ok_or(Rejection::AccountNotFound.into()),
             reply => Err(refusal(reply)),
         }
     }

@@ -108,10 +108,10 @@ impl Holds {
         self.holds.iter()
     }
 
-    /// The holds of an account, oldest first.
-    pub fn of_account(&self, account: AccountNumber) -> impl Iterator<Item = (&HoldKey, &Hold)> {
+    /// The holds of an account from a version on, oldest first.
+    pub fn of_account(&self, account: AccountNumber, from: u32) -> impl Iterator<Item = (&HoldKey, &Hold)> {
         let key = |version| HoldKey { account, version };
-        self.holds.range(key(0)..=key(u32::MAX))
+        self.holds.range(key(from)..=key(u32::MAX))
     }
 
     /// How many are pending.

@@ -13,9 +13,9 @@ use crate::ledger::operation::{Condition, HomedKey, Item, Operation, Place, Requ
 use crate::ledger::workspace::{self, Missing, Needs, Workspace};
 use crate::ledger::{
     Account, AccountId, AccountName, AccountNumber, AccountRef, Allowance, Amount, Change, Command, Currency,
-    Decision, Details, Event, Hold, HoldId, HoldKey, IdempotencyKey, ItemOutcome, KeyStatus, Ledger, Note,
-    OverdraftDefault, Reference, Rejection, Sequence, ShardId, Terms, Timestamp, Total, TransactionId,
-    decide_plain,
+    Decision, Details, Event, Hold, HoldId, HoldKey, HoldStatus, IdempotencyKey, ItemOutcome, KeyStatus,
+    Ledger, Note, OverdraftDefault, Reference, Rejection, Sequence, ShardId, Terms, Timestamp, Total,
+    TransactionId, decide_plain,
 };
 use crate::storage::journal::record::{Draft, RECORD_BYTES_MAX, TRANSFER_BYTES_MAX};
 
@@ -28,6 +28,9 @@ const PLACES_WAITING_MAX: usize = 1 << 20;
 
 /// How many accounts one request for a list looks at, so that a filter that finds little does not stop the shard.
 const ACCOUNTS_SCANNED_MAX: usize = 10_000;
+
+/// The same of an account's holds.
+const HOLDS_SCANNED_MAX: usize = 10_000;
 
 /// How many holds expire in one turn, unless someone asks about their accounts.
 const EXPIRIES_PER_TURN_MAX: usize = 256;
@@ -59,8 +62,12 @@ pub enum Request {
     Holds {
         /// The account.
         account: AccountRef,
+        /// From which version of the account on: each was placed by one.
+        from: u32,
         /// How many at most.
         count: usize,
+        /// Only those that are pending, or only those that are not.
+        pending: Option<bool>,
     },
     /// Read by what a transfer that was decided here was reversed.
     Reversal(Sequence),
@@ -151,8 +158,8 @@ pub enum Reply {
     Account(Option<AccountView>),
     /// The hold, if it is known here. One that ended long ago is not; its account's history has it.
     Hold(Option<HoldView>),
-    /// The account and its holds, if there is one.
-    Holds(Option<(AccountView, Vec<HoldView>)>),
+    /// A page of the holds of an account, if there is one.
+    Holds(Option<HoldsView>),
     /// By what a transfer was reversed.
     Reversal(Option<TransactionId>),
     /// By what a reference was used.
@@ -221,6 +228,17 @@ pub struct HoldView {
     pub currency: Currency,
     /// The hold.
     pub hold: Hold,
+}
+
+/// A page of an account's holds as a reader sees them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HoldsView {
+    /// The account.
+    pub account: AccountView,
+    /// The holds.
+    pub holds: Vec<HoldView>,
+    /// The version that the next page starts at, if there may be more.
+    pub next: Option<u32>,
 }
 
 /// What a shard's accounts add up to, by currency.
@@ -1076,12 +1094,12 @@ impl<To> Shard<To> {
                 let view = account.zip(hold).map(|(account, hold)| self.hold_view(account, id.key(), hold));
                 (Reply::Hold(view), after)
             }
-            Request::Holds { account, count } => match self.ledger.account(&account) {
+            Request::Holds { account, from, count, pending } => match self.ledger.account(&account) {
                 None => (Reply::Holds(None), self.ledger.last()),
                 Some(account) => {
-                    let holds = self.ledger.holds().of_account(account.number).take(count);
-                    let holds = holds.map(|(key, hold)| self.hold_view(account, *key, *hold)).collect();
-                    (Reply::Holds(Some((self.view(account, moment), holds))), account.chain.newest())
+                    let (holds, next) = self.holds_of(account, from, count, pending);
+                    let view = HoldsView { account: self.view(account, moment), holds, next };
+                    (Reply::Holds(Some(view)), account.chain.newest())
                 }
             },
             Request::Reversal(transfer) => {
@@ -1285,6 +1303,26 @@ impl<To> Shard<To> {
             }
         }
         (page, end)
+    }
+
+    /// A page of an account's holds, and the version that the next one starts at.
+    fn holds_of(
+        &self,
+        account: &Account,
+        from: u32,
+        count: usize,
+        pending: Option<bool>,
+    ) -> (Vec<HoldView>, Option<u32>) {
+        let mut page = Vec::new();
+        for (place, (key, hold)) in self.ledger.holds().of_account(account.number, from).enumerate() {
+            if page.len() == count || place == HOLDS_SCANNED_MAX {
+                return (page, Some(key.version));
+            }
+            if pending.is_none_or(|pending| pending == (hold.status == HoldStatus::Pending)) {
+                page.push(self.hold_view(account, *key, *hold));
+            }
+        }
+        (page, None)
     }
 
     fn read(&self, account: Option<&Account>, moment: Moment) -> (Reply, Sequence) {

@@ -35,9 +35,7 @@ use super::journal::{
     list_generations, read_generations, sweep_generations,
 };
 use super::manifest::DataDirectory;
-use super::{
-    RESTORE_BACKUP, StorageError, UnsyncedWatermark, Watermark, WatermarkHealth, files, pace, snapshot,
-};
+use super::{RESTORE_BACKUP, StorageError, UnsyncedWatermark, Watermark, files, pace, snapshot};
 use crate::ledger::{AccountSet, Event, Ledger, Sequence, ShardId};
 use crate::progress::Progress;
 
@@ -485,9 +483,10 @@ pub fn recover(
     if merged > 0 {
         tracing::info!(shard = files.shard.index(), merged, "deleted segments that are part of a merged one");
     }
-    let (mut watermark, _, health) = Watermark::open(&files.watermark, files.ledger, files.shard)?;
-    if let WatermarkHealth::SlotRebuilt { path, byte, what } = health {
-        tracing::warn!(path = %path.display(), byte, what, "a slot of the watermark was damaged and is rebuilt");
+    let (mut watermark, damage) = Watermark::open(&files.watermark, files.ledger, files.shard)?;
+    if let Some(Malformed { offset: byte, what }) = damage {
+        let path = files.watermark.display();
+        tracing::warn!(%path, byte, what, "a slot of the watermark was damaged and is rebuilt");
     }
     // All that was read is durable now, and will be shown: it must not be missing at the next start either.
     watermark.acknowledge(end)?;

@@ -18,4 +18,4 @@ pub mod verify;
 mod watermark;
 
 pub use error::{RESTORE_BACKUP, StorageError};
-pub use watermark::{UnsyncedWatermark, Watermark, WatermarkHealth};
+pub use watermark::{UnsyncedWatermark, Watermark};

@@ -456,7 +456,7 @@ impl Script {
         let held = match &change {
             AccountChange::Held { amount, .. } => *amount,
             AccountChange::Released { hold, .. } => {
-                let mut holds = self.ledger.holds().of_account(account);
+                let mut holds = self.ledger.holds().of_account(account, 0);
                 let (_, hold) = holds.find(|(key, _)| *key == hold).expect("it is there");
                 hold.amount.negated()
             }

@@ -75,23 +75,6 @@ impl UnsyncedWatermark {
     }
 }
 
-/// How a watermark was found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum WatermarkHealth {
-    /// As it was written.
-    Intact,
-    /// One of the two slots was damaged and has been written anew; the other one counts. A power cut in the
-    /// midst of a write does this, and so does a failing disk: worth a line in the log.
-    SlotRebuilt {
-        /// The file.
-        path: PathBuf,
-        /// The first byte of the file that was wrong, or of what did not match its checksum.
-        byte: u64,
-        /// What was wrong.
-        what: String,
-    },
-}
-
 impl Watermark {
     /// Creates the watermark of a new shard, at the position before its first record. It is durable when this
     /// returns. What a crash cut short of a former attempt is overwritten.
@@ -131,7 +114,9 @@ impl Watermark {
         Ok(watermark)
     }
 
-    /// Opens a shard's watermark: with it, the position that the journal must at least reach.
+    /// Opens a shard's watermark. With it, what was wrong with one of the two slots, which has been written anew then, for
+    /// the other one counts. A power cut in the midst of a write does this, and so does a failing disk: worth a line in the
+    /// log.
     ///
     /// # Errors
     /// If it is missing, another shard's, or so damaged that it does not say anything for certain.
@@ -139,25 +124,14 @@ impl Watermark {
         path: &Path,
         ledger: Uuid,
         shard: ShardId,
-    ) -> Result<(Watermark, LogPosition, WatermarkHealth), StorageError> {
+    ) -> Result<(Watermark, Option<Malformed>), StorageError> {
         let (mut watermark, damage) = Watermark::read(path, ledger, shard, true)?;
-        let position = watermark.position;
-        let health = match damage {
-            None => WatermarkHealth::Intact,
-            Some(damage) => {
-                // The next counter belongs in the damaged slot, as it is not the one of the valid slot.
-                watermark.acknowledge(position)?;
-                if let Some(unsynced) = watermark.unsynced() {
-                    unsynced.sync()?;
-                }
-                WatermarkHealth::SlotRebuilt {
-                    path: path.to_owned(),
-                    byte: damage.offset as u64,
-                    what: damage.what,
-                }
-            }
-        };
-        Ok((watermark, position, health))
+        if damage.is_some() {
+            // The next counter belongs in the damaged slot, as it is not the one of the valid slot.
+            watermark.acknowledge(watermark.position)?;
+            watermark.unsynced().map_or(Ok(()), UnsyncedWatermark::sync)?;
+        }
+        Ok((watermark, damage))
     }
 
     /// The position in a shard's watermark; one slot may be damaged. Changes nothing.
@@ -381,8 +355,11 @@ mod tests {
         LogPosition { last: Sequence::new(number).expect("in range"), chain: ChainHash([number as u8; 32]) }
     }
 
-    fn open(path: &Path) -> Result<(Watermark, LogPosition, WatermarkHealth), StorageError> {
-        Watermark::open(path, LEDGER, shard())
+    /// The watermark, its position, and the first byte of a slot that was damaged.
+    fn open(path: &Path) -> Result<(Watermark, LogPosition, Option<usize>), StorageError> {
+        let (watermark, damage) = Watermark::open(path, LEDGER, shard())?;
+        let position = watermark.position();
+        Ok((watermark, position, damage.map(|damage| damage.offset)))
     }
 
     #[test]
@@ -392,13 +369,12 @@ mod tests {
         let mut watermark = Watermark::create(&path, LEDGER, shard()).expect("created");
         assert!(Watermark::create(&path, LEDGER, shard()).is_err());
         let genesis = LogPosition::genesis(LEDGER, shard());
-        let (_, found, health) = open(&path).expect("opens");
-        assert_eq!((found, health), (genesis, WatermarkHealth::Intact));
+        let (_, found, damage) = open(&path).expect("opens");
+        assert_eq!((found, damage), (genesis, None));
         for number in [1, 2, 3, 3, 9, 700] {
             watermark.acknowledge(at(number)).expect("written");
-            let (mut reopened, found, health) = open(&path).expect("opens");
-            assert_eq!((found, health), (at(number), WatermarkHealth::Intact));
-            assert_eq!(reopened.position(), at(number));
+            let (mut reopened, found, damage) = open(&path).expect("opens");
+            assert_eq!((found, damage), (at(number), None));
             // The next life goes on counting.
             reopened.acknowledge(at(number)).expect("written");
             reopened.unsynced().expect("something was noted").sync().expect("synced");
@@ -445,16 +421,12 @@ mod tests {
                 assert!(message.contains(&format!("byte {offset}:")), "{message}");
                 continue;
             }
-            let (_, found, health) = open(&path).expect("the other slot is intact");
+            let (_, found, damage) = open(&path).expect("the other slot is intact");
             let newest_is_hit = offset < SLOT_BYTES;
             assert_eq!(found, if newest_is_hit { at(5) } else { at(8) }, "byte {offset}");
-            let base = if newest_is_hit { 0 } else { SLOT_STRIDE as u64 };
-            assert!(
-                matches!(&health, WatermarkHealth::SlotRebuilt { byte, path: told, .. } if *byte == base && *told == path),
-                "{health:?}"
-            );
-            let (_, again, health) = open(&path).expect("rebuilt");
-            assert_eq!((again, health), (found, WatermarkHealth::Intact));
+            assert_eq!(damage, Some(if newest_is_hit { 0 } else { SLOT_STRIDE }));
+            let (_, again, damage) = open(&path).expect("rebuilt");
+            assert_eq!((again, damage), (found, None));
         }
         for offset in 0..SLOT_BYTES {
             let mut bytes = intact.clone();
@@ -475,9 +447,8 @@ mod tests {
         let mut bytes = fs::read(&path).expect("readable");
         bytes[..SLOT_BYTES].fill(0);
         fs::write(&path, &bytes).expect("writable");
-        let (_, found, health) = open(&path).expect("slot 1 is intact");
-        assert_eq!(found, at(5));
-        assert!(matches!(health, WatermarkHealth::SlotRebuilt { byte: 0, .. }));
+        let (_, found, damage) = open(&path).expect("slot 1 is intact");
+        assert_eq!((found, damage), (at(5), Some(0)));
         fs::write(&path, [0; FILE_BYTES]).expect("writable");
         assert!(open(&path).is_err());
     }

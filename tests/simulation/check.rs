@@ -8,7 +8,7 @@ use teller::ledger::{
     AccountId, Change, Command, Decision, Event, Hold, HoldId, HoldStatus, ItemOutcome, KeyDigest, Kind,
     Metadata, Note, Reference, ShardId, Timestamp, TransactionId,
 };
-use teller::shard::batch::{AccountView, HoldView, Reply, Request};
+use teller::shard::batch::{AccountView, HoldView, HoldsView, Reply, Request};
 use teller::shard::work::{ItemReply, WorkReply};
 
 use super::model::{self, Expected, Model, amount, kind_name, same_refusal};
@@ -150,14 +150,22 @@ impl Observation {
                 same(&model.holds.contains_key(id), &view.is_some())?;
                 view.as_ref().map_or(Ok(()), |view| same_hold(model, view))
             }
-            (Request::Holds { account, count }, Reply::Holds(found)) => {
+            (Request::Holds { account, from, count, pending }, Reply::Holds(found)) => {
                 let id = model.find(self.shard, account);
-                same(&id, &found.as_ref().map(|(view, _)| view.id))?;
-                let Some((view, holds)) = found else { return Ok(()) };
+                same(&id, &found.as_ref().map(|found| found.account.id))?;
+                let Some(HoldsView { account: view, holds, next }) = found else { return Ok(()) };
                 self.same_account(model, view)?;
-                let all: Vec<&HoldId> =
-                    model.holds.keys().filter(|hold| Some(model.account_of(**hold)) == id).collect();
-                same(&all.len().min(*count), &holds.len())?;
+                let is_asked_for = |(key, hold): &(&HoldId, &model::Hold)| {
+                    Some(model.account_of(**key)) == id
+                        && key.version >= *from
+                        && pending.is_none_or(|pending| pending == hold.outcome.is_none())
+                };
+                let mut all: Vec<HoldId> =
+                    model.holds.iter().filter(is_asked_for).map(|(key, _)| *key).collect();
+                all.sort_unstable_by_key(|key| key.version);
+                let ids: Vec<HoldId> = holds.iter().map(|hold| hold.id).collect();
+                same(&all[..all.len().min(*count)], &ids[..])?;
+                same(&(all.len() <= *count || next.is_some()), &true)?;
                 holds.iter().try_for_each(|hold| same_hold(model, hold))
             }
             (Request::Reversal(transfer), Reply::Reversal(by)) => {

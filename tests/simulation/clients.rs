@@ -416,10 +416,11 @@ impl Mind<'_> {
                 Some(hold) => (hold.shard, Request::Hold(hold)),
                 None => (place.shard, Request::TrialBalance),
             },
-            70..80 => (
-                place.shard,
-                Request::Holds { account: place.account, count: 1 + self.random.below(9) as usize },
-            ),
+            70..80 => {
+                let (from, count) = (self.random.below(9) as u32, 1 + self.random.below(9) as usize);
+                let pending = [None, Some(true), Some(false)][self.random.below(3) as usize];
+                (place.shard, Request::Holds { account: place.account, from, count, pending })
+            }
             80..87 => match self.transfer() {
                 Some((id, _)) => (id.shard, Request::Reversal(id.sequence)),
                 None => (place.shard, Request::TrialBalance),

@@ -665,7 +665,7 @@ fn sums_hold(ledger: &Ledger) {
     }
     for account in ledger.accounts() {
         let mut held = Total::default();
-        let holds = ledger.holds().of_account(account.number);
+        let holds = ledger.holds().of_account(account.number, 0);
         let pending = holds.filter(|(_, hold)| hold.status == HoldStatus::Pending);
         pending.for_each(|(_, hold)| held.add(hold.amount));
         held.add(account.held.negated());

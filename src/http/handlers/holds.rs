@@ -124,7 +124,7 @@ impl Call<'_> {
     }
 
     pub(super) async fn holds(&self) -> Result<Reply, Problem> {
-        let (_, holds) = self.bank()?.holds(self.account()?).await?;
+        let holds = self.bank()?.holds(self.account()?, 0, 1000, None).await?.holds;
         let list =
             HoldList { count: holds.len() as u64, items: holds.iter().map(HoldResource::of).collect() };
         Ok(Content::json(&list).reply(self.headers(), Caching::Ask))
