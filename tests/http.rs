@@ -19,6 +19,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio::time::Instant;
 
+/// How many requests with large bodies there are at one time.
+const LARGE_BODIES_MAX: u64 = 64;
+
 #[tokio::test]
 async fn an_account_lives_and_is_closed_in_version_one() {
     let service = Service::start().await;
@@ -771,7 +774,6 @@ async fn a_client_that_sends_before_it_reads_still_hears_the_refusal() {
     service.stop().await;
 }
 
-/// Every connection could send a batch of 8 MiB at the same time, and nothing bounded what they came to.
 /// Two replies were lost to the reset of a closing that did not wait: those to a head that is no HTTP, or too long, and
 /// those to requests that offer an upgrade and a body that is not read.
 #[tokio::test]
@@ -793,42 +795,59 @@ async fn what_closes_without_a_handler_waits_for_the_client_too() {
     service.stop().await;
 }
 
+/// Every connection could send a batch of 8 MiB at the same time, and nothing bounded what they came to. Then a place was
+/// taken by who only said that more would come, and 64 silent connections kept everyone's large batches out.
 #[tokio::test]
 async fn only_so_many_large_bodies_are_read_at_one_time() {
-    const LARGE_BODIES_MAX: u64 = 64;
-    let service = Service::start().await;
+    let limits = Limits { body_read_time_max: Duration::from_secs(600), ..Limits::default() };
+    let service = Service::start_with(limits).await;
     service.open_with("a", "1").await;
-    let declared = "content-length: 65537";
+    let declared = "content-length: 70000";
     let chunked = "transfer-encoding: chunked";
     let head = |framing| format!("POST /v2/batches HTTP/1.1\r\nhost: x\r\n{framing}\r\n\r\n");
+    let batch = r#"{"items":[{"type":"deposit","account":"name:a","amount":"1"}]}"#;
+    let spaces = " ".repeat(65_537);
+    let large = format!("{spaces}{batch}");
     let mut half = Vec::new();
     for count in 1..=LARGE_BODIES_MAX {
         let mut stream = service.connect().await;
         let framing = if count % 2 == 0 { declared } else { chunked };
         stream.write_all(head(framing).as_bytes()).await.expect("open");
-        half.push(stream);
-        in_time("the head is read", async {
+        half.push((framing, stream));
+        in_time("one that has sent nothing yet is taken", async {
             while service.api.requests_in_flight() < count {
                 tokio::task::yield_now().await;
             }
         })
         .await;
     }
+    // Who has sent nothing yet has no place.
+    let answered = service.post("/v2/batches", &large).await;
+    assert_eq!(answered.json()["executed"], 1, "{answered:?}");
+    let begin = |framing: &str| match framing == chunked {
+        true => format!("11170\r\n{spaces}"),
+        false => spaces.clone(),
+    };
+    for (framing, stream) in &mut half {
+        stream.write_all(begin(framing).as_bytes()).await.expect("open");
+    }
+    in_time("all places are taken", async {
+        while service.post("/v2/batches", &large).await.status != 503 {}
+    })
+    .await;
     for framing in [declared, chunked] {
-        let bytes = service.send_bytes(head(framing).as_bytes(), false).await;
+        let bytes =
+            service.send_bytes(format!("{}{}", head(framing), begin(framing)).as_bytes(), false).await;
         let (refused, rest) = Reply::parse(&bytes).expect("a reply");
         assert_eq!((refused.status.as_u16(), refused.code().as_str()), (503, "overloaded"));
         assert_eq!((refused.header("retry-after"), refused.header("connection")), ("1", "close"));
         assert!(rest.is_empty());
     }
     // What is no larger than any other body may be needs no such place.
-    let batch = r#"{"items":[{"type":"deposit","account":"name:a","amount":"1"}]}"#;
     let small = service.post("/v2/batches", batch).await;
     assert_eq!(small.json()["executed"], 1, "{small:?}");
     // A place is free again when its body will not come any more, and when its batch has been answered.
     drop(half.pop());
-    let spaces = " ".repeat(65_537);
-    let large = format!("{spaces}{batch}");
     for _ in 0..LARGE_BODIES_MAX {
         let answered = in_time("a place is free again", async {
             loop {
@@ -842,6 +861,39 @@ async fn only_so_many_large_bodies_are_read_at_one_time() {
         assert_eq!(answered.json()["executed"], 1, "{answered:?}");
     }
     drop(half);
+    service.stop().await;
+}
+
+/// A place was given back before the reply was on its way, and the results of 10,000 items, megabytes, waited for
+/// everyone who did not read them.
+#[tokio::test]
+async fn large_replies_that_are_not_read_keep_large_batches_out() {
+    let service = Service::start().await;
+    // Its results take more than the system keeps of a connection, 4 MB.
+    let body = "{\"type\":\"void\",\"a\":1}\n".repeat(10_000);
+    let length = body.len();
+    let request = format!(
+        "POST /v2/batches HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-ndjson\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
+    let mut readers = Vec::new();
+    for _ in 0..LARGE_BODIES_MAX {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(16 * 1024).expect("small, so that it is full soon");
+        let mut stream = socket.connect(service.address).await.expect("connected");
+        stream.write_all(request.as_bytes()).await.expect("taken");
+        let mut byte = [0; 1];
+        stream.read_exact(&mut byte).await.expect("it is answered");
+        readers.push(stream);
+    }
+    let ndjson = [("content-type", "application/x-ndjson")];
+    let batch = |items| {
+        let body = "{}\n".repeat(items);
+        let service = &service;
+        async move { service.send("POST", "/v2/batches?results=none", &ndjson, &body).await.status.as_u16() }
+    };
+    assert_eq!((batch(1001).await, batch(1000).await), (503, 200), "small ones need no place");
+    drop(readers);
+    while batch(1001).await != 200 {}
     service.stop().await;
 }
 

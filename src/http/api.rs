@@ -32,7 +32,7 @@ pub struct Api {
     ending: AtomicBool,
     pub(super) metrics: Metrics,
     pub(super) streams: Arc<Streams>,
-    pub(super) large_body_places: Semaphore,
+    pub(super) large_body_places: Arc<Semaphore>,
 }
 
 struct BankCell(Arc<Bank>);
@@ -92,7 +92,7 @@ impl Api {
             ending: AtomicBool::new(false),
             metrics,
             streams,
-            large_body_places: Semaphore::new(LARGE_BODIES_MAX),
+            large_body_places: Arc::new(Semaphore::new(LARGE_BODIES_MAX)),
         }
     }
 

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 use hyper::http::request::Parts;
-use tokio::sync::SemaphorePermit;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::api::Api;
 use super::headers::{self, Headers, KeyBinding, RequestId, Scope};
@@ -28,6 +28,9 @@ use crate::ledger::{AccountName, HoldId, IdError, TransactionId};
 /// How many large bodies, those of batches, there are in memory at one time, on their way or being worked on. They come
 /// to 512 MiB, where one of each connection would come to 80 GB; and they are executed by a few shards, so more of them
 /// at a time would only wait for one another.
+///
+/// A body is large once more of it has come than any other body may have: what only says that it will be large, or does
+/// not say how long it will be, takes no memory, and nobody shuts others out by saying it.
 pub(super) const LARGE_BODIES_MAX: usize = 64;
 
 /// A request, and what is to be done about it.
@@ -43,7 +46,7 @@ pub(super) struct Call<'a> {
     /// Whether the body has been read to its end. One that comes in chunks does not tell by itself.
     pub(super) has_whole_body: bool,
     /// Its place among those with large bodies, if it has one.
-    pub(super) large_body_place: Option<SemaphorePermit<'a>>,
+    pub(super) large_body_place: Option<OwnedSemaphorePermit>,
     pub(super) request_id: &'a RequestId,
 }
 
@@ -159,14 +162,7 @@ impl<'a> Call<'a> {
         if self.body.size_hint().lower() > bytes_max as u64 {
             return Err(Problem::plain(Code::PayloadTooLarge));
         }
-        // A body in chunks does not say how long it will be.
-        let may_be = self.body.size_hint().upper().unwrap_or(u64::MAX).min(bytes_max as u64);
-        if may_be > super::BODY_BYTES_MAX as u64 {
-            let place = self.api.large_body_places.try_acquire();
-            self.large_body_place = Some(place.map_err(|_| Problem::plain(Code::Overloaded))?);
-        }
-        let received = Received { body: self.body, vigil: self.vigil };
-        let mut whole = Whole { received, bytes_max, pieces: Vec::new() };
+        let mut whole = Whole { call: self, bytes_max, pieces: Vec::new() };
         // Almost every body comes with its head, and a timer costs more than reading it; but hyper passes it on only
         // when it has been asked for it, so it is asked twice before one is set.
         let mut is_first = true;
@@ -181,12 +177,21 @@ impl<'a> Call<'a> {
         let body = match at_once.await {
             Some(body) => body,
             None => {
-                let in_time = Box::pin(tokio::time::timeout(self.limits.body_read_time_max, whole));
+                let in_time = Box::pin(tokio::time::timeout(whole.call.limits.body_read_time_max, whole));
                 in_time.await.unwrap_or_else(|_| Err(Problem::plain(Code::RequestTimeout)))
             }
         };
         self.has_whole_body = body.is_ok();
         body
+    }
+
+    /// Takes a place among those with large bodies, for a request that is as much work.
+    pub(super) fn take_large_body_place(&mut self) -> Result<(), Problem> {
+        if self.large_body_place.is_none() {
+            let place = Arc::clone(&self.api.large_body_places).try_acquire_owned();
+            self.large_body_place = Some(place.map_err(|_| Problem::plain(Code::Overloaded))?);
+        }
+        Ok(())
     }
 
     /// Who asks: the request's id, and its idempotency key.
@@ -201,31 +206,37 @@ impl<'a> Call<'a> {
 }
 
 /// All of a body, up to a bound. Nearly every body comes in one piece, which is passed on as it is.
-struct Whole<'a> {
-    received: Received<'a>,
+struct Whole<'c, 'a> {
+    call: &'c mut Call<'a>,
     bytes_max: usize,
     /// What has come, if it was not all.
     pieces: Vec<u8>,
 }
 
-impl Future for Whole<'_> {
+impl Future for Whole<'_, '_> {
     type Output = Result<Bytes, Problem>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        while let Some(frame) = ready!(Pin::new(&mut self.received).poll_frame(cx)) {
+        let Whole { call, bytes_max, pieces } = &mut *self;
+        loop {
+            let mut received = Received { body: call.body, vigil: call.vigil };
+            let Some(frame) = ready!(Pin::new(&mut received).poll_frame(cx)) else { break };
             // What is no data are trailers, which mean nothing here.
             let Ok(piece) = frame.map_err(|_| Problem::plain(Code::InvalidBody))?.into_data() else {
                 continue;
             };
-            if piece.len() > self.bytes_max - self.pieces.len() {
+            if piece.len() > *bytes_max - pieces.len() {
                 return Poll::Ready(Err(Problem::plain(Code::PayloadTooLarge)));
             }
-            if self.pieces.is_empty() && self.received.is_end_stream() {
+            if pieces.len() + piece.len() > super::BODY_BYTES_MAX {
+                call.take_large_body_place()?;
+            }
+            if pieces.is_empty() && call.body.is_end_stream() {
                 return Poll::Ready(Ok(piece));
             }
-            self.pieces.extend_from_slice(&piece);
+            pieces.extend_from_slice(&piece);
         }
-        Poll::Ready(Ok(mem::take(&mut self.pieces).into()))
+        Poll::Ready(Ok(mem::take(pieces).into()))
     }
 }
 

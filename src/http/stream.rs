@@ -1,11 +1,13 @@
-//! Replies that do not end: what a body is, and how many streams there are.
+//! Replies that do not end or are large: what a body is, and how many streams there are.
 //!
 //! What always holds:
 //!
 //! - a stream has a task of its own that fills a short queue of chunks, and the connection takes them from there; a
 //!   task waits for a queue that is full, but not for longer than [`Limits::stream_stall_time_max`];
 //! - whoever goes away ends its stream: the task sees that nobody takes chunks any more;
-//! - when the service ends, so do all streams, between two chunks: the client knows where to go on.
+//! - when the service ends, so do all streams, between two chunks: the client knows where to go on;
+//! - the reply to a large request keeps its place among those until the connection has taken all of it or has gone, so
+//!   that slow readers do not heap up such replies. One that goes out in one piece gives the place back at once.
 //!
 //! [`Limits::stream_stall_time_max`]: super::listener::Limits::stream_stall_time_max
 
@@ -20,7 +22,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use super::problem::{Code, Problem};
 
@@ -37,6 +39,8 @@ const FRAME_BYTES_MAX: usize = 64 * 1024;
 pub(super) enum Body {
     /// All of it, or what has not been handed out.
     Whole(Chunk),
+    /// The same of a large reply, with its place among the large requests. Boxed, so that other bodies are no larger.
+    Placed(Box<(Chunk, OwnedSemaphorePermit)>),
     /// What comes, until it ends.
     Stream(mpsc::Receiver<Bytes>),
 }
@@ -91,6 +95,27 @@ impl Chunk {
     }
 }
 
+impl Body {
+    /// The same body, which keeps this place while it is large.
+    pub(super) fn keeping(self, place: Option<OwnedSemaphorePermit>) -> Body {
+        match (self, place) {
+            (Body::Whole(chunk), Some(place)) if chunk.remaining() > FRAME_BYTES_MAX => {
+                Body::Placed(Box::new((chunk, place)))
+            }
+            (body, _) => body,
+        }
+    }
+
+    /// What has not been handed out, of a body that is there as a whole.
+    fn rest(&self) -> Option<&Chunk> {
+        match self {
+            Body::Whole(chunk) => Some(chunk),
+            Body::Placed(placed) => Some(&placed.0),
+            Body::Stream(_) => None,
+        }
+    }
+}
+
 impl Default for Body {
     fn default() -> Self {
         Body::from(Bytes::new())
@@ -117,26 +142,24 @@ impl HttpBody for Body {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Chunk>, Infallible>>> {
-        let chunk = match self.get_mut() {
-            Body::Whole(chunk) if !chunk.has_remaining() => None,
-            Body::Whole(chunk) => Some(chunk.split_to(FRAME_BYTES_MAX)),
-            Body::Stream(chunks) => ready!(chunks.poll_recv(cx)).map(Chunk::Shared),
+        let rest = match self.get_mut() {
+            Body::Whole(chunk) => chunk,
+            Body::Placed(placed) => &mut placed.0,
+            Body::Stream(chunks) => {
+                let chunk = ready!(chunks.poll_recv(cx));
+                return Poll::Ready(chunk.map(|chunk| Ok(Frame::data(Chunk::Shared(chunk)))));
+            }
         };
+        let chunk = rest.has_remaining().then(|| rest.split_to(FRAME_BYTES_MAX));
         Poll::Ready(chunk.map(|chunk| Ok(Frame::data(chunk))))
     }
 
     fn is_end_stream(&self) -> bool {
-        match self {
-            Body::Whole(chunk) => !chunk.has_remaining(),
-            Body::Stream(_) => false,
-        }
+        self.rest().is_some_and(|chunk| !chunk.has_remaining())
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self {
-            Body::Whole(chunk) => SizeHint::with_exact(chunk.remaining() as u64),
-            Body::Stream(_) => SizeHint::default(),
-        }
+        self.rest().map_or_else(SizeHint::default, |chunk| SizeHint::with_exact(chunk.remaining() as u64))
     }
 }
 
@@ -221,6 +244,8 @@ impl Drop for StreamWriter {
 mod tests {
     use std::task::Waker;
 
+    use tokio::sync::Semaphore;
+
     use super::*;
 
     /// A large body was handed out in one piece, which the connection copied into a buffer that it kept: whoever had
@@ -255,6 +280,26 @@ mod tests {
                 assert!(read == content, "{size}");
             }
         }
+    }
+
+    #[test]
+    fn a_large_reply_keeps_its_place_until_it_has_been_handed_out() {
+        let places = Arc::new(Semaphore::new(1));
+        let body = |size: usize| {
+            Body::from(vec![b'x'; size]).keeping(Some(Arc::clone(&places).try_acquire_owned().expect("free")))
+        };
+        for small in [body(0), body(FRAME_BYTES_MAX)] {
+            assert_eq!((places.available_permits(), small.rest().is_some()), (1, true));
+        }
+        let mut large = body(FRAME_BYTES_MAX + 1);
+        let mut cx = Context::from_waker(Waker::noop());
+        for is_end in [false, true] {
+            assert_eq!((places.available_permits(), large.is_end_stream()), (0, false));
+            assert!(matches!(Pin::new(&mut large).poll_frame(&mut cx), Poll::Ready(Some(Ok(_)))));
+            assert_eq!(large.is_end_stream(), is_end);
+        }
+        drop(large);
+        assert_eq!(places.available_permits(), 1);
     }
 
     #[tokio::test]

@@ -33,6 +33,10 @@ use crate::ledger::Kind;
 /// The longest body of a batch, in bytes.
 pub(in crate::http) const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 
+/// How many items a batch may have without a place among those with large bodies. An item of three bytes has a result of
+/// hundreds, so it is not the body alone that says what a batch comes to.
+const SMALL_BATCH_ITEMS_MAX: usize = 1000;
+
 /// The media type of a batch with one item a line.
 pub(in crate::http) const NDJSON: &str = "application/x-ndjson";
 
@@ -46,8 +50,8 @@ pub(in crate::http) static EXECUTE: Operation = Operation {
         have an idempotency `key` of its own: if an earlier request has ended it, that end counts, also if the others \
         are to be all or nothing. The batch's `Idempotency-Key` counts for all of it. \
         When many large batches come, each may wait up to 2 seconds before it begins, so that the service keeps up with \
-        its snapshots; one that would wait longer is refused with 503 `overloaded`. So is a body of more than 64 KiB, or \
-        one in chunks, while the service has 64 of those.",
+        its snapshots; one that would wait longer is refused with 503 `overloaded`. So is one of more than 64 KiB or 1,000 \
+        items while the service has 64 of those, whose replies count until they have been read.",
     query: BatchQuery::SHAPE,
     headers: KEYED,
     request: Some(RequestBody::json::<Batch>().or(&[(NDJSON, describe_lines)]).up_to(BATCH_BYTES_MAX)),
@@ -163,6 +167,9 @@ impl Call<'_> {
             (read, atomic_of(atomic, batch.atomic)?)
         };
         let ReadItems { raws: items, places, items: read, mut refusals } = read;
+        if items.len() > SMALL_BATCH_ITEMS_MAX {
+            self.take_large_body_place()?;
+        }
         if atomic && items.len() > BATCH_ATOMIC_ITEMS_MAX {
             return Err(Problem::plain(Code::BatchTooLarge));
         }
@@ -201,7 +208,8 @@ impl Call<'_> {
         }
         let executed = count - refused_count;
         let reply = BatchReply { count, executed, refused: refused_count, results: shown };
-        let reply = reply::json(StatusCode::OK, &reply);
+        let place = self.large_body_place.take();
+        let reply = reply::json(StatusCode::OK, &reply).map(|body| body.keeping(place));
         Ok(reply::marked(reply, &Done { value: (), replayed: first_request_id.is_some() }))
     }
 }
