@@ -220,7 +220,8 @@ impl Api {
         let status = reply.status();
         self.metrics.answered(kept.index, status.as_u16(), took);
         let route = route.map_or("none", |route| route.pattern);
-        if status.is_server_error() {
+        // A refusal is no failure, and under overload there is one a request: a line each would cost a lock and a write.
+        if status == StatusCode::INTERNAL_SERVER_ERROR {
             tracing::warn!(
                 request_id = kept.request_id.as_str(),
                 method = kept.method.as_str(),
@@ -304,13 +305,58 @@ fn refuse(problem: &Problem, kept: &Kept<'_>, route: Option<&'static Route>) -> 
 
 #[cfg(test)]
 mod tests {
+    use std::io;
     use std::time::Duration;
+
+    use parking_lot::Mutex;
 
     use super::*;
 
     /// How large what is made of a request is. None can be made here: only a connection has one.
     fn bytes<F>(_: impl FnOnce(Request<Incoming>) -> F) -> usize {
         size_of::<F>()
+    }
+
+    /// Each refusal with a 5xx was written to the log as a warning, so that an overloaded service took a lock and wrote a
+    /// line for every request that it sent away.
+    #[test]
+    fn the_log_warns_of_failures_and_not_of_refusals() {
+        let (api, vigil) = (Api::new(), Vigil::new(Duration::ZERO));
+        let warned: Vec<Code> = Code::ALL
+            .iter()
+            .copied()
+            .filter(|code| {
+                let kept = Kept {
+                    began: Instant::now(),
+                    _in_flight: api.metrics.enter(),
+                    method: Method::POST,
+                    index: routes::find("/v2/batches").map(|found| found.index),
+                    request_id: RequestId::made_up(),
+                    body_unread: false,
+                };
+                let reply = Ok(reply::empty(code.status()));
+                let lines = Lines::default();
+                let writer = lines.clone();
+                let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+                tracing::subscriber::with_default(subscriber, || api.finish(kept, reply, &vigil));
+                !lines.0.lock().is_empty()
+            })
+            .collect();
+        assert_eq!(warned, [Code::InternalError]);
+    }
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
     }
 
     /// The compiler decides how futures are laid out: another one may need other numbers. If this fails, look for what an async function keeps twice, or holds while it waits:
