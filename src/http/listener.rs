@@ -27,6 +27,7 @@ use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use rustix::net::sockopt::set_tcp_user_timeout;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -128,8 +129,7 @@ pub async fn serve(
                 }
             },
         };
-        // Replies are small and complete: waiting for more to send with them only delays them.
-        let _ = stream.set_nodelay(true);
+        prepare(&stream, &limits);
         while connections.try_join_next().is_some() {}
         match Arc::clone(&places).try_acquire_owned() {
             Ok(place) => {
@@ -159,6 +159,17 @@ pub async fn serve(
         return Drained { connections_cut };
     }
     Drained { connections_cut: 0 }
+}
+
+/// Sets what the system does for a connection. Without it the connection is slower, or held for longer: no reason to
+/// refuse it.
+fn prepare(stream: &TcpStream, limits: &Limits) {
+    // Replies are small and complete: waiting for more to send with them only delays them.
+    let _ = stream.set_nodelay(true);
+    // A client that vanished without a word takes nothing, but as long as what is sent to it finds room in the system's
+    // buffers nobody waits here: the system would try for a quarter of an hour, and a stream would keep its place.
+    let stall_ms = limits.write_stall_time_max.as_millis().try_into().unwrap_or(u32::MAX);
+    let _ = set_tcp_user_timeout(stream, stall_ms);
 }
 
 /// HTTP/1.1 as it is spoken here.
@@ -569,5 +580,20 @@ impl Write for PatientStream {
             Some(end) => end.as_mut().poll(cx).map(Ok),
             None => Poll::Ready(Ok(())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::sockopt::tcp_user_timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_system_gives_a_client_up_when_we_would() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let stream = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connected");
+        prepare(&stream, &Limits { write_stall_time_max: Duration::from_millis(1500), ..Limits::default() });
+        assert_eq!((stream.nodelay().ok(), tcp_user_timeout(&stream).ok()), (Some(true), Some(1500)));
     }
 }
