@@ -774,6 +774,37 @@ async fn a_client_that_sends_before_it_reads_still_hears_the_refusal() {
     service.stop().await;
 }
 
+/// A connection whose last reply was a stream, ended or of HEAD only, took the end of its client's side for that of a
+/// reader, and was cut off before the next reply, or before that of HEAD.
+#[tokio::test]
+async fn who_closes_its_side_behind_a_stream_that_ended_still_gets_its_reply() {
+    let service = Service::start().await;
+    service.open_with("a1", "1").await;
+    let stream = |method| {
+        format!("{method} /v2/events?limit=1 HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\n\r\n")
+    };
+    let deposit = "POST /accounts/a1/deposit HTTP/1.1\r\nhost: x\r\ncontent-length: 12\r\n\r\n{\"amount\":1}";
+    for _ in 0..20 {
+        let bytes = service.send_bytes(stream("HEAD").as_bytes(), true).await;
+        let (reply, rest) = Reply::parse(&bytes).expect("a reply");
+        assert_eq!((reply.status.as_u16(), rest.len()), (200, 0));
+
+        let mut connection = service.connect().await;
+        connection.write_all(stream("GET").as_bytes()).await.expect("open");
+        let mut bytes = Vec::new();
+        while !bytes.ends_with(b"\r\n0\r\n\r\n") {
+            assert!(connection.read_buf(&mut bytes).await.expect("open") > 0);
+        }
+        connection.write_all(deposit.as_bytes()).await.expect("open");
+        connection.shutdown().await.expect("open");
+        let mut bytes = Vec::new();
+        connection.read_to_end(&mut bytes).await.expect("an end in order");
+        let (reply, rest) = Reply::parse(&bytes).expect("a reply");
+        assert_eq!((reply.status.as_u16(), rest.len()), (201, 0), "{reply:?}");
+    }
+    service.stop().await;
+}
+
 /// Two replies were lost to the reset of a closing that did not wait: those to a head that is no HTTP, or too long, and
 /// those to requests that offer an upgrade and a body that is not read.
 #[tokio::test]

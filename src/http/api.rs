@@ -241,7 +241,7 @@ impl Api {
             );
         }
         reply.headers_mut().insert(X_REQUEST_ID.clone(), kept.request_id.into_header());
-        vigil.answered(&reply, kept.body_unread);
+        vigil.answered(&reply, kept.method == Method::HEAD, kept.body_unread);
         reply
     }
 }

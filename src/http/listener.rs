@@ -289,7 +289,7 @@ pub(super) struct Vigil {
     was_called: AtomicBool,
     /// Whether the client may still be sending when the connection closes.
     lingers: AtomicBool,
-    /// Whether what is being sent does not end by itself.
+    /// Whether what is being sent, or was sent last, does not end by itself.
     streams: AtomicBool,
 }
 
@@ -320,16 +320,19 @@ impl Vigil {
     }
 
     pub(super) fn head_came(&self) {
+        // A stream before it has ended: who closes its side now waits for this reply.
+        self.streams.store(false, Relaxed);
         self.answering.store(true, Relaxed);
         self.waiting.store(0, Relaxed);
     }
 
-    /// Takes note of what is going to be sent, and whether the client may still be sending a body that nobody will read.
-    pub(super) fn answered(&self, reply: &Reply, body_unread: bool) {
+    /// Takes note of what is going to be sent, without its body if `is_head`, and whether the client may still be sending a
+    /// body that nobody will read.
+    pub(super) fn answered(&self, reply: &Reply, is_head: bool, body_unread: bool) {
         if body_unread {
             self.lingers.store(true, Relaxed);
         }
-        self.streams.store(matches!(reply.body(), Body::Stream(_)), Relaxed);
+        self.streams.store(!is_head && matches!(reply.body(), Body::Stream(_)), Relaxed);
         self.answering.store(false, Relaxed);
     }
 
