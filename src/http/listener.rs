@@ -177,8 +177,6 @@ fn protocol() -> http1::Builder {
     let mut http = http1::Builder::new();
     http.max_header_size(HEAD_BYTES_MAX)
         .max_buf_size(READ_BUFFER_BYTES_MAX)
-        // Replies are small: copying one behind its head costs less than telling the system of two pieces.
-        .writev(false)
         // A client that closes its side after the request still gets its reply.
         .half_close(true);
     http
@@ -522,6 +520,8 @@ impl Read for PatientStream {
     }
 }
 
+/// Not vectored, so hyper copies a reply behind its head. Most are small: that costs less than telling the system of two
+/// pieces.
 impl Write for PatientStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_sent(cx))?;
@@ -530,20 +530,6 @@ impl Write for PatientStream {
         }
         let outcome = Pin::new(&mut self.inner).poll_write(cx, bytes);
         self.timed(outcome, cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffers: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_sent(cx))?;
-        let outcome = Pin::new(&mut self.inner).poll_write_vectored(cx, buffers);
-        self.timed(outcome, cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
