@@ -107,6 +107,8 @@ fn malformed_http() -> Vec<Case> {
         bare(&format!("GET /accounts/a?{}", "a".repeat(4096)), 414, "uri-too-long", &[]),
         raw("GET /accounts/alice HTTP/1.1\r\n\r\n", 400, "invalid-host", &[]),
         raw(get("host: y\r\n"), 400, "invalid-host", &[]),
+        raw("GET /accounts/alice HTTP/1.1\r\nhost: x@y\r\n\r\n", 400, "invalid-host", &[]),
+        raw("GET /accounts/alice HTTP/1.0\r\nhost: x\r\nhost: x\r\n\r\n", 400, "invalid-host", &[]),
         raw(chunked("zz\r\n{}\r\n0\r\n\r\n"), 400, "invalid-body", &[]),
         raw(chunked("-1\r\n"), 400, "invalid-body", &[]),
         raw(chunked("fffffffffffffffff\r\n"), 400, "invalid-body", &[]),

@@ -257,9 +257,7 @@ fn check<'p>(
     if uri_bytes > URI_BYTES_MAX {
         return Err(Problem::plain(Code::UriTooLong));
     }
-    if parts.version == hyper::Version::HTTP_11 {
-        headers::check_host(headers)?;
-    }
+    headers::check_host(headers, parts.version)?;
     let found = found.ok_or_else(|| Problem::plain(Code::NotFound))?;
     if parts.method == Method::OPTIONS {
         Query::split(parts.uri.query(), QueryShape::NONE)?;

@@ -2,6 +2,7 @@
 //! when it cannot be understood; one that only saves work is passed over.
 
 use std::borrow::Cow;
+use std::net::Ipv6Addr;
 use std::sync::LazyLock;
 
 use hyper::HeaderMap;
@@ -171,12 +172,42 @@ fn is_visible(bytes: &[u8], count_max: usize) -> bool {
     (1..=count_max).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
 }
 
-/// HTTP/1.1 wants to know whom the client thinks it talks to, exactly once (RFC 9112, 3.2).
-pub(super) fn check_host(headers: &Headers<'_>) -> Result<(), Problem> {
-    match headers.host {
-        Sent::Once(_) => Ok(()),
-        Sent::Never | Sent::Repeatedly(_) => Err(Problem::plain(Code::InvalidHost)),
-    }
+/// HTTP/1.1 wants to know whom the client thinks it talks to, exactly once, and HTTP/1.0 at most once (RFC 9112, 3.2).
+/// Nothing here depends on it; but what is refused here cannot be taken for another host by a proxy before us.
+pub(super) fn check_host(headers: &Headers<'_>, version: hyper::Version) -> Result<(), Problem> {
+    let is_valid = match headers.host {
+        Sent::Once(host) => is_host(host.as_bytes()),
+        Sent::Never => version < hyper::Version::HTTP_11,
+        Sent::Repeatedly(_) => false,
+    };
+    if is_valid { Ok(()) } else { Err(Problem::plain(Code::InvalidHost)) }
+}
+
+/// Whether this is a host and perhaps a port, as an authority of RFC 3986, 3.2 has them; a host may be empty. Every
+/// request has one, so it is not made a value of, as `http::uri::Authority` would be, which also takes any port.
+fn is_host(value: &[u8]) -> bool {
+    let is_in_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(byte);
+    let (is_name, port) = match value.strip_prefix(b"[") {
+        None => {
+            let end = value.iter().position(|byte| *byte == b':').unwrap_or(value.len());
+            let (name, port) = value.split_at(end);
+            (name.iter().all(is_in_name), port)
+        }
+        Some(rest) => {
+            let Some(end) = rest.iter().position(|byte| *byte == b']') else { return false };
+            let address = std::str::from_utf8(&rest[..end]).ok();
+            (address.is_some_and(|text| text.parse::<Ipv6Addr>().is_ok()), &rest[end + 1..])
+        }
+    };
+    let is_port = match port {
+        [] | [b':'] => true,
+        [b':', digits @ ..] => {
+            let port = std::str::from_utf8(digits).ok().filter(|_| digits.iter().all(u8::is_ascii_digit));
+            port.is_some_and(|text| text.parse::<u16>().is_ok())
+        }
+        _ => false,
+    };
+    is_name && is_port
 }
 
 /// Refuses a body that is not written as JSON, as far as the headers tell. Version 1 never looked at
@@ -572,6 +603,38 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Anything was taken for a host, if only it was there once.
+    #[test]
+    fn a_host_is_a_name_or_an_address_and_perhaps_a_port() {
+        let check = |values: &[&str], version| {
+            let map = map(&values.iter().map(|value| (&HOST, *value)).collect::<Vec<_>>());
+            check_host(&Headers::of(&map), version).is_ok()
+        };
+        let (old, new) = (hyper::Version::HTTP_10, hyper::Version::HTTP_11);
+        for good in [
+            "",
+            ":",
+            "x",
+            "localhost:8080",
+            "127.0.0.1:1",
+            "a_b.example",
+            "x:",
+            "x:065535",
+            "[::1]",
+            "[::ffff:1.2.3.4]:80",
+            "%7E",
+        ] {
+            assert!(check(&[good], old) && check(&[good], new), "{good}");
+        }
+        for bad in
+            ["a b", "x/y", "user@x", "x:99999", "x:+1", "x:y", "x:1:2", "::1", "[::1", "[x]", "[::1]x", "é", "x?y"]
+        {
+            assert!(!check(&[bad], old) && !check(&[bad], new), "{bad}");
+        }
+        assert!(check(&[], old) && !check(&[], new));
+        assert!(!check(&["x", "x"], old) && !check(&["x", "x"], new));
     }
 
     #[test]

@@ -203,8 +203,8 @@ codes! {
         "The request takes no If-None-Match header",
         "Only what reads takes the header. A change is refused with it, because it would be made whether or not it is true.";
     InvalidHost "invalid-host" BAD_REQUEST Never,
-        "The Host header is missing or repeated",
-        "HTTP/1.1 requires exactly one Host header.";
+        "The Host header is missing, repeated or not valid",
+        "HTTP/1.1 requires exactly one Host header, and HTTP/1.0 takes at most one: a name or an address of IP, and perhaps a port.";
     NotFound "not-found" NOT_FOUND Never,
         "There is nothing at this path",
         "No resource has this path. Paths are case-sensitive and have no trailing slash; a slash in an account's name is written %2F.";
