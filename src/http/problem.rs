@@ -233,8 +233,8 @@ codes! {
         "The body does not have the right fields",
         "The body is JSON but not what is asked for here: `errors` lists what is wrong with which field.";
     InvalidBody "invalid-body" BAD_REQUEST Never,
-        "The body did not arrive whole",
-        "The connection ended, or the chunked encoding broke, before the end of the body. Nothing was done.";
+        "The body cannot be read",
+        "The connection ended, or the chunked encoding broke, before the end of the body; or its headers do not say clearly what it is: Content-Type and Content-Encoding are sent at most once, and the only transfer coding is chunked. Nothing was done.";
     UnexpectedBody "unexpected-body" BAD_REQUEST Never,
         "The request has a body",
         "This request is complete without a body. Send none.";

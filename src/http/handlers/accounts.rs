@@ -21,7 +21,7 @@ use super::transactions::{Cursor, PageLimit};
 use crate::bank::{AccountSelector, KeyHome};
 use crate::http::call::Call;
 use crate::http::cursor::{self, ListDigest};
-use crate::http::headers::{self, Scope};
+use crate::http::headers::{self, MERGE_PATCH, Scope};
 use crate::http::operation::{
     BANK, CHANGE, EVERY, IF_MATCH, IF_NONE_MATCH, JSON_BODY, KEYED, KEYED_IF_MATCH, NAMED, Operation,
     REFERRED, ReplyHeader, RequestBody, Success,
@@ -140,9 +140,7 @@ pub(in crate::http) static UPDATE: Operation = Operation {
         overdraft limit under what is in use is allowed: the account cannot pay then until it is covered again.",
     headers: KEYED_IF_MATCH,
     request: Some(
-        RequestBody::json::<AccountPatch>()
-            .of_type("application/merge-patch+json")
-            .or(&[(JSON, AccountPatch::describe)]),
+        RequestBody::json::<AccountPatch>().of_type(MERGE_PATCH).or(&[(JSON, AccountPatch::describe)]),
     ),
     success: Success {
         status: 200,
