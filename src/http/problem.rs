@@ -192,7 +192,7 @@ codes! {
         "Wait for as long as Retry-After says, then send the same request with the same key to get its outcome.";
     IdempotencyKeysExhausted "idempotency-keys-exhausted" SERVICE_UNAVAILABLE After(60),
         "No further idempotency keys can be remembered now",
-        "Nothing was done. Room comes back as older keys expire; retry after Retry-After with the same key.";
+        "Nothing was done, but of a batch with a key its first items may have been executed. Room comes back as older keys expire; retry after Retry-After with the same key: a batch goes on where it stopped.";
     InvalidIdempotencyKey "invalid-idempotency-key" BAD_REQUEST Never,
         "The Idempotency-Key header is not valid",
         "Send the header once, with 1 to 255 printable ASCII characters, bare or as a quoted string.";
@@ -252,7 +252,7 @@ codes! {
         "The body did not arrive in time. Nothing was done.";
     Overloaded "overloaded" SERVICE_UNAVAILABLE After(1),
         "Too much is waiting already",
-        "Nothing was done. Retry after Retry-After, with the same key.";
+        "Nothing was done, but of a batch with a key its first items may have been executed. Retry after Retry-After with the same key: a batch goes on where it stopped.";
     TooManyConnections "too-many-connections" SERVICE_UNAVAILABLE After(1),
         "Too many connections are open",
         "Nothing was read from this connection. Reuse connections, or retry after Retry-After.";
@@ -261,7 +261,7 @@ codes! {
         "The service bounds how many readers it serves live. Read `/v2/events` page by page, or retry after Retry-After.";
     DiskFull "disk-full" SERVICE_UNAVAILABLE After(10),
         "The disk is full",
-        "Nothing was done, and nothing can be changed until the operator makes room. Reading still works.";
+        "Nothing was done, but of a batch with a key its first items may have been executed; with the same key it goes on where it stopped. Nothing can be changed until the operator makes room. Reading still works.";
     Starting "starting" SERVICE_UNAVAILABLE After(1),
         "The service is starting",
         "The service is still reading its log. Nothing was done; retry after Retry-After.";
@@ -377,6 +377,11 @@ impl Problem {
         self
     }
 
+    /// Whether an earlier request was refused with it, and this one repeats that.
+    pub(super) fn is_repeated(&self) -> bool {
+        self.first_request_id.is_some()
+    }
+
     fn fact(mut self, fact: Fact) -> Problem {
         self.facts.push(fact);
         self
@@ -391,7 +396,7 @@ impl Problem {
         if let Retry::After(seconds) = self.code.retry() {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if self.first_request_id.is_some() {
+        if self.is_repeated() {
             super::headers::mark_replayed(headers);
         }
         response

@@ -304,7 +304,7 @@ fn pointer(raw: &str, party: Party) -> Cow<'static, str> {
 
 fn refused(index: usize, problem: &Problem, request_id: &str) -> ItemResult {
     let status = problem.code.status().as_u16();
-    ItemResult { index, status, replayed: false, body: problem_body(problem, request_id) }
+    ItemResult { index, status, replayed: problem.is_repeated(), body: problem_body(problem, request_id) }
 }
 
 fn executed(index: usize, done: &Done<Executed>, bank: &Bank) -> ItemResult {

@@ -191,16 +191,21 @@ pub(in crate::http) fn read_item(raw: &str) -> Result<(BatchItem, Option<Box<str
             Ok(_) => {
                 let known = "must be open, deposit, withdraw, transfer, hold, capture or void";
                 errors.push_member(value.at(), "type", known);
+                errors.check(value);
                 None
             }
             Err(detail) => {
                 errors.push_member(value.at(), "type", detail.clone());
+                errors.check(value);
                 None
             }
         };
         Some((item?, key?))
     })
 }
+
+/// What may stand around a value of JSON (RFC 8259, 2). Other white space is no more than any other text.
+const SPACE: [char; 4] = [' ', '\t', '\n', '\r'];
 
 /// The items of a batch with one a line, as they are read. Empty lines are none.
 ///
@@ -250,7 +255,7 @@ impl<'a> Iterator for Lines<'a> {
                 None => (self.rest, ""),
             };
             self.rest = rest;
-            let raw = line.trim();
+            let raw = line.trim_matches(SPACE);
             if !raw.is_empty() {
                 if let Some(values) = plain_values(raw) {
                     self.shape = Some(Shape::of(raw, values));
@@ -525,7 +530,7 @@ mod tests {
 
     /// What the lines of a text were without knowing how other lines are written.
     fn alone(text: &str) -> Vec<Line<'_>> {
-        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let lines = text.lines().map(|line| line.trim_matches(SPACE)).filter(|line| !line.is_empty());
         lines.map(|raw| Line { raw, plain: plain_values(raw) }).collect()
     }
 

@@ -192,6 +192,13 @@ impl Errors {
         self.push(Pointer::Member(&at, name), detail);
     }
 
+    /// Makes sure that a value that nobody reads is JSON.
+    pub(in crate::http) fn check(&mut self, value: Value<'_>) {
+        if let Err(error) = serde_json::from_str::<IgnoredAny>(value.raw) {
+            self.malformed.get_or_insert(error.to_string());
+        }
+    }
+
     /// Leads `visitor` over an object or an array.
     pub(super) fn visit<'a>(&mut self, value: Value<'a>, visitor: impl Visitor<'a, Value = ()>) {
         let mut reader = serde_json::Deserializer::from_str(value.raw);
