@@ -1408,7 +1408,7 @@ async fn set_up(service: &Service) -> Ids {
     assert_eq!(service.send("PATCH", &frozen, &[], r#"{"frozen":true}"#).await.status, 200);
     let kind = r#"{"kind":"overdraft-protection"}"#;
     let link = service.send("PUT", "/v2/accounts/name:carol/links/name:frozen", &[], kind).await;
-    assert_eq!(link.status, 200);
+    assert_eq!(link.status, 201);
     let list = service.get("/v2/accounts?limit=1").await;
     Ids {
         hold: text(&hold, "id"),

@@ -60,6 +60,11 @@ impl Operation {
         self.headers.contains(&RequestHeader::IfNoneMatch)
     }
 
+    /// Whether it may be repeated with an idempotency key.
+    pub(super) fn is_keyed(&self) -> bool {
+        self.headers.contains(&RequestHeader::IdempotencyKey)
+    }
+
     /// Whether it can be asked what would happen. That is answered with 200.
     pub(super) fn has_dry_run(&self) -> bool {
         self.query.names.contains(&DRY_RUN)
@@ -125,6 +130,8 @@ pub(super) struct Success {
     pub(super) status: u16,
     /// What it means.
     pub(super) meaning: &'static str,
+    /// Another status that the same reply may have, and what that means.
+    pub(super) or: Option<(u16, &'static str)>,
     /// The body's media type and schema, if there is a body.
     pub(super) body: Option<(&'static str, Describer)>,
     /// The same for other representations, which the client can ask for.
@@ -140,6 +147,7 @@ impl Success {
     pub(super) const EMPTY: Success = Success {
         status: 204,
         meaning: "Done.",
+        or: None,
         body: None,
         other_bodies: &[],
         headers: &[],

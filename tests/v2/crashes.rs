@@ -33,7 +33,7 @@ fn every_change_survives_with_its_key() {
         answered.push((path.to_owned(), body, reply));
         value
     };
-    teller.put(&format!("/v2/accounts/{c}/links/{a}"), json!({ "kind": "overdraft-protection" })).is(200);
+    teller.put(&format!("/v2/accounts/{c}/links/{a}"), json!({ "kind": "overdraft-protection" })).is(201);
     let transfer = json!({ "from": a, "to": b, "amount": "1", "reference": "r" });
     let transferred = text(&send(&teller, "/v2/transfers", transfer.clone(), 201)["id"]);
     let hold = text(&send(&teller, "/v2/holds", json!({ "account": b, "amount": "10", "to": c }), 201)["id"]);

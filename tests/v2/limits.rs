@@ -165,7 +165,7 @@ fn what_another_account_pulls_counts_too() {
     let source = teller.open_as(1, "source", "100", json!({ "velocity_limits": { "per_day": "5" } }));
     let [a] = teller.open_each([(0, "1")]);
     let kind = json!({ "kind": "overdraft-protection" });
-    teller.put(&format!("/v2/accounts/{a}/links/{source}"), kind).is(200);
+    teller.put(&format!("/v2/accounts/{a}/links/{source}"), kind).is(201);
     let withdraw =
         |amount: &str| teller.post(&format!("/v2/accounts/{a}/withdrawals"), json!({ "amount": amount }));
     withdraw("6.01").refused(422, "insufficient-funds");

@@ -14,7 +14,7 @@ fn accounts_are_linked_and_unlinked() {
     let [a, b, c] = teller.open_each([(0, "0"), (1, "0"), (2, "0")]);
     let path = format!("/v2/accounts/{a}/links/{b}");
     teller.get(&path).refused(404, "link-not-found");
-    let link = teller.put(&path, json!({ "kind": "related" })).is(200);
+    let link = teller.put(&path, json!({ "kind": "related" })).is(201);
     assert_eq!(
         (&link["account_id"], &link["linked_account_id"], &link["kind"]),
         (&json!(teller.id(&a)), &json!(teller.id(&b)), &json!("related"))
@@ -26,7 +26,7 @@ fn accounts_are_linked_and_unlinked() {
     assert_eq!(teller.account(&a)["version"], version);
     let protected = protect(&teller, &a, &b).is(200);
     assert_eq!(protected["kind"], "overdraft-protection");
-    teller.put(&format!("/v2/accounts/{a}/links/{c}"), json!({ "kind": "related" })).is(200);
+    teller.put(&format!("/v2/accounts/{a}/links/{c}"), json!({ "kind": "related" })).is(201);
     for restart in [false, true] {
         if restart {
             teller.restart();
@@ -61,7 +61,7 @@ fn a_chain_of_four_helps_out_wherever_its_accounts_are() {
     let accounts = teller.open_each([(0, "1"), (2, "2"), (1, "3"), (0, "4"), (1, "50")]);
     let [a, b, c, d, e] = &accounts;
     for (account, by) in [(c, d), (a, b), (b, c)] {
-        protect(&teller, account, by).is(200);
+        protect(&teller, account, by).is(201);
     }
     protect(&teller, d, e).refused(422, "link-chain-too-long");
     protect(&teller, e, a).refused(422, "link-chain-too-long");
@@ -98,7 +98,7 @@ fn a_chain_of_four_helps_out_wherever_its_accounts_are() {
 fn a_refused_operation_has_pulled_nothing() {
     let teller = Teller::start();
     let [a, b, c] = teller.open_each([(0, "1"), (1, "10"), (2, "0")]);
-    protect(&teller, &a, &b).is(200);
+    protect(&teller, &a, &b).is(201);
     let before = teller.everything();
     teller.post("/v2/transfers?dry_run=true", json!({ "from": a, "to": c, "amount": "5" })).is(200);
     let legs = json!({ "legs": [
@@ -164,7 +164,7 @@ fn all_payers_of_a_transfer_may_be_protected() {
 fn a_repeated_withdrawal_pulls_once() {
     let mut teller = Teller::start();
     let [a, b] = teller.open_each([(2, "1"), (0, "10")]);
-    protect(&teller, &a, &b).is(200);
+    protect(&teller, &a, &b).is(201);
     let path = format!("/v2/accounts/{a}/withdrawals");
     let first = teller.post_keyed(&path, "k", json!({ "amount": "4" }));
     first.is(201);
@@ -193,18 +193,18 @@ fn a_repeated_withdrawal_pulls_once() {
 fn nobody_protects_itself() {
     let teller = Teller::start();
     let [a, b, c] = teller.open_each([(0, "0"), (1, "0"), (2, "0")]);
-    protect(&teller, &a, &b).is(200);
+    protect(&teller, &a, &b).is(201);
     protect(&teller, &b, &a).refused(422, "link-cycle");
-    protect(&teller, &b, &c).is(200);
+    protect(&teller, &b, &c).is(201);
     protect(&teller, &c, &a).refused(422, "link-cycle");
     protect(&teller, &a, &c).refused(422, "links-exhausted");
     protect(&teller, &a, &a).refused(422, "account-repeated");
     let yen = teller.open_as(1, "yen", "0", json!({ "currency": "JPY" }));
     protect(&teller, &c, &yen).refused(422, "currency-mismatch");
-    teller.put(&format!("/v2/accounts/{c}/links/{yen}"), json!({ "kind": "related" })).is(200);
+    teller.put(&format!("/v2/accounts/{c}/links/{yen}"), json!({ "kind": "related" })).is(201);
     // Without the link in the middle there is no circle any more.
     teller.delete(&format!("/v2/accounts/{b}/links/{c}")).is(204);
-    protect(&teller, &c, &a).is(200);
+    protect(&teller, &c, &a).is(201);
     teller.end();
 }
 
@@ -214,8 +214,8 @@ fn an_account_has_a_bounded_number_of_links() {
     let [a, b] = teller.open_each([(0, "0"), (1, "0")]);
     let others: Vec<_> = (0..17).map(|number| teller.open(number % 3, &format!("o{number}"), "0")).collect();
     for other in &others[..16] {
-        teller.put(&format!("/v2/accounts/{a}/links/{other}"), json!({ "kind": "related" })).is(200);
-        protect(&teller, other, &b).is(200);
+        teller.put(&format!("/v2/accounts/{a}/links/{other}"), json!({ "kind": "related" })).is(201);
+        protect(&teller, other, &b).is(201);
     }
     let last = &others[16];
     teller

@@ -55,7 +55,7 @@ fn pulls_that_cross_one_another_end() {
         teller.put(&path, json!({ "kind": "overdraft-protection" }))
     };
     for (account, by) in [(0, 1), (1, 2), (5, 4), (4, 3)] {
-        protect(account, by).is(200);
+        protect(account, by).is(201);
     }
     let requests = |number: usize| {
         let request = |step: usize| {
@@ -73,9 +73,9 @@ fn pulls_that_cross_one_another_end() {
     let clients = [0, 1, 2, 3].map(|number| client(&teller, requests(number)));
     for _ in 0..30 {
         teller.delete(&format!("/v2/accounts/{}/links/{}", accounts[1], accounts[2])).is(204);
-        protect(1, 3).is(200);
+        protect(1, 3).is(201);
         teller.delete(&format!("/v2/accounts/{}/links/{}", accounts[1], accounts[3])).is(204);
-        protect(1, 2).is(200);
+        protect(1, 2).is(201);
     }
     for client in clients {
         for (status, reply) in client.join().expect("it does not panic") {

@@ -24,12 +24,15 @@ pub(in crate::http) static PUT: Operation = Operation {
     endpoint: Endpoint::PutLink,
     id: "linkAccount",
     summary: "Link an account to another",
-    details: "Or change what the link is for. The same request again changes nothing.",
+    details: "Or change what the link is for: 201 if there was none before, else 200. The same request again changes \
+        nothing.",
     request: Some(RequestBody::json::<LinkRequest>()),
     success: Success {
-        status: 200,
-        meaning: "The link.",
+        status: 201,
+        meaning: "The link, which is new.",
+        or: Some((200, "The link, which was there before, perhaps of another kind.")),
         body: Some((JSON, AccountLink::describe)),
+        headers_at_times: &[],
         ..Success::EMPTY
     },
     problems: &[
@@ -101,11 +104,16 @@ impl Call<'_> {
         let LinkRequest { kind } = read_body(&body)?;
         let operation =
             LedgerOperation::Link { account: bank.place(account.clone()), to: bank.place(to.clone()), kind };
+        // What is changed does not say what was there before. Simplified: of two who at one moment link the same accounts
+        // in two ways, both may hear that their link is new.
+        let (before, to) = (bank.account(account).await?, self.id_of(to).await?);
+        let was_there = links_of(&before).iter().any(|link| link.to == to);
         // Putting is idempotent by itself: the same request again finds the link there.
         let origin = Origin { key: None, request_id: self.request_id.as_str().into() };
-        bank.operate(operation, Vec::new(), KeyHome::Key, false, origin).await?;
-        let (account, to) = (self.id_of(account).await?, self.id_of(to).await?);
-        Ok(reply::json(StatusCode::OK, &AccountLink::of(account, to, kind)))
+        let done = bank.operate(operation, Vec::new(), KeyHome::Key, false, origin).await?;
+        let is_new = !was_there && done.value.decision.effects().next().is_some();
+        let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
+        Ok(reply::json(status, &AccountLink::of(before.id, to, kind)))
     }
 
     pub(super) async fn read_link(&self) -> Result<Reply, Problem> {

@@ -74,6 +74,7 @@ pub(in crate::http) static LIST: Operation = Operation {
         other_bodies: &[(EVENT_STREAM, describe_stream)],
         headers: &[ReplyHeader::CacheControl],
         headers_at_times: &[ReplyHeader::Link],
+        ..Success::EMPTY
     },
     problems: &[
         EVERY,

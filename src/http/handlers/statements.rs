@@ -42,6 +42,7 @@ pub(in crate::http) static STATEMENT: Operation = Operation {
         other_bodies: &[(CSV, any_text), (TEXT, any_text)],
         headers: &[ReplyHeader::ETag, ReplyHeader::CacheControl, ReplyHeader::Vary],
         headers_at_times: &[ReplyHeader::ContentDisposition],
+        ..Success::EMPTY
     },
     problems: &[
         EVERY,

@@ -43,7 +43,7 @@ pub(super) fn document() -> Value {
         }
         paths.insert(route.pattern.to_owned(), path.into());
     }
-    let otherwise = responses_of(WITHOUT_OPERATION.iter().copied(), &mut schemas);
+    let otherwise = responses_of(WITHOUT_OPERATION.iter().copied(), false, &mut schemas);
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -160,6 +160,9 @@ fn describe_responses(operation: &Operation, schemas: &mut Schemas) -> Value {
     if !links.is_empty() {
         reply["links"] = links.into();
     }
+    if let Some((status, meaning)) = success.or {
+        responses.insert(status.to_string(), with_meaning(reply.clone(), meaning));
+    }
     responses.insert(success.status.to_string(), reply);
     if operation.is_conditional() {
         let unchanged = json!({
@@ -169,12 +172,16 @@ fn describe_responses(operation: &Operation, schemas: &mut Schemas) -> Value {
         responses.insert("304".to_owned(), unchanged);
     }
     let codes = operation.problems.iter().flat_map(|group| group.iter().copied());
-    responses.extend(responses_of(codes, schemas));
+    responses.extend(responses_of(codes, operation.is_keyed(), schemas));
     responses.into()
 }
 
 /// What is answered with these problems: one response a status, which names the codes that it can have.
-fn responses_of(codes: impl Iterator<Item = Code>, schemas: &mut Schemas) -> Map<String, Value> {
+fn responses_of(
+    codes: impl Iterator<Item = Code>,
+    is_keyed: bool,
+    schemas: &mut Schemas,
+) -> Map<String, Value> {
     let problem = Problem::describe(schemas);
     let mut by_status = std::collections::BTreeMap::<u16, Vec<Code>>::new();
     for code in codes {
@@ -188,26 +195,27 @@ fn responses_of(codes: impl Iterator<Item = Code>, schemas: &mut Schemas) -> Map
             codes.iter().map(|code| format!("- `{}`: {}.", code.slug(), code.title())).collect();
         let slugs: Vec<&str> = codes.iter().map(|code| code.slug()).collect();
         let retry = |code: &Code| code.retry() != Retry::Never;
-        let (certain, at_times) = match (codes.iter().all(retry), codes.iter().any(retry)) {
-            (true, _) => (&[ReplyHeader::CacheControl, ReplyHeader::RetryAfter][..], REPLAYED),
-            (false, true) => (&[ReplyHeader::CacheControl][..], REPLAYED_OR_RETRY),
-            (false, false) => (&[ReplyHeader::CacheControl][..], REPLAYED),
-        };
+        let (mut certain, mut at_times) = (vec![ReplyHeader::CacheControl], Vec::new());
+        if codes.iter().all(retry) {
+            certain.push(ReplyHeader::RetryAfter);
+        } else if codes.iter().any(retry) {
+            at_times.push(ReplyHeader::RetryAfter);
+        }
+        if is_keyed {
+            at_times.push(ReplyHeader::IdempotentReplayed);
+        }
         let schema = json!({
             "allOf": [problem, { "type": "object", "properties": { "code": { "enum": slugs } } }],
         });
         let response = json!({
             "description": meanings.join("\n"),
-            "headers": headers(certain, at_times),
+            "headers": headers(&certain, &at_times),
             "content": { "application/problem+json": { "schema": schema } },
         });
         (status.to_string(), response)
     };
     by_status.into_iter().map(response).collect()
 }
-
-const REPLAYED: &[ReplyHeader] = &[ReplyHeader::IdempotentReplayed];
-const REPLAYED_OR_RETRY: &[ReplyHeader] = &[ReplyHeader::IdempotentReplayed, ReplyHeader::RetryAfter];
 
 /// The answers to requests that find no operation, under names of their own.
 fn named_responses(by_status: Map<String, Value>) -> Map<String, Value> {
