@@ -9,6 +9,8 @@ mod accounts;
 mod batches;
 #[path = "v2/crashes.rs"]
 mod crashes;
+#[path = "support/document.rs"]
+mod document;
 #[path = "v2/holds.rs"]
 mod holds;
 #[path = "v2/limits.rs"]

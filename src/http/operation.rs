@@ -179,6 +179,9 @@ pub(super) enum ReplyHeader {
     IdempotentReplayed,
     ContentDisposition,
     Vary,
+    ContentSecurityPolicy,
+    ContentTypeOptions,
+    ReferrerPolicy,
 }
 
 /// The headers of whatever changes something.

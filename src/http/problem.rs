@@ -12,10 +12,9 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::reply::{self, Reply};
-use super::wire::AllowanceLeft;
-use super::wire::Version;
-use super::wire::schema::{Describe, Schemas};
+use super::wire::schema::{Describe, Schemas, with_meaning};
 use super::wire::write::{self, Id, MoneyNumber, MoneyText, Object, Write};
+use super::wire::{AllowanceLeft, AllowanceLeftV1, Version};
 use crate::bank::Refusal;
 use crate::ledger::workspace::CONDITION_PLACES_FROM;
 use crate::ledger::{Allowance, Amount, Currency, HoldOutcome, Rejected, Rejection};
@@ -240,7 +239,7 @@ codes! {
         "This request is complete without a body. Send none.";
     PayloadTooLarge "payload-too-large" PAYLOAD_TOO_LARGE Never,
         "The body is too large",
-        "A body has at most 65,536 bytes.";
+        "A body has at most 65,536 bytes, that of a batch 8 MiB.";
     UriTooLong "uri-too-long" URI_TOO_LONG Never,
         "The URI is too long",
         "A path with its query has at most 4,096 bytes.";
@@ -423,7 +422,10 @@ impl Problem {
                 (Fact::Version(version), _) => object.plain("version", version),
                 (Fact::Text(name, text), _) => object.quoted(name, text),
                 (Fact::Id(name, id), _) => Id(id).write(object.key(name)),
-                (Fact::Allowance(allowance, currency), _) => {
+                (Fact::Allowance(allowance, currency), Version::One) => {
+                    AllowanceLeftV1::of(allowance, currency).write(object.key("allowance"));
+                }
+                (Fact::Allowance(allowance, currency), Version::Two) => {
                     AllowanceLeft::of(allowance, currency).write(object.key("allowance"));
                 }
             }
@@ -587,6 +589,12 @@ impl Describe for Problem {
                 json!({ "type": ["string", "number"], "description": meaning })
             };
             let fact = "An amount: a text in version 2, a number in version 1.";
+            let id = |schemas: &mut Schemas, meaning| with_meaning(Id::describe(schemas), meaning);
+            let (by_reversal, by_reference) = (
+                id(schemas, "The transfer that paid it back."),
+                id(schemas, "The transaction that has the reference."),
+            );
+            let allowance = [AllowanceLeft::describe(schemas), AllowanceLeftV1::describe(schemas)];
             json!({
                 "type": "object",
                 "description": "Why a request was refused (RFC 9457). Only `code` is for programs to decide by.",
@@ -608,6 +616,20 @@ impl Describe for Problem {
                     "available": amount(fact),
                     "required": amount(fact),
                     "balance": amount(fact),
+                    "held": amount(fact),
+                    "captured": amount(fact),
+                    "transferred": amount(fact),
+                    "hold_status": {
+                        "type": "string",
+                        "enum": ["captured", "voided", "expired"],
+                        "description": "How the hold ended.",
+                    },
+                    "reversed_by": by_reversal,
+                    "used_by": by_reference,
+                    "allowance": {
+                        "anyOf": allowance,
+                        "description": "What may still leave the account: with texts in version 2, numbers in version 1.",
+                    },
                     "version": { "type": "integer", "description": "The version that the account is at." },
                     "errors": {
                         "type": "array",

@@ -3,6 +3,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of this")]
 
+mod document;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +26,7 @@ use teller::storage::journal::record::LogPosition;
 use teller::storage::journal::{JournalReader, MemoryJournal};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::sync::{OnceCell, oneshot};
 use tokio::task::JoinHandle;
 
 /// How long anything may take before it counts as hanging. A loaded machine with a debug build stays far below it.
@@ -113,6 +115,8 @@ pub struct Service {
     stop: oneshot::Sender<()>,
     serving: JoinHandle<Drained>,
     client: HyperClient<HttpConnector, Full<Bytes>>,
+    /// Its OpenAPI document, once a reply was checked against it.
+    document: OnceCell<Value>,
 }
 
 impl Service {
@@ -156,6 +160,7 @@ impl Service {
             bank: None,
             stop,
             client: HyperClient::builder(TokioExecutor::new()).build_http(),
+            document: OnceCell::new(),
         }
     }
 
@@ -177,8 +182,19 @@ impl Service {
         self.serving
     }
 
-    /// Sends a request with headers and a body.
+    /// Sends a request with headers and a body. What comes back has to be what the document says.
     pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Reply {
+        let document = self.document.get_or_init(|| async {
+            let document = self.send_unchecked("GET", "/openapi.json", &[], "").await;
+            document.json()
+        });
+        let document = document.await;
+        let reply = self.send_unchecked(method, path, headers, body).await;
+        document::check(document, method, path, reply.status, &reply.headers, &reply.body);
+        reply
+    }
+
+    async fn send_unchecked(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Reply {
         let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.address));
         for (name, value) in headers {
             request = request.header(*name, *value);

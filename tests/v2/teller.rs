@@ -1,5 +1,6 @@
 //! A server with three shards and a client of it, in the words of the scripts.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 
 use ::teller::client::{Client, Response};
@@ -22,6 +23,8 @@ pub(crate) struct Teller {
     server: Option<Server>,
     client: Client,
     runtime: tokio::runtime::Runtime,
+    /// Its OpenAPI document, once a reply was checked against it.
+    document: OnceCell<Value>,
 }
 
 /// A reply.
@@ -38,7 +41,8 @@ impl Teller {
         let server = data.serve(FLAGS);
         let client = server.client(1);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        Teller { data, server: Some(server), client, runtime: runtime.expect("a runtime starts") }
+        let runtime = runtime.expect("a runtime starts");
+        Teller { data, server: Some(server), client, runtime, document: OnceCell::new() }
     }
 
     /// A client for another thread.
@@ -76,7 +80,7 @@ impl Teller {
         assert!(proof.contains("is proven"), "{proof}");
     }
 
-    /// Sends a request with these headers.
+    /// Sends a request with these headers. What comes back has to be what the document says.
     #[track_caller]
     pub(crate) fn send(
         &self,
@@ -93,6 +97,11 @@ impl Teller {
         let response = self.runtime.block_on(self.client.send(request));
         let what = format!("{method} {path}");
         let response = response.unwrap_or_else(|error| panic!("{what}: {error:?}"));
+        if path != "/openapi.json" {
+            let document = self.document.get_or_init(|| self.get("/openapi.json").is(200));
+            let Response { status, headers, body } = &response;
+            crate::document::check(document, method, path, *status, headers, body);
+        }
         Reply { what, response }
     }
 

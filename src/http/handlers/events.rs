@@ -59,7 +59,7 @@ pub(in crate::http) static LIST: Operation = Operation {
     id: "listEvents",
     summary: "Read what happened, page by page or live",
     details: "All events of all accounts, in an order that is the same for everyone: what could have led to \
-        something comes before it. Without `after` from the first. `next` goes on; it never expires, and the filter \
+        something comes before it. Without `after` from the first. `next` goes on, from the last page too; it never expires, and the filter \
         may change on the way.\n\n\
         With `Accept: text/event-stream` the same events come as they happen. The `id` of each is the cursor behind \
         it: a client that lost its stream sends the last as `Last-Event-ID`, which counts more than `after`, and \

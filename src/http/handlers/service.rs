@@ -38,7 +38,18 @@ pub(in crate::http) static DOCS: Operation = Operation {
     endpoint: Endpoint::Docs,
     id: "readDocs",
     summary: "Read this document as a page",
-    success: Success { meaning: "A page without scripts.", body: Some((HTML, any_text)), ..STABLE },
+    success: Success {
+        meaning: "A page without scripts.",
+        body: Some((HTML, any_text)),
+        headers: &[
+            ReplyHeader::ETag,
+            ReplyHeader::CacheControl,
+            ReplyHeader::ContentSecurityPolicy,
+            ReplyHeader::ContentTypeOptions,
+            ReplyHeader::ReferrerPolicy,
+        ],
+        ..STABLE
+    },
     ..STABLE_OPERATION
 };
 

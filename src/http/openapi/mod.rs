@@ -167,7 +167,7 @@ fn describe_responses(operation: &Operation, schemas: &mut Schemas) -> Value {
     if operation.is_conditional() {
         let unchanged = json!({
             "description": "The client has it already.",
-            "headers": headers(&[ReplyHeader::ETag, ReplyHeader::CacheControl], success.headers_at_times),
+            "headers": headers(success.headers, success.headers_at_times),
         });
         responses.insert("304".to_owned(), unchanged);
     }
@@ -321,6 +321,9 @@ impl ReplyHeader {
         ReplyHeader::IdempotentReplayed,
         ReplyHeader::ContentDisposition,
         ReplyHeader::Vary,
+        ReplyHeader::ContentSecurityPolicy,
+        ReplyHeader::ContentTypeOptions,
+        ReplyHeader::ReferrerPolicy,
     ];
 
     fn name(self) -> &'static str {
@@ -334,6 +337,9 @@ impl ReplyHeader {
             ReplyHeader::IdempotentReplayed => "Idempotent-Replayed",
             ReplyHeader::ContentDisposition => "Content-Disposition",
             ReplyHeader::Vary => "Vary",
+            ReplyHeader::ContentSecurityPolicy => "Content-Security-Policy",
+            ReplyHeader::ContentTypeOptions => "X-Content-Type-Options",
+            ReplyHeader::ReferrerPolicy => "Referrer-Policy",
         }
     }
 
@@ -353,9 +359,10 @@ impl ReplyHeader {
             ReplyHeader::Location => {
                 (json!({ "type": "string", "format": "uri-reference" }), "The path of the new resource.")
             }
-            ReplyHeader::Link => {
-                (json!({ "type": "string" }), "The next page, as RFC 8288 has it; absent on the last one.")
-            }
+            ReplyHeader::Link => (
+                json!({ "type": "string" }),
+                "The next page, as RFC 8288 has it; absent on the last one, which events do not have.",
+            ),
             ReplyHeader::RetryAfter => {
                 (json!({ "type": "integer", "minimum": 1 }), "After how many seconds to try again.")
             }
@@ -369,6 +376,16 @@ impl ReplyHeader {
             ReplyHeader::Vary => {
                 (json!({ "type": "string" }), "The request headers that choose the representation.")
             }
+            ReplyHeader::ContentSecurityPolicy => {
+                (json!({ "type": "string" }), "What a browser lets the page do: nothing but show itself.")
+            }
+            ReplyHeader::ContentTypeOptions => {
+                (json!({ "type": "string", "enum": ["nosniff"] }), "The page is what its media type says.")
+            }
+            ReplyHeader::ReferrerPolicy => (
+                json!({ "type": "string", "enum": ["no-referrer"] }),
+                "Links from the page do not tell of it.",
+            ),
         };
         with_meaning(json!({ "required": required, "schema": schema }), meaning)
     }

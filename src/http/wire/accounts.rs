@@ -399,6 +399,28 @@ resource! {
     }
 }
 
+resource! {
+    /// The same in version 1, whose amounts are numbers.
+    pub(in crate::http) struct AllowanceLeftV1 {
+        /// How much today, UTC.
+        per_day: Option<MoneyNumber>,
+        /// How much this month, UTC.
+        per_month: Option<MoneyNumber>,
+        /// How many debits in this window.
+        debits: Option<u64>,
+    }
+}
+
+impl AllowanceLeftV1 {
+    pub(in crate::http) fn of(allowance: Allowance, currency: Currency) -> AllowanceLeftV1 {
+        AllowanceLeftV1 {
+            per_day: allowance.in_day.map(|amount| MoneyNumber(amount, currency)),
+            per_month: allowance.in_month.map(|amount| MoneyNumber(amount, currency)),
+            debits: allowance.debits.map(u64::from),
+        }
+    }
+}
+
 impl AllowanceLeft {
     /// What an effect leaves, if it says so.
     pub(in crate::http) fn after(effect: &Effect) -> Option<AllowanceLeft> {

@@ -201,6 +201,7 @@ pub(in crate::http) struct DetailLinks {
 
 impl Linked for DetailLinks {
     const SCHEMA: &'static str = "TransactionDetailLinks";
+    const CERTAIN: &'static [&'static str] = &[];
     const RELATIONS: &'static [Relation<DetailLinks>] = &[
         Relation {
             name: "self",

@@ -246,6 +246,7 @@ pub(in crate::http) struct HoldLinks {
 
 impl Linked for HoldLinks {
     const SCHEMA: &'static str = "HoldLinks";
+    const CERTAIN: &'static [&'static str] = &["account"];
     const RELATIONS: &'static [Relation<HoldLinks>] = &[
         Relation {
             name: "self",

@@ -27,6 +27,8 @@ pub(in crate::http) trait Linked: Sized + 'static {
     const SCHEMA: &'static str;
     /// All of them.
     const RELATIONS: &'static [Relation<Self>];
+    /// Those that are always there.
+    const CERTAIN: &'static [&'static str] = &["self"];
 
     /// What stands for a variable of the path of a relation.
     fn variable(&self, relation: &str, name: &str) -> Uuid;
@@ -44,7 +46,10 @@ impl<S: Linked> Describe for Links<S> {
                 .map(|relation| (relation.name.to_owned(), with_meaning(link.clone(), relation.meaning)))
                 .collect();
             let meaning = "Where to go from here. A link that is not there leads nowhere now.";
-            with_meaning(json!({ "type": "object", "properties": properties, "required": ["self"] }), meaning)
+            with_meaning(
+                json!({ "type": "object", "properties": properties, "required": S::CERTAIN }),
+                meaning,
+            )
         })
     }
 }

@@ -25,7 +25,7 @@ pub(super) mod values;
 pub(super) mod write;
 
 pub(super) use accounts::{
-    Account, AccountPage, AccountPatch, AccountV1, AllowanceLeft, OpenAccount, OpenAccountV1,
+    Account, AccountPage, AccountPatch, AccountV1, AllowanceLeft, AllowanceLeftV1, OpenAccount, OpenAccountV1,
 };
 pub(super) use service::{Catalog, ProblemList, ProblemPage, Service, Status, TrialBalance};
 pub(super) use transactions::{Posting, PostingV1, Transaction, TransactionPage, TransactionV1};

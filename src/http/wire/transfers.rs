@@ -8,7 +8,7 @@ use super::metadata::Metadata;
 use super::nested::List;
 use super::read::{Errors, Parsed, Read, ReadScalar, Value, body, parse_text};
 use super::schema::{Describe, Schemas, with_meaning};
-use super::values::{AmountText, parse_exact, parse_whole, text_schema};
+use super::values::{AmountText, kept_text_schema, parse_exact, parse_whole, text_schema};
 use super::write;
 use crate::bank::{AccountSelector, Bank};
 use crate::http::problem::Party;
@@ -324,5 +324,9 @@ fn note_error(error: NoteError) -> Cow<'static, str> {
 impl write::Write for Reference {
     fn write(&self, out: &mut Vec<u8>) {
         write::text(out, self);
+    }
+
+    fn describe_field(_: &mut Schemas) -> Json {
+        kept_text_schema(1, REFERENCE_BYTES_MAX, "invoice-2026-117")
     }
 }

@@ -39,6 +39,11 @@ pub(in crate::http) fn text_schema(prefix: &str, bytes_min: usize, bytes_max: us
     json!({ "anyOf": [pattern("[ -~]", bytes_max), pattern(r"[^\u0000-\u001f\u007f-\u009f]", bytes_max / 4)] })
 }
 
+/// The same text in a reply, where it has to fit whatever it is made of: a byte is a character at the most.
+pub(in crate::http) fn kept_text_schema(bytes_min: usize, bytes_max: usize, example: &str) -> Value {
+    json!({ "type": "string", "minLength": bytes_min, "maxLength": bytes_max, "examples": [example] })
+}
+
 impl ReadScalar for AccountName {
     fn parse(raw: &str) -> Parsed<AccountName> {
         AccountName::parse(&parse_text(raw)?).map_err(|error| error.to_string().into())
@@ -48,6 +53,10 @@ impl ReadScalar for AccountName {
 impl write::Write for AccountName {
     fn write(&self, out: &mut Vec<u8>) {
         write::name(out, self);
+    }
+
+    fn describe_field(_: &mut Schemas) -> Value {
+        kept_text_schema(1, NAME_BYTES_MAX, "alice")
     }
 }
 

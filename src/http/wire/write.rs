@@ -241,6 +241,10 @@ impl<T: Write> Write for &T {
     fn write(&self, out: &mut Vec<u8>) {
         T::write(self, out);
     }
+
+    fn describe_field(schemas: &mut Schemas) -> Value {
+        T::describe_field(schemas)
+    }
 }
 
 /// Any text.
