@@ -50,11 +50,13 @@ pub(super) trait Parameter: Describe + Sized {
     /// Whether it has any number of values; then it is read by [`Parameter::parse_list`].
     const LISTED: bool = false;
 
-    /// Reads the parameter's value.
+    /// Reads the parameter's value, if it has one.
     ///
     /// # Errors
     /// Says what is wrong with it.
-    fn parse(text: &str) -> Result<Self, Cow<'static, str>>;
+    fn parse(_: &str) -> Result<Self, Cow<'static, str>> {
+        Err("is no single value".into())
+    }
 
     /// Reads all values and their keys, none of which comes twice.
     ///

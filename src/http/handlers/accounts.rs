@@ -13,7 +13,7 @@
 use std::borrow::Cow;
 
 use hyper::StatusCode;
-use hyper::header::{ETAG, HeaderValue, LINK, LOCATION};
+use hyper::header::{ETAG, LINK, LOCATION};
 use serde_json::{Value, json};
 
 use super::statements::{AtQuery, account_now_or_then, accounts_now_or_then, not_in_the_future};
@@ -327,10 +327,7 @@ impl Call<'_> {
             this: address(read.cursor.as_ref().map(|cursor| cursor.0.as_str())),
             next: next.as_deref().map(|next| address(Some(next))),
         };
-        let link = links.next.as_ref().map(|next| {
-            HeaderValue::try_from(format!("<{next}>; rel=\"next\""))
-                .expect("what is encoded fits in a header")
-        });
+        let link = links.header();
         let next = next.as_deref().map(Text);
         let content = match at {
             None => Content::json(&AccountPage {
@@ -347,9 +344,7 @@ impl Call<'_> {
             }),
         };
         let mut reply = content.reply(self.headers(), Caching::Ask);
-        if let Some(link) = link {
-            reply.headers_mut().insert(LINK, link);
-        }
+        reply.headers_mut().extend(link.map(|link| (LINK, link)));
         Ok(reply)
     }
 

@@ -165,7 +165,7 @@ impl Call<'_> {
         let next = Cursor(&feed.position()).to_string();
         let address = |cursor: &dyn std::fmt::Display| address(&filter, limit, cursor);
         let links = PageLinks { this: address(&Cursor(&from)), next: Some(address(&next)) };
-        let link = HeaderValue::try_from(format!("<{}>; rel=\"next\"", address(&next)));
+        let link = links.header();
         let mut reply = reply::fresh(&EventPage {
             count: page.events.len() as u64,
             items: page.events.iter().map(|event| TransactionDetail::of(&event.executed, None)).collect(),
@@ -173,7 +173,7 @@ impl Call<'_> {
             more: page.more,
             links,
         });
-        reply.headers_mut().insert(LINK, link.expect("ids and cursors fit in a header"));
+        reply.headers_mut().extend(link.map(|link| (LINK, link)));
         Ok(reply)
     }
 
@@ -331,10 +331,6 @@ impl Describe for Accounts {
 impl Parameter for Accounts {
     const LISTED: bool = true;
 
-    fn parse(text: &str) -> Result<Accounts, Cow<'static, str>> {
-        Accounts::parse_list(&[text])
-    }
-
     fn parse_list(values: &[&str]) -> Result<Accounts, Cow<'static, str>> {
         let accounts = values
             .iter()
@@ -364,10 +360,6 @@ impl Describe for Kinds {
 
 impl Parameter for Kinds {
     const LISTED: bool = true;
-
-    fn parse(text: &str) -> Result<Kinds, Cow<'static, str>> {
-        Kinds::parse_list(&[text])
-    }
 
     fn parse_list(values: &[&str]) -> Result<Kinds, Cow<'static, str>> {
         let mut kinds = Vec::new();

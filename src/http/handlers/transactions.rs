@@ -282,10 +282,7 @@ impl Call<'_> {
             this: address(read.cursor.as_ref().map(|cursor| cursor.0.as_str())),
             next: next.as_deref().map(|next| address(Some(next))),
         };
-        let link = links.next.as_ref().map(|next| {
-            HeaderValue::try_from(format!("<{next}>; rel=\"next\""))
-                .expect("what is encoded fits in a header")
-        });
+        let link = links.header();
         let content = Content::json(&TransactionPage {
             count: page.entries.len() as u64,
             items: page.entries.iter().map(Transaction::of).collect(),
@@ -293,9 +290,7 @@ impl Call<'_> {
             links,
         });
         let mut reply = content.reply(self.headers(), Caching::Ask);
-        if let Some(link) = link {
-            reply.headers_mut().insert(LINK, link);
-        }
+        reply.headers_mut().extend(link.map(|link| (LINK, link)));
         Ok(reply)
     }
 }

@@ -3,6 +3,7 @@
 //! A resource has one table of [`Relation`]s. It says where each leads, when it is offered, and what it means, so
 //! that a client sees from a resource what can be done with it in the state that it is in.
 
+use hyper::header::HeaderValue;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -136,6 +137,14 @@ pub(in crate::http) struct PageLinks {
     pub(in crate::http) this: String,
     /// The page behind it, if there is one.
     pub(in crate::http) next: Option<String>,
+}
+
+impl PageLinks {
+    /// The next page as the header `Link` has it (RFC 8288).
+    pub(in crate::http) fn header(&self) -> Option<HeaderValue> {
+        let link = format!("<{}>; rel=\"next\"", self.next.as_ref()?);
+        Some(HeaderValue::try_from(link).expect("what is encoded fits in a header"))
+    }
 }
 
 impl Describe for PageLinks {

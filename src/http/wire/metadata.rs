@@ -92,10 +92,6 @@ impl Describe for MetadataFilter {
 impl Parameter for MetadataFilter {
     const KEYED: bool = true;
 
-    fn parse(_: &str) -> Parsed<MetadataFilter> {
-        Err("needs a key in brackets".into())
-    }
-
     fn parse_keyed(values: KeyedValues) -> Parsed<MetadataFilter> {
         // Metadata that cannot be is asked for by mistake.
         let metadata = ledger::Metadata::new(values).map_err(|error| error.to_string())?;
