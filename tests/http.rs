@@ -986,6 +986,32 @@ async fn large_replies_that_are_not_read_keep_large_batches_out() {
     service.stop().await;
 }
 
+/// hyper leaves a connection to whoever may have upgraded it as soon as the reply is written into its own buffer: what
+/// the system had no room for was lost. Here that is the end of one of the first replies that do not fit.
+#[tokio::test]
+async fn a_large_reply_is_whole_also_if_an_upgrade_was_offered() {
+    let service = Service::start().await;
+    let filler = "GET /problems HTTP/1.1\r\nhost: x\r\n\r\n";
+    let last = "GET /openapi.json HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: x\r\ncontent-length: 100\r\n\r\n";
+    for count in 100..220 {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(16 * 1024).expect("small, so that it is full soon");
+        let mut stream = socket.connect(service.address).await.expect("connected");
+        stream.write_all(format!("{}{last}", filler.repeat(count)).as_bytes()).await.expect("taken");
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).await.expect("an end in order");
+        let mut rest = &bytes[..];
+        for _ in 0..=count {
+            let (reply, behind) = Reply::parse(rest).expect("a whole reply");
+            assert_eq!(reply.status, 200);
+            rest = behind;
+        }
+        assert!(rest.is_empty());
+    }
+    service.stop().await;
+}
+
 #[tokio::test]
 async fn connections_beyond_the_limit_are_told_so() {
     let limits = Limits { connections_max: 1, ..Limits::default() };

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use hyper::body::{Body, Incoming};
-use hyper::header::{ALLOW, CONNECTION, HeaderValue};
+use hyper::header::{ALLOW, CONNECTION, HeaderValue, UPGRADE};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
 use tokio::sync::Semaphore;
@@ -203,6 +203,9 @@ impl Api {
             let index = found.map(|found| found.index);
             let body_unread = !has_whole_body && !body.is_end_stream();
             let Parts { method, headers, .. } = parts;
+            if body_unread && headers.contains_key(UPGRADE) {
+                vigil.is_left_early();
+            }
             reply::reuse(headers);
             (Kept { began, _in_flight: in_flight, method, index, request_id, body_unread }, answer)
         }

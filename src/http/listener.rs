@@ -260,8 +260,8 @@ impl Server {
             vigil.lingers.store(true, Relaxed);
         }
         if is_refused || matches!(result, Some(Ok(()))) {
-            // hyper does not close the connection when it could be upgraded, which is never done here. To close it once
-            // more is nothing. Who has gone cannot be told anything.
+            // hyper does not close the connection when it could be upgraded, which is never done here; see
+            // [`Vigil::is_left_early`]. To close it once more is nothing. Who has gone cannot be told anything.
             let _ = poll_fn(|cx| Pin::new(&mut io).poll_shutdown(cx)).await;
         }
     }
@@ -287,6 +287,8 @@ pub(super) struct Vigil {
     was_called: AtomicBool,
     /// Whether the client may still be sending when the connection closes.
     lingers: AtomicBool,
+    /// Whether hyper will go before all is sent.
+    leaves_early: AtomicBool,
     /// Whether what is being sent, or was sent last, does not end by itself.
     streams: AtomicBool,
 }
@@ -313,6 +315,7 @@ impl Vigil {
             notes_calls: AtomicBool::new(false),
             was_called: AtomicBool::new(false),
             lingers: AtomicBool::new(false),
+            leaves_early: AtomicBool::new(false),
             streams: AtomicBool::new(false),
         }
     }
@@ -324,13 +327,26 @@ impl Vigil {
         self.waiting.store(0, Relaxed);
     }
 
+    /// Takes note that the request offers an upgrade, and has a body that nobody will read.
+    ///
+    /// hyper leaves such a connection to whoever may have upgraded it as soon as it has the whole reply in a buffer of its
+    /// own, and what the system has no room for yet would be lost with that. So all of that reply is taken from it.
+    pub(super) fn is_left_early(&self) {
+        self.leaves_early.store(true, Relaxed);
+    }
+
     /// Takes note of what is going to be sent, without its body if `is_head`, and whether the client may still be sending a
     /// body that nobody will read.
     pub(super) fn answered(&self, reply: &Reply, is_head: bool, body_unread: bool) {
         if body_unread {
             self.lingers.store(true, Relaxed);
         }
-        self.streams.store(!is_head && matches!(reply.body(), Body::Stream(_)), Relaxed);
+        let streams = !is_head && matches!(reply.body(), Body::Stream(_));
+        self.streams.store(streams, Relaxed);
+        if streams {
+            // One that is taken from hyper without an end would heap up; its reader knows where to go on.
+            self.leaves_early.store(false, Relaxed);
+        }
         self.answering.store(false, Relaxed);
     }
 
@@ -524,7 +540,15 @@ impl Read for PatientStream {
 /// pieces.
 impl Write for PatientStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.poll_sent(cx))?;
+        let is_sent = self.poll_sent(cx)?.is_ready();
+        if self.vigil.leaves_early.load(Relaxed) {
+            // It goes out as the rest does, with the next flush or the closing.
+            self.delivery.leave(bytes);
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        if !is_sent {
+            return Poll::Pending;
+        }
         if outbox::put(self.inner.inner(), bytes, &self.delivery, cx.waker()) {
             return Poll::Ready(Ok(bytes.len()));
         }

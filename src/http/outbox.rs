@@ -79,6 +79,12 @@ impl Delivery {
         }
     }
 
+    /// Leaves more behind, in front of which nothing is in the outbox.
+    pub(super) fn leave(&self, bytes: &[u8]) {
+        self.rest.lock().extend_from_slice(bytes);
+        self.state.store(LEFT, Relaxed);
+    }
+
     /// Works on the rest, if there is one, until nothing is left of it.
     pub(super) fn with_rest<T>(&self, work: impl FnOnce(&mut Vec<u8>) -> T) -> Option<T> {
         if self.state.load(Relaxed) != LEFT {
