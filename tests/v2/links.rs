@@ -140,7 +140,7 @@ fn all_payers_of_a_transfer_may_be_protected() {
     let protectors: [String; 10] = std::array::from_fn(|number| open("protector", number, "1"));
     let payee = open("payee", 0, "0");
     for (number, payer) in payers.iter().enumerate() {
-        protect(&teller, payer, &protectors[(number + 1) % 10]).is(200);
+        protect(&teller, payer, &protectors[(number + 1) % 10]).is(201);
     }
     let legs = payers.iter().map(|payer| json!({ "account": payer, "amount": "-1" }));
     let legs: Vec<_> = legs.chain([json!({ "account": payee, "amount": "10" })]).collect();
@@ -149,8 +149,8 @@ fn all_payers_of_a_transfer_may_be_protected() {
 
     for round in 0..2 {
         let (a, b, c) = (open("a", round, "150"), open("b", round, "0"), open("c", round, "50"));
-        protect(&teller, &b, &a).is(200);
-        protect(&teller, &a, &c).is(200);
+        protect(&teller, &b, &a).is(201);
+        protect(&teller, &a, &c).is(201);
         let leg = |payer: &String| json!({ "account": payer, "amount": "-100" });
         let mut legs = vec![leg(&a), leg(&b), json!({ "account": payee, "amount": "200" })];
         legs.rotate_left(round);

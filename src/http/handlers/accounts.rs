@@ -16,11 +16,10 @@ use hyper::StatusCode;
 use hyper::header::{ETAG, LINK, LOCATION};
 use serde_json::{Value, json};
 
+use super::pages::{Cursor, PageLimit, Pages};
 use super::statements::{AtQuery, account_now_or_then, accounts_now_or_then, not_in_the_future};
-use super::transactions::{Cursor, PageLimit};
 use crate::bank::{AccountSelector, KeyHome};
 use crate::http::call::Call;
-use crate::http::cursor::{self, ListDigest};
 use crate::http::headers::{self, MERGE_PATCH, Scope};
 use crate::http::operation::{
     BANK, CHANGE, EVERY, IF_MATCH, IF_NONE_MATCH, JSON_BODY, KEYED, KEYED_IF_MATCH, NAMED, Operation,
@@ -32,7 +31,6 @@ use crate::http::query::{Parameter, Query, parameters};
 use crate::http::reply::{self, Caching, Content, JSON, Reply};
 use crate::http::routes::Endpoint;
 use crate::http::wire::detail::TransactionDetail;
-use crate::http::wire::links::PageLinks;
 use crate::http::wire::metadata::MetadataFilter;
 use crate::http::wire::moments::Moment;
 use crate::http::wire::read::read_body;
@@ -298,17 +296,9 @@ impl Call<'_> {
             closed: read.closed.map(|flag| flag.0),
             metadata: read.metadata.map(|metadata| metadata.0).unwrap_or_default(),
         };
-        const PATH: &str = "/v2/accounts";
         let PageLimit(limit) = read.limit;
-        let filters = query.canonical(&["limit", "cursor"]);
-        let list = ListDigest::of([PATH].into_iter().chain(filters.iter().map(String::as_str)));
-        let from = read.cursor.as_ref().map(|Cursor(text)| cursor::decode(text, list)).transpose()?;
-        let from = place_of_cursor(from.unwrap_or(0));
-        let address = |cursor: Option<&str>| {
-            let cursor = cursor.map(|cursor| format!("cursor={cursor}"));
-            let parameters = filters.iter().chain(&cursor).map(|parameter| format!("&{parameter}"));
-            format!("{PATH}?limit={limit}{}", parameters.collect::<String>())
-        };
+        let pages = Pages::of(query, "/v2/accounts".into(), &format!("limit={limit}"), "");
+        let from = place_of_cursor(pages.start(read.cursor.as_ref())?.unwrap_or(0));
         let (mut now, mut then) = (Vec::new(), Vec::new());
         let next = match at {
             None => {
@@ -322,11 +312,8 @@ impl Call<'_> {
                 next
             }
         };
-        let next = next.map(|(shard, number)| cursor::encode(list, cursor_place(shard, number)));
-        let links = PageLinks {
-            this: address(read.cursor.as_ref().map(|cursor| cursor.0.as_str())),
-            next: next.as_deref().map(|next| address(Some(next))),
-        };
+        let next = next.map(|(shard, number)| cursor_place(shard, number));
+        let (next, links) = pages.links(read.cursor.as_ref(), next);
         let link = links.header();
         let next = next.as_deref().map(Text);
         let content = match at {

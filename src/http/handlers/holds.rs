@@ -1,10 +1,11 @@
 //! Holds: placed, read, captured, voided.
 
 use hyper::StatusCode;
-use hyper::header::LOCATION;
+use hyper::header::{LINK, LOCATION};
 
+use super::pages::{Cursor, PageLimit, Pages};
 use super::transfers::{DryRun, DryRunQuery, MADE, made};
-use crate::bank::KeyHome;
+use crate::bank::{AccountSelector, KeyHome};
 use crate::http::call::Call;
 use crate::http::headers::Scope;
 use crate::http::operation::{
@@ -12,13 +13,15 @@ use crate::http::operation::{
     RequestBody, Success,
 };
 use crate::http::problem::{Code, Problem};
-use crate::http::query::Query;
+use crate::http::query::{Query, parameters};
 use crate::http::reply::{self, Caching, Content, JSON, Reply};
 use crate::http::routes::Endpoint;
-use crate::http::wire::holds::{CaptureRequest, HoldList, HoldRequest, HoldResource, VoidRequest};
+use crate::http::wire::holds::{CaptureRequest, HoldPage, HoldRequest, HoldResource, VoidRequest};
 use crate::http::wire::read::{read_body, read_optional_body};
 use crate::http::wire::schema::Describe;
 use crate::http::wire::transfers::{conditions, note};
+use crate::http::wire::values::Flag;
+use crate::http::wire::write::Text;
 use crate::ledger::operation::Operation as LedgerOperation;
 
 pub(in crate::http) static PLACE: Operation = Operation {
@@ -67,12 +70,31 @@ pub(in crate::http) static LIST: Operation = Operation {
     endpoint: Endpoint::Holds,
     id: "listHolds",
     summary: "Read an account's holds",
-    details: "Those that are pending, or ended within a day; at most 1,000, the oldest first.",
+    details: "Those that are pending, or ended within a day, the oldest first; page by page: `next`, and the Link header, \
+        lead on. A page looks at a bounded number of holds, so it may have few, even none, and still a next one.",
+    query: HoldsQuery::SHAPE,
     headers: IF_NONE_MATCH,
-    success: Success { meaning: "The holds.", body: Some((JSON, HoldList::describe)), ..READ.success },
-    problems: &[EVERY, BANK, REFERRED],
+    success: Success {
+        meaning: "A page of the holds.",
+        body: Some((JSON, HoldPage::describe)),
+        headers_at_times: &[ReplyHeader::Link],
+        ..READ.success
+    },
+    problems: &[EVERY, BANK, REFERRED, &[Code::InvalidParameter, Code::InvalidCursor]],
     ..Operation::PLAIN
 };
+
+parameters! {
+    /// Which holds.
+    struct HoldsQuery {
+        /// Only those that are pending, or only those that ended.
+        pending: Option<Flag>,
+        /// How many holds the page has at most.
+        limit: PageLimit,
+        /// Where to go on: `next` of the page before, as it came, with the same `pending`.
+        cursor: Option<Cursor>,
+    }
+}
 
 pub(in crate::http) static CAPTURE: Operation = Operation {
     endpoint: Endpoint::Capture,
@@ -123,11 +145,33 @@ impl Call<'_> {
         Ok(Content::json(&HoldResource::of(&hold)).reply(self.headers(), Caching::Ask))
     }
 
-    pub(super) async fn holds(&self) -> Result<Reply, Problem> {
-        let holds = self.bank()?.holds(self.account()?, 0, 1000, None).await?.holds;
-        let list =
-            HoldList { count: holds.len() as u64, items: holds.iter().map(HoldResource::of).collect() };
-        Ok(Content::json(&list).reply(self.headers(), Caching::Ask))
+    pub(super) async fn holds(&self, query: &Query<'_>) -> Result<Reply, Problem> {
+        let bank = self.bank()?;
+        let account = self.account()?;
+        let HoldsQuery { pending, limit: PageLimit(limit), cursor } = HoldsQuery::read(query)?;
+        // A cursor belongs to an id; a name has one only as long as the account is open.
+        let id = match &account {
+            AccountSelector::Id(id) => *id,
+            AccountSelector::Name(_) => bank.account(account).await?.id,
+        };
+        let path = format!("/v2/accounts/{}/holds", id.to_uuid());
+        let pages = Pages::of(query, path, &format!("limit={limit}"), "");
+        let from =
+            pages.start(cursor.as_ref())?.map_or(0, |version| u32::try_from(version).unwrap_or(u32::MAX));
+        let page = bank.holds(AccountSelector::Id(id), from, limit, pending.map(|flag| flag.0)).await?;
+        let (next, links) = pages.links(cursor.as_ref(), page.next.map(u64::from));
+        let link = links.header();
+        let content = Content::json(&HoldPage {
+            count: page.holds.len() as u64,
+            items: page.holds.iter().map(HoldResource::of).collect(),
+            next: next.as_deref().map(Text),
+            links,
+        });
+        let mut reply = content.reply(self.headers(), Caching::Ask);
+        if let Some(link) = link {
+            reply.headers_mut().insert(LINK, link);
+        }
+        Ok(reply)
     }
 
     pub(super) async fn capture_hold(&mut self) -> Result<Reply, Problem> {

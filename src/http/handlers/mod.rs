@@ -8,6 +8,7 @@ pub(super) mod accounts;
 pub(super) mod batches;
 pub(super) mod events;
 pub(super) mod holds;
+mod pages;
 pub(super) mod service;
 pub(super) mod statements;
 pub(super) mod transactions;
@@ -51,7 +52,7 @@ impl Call<'_> {
             Endpoint::Reverse => Box::pin(self.reverse(&query)).await,
             Endpoint::Hold => Box::pin(self.place_hold(&query)).await,
             Endpoint::ReadHold => Box::pin(self.read_hold()).await,
-            Endpoint::Holds => Box::pin(self.holds()).await,
+            Endpoint::Holds => Box::pin(self.holds(&query)).await,
             Endpoint::Capture => Box::pin(self.capture_hold()).await,
             Endpoint::Void => Box::pin(self.void_hold()).await,
             Endpoint::PutLink => Box::pin(self.put_link()).await,

@@ -7,11 +7,11 @@ use hyper::StatusCode;
 use hyper::header::{HeaderValue, LINK, LOCATION};
 use serde_json::{Value, json};
 
+use super::pages::{Cursor, PageLimit, Pages};
 use super::statements::between;
-use crate::bank::{AccountSelector, EntryFilter, Order, PAGE_ENTRIES_MAX};
+use crate::bank::{AccountSelector, EntryFilter, Order};
 use crate::http::api::{Api, Wait};
 use crate::http::call::Call;
-use crate::http::cursor::{self, CURSOR_PATTERN, ListDigest};
 use crate::http::headers::{self, Scope};
 use crate::http::operation::{
     BANK, CHANGE, EVERY, IF_MATCH, IF_NONE_MATCH, JSON_BODY, KEYED_IF_MATCH, NAMED, Operation, REFERRED,
@@ -22,7 +22,6 @@ use crate::http::query::{Parameter, Query, parameters};
 use crate::http::reply::{self, Caching, Content, JSON, Reply};
 use crate::http::routes::Endpoint;
 use crate::http::wire::detail::TransactionDetail;
-use crate::http::wire::links::PageLinks;
 use crate::http::wire::metadata::MetadataFilter;
 use crate::http::wire::moments::Moment;
 use crate::http::wire::read::read_body;
@@ -32,9 +31,6 @@ use crate::http::wire::values::LimitText;
 use crate::http::wire::write::Text;
 use crate::http::wire::{Posting, PostingV1, Transaction, TransactionPage, TransactionV1};
 use crate::ledger::{Direction, Kind, Reference, TransactionType};
-
-/// How many transactions a page has if the client does not say.
-const PAGE_ENTRIES_DEFAULT: usize = 100;
 
 pub(in crate::http) static DEPOSIT_V1: Operation = Operation {
     endpoint: Endpoint::DepositV1,
@@ -263,25 +259,11 @@ impl Call<'_> {
             AccountSelector::Name(_) => bank.account(account).await?.id,
         };
         let path = format!("/v2/accounts/{}/transactions", id.to_uuid());
-        let filters = query.canonical(&["limit", "order", "cursor"]);
-        let parts = [path.as_str(), order_text(order)].into_iter().chain(filters.iter().map(String::as_str));
-        let list = ListDigest::of(parts);
-        let start = read.cursor.as_ref().map(|Cursor(text)| cursor::decode(text, list)).transpose()?;
+        let in_order = order_text(order);
+        let pages = Pages::of(query, path, &format!("limit={limit}&order={in_order}"), in_order);
+        let start = pages.start(read.cursor.as_ref())?;
         let page = bank.history(AccountSelector::Id(id), filter, order, start, limit).await?;
-        let next = page.next.map(|version| cursor::encode(list, version));
-        let address = |cursor: Option<&str>| {
-            let mut address = format!("{path}?limit={limit}&order={}", order_text(order));
-            let cursor = cursor.map(|cursor| format!("cursor={cursor}"));
-            for parameter in filters.iter().chain(&cursor) {
-                address.push('&');
-                address.push_str(parameter);
-            }
-            address
-        };
-        let links = PageLinks {
-            this: address(read.cursor.as_ref().map(|cursor| cursor.0.as_str())),
-            next: next.as_deref().map(|next| address(Some(next))),
-        };
+        let (next, links) = pages.links(read.cursor.as_ref(), page.next);
         let link = links.header();
         let content = Content::json(&TransactionPage {
             count: page.entries.len() as u64,
@@ -298,35 +280,6 @@ impl Call<'_> {
 /// A transaction never changes: its id is tag enough.
 fn etag_of(transaction: &crate::bank::Transaction) -> HeaderValue {
     HeaderValue::from_str(&format!("\"{}\"", transaction.id.to_uuid())).expect("an id fits in a header")
-}
-
-/// How many items a page has at most.
-pub(super) struct PageLimit(pub(super) usize);
-
-impl Describe for PageLimit {
-    fn describe(_: &mut Schemas) -> Value {
-        json!({
-            "type": "integer",
-            "minimum": 1,
-            "maximum": PAGE_ENTRIES_MAX,
-            "default": PAGE_ENTRIES_DEFAULT,
-        })
-    }
-}
-
-impl Parameter for PageLimit {
-    fn parse(text: &str) -> Result<PageLimit, Cow<'static, str>> {
-        Some(text)
-            .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
-            .and_then(|text| text.parse().ok())
-            .filter(|limit| (1..=PAGE_ENTRIES_MAX).contains(limit))
-            .map(PageLimit)
-            .ok_or_else(|| format!("must be a number from 1 to {PAGE_ENTRIES_MAX}").into())
-    }
-
-    fn absent() -> Option<PageLimit> {
-        Some(PageLimit(PAGE_ENTRIES_DEFAULT))
-    }
 }
 
 impl Describe for Order {
@@ -353,21 +306,6 @@ fn order_text(order: Order) -> &'static str {
     match order {
         Order::Ascending => "asc",
         Order::Descending => "desc",
-    }
-}
-
-/// A cursor, still text: what it says depends on the list.
-pub(super) struct Cursor(pub(super) String);
-
-impl Describe for Cursor {
-    fn describe(_: &mut Schemas) -> Value {
-        json!({ "type": "string", "pattern": CURSOR_PATTERN })
-    }
-}
-
-impl Parameter for Cursor {
-    fn parse(text: &str) -> Result<Cursor, Cow<'static, str>> {
-        Ok(Cursor(text.to_owned()))
     }
 }
 

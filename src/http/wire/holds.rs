@@ -6,13 +6,13 @@ use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
 use super::detail::Sides;
-use super::links::{Linked, Links, Relation};
+use super::links::{Linked, Links, PageLinks, Relation};
 use super::metadata::Metadata;
 use super::read::{Parsed, ReadScalar, body};
 use super::schema::{Describe, Schemas, with_meaning};
 use super::transfers::{AmountOrAll, Conditions, note, requirement_pointer};
 use super::values::{AmountText, parse_whole};
-use super::write::{Id, MoneyText, Time, Write, resource, text};
+use super::write::{Id, MoneyText, Text, Time, Write, resource, text};
 use crate::bank::{AccountSelector, Bank, Executed};
 use crate::http::problem::Party;
 use crate::ledger::operation::{HOLD_TIME_MS_MAX, Operation};
@@ -199,12 +199,17 @@ impl<'a> HoldResource<'a> {
 }
 
 resource! {
-    /// An account's holds.
-    pub(in crate::http) struct HoldList {
-        /// How many there are.
+    /// A page of an account's holds.
+    pub(in crate::http) struct HoldPage<'a> {
+        /// How many holds are on this page. A page may have fewer than asked for, even none: `next` tells whether there
+        /// may be more.
         count: u64,
         /// The holds that are pending, or ended within a day; the oldest first.
         items: Vec<HoldResource<'static>>,
+        /// The cursor of the next page; null if this is the last one.
+        next: Option<Text<'a>>,
+        /// This page and the next.
+        links as "_links": PageLinks,
     }
 }
 
