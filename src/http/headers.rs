@@ -189,12 +189,10 @@ pub(super) fn check_host(headers: &Headers<'_>, version: hyper::Version) -> Resu
 /// Whether this is a host and perhaps a port, as an authority of RFC 3986, 3.2 has them; a host may be empty. Every
 /// request has one, so it is not made a value of, as `http::uri::Authority` would be, which also takes any port.
 fn is_host(value: &[u8]) -> bool {
-    let is_in_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(byte);
     let (is_name, port) = match value.strip_prefix(b"[") {
         None => {
-            let end = value.iter().position(|byte| *byte == b':').unwrap_or(value.len());
-            let (name, port) = value.split_at(end);
-            (name.iter().all(is_in_name), port)
+            let end = value.iter().position(|byte| !IS_IN_NAME[usize::from(*byte)]).unwrap_or(value.len());
+            (true, &value[end..])
         }
         Some(rest) => {
             let Some(end) = rest.iter().position(|byte| *byte == b']') else { return false };
@@ -203,15 +201,35 @@ fn is_host(value: &[u8]) -> bool {
         }
     };
     let is_port = match port {
-        [] | [b':'] => true,
+        [] => true,
         [b':', digits @ ..] => {
-            let port = std::str::from_utf8(digits).ok().filter(|_| digits.iter().all(u8::is_ascii_digit));
-            port.is_some_and(|text| text.parse::<u16>().is_ok())
+            let add = |port: u32, digit: &u8| match digit {
+                b'0'..=b'9' => Some(10 * port + u32::from(digit - b'0')).filter(|port| *port <= 0xffff),
+                _ => None,
+            };
+            digits.iter().try_fold(0, add).is_some()
         }
         _ => false,
     };
     is_name && is_port
 }
+
+/// Which bytes the name of a host may have: a table, for that is asked of each byte of each request's.
+static IS_IN_NAME: [bool; 256] = {
+    let mut table = [false; 256];
+    let others = b"-._~%!$&'()*+,;=";
+    let mut byte = 0;
+    while byte < table.len() {
+        table[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let mut place = 0;
+    while place < others.len() {
+        table[others[place] as usize] = true;
+        place += 1;
+    }
+    table
+};
 
 /// Refuses a body that is not written as JSON, as far as the headers tell. Version 1 never looked at
 /// Content-Type, and `curl -d` sends a form's, so only version 2 does (`strict`). Other kinds of JSON than a merge patch
