@@ -316,15 +316,28 @@ fn wrong_headers() -> Vec<Case> {
     ]
 }
 
-/// Conditions on requests that do not know them. They were passed over, and what should have been done only if the
-/// account was as it had been read was done in any case.
-fn unknown_conditions(ids: &Ids) -> Vec<Case> {
+/// Changes that pages of other sites have a browser ask for; and conditions on requests that do not know them, which were
+/// passed over, so that what should have been done only if the account was as it had been read was done in any case.
+fn unwanted_changes(ids: &Ids) -> Vec<Case> {
     let Ids { account, other, hold, transfer, .. } = ids;
     let between = format!(r#"{{"from":"{account}","to":"{other}","amount":"1"}}"#);
     let reserving = format!(r#"{{"account":"{account}","amount":"1"}}"#);
     let link = format!("/v2/accounts/{account}/links/{other}");
     let batch = format!(r#"{{"items":[{{"type":"deposit","account":"{account}","amount":"1"}}]}}"#);
     let mut cases = Vec::new();
+    for (head, body) in [
+        (DEPOSIT.to_owned(), ONE),
+        ("DELETE /accounts/bob".to_owned(), ""),
+        (format!("PATCH /v2/accounts/{account}"), r#"{"frozen":true}"#),
+        (format!("POST /v2/accounts/{account}/deposits"), r#"{"amount":"1"}"#),
+        ("POST /v2/batches".to_owned(), &batch),
+    ] {
+        for site in ["cross-site", "same-site", "", "x", "none\nsec-fetch-site: cross-site"] {
+            cases.push(with(&format!("{head}\nsec-fetch-site: {site}"), body, 403, "cross-site", &[]));
+        }
+        let ours = format!("{head}\nsec-fetch-site: same-origin\nif-none-match: *");
+        cases.push(with(&ours, body, 400, "invalid-if-none-match", &[":If-None-Match"]));
+    }
     for (head, body) in [
         (OPEN.to_owned(), NEW),
         (OPEN_V2.to_owned(), NEW),
@@ -1449,7 +1462,7 @@ async fn hostile_requests_are_answered_exactly_and_change_nothing() {
         malformed_http(),
         wrong_addresses(&ids),
         wrong_headers(),
-        unknown_conditions(&ids),
+        unwanted_changes(&ids),
         wrong_bodies(),
         wrong_in_version_two(&ids),
         wrong_operations(&ids),

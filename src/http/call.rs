@@ -60,11 +60,15 @@ impl<'a> Call<'a> {
         Query::split(self.parts.uri.query(), self.operation.query)
     }
 
-    /// Makes sure that there is no condition that the operation does not know: it would have to leave undone what is
-    /// asked for if that was false (RFC 9110, 13.1). Reading changes nothing and may pass one over.
-    pub(super) fn check_conditions(&self) -> Result<(), Problem> {
+    /// Makes sure of a change that it is no page of another site that wants it, which has a browser send whatever it likes
+    /// to this machine; and that there is no condition that the operation does not know: it would have to leave undone
+    /// what is asked for if that was false (RFC 9110, 13.1). Reading changes nothing and may pass one over.
+    pub(super) fn check_change(&self) -> Result<(), Problem> {
         if self.parts.method.is_safe() {
             return Ok(());
+        }
+        if self.headers.are_from_another_site() {
+            return Err(Problem::plain(Code::CrossSite));
         }
         if self.headers.has_if_match() && !self.operation.headers.contains(&RequestHeader::IfMatch) {
             let detail =

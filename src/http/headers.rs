@@ -36,6 +36,7 @@ pub(super) const MERGE_PATCH: &str = "application/merge-patch+json";
 pub(super) static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 pub(super) static IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 pub(super) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Says that the reply is an earlier one's.
 pub(super) fn mark_replayed(headers: &mut HeaderMap) {
@@ -56,6 +57,7 @@ pub(super) struct Headers<'a> {
     if_match: Sent<'a>,
     if_none_match: Sent<'a>,
     request_id: Sent<'a>,
+    are_from_another_site: bool,
 }
 
 /// How often a header was sent.
@@ -88,6 +90,7 @@ impl<'a> Headers<'a> {
             if_match: Sent::Never,
             if_none_match: Sent::Never,
             request_id: Sent::Never,
+            are_from_another_site: false,
         };
         for (name, value) in all {
             let sent = match *name {
@@ -99,6 +102,11 @@ impl<'a> Headers<'a> {
                 IF_NONE_MATCH => &mut headers.if_none_match,
                 _ if *name == IDEMPOTENCY_KEY => &mut headers.idempotency_key,
                 _ if *name == X_REQUEST_ID => &mut headers.request_id,
+                _ if *name == SEC_FETCH_SITE => {
+                    let is_own = matches!(value.as_bytes(), b"same-origin" | b"none");
+                    headers.are_from_another_site |= !is_own;
+                    continue;
+                }
                 _ => continue,
             };
             *sent = sent.first().map_or(Sent::Once(value), Sent::Repeatedly);
@@ -114,6 +122,12 @@ impl<'a> Headers<'a> {
     /// Whether there is an `If-None-Match`, of whatever kind.
     pub(super) fn has_if_none_match(&self) -> bool {
         self.if_none_match.first().is_some()
+    }
+
+    /// Whether a browser sends this for a page that is not from here (Fetch Metadata Request Headers, W3C). No page can
+    /// take that header away, and other programs do not send it.
+    pub(super) fn are_from_another_site(&self) -> bool {
+        self.are_from_another_site
     }
 
     /// Whether the body comes in any other way than as it is or in chunks.

@@ -198,6 +198,7 @@ pub(super) const EVERY: &[Code] =
 pub(super) const BANK: &[Code] = &[Code::Starting, Code::Ending, Code::Overloaded, Code::InternalError];
 /// What can be in the way of any change.
 pub(super) const CHANGE: &[Code] = &[
+    Code::CrossSite,
     Code::InvalidIdempotencyKey,
     Code::IdempotencyKeyReused,
     Code::IdempotencyKeyInFlight,

@@ -36,7 +36,7 @@ impl Call<'_> {
         let posted = |later| Answer::Later(Either::Left(later));
         let moved = |later| Answer::Later(Either::Right(later));
         let query = self.query()?;
-        self.check_conditions()?;
+        self.check_change()?;
         let reply = match self.operation.endpoint {
             Endpoint::DepositV1 => return self.post_v1(api, Direction::Deposit).await.map(posted),
             Endpoint::WithdrawV1 => return self.post_v1(api, Direction::Withdrawal).await.map(posted),
