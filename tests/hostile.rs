@@ -1287,7 +1287,7 @@ fn refused_operations(ids: &Ids) -> Vec<Case> {
         with(transfers, transfer("name:alice", closed, "1"), 409, "account-closed", &["/to"]),
         with(transfers, transfer("name:bob", "name:alice", "0.01"), 422, "insufficient-funds", &["/from"]),
         with(transfers, transfer("name:bob", "name:alice", "all"), 422, "nothing-available", &["/from"]),
-        with(transfers, transfer("name:alice", "name:bob", "0.001"), 422, "too-many-decimals", &["/from"]),
+        with(transfers, transfer("name:alice", "name:bob", "0.001"), 422, "too-many-decimals", &["/amount"]),
         with(transfers, transfer("name:yen", "name:alice", "1"), 422, "currency-mismatch", &["/to"]),
         with(
             transfers,
@@ -1298,7 +1298,7 @@ fn refused_operations(ids: &Ids) -> Vec<Case> {
         ),
         with(transfers, legs("-1", "2"), 422, "legs-unbalanced", &[]),
         with(transfers, legs("1", "-0.5"), 422, "legs-unbalanced", &[]),
-        with(transfers, legs("-0.001", "0.001"), 422, "too-many-decimals", &["/legs/0/account"]),
+        with(transfers, legs("-0.001", "0.001"), 422, "too-many-decimals", &["/legs/0/amount"]),
         with(
             "POST /v2/holds",
             r#"{"account":"name:bob","amount":"1"}"#,
@@ -1318,7 +1318,7 @@ fn refused_operations(ids: &Ids) -> Vec<Case> {
             r#"{"account":"name:yen","amount":"0.5"}"#,
             422,
             "too-many-decimals",
-            &["/account"],
+            &["/amount"],
         ),
         with(&format!("POST /v2/holds/{hold}/capture"), r#"{"amount":"1.01"}"#, 422, "hold-exceeded", &[]),
         with(

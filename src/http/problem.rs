@@ -83,7 +83,7 @@ codes! {
         "No open account has this name, or no account has this id. A closed account is found by id only.";
     TransactionNotFound "transaction-not-found" NOT_FOUND Never,
         "There is no such transaction",
-        "No transaction has this id.";
+        "No transaction has this id, or it is of a kind that this path does not know: `/v2/transactions/{id}` reads any, `/transactions/{id}` deposits and withdrawals, and transfers alone are reversed.";
     AccountNotThereYet "account-not-there-yet" NOT_FOUND Never,
         "The account was not there yet",
         "The account was opened after the moment that `at` names, or has not reached that version.";
@@ -298,6 +298,8 @@ pub(super) enum Place {
 pub(super) enum Party {
     /// The account with this number in the operation.
     Account(u16),
+    /// The amount that moves there.
+    Amount(u16),
     /// The requirement with this number; one condition of a body may have two.
     Requirement(usize),
 }
@@ -366,11 +368,12 @@ impl Problem {
         Problem::with_errors(code, vec![FieldError { place, detail }], 1)
     }
 
-    /// Points to the account of the body that met it, if it is one of several.
+    /// Points to the part of the body that met it, if it is that of one of several accounts.
     pub(super) fn pointing(mut self, pointer: impl Fn(Party) -> Cow<'static, str>) -> Problem {
         if let Some(party) = self.party.take() {
             let pointer = pointer(match party.checked_sub(CONDITION_PLACES_FROM) {
                 Some(requirement) => Party::Requirement(requirement.into()),
+                None if self.code == Code::TooManyDecimals => Party::Amount(party),
                 None => Party::Account(party),
             });
             let detail = self.detail.clone();

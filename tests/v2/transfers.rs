@@ -89,7 +89,7 @@ fn legs_of_several_shards_and_currencies_balance_in_each() {
     let mismatch = json!({ "from": a, "to": d, "amount": "1" });
     teller.post("/v2/transfers", mismatch).refused_at(422, "currency-mismatch", "/to");
     let fraction = json!({ "from": c, "to": d, "amount": "0.5" });
-    teller.post("/v2/transfers", fraction).refused_at(422, "too-many-decimals", "/from");
+    teller.post("/v2/transfers", fraction).refused_at(422, "too-many-decimals", "/amount");
     let poor = json!({ "legs": [
         { "account": b, "amount": "9" }, { "account": a, "amount": "-9" },
     ] });

@@ -58,6 +58,7 @@ impl HoldRequest {
         match party {
             Party::Account(0) => "/account".into(),
             Party::Account(_) => "/to".into(),
+            Party::Amount(_) => "/amount".into(),
             Party::Requirement(place) => requirement_pointer(self.conditions.as_ref(), place),
         }
     }

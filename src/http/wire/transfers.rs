@@ -163,6 +163,8 @@ impl Places {
             Party::Account(0) if self.is_pair => "/from".into(),
             Party::Account(_) if self.is_pair => "/to".into(),
             Party::Account(place) => format!("/legs/{place}/account").into(),
+            Party::Amount(_) if self.is_pair => "/amount".into(),
+            Party::Amount(place) => format!("/legs/{place}/amount").into(),
             Party::Requirement(place) => requirement_pointer(self.conditions.as_ref(), place),
         }
     }
