@@ -1,0 +1,64 @@
+//! A small ledger for the tests of what keeps house, and the patience to wait for it.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use super::recovery::recover_all;
+use crate::clock;
+use crate::ledger::{AccountName, Amount, Command, Currency, OverdraftDefault};
+use crate::shard::batch::{Request, ShardRules};
+use crate::shard::worker::{Network, ShardThreads};
+use crate::storage::journal::JournalOptions;
+use crate::storage::log::{Recovered, ShardJournal, ShardLog};
+use crate::storage::manifest::{Birth, DataDirectory};
+
+/// How long anything may take before it counts as hanging.
+pub(super) const TIME_MAX: Duration = Duration::from_secs(30);
+
+#[track_caller]
+pub(super) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let until = Instant::now() + TIME_MAX;
+    while !is_so() {
+        assert!(Instant::now() < until, "{what}: not within {TIME_MAX:?}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A ledger of one shard, in a directory that goes with it.
+pub(super) fn start(
+    options: &JournalOptions,
+) -> (tempfile::TempDir, DataDirectory, ShardThreads<ShardJournal>, Arc<ShardLog>) {
+    let temporary = tempfile::tempdir().expect("a directory");
+    let birth = Birth { shards: 1, ledger: Uuid::nil(), created: clock::now() };
+    let directory = DataDirectory::open(&temporary.path().join("ledger"), None, &birth).expect("a directory");
+    let (id, Recovered { ledger, journal, log }) =
+        recover_all(&directory, options).expect("recovered").pop().expect("one shard");
+    let overdraft = OverdraftDefault { currency: Currency::USD, limit: Amount::ZERO };
+    let rules = ShardRules { overdraft, key_retention_ms: 1000, keys_max: 10 };
+    let mut network = Network::new(1);
+    let threads = ShardThreads::start(
+        id,
+        ledger,
+        rules,
+        journal,
+        clock::now,
+        Arc::new(|_, error| panic!("the log failed: {error}")),
+        &mut network,
+    );
+    (temporary, directory, threads, log)
+}
+
+/// Has the shard record something, and seal it.
+pub(super) fn seal_one(threads: &ShardThreads<ShardJournal>, log: &ShardLog) {
+    let before = log.sealed_generations();
+    let name = AccountName::parse(&format!("a{before}")).expect("a name");
+    let command = Command::Open { name, currency: Currency::USD, overdraft_limit: None };
+    let opening = Request::Execute { command, key: None, request_id: Box::default() };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    runtime.block_on(threads.handle().ask(opening)).expect("a reply");
+    threads.handle().roll();
+    wait_until("one more is sealed", || log.sealed_generations() != before);
+}
