@@ -88,6 +88,32 @@ impl Flow {
     }
 }
 
+/// A shard as the others see it, proven by itself.
+#[derive(Clone, Copy)]
+struct Side<'a> {
+    files: &'a ShardFiles,
+    last: Sequence,
+    exchanged: &'a Exchanged,
+}
+
+impl<'a> Side<'a> {
+    fn new(files: &'a ShardFiles, verified: &'a Verified) -> Side<'a> {
+        Side { files, last: verified.last, exchanged: &verified.exchanged }
+    }
+
+    fn shard(&self) -> ShardId {
+        self.files.shard
+    }
+
+    fn received_from(&self, sender: Side<'_>) -> Flow {
+        self.exchanged.received.get(&sender.shard()).copied().unwrap_or(Flow::NONE)
+    }
+
+    fn disagrees(&self, what: String) -> StorageError {
+        disagreement(self.files, self.last, what)
+    }
+}
+
 /// Proves a ledger: each of its shards, and then all of them together.
 ///
 /// # Errors
@@ -95,7 +121,9 @@ impl Flow {
 pub fn verify_ledger(files: &[ShardFiles], progress: &Progress) -> Result<VerifiedLedger, StorageError> {
     let shards: Vec<Verified> =
         files.iter().map(|files| verify(files, progress)).collect::<Result<_, _>>()?;
-    let in_flight = compare(files, &shards)?;
+    let sides: Vec<Side<'_>> =
+        files.iter().zip(&shards).map(|(files, verified)| Side::new(files, verified)).collect();
+    let in_flight = compare(&sides)?;
     Ok(VerifiedLedger { shards, in_flight })
 }
 
@@ -219,78 +247,108 @@ fn replay(ledger: &mut Ledger, exchanged: &mut Exchanged, record: &Record<'_>) -
 }
 
 /// Proves that the shards agree on what they exchanged, and says how much of it is in flight.
-fn compare(files: &[ShardFiles], shards: &[Verified]) -> Result<u64, StorageError> {
+fn compare(sides: &[Side<'_>]) -> Result<u64, StorageError> {
     let mut clearing = BTreeMap::<Currency, Total>::new();
-    for shard in shards {
-        for (currency, part) in &shard.exchanged.clearing {
-            clearing.entry(*currency).or_default().add_total(*part);
-        }
+    for (currency, part) in sides.iter().flat_map(|side| &side.exchanged.clearing) {
+        clearing.entry(*currency).or_default().add_total(*part);
     }
-    for (to, verified) in files.iter().zip(shards) {
-        for from in verified.exchanged.received.keys() {
-            if files.iter().all(|files| files.shard != *from) {
-                let what = format!("it has applied decisions of shard {from}, which is not there");
-                return Err(disagreement(to, verified.last, what));
-            }
-        }
-    }
+    prove_senders_are_there(sides)?;
     let mut count = 0;
-    for (from, sender) in files.iter().zip(shards) {
-        let mut log = None;
-        for (to, sent) in &sender.exchanged.sent {
-            let Some((receiver_files, receiver)) =
-                files.iter().zip(shards).find(|(files, _)| files.shard == *to)
-            else {
-                return Err(disagreement(
-                    from,
-                    sent.last,
-                    format!("it is for shard {to}, which is not there"),
-                ));
-            };
-            let received = receiver.exchanged.received.get(&from.shard).copied().unwrap_or(Flow::NONE);
-            let mut in_flight = Vec::new();
-            if sent.last != received.last {
-                // Opened only now that something is in flight, which is seldom.
-                let log = match &mut log {
-                    Some(log) => log,
-                    None => log.insert(StoredLog::open(from)?),
-                };
-                in_flight = in_flight::between(from.shard, log, sent.last, *to, received.last)?;
-            }
-            if sent.without(received.last, &in_flight) != received {
-                let what = format!(
-                    "what it applied of the decisions of shard {} up to {} is not what that decided",
-                    from.shard, received.last
-                );
-                return Err(disagreement(receiver_files, receiver.last, what));
-            }
+    for sender in sides {
+        for (to, in_flight) in prove_received(*sender, sides)? {
             count += in_flight.len() as u64;
-            in_flight.iter().for_each(|decided| clear(&mut clearing, decided, *to));
+            in_flight.iter().for_each(|decided| clear(&mut clearing, decided, to));
         }
-        for (shard, verified) in files.iter().zip(shards) {
-            let never_sent = !sender.exchanged.sent.contains_key(&shard.shard);
-            if never_sent && verified.exchanged.received.contains_key(&from.shard) {
-                let what = format!("it has applied decisions of shard {}, which has none for it", from.shard);
-                return Err(disagreement(shard, verified.last, what));
+        prove_nothing_is_made_up(*sender, sides)?;
+    }
+    prove_clearing_is_zero(&clearing, sides)?;
+    Ok(count)
+}
+
+/// Proves that no shard has applied decisions of one that there is not.
+fn prove_senders_are_there(sides: &[Side<'_>]) -> Result<(), StorageError> {
+    for side in sides {
+        for from in side.exchanged.received.keys() {
+            if sides.iter().all(|other| other.shard() != *from) {
+                return Err(
+                    side.disagrees(format!("it has applied decisions of shard {from}, which is not there"))
+                );
             }
         }
     }
-    match (clearing.iter().find(|(_, total)| !total.is_zero()), files.first()) {
-        (Some((currency, total)), Some(first)) => {
-            let what = format!(
-                "what its shards owe one another in {currency} does not sum to zero but to {}",
-                total.to_text(*currency)
-            );
-            let path = first.journal.parent().and_then(|shard| shard.parent()).unwrap_or(&first.journal);
-            Err(StorageError::Corrupt {
-                path: path.to_owned(),
-                position: "the end of all logs".into(),
-                what,
-                next_step: RESTORE_BACKUP,
-            })
+    Ok(())
+}
+
+/// Proves that what others have applied of a shard's decisions is what it decided. What they have not applied
+/// yet, by each of them.
+fn prove_received(
+    sender: Side<'_>,
+    sides: &[Side<'_>],
+) -> Result<Vec<(ShardId, Vec<Decided>)>, StorageError> {
+    // Opened only when something is in flight, which is seldom.
+    let mut log = None;
+    let mut by_receiver = Vec::new();
+    for (to, sent) in &sender.exchanged.sent {
+        let Some(receiver) = sides.iter().find(|side| side.shard() == *to) else {
+            let what = format!("it is for shard {to}, which is not there");
+            return Err(disagreement(sender.files, sent.last, what));
+        };
+        let received = receiver.received_from(sender);
+        let mut in_flight = Vec::new();
+        if sent.last != received.last {
+            let log = match &mut log {
+                Some(log) => log,
+                None => log.insert(StoredLog::open(sender.files)?),
+            };
+            in_flight = in_flight::between(sender.shard(), log, sent.last, *to, received.last)?;
         }
-        _ => Ok(count),
+        if sent.without(received.last, &in_flight) != received {
+            return Err(receiver.disagrees(format!(
+                "what it applied of the decisions of shard {} up to {} is not what that decided",
+                sender.shard(),
+                received.last
+            )));
+        }
+        by_receiver.push((*to, in_flight));
     }
+    Ok(by_receiver)
+}
+
+/// Proves that no shard has applied decisions of one that has none for it.
+fn prove_nothing_is_made_up(sender: Side<'_>, sides: &[Side<'_>]) -> Result<(), StorageError> {
+    let from = sender.shard();
+    for side in sides {
+        let never_sent = !sender.exchanged.sent.contains_key(&side.shard());
+        if never_sent && side.exchanged.received.contains_key(&from) {
+            return Err(
+                side.disagrees(format!("it has applied decisions of shard {from}, which has none for it"))
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Proves that what the shards owe one another adds up to nothing, with what is in flight.
+fn prove_clearing_is_zero(
+    clearing: &BTreeMap<Currency, Total>,
+    sides: &[Side<'_>],
+) -> Result<(), StorageError> {
+    let (Some((currency, total)), Some(first)) =
+        (clearing.iter().find(|(_, total)| !total.is_zero()), sides.first())
+    else {
+        return Ok(());
+    };
+    let journal = &first.files.journal;
+    let ledger = journal.parent().and_then(|shard| shard.parent()).unwrap_or(journal);
+    Err(StorageError::Corrupt {
+        path: ledger.to_owned(),
+        position: "the end of all logs".into(),
+        what: format!(
+            "what its shards owe one another in {currency} does not sum to zero but to {}",
+            total.to_text(*currency)
+        ),
+        next_step: RESTORE_BACKUP,
+    })
 }
 
 /// Adds what the part for `to` will move once it is applied.
