@@ -1,13 +1,13 @@
 //! The rows that are no loads: memory, restart, snapshot, idle. They read `/proc`, and so need Linux.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::children::Child;
+use super::children::{Child, Interrupt};
 use super::generator::{self, Run};
 use super::load::{Load, Shape, Spec, Workload};
 use super::report::{Figure, FiguresReport, Ratio, Spread, Value, median};
@@ -202,107 +202,142 @@ pub(super) fn restart(args: &RestartArgs, bench: &Bench) -> Result<FiguresReport
 
 /// The worst p99 of deposits in any slice, while snapshots are written and while none is.
 pub(super) fn snapshot(args: &SnapshotArgs, bench: &Bench) -> Result<FiguresReport, BenchError> {
-    let interrupt = &bench.interrupt;
-    let mut teller = args.server.start(bench, &args.common, &NO_SNAPSHOTS)?;
-    teller.open(args.accounts.max(2), false, interrupt)?;
-    let shape = Shape {
-        accounts: Some(args.accounts.max(2)),
-        connections: Some(args.connections),
-        ..Shape::default()
-    };
-    let spec = Spec::new(Workload::Deposit, &shape, args.server.shards()).map_err(BenchError::Setting)?;
-    let (authority, base) = teller.authority_and_base();
-    let load = Load::to_teller(&spec, authority, base).map_err(BenchError::Setting)?;
-    let mut run = Run {
-        address: teller.address(),
-        load: Arc::new(load),
-        connections: spec.connections,
-        threads: 1,
-        rate: None,
-        lead: Duration::ZERO,
-        window: SLICE,
-        seed: 0,
-    };
-    let mut random = Random::new(1);
-    let mut slice = |teller: &mut Teller| -> Result<u64, BenchError> {
-        run.seed = random.number();
-        let measured = generator::run(&run, interrupt.flag())?;
-        interrupt.check()?;
-        let wrong: u64 = measured.errors.values().sum();
-        if wrong > 0 {
-            return Err(BenchError::WrongReplies(wrong));
-        }
-        teller.has_done(&measured.totals);
-        Ok(nanos(measured.latencies.percentile(9_900)))
-    };
-    let ledger = bench.directory.path().join(LEDGER);
+    let mut deposits = Deposits::start(args, bench)?;
     let progress = Progress::new("measuring", "snapshots", Some(args.rounds as u64));
-    let (mut with, mut without, mut slices, mut ratios, mut times) = (vec![], vec![], 0, vec![], vec![]);
+    let mut rounds = Vec::new();
     for _ in 0..args.rounds {
-        // What the rounds before have written goes into a snapshot of its own: else each would have more to do than the
-        // one before it, and take longer, and have the next one do even more.
-        take_snapshot(&mut teller, &ledger, args.server.shards(), |_| interrupt.sleep(SLICE))?;
-        child(&teller).wait_until_quiet(interrupt)?;
-        for _ in 0..FRESH_SLICES {
-            slice(&mut teller)?;
-        }
-        let mut worst_with = 0;
-        let mut during = 0;
-        let time = take_snapshot(&mut teller, &ledger, args.server.shards(), |teller| {
-            worst_with = worst_with.max(slice(teller)?);
-            during += 1;
-            Ok(())
-        })?;
-        times.push(nanos(time));
-        child(&teller).wait_until_quiet(interrupt)?;
-        for _ in 0..FRESH_SLICES {
-            slice(&mut teller)?;
-        }
-        let mut worst_without = 0;
-        for _ in 0..during {
-            worst_without = worst_without.max(slice(&mut teller)?);
-        }
-        slices += during;
-        with.push(worst_with);
-        without.push(worst_without);
-        ratios.push(Ratio::of(worst_with.into(), worst_without.into()));
+        rounds.push(deposits.round()?);
         progress.add(1);
     }
     progress.finish();
-    teller.check_balance()?;
+    deposits.teller.check_balance()?;
+    let median_of = |figure: fn(&Round) -> u64| {
+        let of_each: Vec<u64> = rounds.iter().map(figure).collect();
+        Value::Nanoseconds(median(&of_each))
+    };
+    let slices = rounds.iter().map(|round| round.slices).sum();
+    let ratios =
+        rounds.iter().map(|round| Ratio::of(round.worst_with_ns.into(), round.worst_without_ns.into()));
     let figures = vec![
         count("accounts", args.accounts),
         count_of("connections", args.connections),
         count_of("shards", args.server.shards()),
         count_of("snapshots", args.rounds),
         figure("slices", "slices of 250 ms with a snapshot", Value::Count(slices)),
-        figure("snapshot_ns", "a snapshot takes", Value::Nanoseconds(median(&times))),
-        figure("worst_p99_with_ns", "worst p99 with a snapshot", Value::Nanoseconds(median(&with))),
-        figure("worst_p99_without_ns", "worst p99 without", Value::Nanoseconds(median(&without))),
+        figure("snapshot_ns", "a snapshot takes", median_of(|round| round.snapshot_ns)),
+        figure("worst_p99_with_ns", "worst p99 with a snapshot", median_of(|round| round.worst_with_ns)),
+        figure("worst_p99_without_ns", "worst p99 without", median_of(|round| round.worst_without_ns)),
         figure("worst_p99_ratio", "with / without", Value::Ratios(Spread::of(ratios))),
     ];
     Ok(FiguresReport { row: "snapshot", figures })
 }
 
-/// Asks for a snapshot, and does `meanwhile` again and again until every shard has one. How long it took.
-fn take_snapshot(
-    teller: &mut Teller,
-    ledger: &Path,
+/// What is measured of one snapshot.
+struct Round {
+    snapshot_ns: u64,
+    /// How many slices it took.
+    slices: u64,
+    /// The worst p99 of those.
+    worst_with_ns: u64,
+    /// And of as many without a snapshot.
+    worst_without_ns: u64,
+}
+
+/// A server, and the deposits that it is asked for slice by slice.
+struct Deposits<'a> {
+    teller: Teller,
     shards: usize,
-    mut meanwhile: impl FnMut(&mut Teller) -> Result<(), BenchError>,
-) -> Result<Duration, BenchError> {
-    let before = newest_snapshots(ledger)?;
-    child(teller).signal(Signal::USR1)?;
-    let started = Instant::now();
-    loop {
-        meanwhile(teller)?;
-        let now = newest_snapshots(ledger)?;
-        if now.len() == shards && now.iter().all(|(shard, last)| before.get(shard) < Some(last)) {
-            return Ok(started.elapsed());
+    ledger: PathBuf,
+    run: Run,
+    random: Random,
+    interrupt: &'a Interrupt,
+}
+
+impl<'a> Deposits<'a> {
+    /// Starts the server and opens the accounts.
+    fn start(args: &SnapshotArgs, bench: &'a Bench) -> Result<Deposits<'a>, BenchError> {
+        let mut teller = args.server.start(bench, &args.common, &NO_SNAPSHOTS)?;
+        let accounts = args.accounts.max(2);
+        teller.open(accounts, false, &bench.interrupt)?;
+        let shape =
+            Shape { accounts: Some(accounts), connections: Some(args.connections), ..Shape::default() };
+        let shards = args.server.shards();
+        let spec = Spec::new(Workload::Deposit, &shape, shards).map_err(BenchError::Setting)?;
+        let (authority, base) = teller.authority_and_base();
+        let load = Load::to_teller(&spec, authority, base).map_err(BenchError::Setting)?;
+        let run = Run {
+            address: teller.address(),
+            load: Arc::new(load),
+            connections: spec.connections,
+            threads: 1,
+            rate: None,
+            lead: Duration::ZERO,
+            window: SLICE,
+            seed: 0,
+        };
+        let ledger = bench.directory.path().join(LEDGER);
+        Ok(Deposits { teller, shards, ledger, run, random: Random::new(1), interrupt: &bench.interrupt })
+    }
+
+    fn round(&mut self) -> Result<Round, BenchError> {
+        // What the rounds before have written goes into a snapshot of its own: else each would have more to do than the
+        // one before it, and take longer, and have the next one do even more.
+        self.take_snapshot(|deposits| deposits.interrupt.sleep(SLICE))?;
+        self.come_to_pace()?;
+        let (mut slices, mut worst_with_ns) = (0, 0);
+        let time = self.take_snapshot(|deposits| {
+            worst_with_ns = worst_with_ns.max(deposits.slice()?);
+            slices += 1;
+            Ok(())
+        })?;
+        self.come_to_pace()?;
+        let mut worst_without_ns = 0;
+        for _ in 0..slices {
+            worst_without_ns = worst_without_ns.max(self.slice()?);
         }
-        if started.elapsed() > SNAPSHOT_TIME_MAX {
-            let seconds = SNAPSHOT_TIME_MAX.as_secs();
-            return Err(BenchError::TimedOut(format!("there is no new snapshot after {seconds} s")));
+        Ok(Round { snapshot_ns: nanos(time), slices, worst_with_ns, worst_without_ns })
+    }
+
+    /// Makes deposits for as long as a slice. Their p99, in nanoseconds.
+    fn slice(&mut self) -> Result<u64, BenchError> {
+        self.run.seed = self.random.number();
+        let measured = generator::run(&self.run, self.interrupt.flag())?;
+        self.interrupt.check()?;
+        let wrong: u64 = measured.errors.values().sum();
+        if wrong > 0 {
+            return Err(BenchError::WrongReplies(wrong));
+        }
+        self.teller.has_done(&measured.totals);
+        Ok(nanos(measured.latencies.percentile(9_900)))
+    }
+
+    /// Lets the server finish what it still does, and the load come to its pace.
+    fn come_to_pace(&mut self) -> Result<(), BenchError> {
+        child(&self.teller).wait_until_quiet(self.interrupt)?;
+        for _ in 0..FRESH_SLICES {
+            self.slice()?;
+        }
+        Ok(())
+    }
+
+    /// Asks for a snapshot, and does `meanwhile` again and again until every shard has one. How long it took.
+    fn take_snapshot(
+        &mut self,
+        mut meanwhile: impl FnMut(&mut Self) -> Result<(), BenchError>,
+    ) -> Result<Duration, BenchError> {
+        let before = newest_snapshots(&self.ledger)?;
+        child(&self.teller).signal(Signal::USR1)?;
+        let started = Instant::now();
+        loop {
+            meanwhile(self)?;
+            let now = newest_snapshots(&self.ledger)?;
+            if now.len() == self.shards && now.iter().all(|(shard, last)| before.get(shard) < Some(last)) {
+                return Ok(started.elapsed());
+            }
+            if started.elapsed() > SNAPSHOT_TIME_MAX {
+                let seconds = SNAPSHOT_TIME_MAX.as_secs();
+                return Err(BenchError::TimedOut(format!("there is no new snapshot after {seconds} s")));
+            }
         }
     }
 }
