@@ -204,7 +204,7 @@ impl Api {
             let body_unread = !has_whole_body && !body.is_end_stream();
             let Parts { method, headers, .. } = parts;
             if body_unread && headers.contains_key(UPGRADE) {
-                vigil.is_left_early();
+                vigil.upgrade_offered();
             }
             reply::reuse(headers);
             (Kept { began, _in_flight: in_flight, method, index, request_id, body_unread }, answer)

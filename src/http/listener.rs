@@ -234,14 +234,15 @@ impl Server {
         let Ok(stream) = TcpStream::from_std(stream) else { return };
         let _open = Gauge::raise(&self.api.metrics.connections);
         let vigil = Arc::new(Vigil::new(self.limits.head_read_time_max));
-        let guard = tokio::spawn(Arc::clone(&vigil).keep(stopped));
+        let guard = tokio::spawn(Arc::clone(&vigil).watch(stopped));
         let mut io = PatientStream::new(stream, Arc::clone(&vigil), self.limits.write_stall_time_max);
         let service = service_fn(|request| self.api.answer(request, &vigil, &self.limits));
         let result = {
             let mut connection = pin!(self.http.serve_connection(&mut io, service));
             let waker = Waker::from(Arc::clone(&vigil));
             poll_fn(|cx| {
-                match vigil.order(cx) {
+                vigil.will_wake(cx.waker());
+                match vigil.order() {
                     Order::GoOn => {}
                     Order::Finish => connection.as_mut().graceful_shutdown(),
                     Order::GiveUp => return Poll::Ready(None),
@@ -261,30 +262,40 @@ impl Server {
         }
         if is_refused || matches!(result, Some(Ok(()))) {
             // hyper does not close the connection when it could be upgraded, which is never done here; see
-            // [`Vigil::is_left_early`]. To close it once more is nothing. Who has gone cannot be told anything.
+            // [`Vigil::upgrade_offered`]. To close it once more is nothing. Who has gone cannot be told anything.
             let _ = poll_fn(|cx| Pin::new(&mut io).poll_shutdown(cx)).await;
         }
     }
 }
 
-/// What all parts of a connection know of it.
+/// What all parts of a connection know of it, and what wakes its task.
 ///
-/// It keeps watch without being asked at each request: a timer for each head, as hyper would set, and a look
-/// at whether the service ends, cost more than reading the head. And it is what wakes the connection, but for
-/// calls that come to nothing; see [`Received`].
+/// It watches without being asked at each request: a timer for each head, as hyper would set, and a look
+/// at whether the service ends, cost more than reading the head.
+///
+/// A connection is in one of three states:
+///
+/// - *waiting* for a head, from the start and whenever a reply is on its way and there is nothing to read
+///   ([`nothing_to_read`](Vigil::nothing_to_read)). Only this is timed here;
+/// - *answering*, from when a head has come ([`head_came`](Vigil::head_came));
+/// - *sending*, from when the reply is there ([`answered`](Vigil::answered)): neither of the others.
+///
+/// Its [`Order`] is to go on, until that changes, once, to one of the others, which wakes the task.
+///
+/// Any other wake reaches the task at once, unless wakes are *deferred*: then it is only noted as pending, and who
+/// deferred them decides what becomes of it. See [`Received`].
 pub(super) struct Vigil {
     head_read_time_max: Duration,
     began: Instant,
     /// Whether a request is being answered.
     answering: AtomicBool,
     /// Since when a head is waited for, in microseconds after `began` and plus one; 0 while none is.
-    waiting: AtomicU64,
+    head_awaited_since: AtomicU64,
     order: AtomicU8,
     /// The connection's task, which has one waker all its life.
-    connection: OnceLock<Waker>,
-    /// Whether a call to wake the connection is only noted, and whether one was.
-    notes_calls: AtomicBool,
-    was_called: AtomicBool,
+    task: OnceLock<Waker>,
+    defers_wakes: AtomicBool,
+    wake_pending: AtomicBool,
     /// Whether the client may still be sending when the connection closes.
     lingers: AtomicBool,
     /// Whether hyper will go before all is sent.
@@ -309,11 +320,11 @@ impl Vigil {
             head_read_time_max,
             began: Instant::now(),
             answering: AtomicBool::new(false),
-            waiting: AtomicU64::new(1),
+            head_awaited_since: AtomicU64::new(1),
             order: AtomicU8::new(Order::GoOn as u8),
-            connection: OnceLock::new(),
-            notes_calls: AtomicBool::new(false),
-            was_called: AtomicBool::new(false),
+            task: OnceLock::new(),
+            defers_wakes: AtomicBool::new(false),
+            wake_pending: AtomicBool::new(false),
             lingers: AtomicBool::new(false),
             leaves_early: AtomicBool::new(false),
             streams: AtomicBool::new(false),
@@ -324,14 +335,14 @@ impl Vigil {
         // A stream before it has ended: who closes its side now waits for this reply.
         self.streams.store(false, Relaxed);
         self.answering.store(true, Relaxed);
-        self.waiting.store(0, Relaxed);
+        self.head_awaited_since.store(0, Relaxed);
     }
 
     /// Takes note that the request offers an upgrade, and has a body that nobody will read.
     ///
     /// hyper leaves such a connection to whoever may have upgraded it as soon as it has the whole reply in a buffer of its
     /// own, and what the system has no room for yet would be lost with that. So all of that reply is taken from it.
-    pub(super) fn is_left_early(&self) {
+    pub(super) fn upgrade_offered(&self) {
         self.leaves_early.store(true, Relaxed);
     }
 
@@ -350,16 +361,19 @@ impl Vigil {
         self.answering.store(false, Relaxed);
     }
 
-    /// Called when there is nothing to read: hyper reads the next head only after the reply is on its way.
-    fn waits(&self) {
-        if self.waiting.load(Relaxed) == 0 && !self.answering.load(Relaxed) {
-            self.waiting.store(self.began.elapsed().as_micros() as u64 + 1, Relaxed);
+    /// Called when a read finds nothing: hyper reads the next head only after the reply is on its way.
+    fn nothing_to_read(&self) {
+        if self.head_awaited_since.load(Relaxed) == 0 && !self.answering.load(Relaxed) {
+            self.head_awaited_since.store(self.began.elapsed().as_micros() as u64 + 1, Relaxed);
         }
     }
 
-    /// What the connection that polls this has to do.
-    fn order(&self, cx: &Context<'_>) -> Order {
-        self.connection.get_or_init(|| cx.waker().clone());
+    /// Takes note of the connection's task, which an order wakes.
+    fn will_wake(&self, task: &Waker) {
+        self.task.get_or_init(|| task.clone());
+    }
+
+    fn order(&self) -> Order {
         match self.order.load(SeqCst) {
             order if order == Order::Finish as u8 => Order::Finish,
             order if order == Order::GiveUp as u8 => Order::GiveUp,
@@ -367,32 +381,42 @@ impl Vigil {
         }
     }
 
-    fn tell(&self, order: Order) {
+    fn give_order(&self, order: Order) {
         self.order.store(order as u8, SeqCst);
-        self.call();
+        self.wake_task();
     }
 
-    fn call(&self) {
-        if let Some(connection) = self.connection.get() {
-            connection.wake_by_ref();
+    fn wake_task(&self) {
+        if let Some(task) = self.task.get() {
+            task.wake_by_ref();
         }
     }
 
-    /// Keeps watch until there is something to tell.
-    async fn keep(self: Arc<Self>, mut stopped: watch::Receiver<()>) {
+    fn defer_wakes(&self) {
+        self.defers_wakes.store(true, Relaxed);
+    }
+
+    /// Whether the task was to be woken since wakes were deferred.
+    fn take_deferred_wake(&self) -> bool {
+        self.defers_wakes.store(false, Relaxed);
+        self.wake_pending.swap(false, Relaxed)
+    }
+
+    /// Watches until there is an order to give.
+    async fn watch(self: Arc<Self>, mut stopped: watch::Receiver<()>) {
         let mut due = self.began + self.head_read_time_max;
         loop {
             tokio::select! {
-                _ = stopped.changed() => return self.tell(Order::Finish),
+                _ = stopped.changed() => return self.give_order(Order::Finish),
                 () = tokio::time::sleep_until(due) => {}
             }
-            let since = match self.waiting.load(Relaxed) {
+            let since = match self.head_awaited_since.load(Relaxed) {
                 0 => Instant::now(),
                 micros => self.began + Duration::from_micros(micros - 1),
             };
             due = since + self.head_read_time_max;
             if due <= Instant::now() {
-                return self.tell(Order::GiveUp);
+                return self.give_order(Order::GiveUp);
             }
         }
     }
@@ -404,10 +428,10 @@ impl Wake for Vigil {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if self.notes_calls.load(Relaxed) {
-            self.was_called.store(true, Relaxed);
+        if self.defers_wakes.load(Relaxed) {
+            self.wake_pending.store(true, Relaxed);
         } else {
-            self.call();
+            self.wake_task();
         }
     }
 }
@@ -416,7 +440,7 @@ impl Wake for Vigil {
 ///
 /// When a piece of it is taken, hyper wakes the connection, so that the next one can come. Behind the last
 /// piece nothing comes, and the connection, which is at work on this very request, would be run once more for
-/// nothing: 900 instructions of a deposit. So a call that comes while a piece is taken is passed on only if
+/// nothing: 900 instructions of a deposit. So a wake that comes while a piece is taken is passed on only if
 /// it was not the last. No other comes at that time: what else wakes a connection runs on its own thread, which
 /// has a runtime for itself (`http/threads.rs`), or was asked for by this request, which asks for nothing before
 /// it has its body.
@@ -433,11 +457,10 @@ impl hyper::body::Body for Received<'_> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-        self.vigil.notes_calls.store(true, Relaxed);
+        self.vigil.defer_wakes();
         let frame = Pin::new(&mut *self.body).poll_frame(cx);
-        self.vigil.notes_calls.store(false, Relaxed);
-        if self.vigil.was_called.swap(false, Relaxed) && !self.body.is_end_stream() {
-            self.vigil.call();
+        if self.vigil.take_deferred_wake() && !self.body.is_end_stream() {
+            self.vigil.wake_task();
         }
         frame
     }
@@ -530,7 +553,7 @@ impl Read for PatientStream {
     ) -> Poll<io::Result<()>> {
         let outcome = Pin::new(&mut self.inner).poll_read(cx, buffer);
         if outcome.is_pending() {
-            self.vigil.waits();
+            self.vigil.nothing_to_read();
         }
         outcome
     }
