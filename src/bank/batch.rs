@@ -162,6 +162,17 @@ impl Bank {
             let results = self.chunks_in_turn(chunks, told, &origin).await?;
             return Ok(BatchOutcome { results, first_request_id: None });
         }
+        Ok(self.chunks_one_by_one(chunks, atomic, told, &origin).await?)
+    }
+
+    /// Executes chunks, each when the one before has ended. One that is refused stops those behind it.
+    async fn chunks_one_by_one(
+        &self,
+        chunks: Vec<Vec<Item>>,
+        atomic: bool,
+        told: bool,
+        origin: &Origin,
+    ) -> Result<BatchOutcome, Refusal> {
         let mut outcome = BatchOutcome { results: Vec::new(), first_request_id: None };
         let mut all_replayed = true;
         let mut chunks = chunks.into_iter().enumerate();
@@ -181,12 +192,11 @@ impl Bank {
                     all_replayed &= first_request_id.is_some();
                     outcome.first_request_id = first_request_id.filter(|_| all_replayed);
                 }
-                Err(refusal) if number == 0 || key.is_some() => return Err(refusal.into()),
+                Err(refusal) if number == 0 || key.is_some() => return Err(refusal),
                 Err(refusal) => {
                     // What was executed has to be told, so the rest is told one by one.
                     let rest = count + chunks.map(|(_, chunk)| chunk.len()).sum::<usize>();
-                    let refused = std::iter::repeat_with(|| BatchResult::Refused(refusal.again())).take(rest);
-                    outcome.results.extend(refused);
+                    outcome.results.extend(all_refused(rest, &refusal));
                     break;
                 }
             }
@@ -228,15 +238,13 @@ impl Bank {
         let mut executed = false;
         for (plan, asked) in plans.into_iter().zip(asked) {
             let count = plan.count;
-            let ended = self.end_chunk(plan, asked).await;
-            match ended {
+            match self.end_chunk(plan, asked).await {
                 Ok((ended, _)) => {
                     executed = true;
                     results.extend(ended);
                 }
                 Err(refusal) => {
-                    results
-                        .extend(std::iter::repeat_with(|| BatchResult::Refused(refusal.again())).take(count));
+                    results.extend(all_refused(count, &refusal));
                     refused.get_or_insert(refusal);
                 }
             }
@@ -396,6 +404,11 @@ impl Bank {
             outcome => BatchResult::Refused(item_refusal(outcome)),
         })
     }
+}
+
+/// How so many items ended, of chunks that were refused as a whole.
+fn all_refused(count: usize, refusal: &Refusal) -> impl Iterator<Item = BatchResult> {
+    std::iter::repeat_with(|| BatchResult::Refused(refusal.again())).take(count)
 }
 
 /// How many bytes the events of an item take in a record.
