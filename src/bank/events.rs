@@ -175,6 +175,16 @@ struct Found {
     after: Position,
 }
 
+/// Which event is to be shown next.
+enum Next {
+    /// The first one of this lane.
+    Of(usize),
+    /// While it was looked for, a shard has got more to read: it has to be looked for again.
+    Unsure,
+    /// That is not known, or there is none.
+    Halt(Halt),
+}
+
 /// Why a merge stops.
 #[derive(Debug, PartialEq)]
 enum Halt {
@@ -234,35 +244,46 @@ impl Feed {
             if found.len() >= count || *scanned >= EVENTS_SCANNED_MAX {
                 return Ok(Halt::Full);
             }
-            let empty = self.empty_lanes();
-            let chosen = self.choose(source)?;
-            if self.empty_lanes() < empty {
-                // Looking for what an event depends on has read a shard that had nothing: that may come first now.
-                continue;
-            }
-            let Some((time, chosen)) = chosen else {
-                return match self.lanes.iter().find(|lane| !lane.window.is_empty()) {
-                    None => Ok(Halt::Empty),
-                    Some(lane) => Err(lane.corrupt("the logs of the shards do not lead to one another")),
-                };
-            };
-            let unknown = self.unknown_before(time, chosen, source);
-            if !unknown.is_empty() {
-                return Ok(Halt::Horizon(unknown));
-            }
-            if self.lanes.iter().any(Lane::has_more_to_read) {
-                // A shard has moved on while it was looked at.
-                continue;
-            }
-            let (sequence, event) = self.lanes[chosen].pass();
-            *scanned += 1;
-            let shard = self.lanes[chosen].shard;
-            if let Role::Shown(kind) = role(&event)
-                && filter.matches(kind, shard, &event.change)
-            {
-                found.push(Found { shard, sequence, event, after: self.position() });
+            match self.next_shown(source)? {
+                Next::Halt(halt) => return Ok(halt),
+                Next::Unsure => {}
+                Next::Of(index) => {
+                    let (sequence, event) = self.lanes[index].pass();
+                    *scanned += 1;
+                    let shard = self.lanes[index].shard;
+                    if let Role::Shown(kind) = role(&event)
+                        && filter.matches(kind, shard, &event.change)
+                    {
+                        found.push(Found { shard, sequence, event, after: self.position() });
+                    }
+                }
             }
         }
+    }
+
+    /// Looks for the event that is to be shown next, when what is not shown before it has been passed.
+    fn next_shown(&mut self, source: &dyn Source) -> Result<Next, StorageError> {
+        let empty = self.empty_lanes();
+        let chosen = self.choose(source)?;
+        if self.empty_lanes() < empty {
+            // Looking for what an event depends on has read a shard that had nothing: that may come first now.
+            return Ok(Next::Unsure);
+        }
+        let Some((time, chosen)) = chosen else {
+            return match self.lanes.iter().find(|lane| !lane.window.is_empty()) {
+                None => Ok(Next::Halt(Halt::Empty)),
+                Some(lane) => Err(lane.corrupt("the logs of the shards do not lead to one another")),
+            };
+        };
+        let unknown = self.unknown_before(time, chosen, source);
+        if !unknown.is_empty() {
+            return Ok(Next::Halt(Halt::Horizon(unknown)));
+        }
+        if self.lanes.iter().any(Lane::has_more_to_read) {
+            // A shard has moved on while it was looked at.
+            return Ok(Next::Unsure);
+        }
+        Ok(Next::Of(chosen))
     }
 
     fn empty_lanes(&self) -> usize {
