@@ -14,7 +14,7 @@ use teller::clock;
 use teller::ledger::{AccountName, AccountRef, Command, Ledger, Target};
 use teller::progress::Progress;
 use teller::random::Random;
-use teller::shard::batch::{Reply, Request};
+use teller::shard::request::{Reply, Request};
 use teller::shard::worker::{Network, ShardThreads};
 use teller::storage::journal::record::LogPosition;
 use teller::storage::journal::{Journal, JournalOptions, MemoryJournal};

@@ -15,8 +15,9 @@ use teller::ledger::{
     IdempotencyKey, ItemOutcome, KeyDigest, Ledger, Note, OverdraftDefault, Quantity, Reference, Rejection,
     Sequence, ShardId, Target, Timestamp,
 };
-use teller::shard::batch::{AccountFilter, Moment, Output, Reply, Request, Shard, ShardRules};
+use teller::shard::batch::{Moment, Output, Shard, ShardRules};
 use teller::shard::handle::{Asked, ShardError, ShardHandle};
+use teller::shard::request::{AccountFilter, Reply, Request};
 use teller::shard::work::{ItemReply, Message, WorkReply, WorkRequest};
 use teller::shard::worker::{Network, ShardThreads};
 use teller::storage::StorageError;

@@ -15,7 +15,7 @@ use crate::ledger::{
     Change, HoldId, IdempotencyKey, ItemOutcome, KeyDigest, Kind, Metadata, Note, Outcome, Rejection,
     Sequence, TransactionId,
 };
-use crate::shard::batch::Reply;
+use crate::shard::request::Reply;
 use crate::shard::work::{ItemReply, WorkReply, WorkRequest};
 
 /// The most items of a batch.

@@ -55,8 +55,8 @@ use crate::ledger::{
     AccountId, AccountNumber, Change, Currency, Event, Sequence, ShardId, Timestamp, TransactionId,
     TransactionType,
 };
-use crate::shard::batch::{Reply, Request};
 use crate::shard::handle::ShardError;
+use crate::shard::request::{Reply, Request};
 use crate::storage::codec::Malformed;
 use crate::storage::journal::JournalReader;
 use crate::storage::journal::record::Record;

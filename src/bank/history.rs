@@ -20,7 +20,7 @@ use crate::ledger::{
     AccountChange, AccountId, AccountName, AccountNumber, Amount, Change, Currency, Effect, HoldId, HoldKey,
     Kind, Quantity, Reference, Sequence, ShardId, Timestamp, Total, TransactionId, TransactionType,
 };
-use crate::shard::batch::{AccountFilter, AccountView, Reply, Request};
+use crate::shard::request::{AccountFilter, AccountView, Reply, Request};
 use crate::storage::StorageError;
 use crate::storage::history::{HistoryEntry, HistoryReader};
 

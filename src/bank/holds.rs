@@ -27,7 +27,7 @@ use super::history::{Chain, ENTRIES_READ_MAX};
 use super::{AccountEntry, AccountSelector, Bank, ENTRIES_EXAMINED_MAX, PAGE_ENTRIES_MAX, Refusal, refusal};
 use crate::ledger::operation::Operation;
 use crate::ledger::{AccountChange, Hold, HoldId, HoldKey, HoldStatus, Rejected, Rejection};
-use crate::shard::batch::{HoldView, HoldsView, Reply, Request};
+use crate::shard::request::{HoldView, HoldsView, Reply, Request};
 use crate::storage::StorageError;
 use crate::storage::history::HistoryReader;
 

@@ -39,9 +39,9 @@ use crate::ledger::{
     OverdraftDefault, Quantity, Rejected, Rejection, Sequence, ShardId, Target, Timestamp, TransactionId,
 };
 use crate::router::Router;
-use crate::shard::batch::{AccountFilter, AccountView, Reply, Request, TrialBalance};
 use crate::shard::figures::ShardFigures;
 use crate::shard::handle::{Asked, ShardError, ShardHandle};
+use crate::shard::request::{AccountFilter, AccountView, Reply, Request, TrialBalance};
 use crate::shard::work::{ItemReply, WorkReply, WorkRequest};
 use crate::storage::StorageError;
 use crate::storage::journal::JournalReader;

@@ -209,7 +209,7 @@ impl pace::Others for Clients {
 mod tests {
     use super::*;
     use crate::server::samples::{TIME_MAX, seal_one, start};
-    use crate::shard::batch::Request;
+    use crate::shard::request::Request;
     use crate::storage::journal::JournalOptions;
 
     #[test]

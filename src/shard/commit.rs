@@ -298,7 +298,8 @@ mod tests {
 
     use uuid::Uuid;
 
-    use super::super::batch::{Request, ShardRules};
+    use super::super::batch::ShardRules;
+    use super::super::request::Request;
     use super::super::worker::{Network, ShardThreads};
     use super::*;
     use crate::ledger::{

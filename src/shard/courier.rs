@@ -25,9 +25,9 @@ use std::task::{Context, Poll, Waker};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::batch::{Reply, Request};
 use super::handle::{Mail, ShardError};
 use super::queue::Sender;
+use super::request::{Reply, Request};
 
 /// After how many requests to one shard they are handed over at once: it has something to do, and more come
 /// meanwhile.

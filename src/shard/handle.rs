@@ -8,10 +8,11 @@ use std::task::{Context, Poll};
 use parking_lot::{Condvar, Mutex, RwLock};
 use tokio::sync::{Notify, oneshot};
 
-use super::batch::{AccountView, Moment, Reply, Request, Shard};
+use super::batch::{Moment, Shard};
 use super::courier::{self, ReplyTo};
 use super::figures::{CommitCounts, ShardFigures};
 use super::queue::Sender;
+use super::request::{AccountView, Reply, Request};
 use super::work;
 use crate::ledger::{AccountRef, Ledger, Sequence, Timestamp};
 

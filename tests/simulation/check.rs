@@ -8,7 +8,7 @@ use teller::ledger::{
     AccountId, Change, Command, Decision, Event, Hold, HoldId, HoldStatus, ItemOutcome, KeyDigest, Kind,
     Metadata, Note, Reference, ShardId, Timestamp, TransactionId,
 };
-use teller::shard::batch::{AccountView, HoldView, HoldsView, Reply, Request};
+use teller::shard::request::{AccountView, HoldView, HoldsView, Reply, Request};
 use teller::shard::work::{ItemReply, WorkReply};
 
 use super::model::{self, Expected, Model, amount, kind_name, same_refusal};

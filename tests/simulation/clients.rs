@@ -14,7 +14,7 @@ use teller::ledger::{
     TransactionId,
 };
 use teller::router::Router;
-use teller::shard::batch::{AccountFilter, Reply, Request};
+use teller::shard::request::{AccountFilter, Reply, Request};
 use teller::shard::work::{ItemReply, WorkReply, WorkRequest};
 
 use super::random::Random;

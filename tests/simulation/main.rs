@@ -40,7 +40,8 @@ use teller::ledger::{
     ShardId, Timestamp, Total, TransactionId,
 };
 use teller::router::Router;
-use teller::shard::batch::{Batch, Moment, Output, Reply, Request, Sealed, Shard, ShardRules};
+use teller::shard::batch::{Batch, Moment, Output, Sealed, Shard, ShardRules};
+use teller::shard::request::{Reply, Request};
 use teller::shard::work::{ItemReply, Message, WorkReply};
 use teller::storage::StorageError;
 use teller::storage::in_flight::{Side, settle};

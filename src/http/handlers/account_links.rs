@@ -18,7 +18,7 @@ use crate::http::wire::schema::Describe;
 use crate::http::wire::write::Id;
 use crate::ledger::AccountId;
 use crate::ledger::operation::Operation as LedgerOperation;
-use crate::shard::batch::AccountView;
+use crate::shard::request::AccountView;
 
 pub(in crate::http) static PUT: Operation = Operation {
     endpoint: Endpoint::PutLink,

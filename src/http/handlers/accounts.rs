@@ -41,7 +41,7 @@ use crate::http::wire::write::Text;
 use crate::http::wire::{Account, AccountPage, AccountPatch, AccountV1, OpenAccount, OpenAccountV1};
 use crate::ledger::operation::{Condition, Opening, Operation as LedgerOperation, Requirement};
 use crate::ledger::{AccountName, AccountNumber, Currency, NAME_BYTES_MAX, SHARDS_MAX, ShardId};
-use crate::shard::batch::AccountFilter;
+use crate::shard::request::AccountFilter;
 
 pub(in crate::http) static OPEN_V1: Operation = Operation {
     endpoint: Endpoint::OpenAccountV1,

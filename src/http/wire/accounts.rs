@@ -18,7 +18,7 @@ use crate::ledger::{
     self, AccountName, Allowance, Amount, Currency, DebitLimit, Effect, Reference, Spent, VelocityLimits,
     WINDOW_SECONDS_MAX,
 };
-use crate::shard::batch::AccountView;
+use crate::shard::request::AccountView;
 
 body! {
     /// What opens an account in version 1.

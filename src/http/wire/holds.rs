@@ -17,7 +17,7 @@ use crate::bank::{AccountSelector, Bank, Executed};
 use crate::http::problem::Party;
 use crate::ledger::operation::{HOLD_TIME_MS_MAX, Operation};
 use crate::ledger::{AccountChange, Currency, Hold, HoldId, HoldKey, HoldOutcome, HoldStatus, Reference};
-use crate::shard::batch::HoldView;
+use crate::shard::request::HoldView;
 
 /// For how long money is held if the client does not say, in seconds: a week, as card payments are.
 pub(in crate::http) const HOLD_SECONDS_DEFAULT: u64 = 7 * 24 * 60 * 60;

@@ -57,7 +57,7 @@ mod tests {
         AccountId, AccountName, AccountNumber, Allowance, Amount, Currency, Direction,
         ExcessDecimals::Refuse, Quantity, Sequence, ShardId, Timestamp, TransactionId,
     };
-    use crate::shard::batch::AccountView;
+    use crate::shard::request::AccountView;
 
     fn parse_posting(body: &[u8]) -> Result<Quantity, Problem> {
         read_body::<PostingV1>(body).map(|posting| posting.amount.0)

@@ -7,7 +7,7 @@ use super::schema::{Describe, Schemas};
 use super::write::{Object, Text, TotalText, Write, resource};
 use crate::http::problem::{Code, Retry};
 use crate::ledger::Currency;
-use crate::shard::batch;
+use crate::shard::request;
 use uuid::Uuid;
 
 resource! {
@@ -84,8 +84,8 @@ resource! {
 }
 
 impl TrialBalance {
-    pub(in crate::http) fn of(balance: &batch::TrialBalance) -> TrialBalance {
-        let line = |(&currency, line): (&Currency, &batch::TrialBalanceLine)| TrialBalanceLine {
+    pub(in crate::http) fn of(balance: &request::TrialBalance) -> TrialBalance {
+        let line = |(&currency, line): (&Currency, &request::TrialBalanceLine)| TrialBalanceLine {
             currency,
             accounts: line.accounts,
             credit: TotalText(line.credit, currency),
