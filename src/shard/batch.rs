@@ -1,22 +1,46 @@
-//! The shard without threads, clocks or disks: messages in; records, sealed replies and messages out.
+//! The shard without threads, clocks or disks: requests and messages in; records, sealed replies and messages
+//! out.
+//!
+//! Whoever drives a [`Shard`] brings the [`Moment`], which is the time and how far the log is durable, and
+//! gets an [`Output`]. The threads of [`super::worker`] do so; and the simulation does, with crashes, clocks
+//! that leap and disks that are full, on the very code that runs in production.
+//!
+//! What always holds:
+//!
+//! - every reply is sealed with the last event that it depends on, a refusal too, and that there is no such
+//!   account: nothing is told that a crash could take back (P1);
+//! - an event is applied and recorded in one turn, so the records are the history of the state, complete and
+//!   in order (P2);
+//! - a hold whose time is over ends before anyone looks at its account, as long as the disk has room to
+//!   record that;
+//! - nobody sees or changes what a work has locked: who asks for it waits, and is served in the order of
+//!   asking (P2);
+//! - what waits is counted, and so is what one request looks at (P7).
+//!
+//! What works, which concern accounts of several shards, do here is in [`works`]; what a request may do to an
+//! account is for the [`Ledger`] to decide.
+//!
+//! Left out: threads, clocks, disks, and any way back. If the log fails, the state here is ahead of it, and
+//! the only remedy is to end and start again from the log ([`super::commit`]).
+
+mod works;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 
 use hashbrown::HashMap;
-use smallvec::{SmallVec, smallvec};
+use smallvec::smallvec;
 
 use super::locks::{Locks, Resource, Resources, Ticket};
 use super::request::{AccountFilter, AccountView, HoldView, HoldsView, Reply, Request, TrialBalance};
-use super::work::{ATTEMPTS_MAX, Decisions, ItemReply, Message, Work, WorkId, WorkReply, WorkRequest};
+use super::work::{Message, Work, WorkId, WorkReply, WorkRequest};
 use crate::ledger::operation::{Condition, HomedKey, Item, Operation, Place, Requirement, Sum};
-use crate::ledger::workspace::{self, Missing, Needs, Workspace};
+use crate::ledger::workspace::Needs;
 use crate::ledger::{
-    Account, AccountId, AccountName, AccountNumber, AccountRef, Change, Command, Decision, Event, Hold,
-    HoldKey, HoldStatus, IdempotencyKey, ItemOutcome, KeyStatus, Ledger, Note, OverdraftDefault, Rejection,
-    Sequence, ShardId, Terms, Timestamp, TransactionId, decide_plain,
+    Account, AccountId, AccountName, AccountNumber, AccountRef, Change, Command, Event, Hold, HoldKey,
+    HoldStatus, IdempotencyKey, KeyStatus, Ledger, Note, OverdraftDefault, Rejection, Sequence, ShardId,
+    Terms, Timestamp,
 };
-use crate::storage::journal::record::{Draft, RECORD_BYTES_MAX, TRANSFER_BYTES_MAX};
+use crate::storage::journal::record::Draft;
 
 /// How many requests and works wait for locked accounts at most.
 const WAITING_MAX: usize = 4096;
@@ -150,9 +174,6 @@ pub struct Moment {
     pub disk_full: bool,
 }
 
-/// What other shards have shown, and up to where that has to be durable.
-type Requires = SmallVec<[(ShardId, Sequence); 1]>;
-
 /// What waits for a lock.
 #[derive(Debug)]
 enum Waiting<To> {
@@ -262,15 +283,7 @@ impl<To> Shard<To> {
         match message {
             Message::Work(work) => self.admit(work, moment, output),
             Message::Done { work, settlements, time } => {
-                for (by, decision) in settlements {
-                    let event = self.ledger.settled(by, &decision, moment.now.max(time));
-                    // None: a repetition. An error would be a mistake of ours, not of the world's.
-                    if let Some(event) = event.expect("settlements come in the order of their decisions") {
-                        output.batch.require(by.shard, by.sequence);
-                        self.apply(&event, output);
-                    }
-                }
-                self.let_go(work);
+                self.settle(work, settlements, time, moment, output);
             }
             Message::TurnOver(ticket) => self.locks.release(ticket, &mut self.runnable),
         }
@@ -354,16 +367,7 @@ impl<To> Shard<To> {
                 Waiting::Turn(request, to) => {
                     self.begin(request, Some((self.id, ticket)), to, moment, output);
                 }
-                Waiting::Work(work) => {
-                    let resources = self.needed(work.needs_here());
-                    if self.locks.has_all(ticket, &resources) {
-                        let found = found(work.needs_here(), &resources);
-                        self.grant_locked(ticket, work, &found, moment, output);
-                    } else {
-                        self.locks.release(ticket, &mut self.runnable);
-                        self.admit(work, moment, output);
-                    }
-                }
+                Waiting::Work(work) => self.resume(ticket, work, moment, output),
             }
         }
     }
@@ -440,364 +444,9 @@ impl<To> Shard<To> {
         }
     }
 
-    /// What a work needs of this shard, the accounts that it names first and in their order; some of it more than once,
-    /// as one account may be named in many operations.
-    fn needed(&self, needs: &Needs) -> Resources {
-        let mut resources: Resources =
-            needs.accounts.iter().map(|account| self.account_resource(account)).collect();
-        if !needs.openings.is_empty() {
-            resources.push(Resource::Openings);
-            resources.extend(needs.openings.iter().map(|name| self.name_resource(name)));
-        }
-        resources.extend(needs.holds.iter().map(|hold| self.number_resource(hold.account)));
-        resources.extend(needs.reversals.iter().map(|transfer| Resource::Transfer(transfer.sequence)));
-        resources.extend(needs.keys.iter().map(|key| Resource::Key(key.digest)));
-        resources
-    }
-
-    fn next_work(&mut self) -> WorkId {
-        self.works += 1;
-        WorkId { shard: self.id, number: self.works }
-    }
-
-    fn begin(
-        &mut self,
-        request: Box<WorkRequest>,
-        turn: Option<(ShardId, Ticket)>,
-        to: To,
-        moment: Moment,
-        output: &mut Output<To>,
-    ) {
-        let work = Work::new(self.next_work(), request, turn, to);
-        self.set_out(work, moment, output);
-    }
-
-    /// Sends a work to the first of its shards.
-    fn set_out(&mut self, work: Box<Work<To>>, moment: Moment, output: &mut Output<To>) {
-        let first = work.next_shard();
-        if first == self.id {
-            self.admit(work, moment, output);
-        } else {
-            output.messages.push((first, Message::Work(work)));
-        }
-    }
-
     /// Whether nobody else may wait.
     fn is_crowded(&self) -> bool {
         self.locks.waiting() >= WAITING_MAX || self.locks.places_waiting() >= PLACES_WAITING_MAX
-    }
-
-    /// Locks what a work needs here, or lets it wait.
-    fn admit(&mut self, mut work: Box<Work<To>>, moment: Moment, output: &mut Output<To>) {
-        assert_eq!(work.next_shard(), self.id, "a work knows its way");
-        if let Some((replies, after)) = self.transfer_at_once(&work.request, moment, output) {
-            let reply = WorkReply::Items(replies);
-            return self.finish(work, reply, Decisions::new(), after, Requires::new(), moment, output);
-        }
-        // A key that another request is being worked on with is not waited for: the client is told at once.
-        let place = work.grants.len();
-        let needs = &mut work.request.needs[place].1;
-        let busy: Vec<_> =
-            needs.keys.extract_if(.., |key| !self.locks.is_free(&Resource::Key(key.digest))).collect();
-        needs.busy_keys.extend(busy);
-        let resources = self.needed(needs);
-        let found = found(needs, &resources);
-        let is_last = place + 1 == work.request.needs.len();
-        let are_free = self.locks.are_all_free(&resources);
-        if !are_free && self.is_crowded() {
-            return self.give_up(work, WorkReply::Overloaded, moment, output);
-        }
-        if is_last && are_free && !self.is_expiry_due(moment) {
-            // It is decided, and its locks would be given back, before anybody else could ask for them. (A hold whose
-            // time is over ends with its account locked.)
-            return self.grant(work, &found, moment, output);
-        }
-        let (ticket, granted) = self.locks.acquire(resources, Waiting::Work(work));
-        if let Some(Waiting::Work(work)) = granted {
-            self.grant_locked(ticket, work, &found, moment, output);
-        }
-    }
-
-    /// Executes a work that consists of plain transfers between accounts of this shard, if nobody else has one of them
-    /// and nothing else stands against it: what became of them, and the last event that this depends on.
-    fn transfer_at_once(
-        &mut self,
-        request: &WorkRequest,
-        moment: Moment,
-        output: &mut Output<To>,
-    ) -> Option<(SmallVec<[ItemReply; 1]>, Sequence)> {
-        let WorkRequest { items, atomic, dry_run, told, key, needs, .. } = request;
-        let is_plain = needs.len() == 1 && key.is_none() && !(*atomic || *dry_run);
-        let fits = items.len() <= RECORD_BYTES_MAX / TRANSFER_BYTES_MAX;
-        if !(is_plain && fits) || moment.disk_full || self.is_expiry_due(moment) {
-            return None;
-        }
-        let terms = self.terms(moment.now);
-        let mut transfers = self.ledger.plain_transfers(items, &terms)?;
-        if !self.locks.are_free(transfers.accounts()) {
-            return None;
-        }
-        let mut after = transfers.seen();
-        let room = transfers.len() * TRANSFER_BYTES_MAX;
-        let mut joins = output.batch.drafts.last().is_some_and(|draft| draft.has_room(room));
-        let mut replies = SmallVec::with_capacity(transfers.len());
-        for place in 0..transfers.len() {
-            replies.push(match self.ledger.transfer(&mut transfers, place, &terms) {
-                Ok((sequence, event)) => {
-                    output.batch.record_joined(sequence, event, &mut joins);
-                    after = sequence;
-                    match event.change.decision().filter(|_| *told) {
-                        Some(decision) => {
-                            let id = TransactionId { time: event.time, shard: self.id, sequence };
-                            ItemReply::Done { id, decision: Arc::clone(decision) }
-                        }
-                        None => ItemReply::Untold,
-                    }
-                }
-                Err(rejected) => ItemReply::Not(ItemOutcome::Refused(rejected)),
-            });
-        }
-        self.at_once += 1;
-        Some((replies, after))
-    }
-
-    /// Grants a work what is locked for it with this ticket.
-    fn grant_locked(
-        &mut self,
-        ticket: Ticket,
-        work: Box<Work<To>>,
-        found: &[Option<AccountNumber>],
-        moment: Moment,
-        output: &mut Output<To>,
-    ) {
-        self.granted.insert(work.id, ticket);
-        if self.is_expiry_due(moment) {
-            let resources = self.locks.resources(ticket).to_vec();
-            if !self.expire_among(&resources, moment, output) {
-                return self.give_up(work, WorkReply::Overloaded, moment, output);
-            }
-        }
-        self.grant(work, found, moment, output);
-    }
-
-    /// Adds what the work asks to know of this shard, which nobody else can change now, and lets it go on.
-    fn grant(
-        &mut self,
-        mut work: Box<Work<To>>,
-        found: &[Option<AccountNumber>],
-        moment: Moment,
-        output: &mut Output<To>,
-    ) {
-        // A key that was settled a moment ago is not refused as in flight: its first reply may be there already, while
-        // the settlement here is not durable yet. What the work answers waits for that, since the grant has seen it.
-        work.grants.push(self.ledger.grant(work.needs_here(), found, &self.terms(moment.now)));
-        work.disk_full |= moment.disk_full;
-        if work.grants.len() < work.request.needs.len() {
-            output.messages.push((work.next_shard(), Message::Work(work)));
-        } else {
-            self.decide(work, moment, output);
-        }
-    }
-
-    /// Decides a work that has all its grants.
-    fn decide(&mut self, mut work: Box<Work<To>>, moment: Moment, output: &mut Output<To>) {
-        let grants = std::mem::take(&mut work.grants);
-        let mut after = Sequence::NONE;
-        let mut requires = Requires::new();
-        let mut now = moment.now;
-        for grant in &grants {
-            now = now.max(grant.time);
-            if grant.shard == self.id {
-                after = grant.seen;
-            } else {
-                requires.push((grant.shard, grant.seen));
-            }
-        }
-        let terms = self.terms(now);
-        let request = &work.request;
-        let is_single = request.items.len() == 1 && request.key.is_none() && request.told;
-        if is_single
-            && !(request.dry_run || work.disk_full)
-            && let Some(decided) = decide_plain(&request.items[0], &grants)
-        {
-            let mut decisions = Decisions::new();
-            let reply = match decided {
-                Ok(decision) => {
-                    let (id, decision) = self.record_decision(decision, terms.now, output);
-                    after = id.sequence;
-                    decisions.push((id, Arc::clone(&decision)));
-                    ItemReply::Done { id, decision }
-                }
-                Err(rejected) => ItemReply::Not(ItemOutcome::Refused(rejected)),
-            };
-            let reply = WorkReply::Items(smallvec![reply]);
-            return self.finish(work, reply, decisions, after, requires, moment, output);
-        }
-        let first = self.ledger.last().next();
-        let mut workspace = Workspace::new(self.id, terms, first, grants);
-        let key_outcome = request.key.and_then(|key| workspace.key_outcome(&key.key));
-        let reply = match key_outcome {
-            Some(ItemOutcome::Settled(outcome)) => Some(WorkReply::Settled(outcome)),
-            Some(ItemOutcome::KeyReused) => Some(WorkReply::KeyReused),
-            Some(ItemOutcome::KeyInFlight) => Some(WorkReply::KeyInFlight),
-            Some(ItemOutcome::KeysExhausted) => Some(WorkReply::KeysExhausted),
-            Some(_) | None => None,
-        };
-        if let Some(reply) = reply {
-            self.finish(work, reply, Decisions::new(), after, requires, moment, output);
-            return;
-        }
-        let results = match decide_items(&mut workspace, request, first) {
-            Ok(results) => results,
-            Err(missing) => return self.set_out_again(work, &missing, moment, output),
-        };
-        let is_one_by_one = request.key.is_some() && !(request.atomic || request.dry_run);
-        if let Some(reply) = passing(request, &results).filter(|_| is_one_by_one) {
-            self.finish(work, reply, Decisions::new(), after, requires, moment, output);
-            return;
-        }
-        let decided = workspace.into_decided();
-        // A decision without either changes nothing: it is a link that was there already.
-        let is_recorded =
-            |decided: &workspace::Decided| !decided.decision.parts.is_empty() || decided.key.is_some();
-        if work.disk_full && !request.dry_run && decided.iter().any(is_recorded) {
-            // Only now: what was done before, under a key, is told all the same, and so are refusals.
-            let reply = WorkReply::DiskFull;
-            return self.finish(work, reply, Decisions::new(), after, requires, moment, output);
-        }
-        let id_at = |back: usize| TransactionId {
-            time: terms.now,
-            shard: self.id,
-            sequence: first.plus(back as u64),
-        };
-        let dry_run = request.dry_run;
-        let mut events = Vec::with_capacity(decided.len());
-        let mut decisions = Vec::with_capacity(decided.len());
-        for decided in decided {
-            if dry_run || !is_recorded(&decided) {
-                decisions.push(Arc::new(decided.decision));
-                continue;
-            }
-            let event = self.ledger.decided(decided, terms.now);
-            self.ledger.apply(&event);
-            decisions.push(Arc::clone(event.change.decision().expect("it was decided")));
-            events.push(event);
-        }
-        if !events.is_empty() {
-            after = self.ledger.last();
-            output.batch.record_together(first, &events);
-        }
-        let replies = results.into_iter().map(|result| match result {
-            Decided::Done(_) if !request.told => ItemReply::Untold,
-            Decided::Done(place) => {
-                ItemReply::Done { id: id_at(place), decision: Arc::clone(&decisions[place]) }
-            }
-            Decided::Not(outcome) => ItemReply::Not(outcome),
-        });
-        let reply = WorkReply::Items(replies.collect());
-        // Of a dry run nobody else is told anything.
-        let decisions = decisions.into_iter().enumerate().filter(|_| !dry_run);
-        let decisions = decisions.map(|(place, decision)| (id_at(place), decision)).collect();
-        self.finish(work, reply, decisions, after, requires, moment, output);
-    }
-
-    /// Applies and records a decision that no key comes with.
-    fn record_decision(
-        &mut self,
-        decision: Decision,
-        time: Timestamp,
-        output: &mut Output<To>,
-    ) -> (TransactionId, Arc<Decision>) {
-        let event = self.ledger.decided(workspace::Decided { decision, key: None }, time);
-        let sequence = self.apply(&event, output);
-        let decision = event.change.decision().expect("it was decided");
-        (TransactionId { time, shard: self.id, sequence }, Arc::clone(decision))
-    }
-
-    /// Tells everyone what was decided: the client, and the other shards, which are free then.
-    #[expect(clippy::too_many_arguments, reason = "the end of one story, told in one place")]
-    #[expect(clippy::boxed_local, reason = "it comes in a box, and would be copied out of it")]
-    fn finish(
-        &mut self,
-        work: Box<Work<To>>,
-        reply: WorkReply,
-        decisions: Decisions,
-        after: Sequence,
-        requires: Requires,
-        moment: Moment,
-        output: &mut Output<To>,
-    ) {
-        let time = self.ledger.time();
-        for (shard, _) in work.request.needs.iter().filter(|(shard, _)| *shard != self.id) {
-            let concerned = |decision: &Decision| decision.part(*shard).is_some();
-            let settlements = decisions.iter().filter(|(_, decision)| concerned(decision)).cloned().collect();
-            output.messages.push((*shard, Message::Done { work: work.id, settlements, time }));
-        }
-        let waits = requires.iter().any(|(_, sequence)| *sequence > Sequence::NONE) || after > moment.durable;
-        for (shard, sequence) in requires {
-            output.batch.require(shard, sequence);
-        }
-        let Work { id, turn, to, .. } = *work;
-        if waits {
-            output.batch.replies.push(Sealed { to, reply: Reply::Worked(reply), after });
-        } else {
-            output.ready.push((to, Reply::Worked(reply)));
-        }
-        self.let_go(id);
-        match turn {
-            Some((shard, ticket)) if shard == self.id => self.locks.release(ticket, &mut self.runnable),
-            Some((shard, ticket)) => output.messages.push((shard, Message::TurnOver(ticket))),
-            None => {}
-        }
-    }
-
-    /// Gives back what is locked here for a work.
-    fn let_go(&mut self, work: WorkId) {
-        if let Some(ticket) = self.granted.remove(&work) {
-            self.locks.release(ticket, &mut self.runnable);
-        }
-    }
-
-    /// Lets all shards go that have granted something, and answers the client.
-    fn give_up(
-        &mut self,
-        mut work: Box<Work<To>>,
-        reply: WorkReply,
-        moment: Moment,
-        output: &mut Output<To>,
-    ) {
-        work.request.needs.truncate(work.grants.len());
-        work.grants.clear();
-        // The refusal tells nothing of any account.
-        self.finish(work, reply, Decisions::new(), Sequence::NONE, Requires::new(), moment, output);
-    }
-
-    fn set_out_again(
-        &mut self,
-        mut work: Box<Work<To>>,
-        missing: &Missing,
-        moment: Moment,
-        output: &mut Output<To>,
-    ) {
-        let time = self.ledger.time();
-        for (shard, _) in work.request.needs.iter().filter(|(shard, _)| *shard != self.id) {
-            output
-                .messages
-                .push((*shard, Message::Done { work: work.id, settlements: Decisions::new(), time }));
-        }
-        self.let_go(work.id);
-        let shards = work.request.needs.len();
-        if !work.request.need_accounts(&missing.accounts) || work.attempts >= ATTEMPTS_MAX {
-            return self.give_up(work, WorkReply::Overloaded, moment, output);
-        }
-        assert!(work.request.needs.len() >= shards, "a work needs no less than before");
-        for (_, needs) in &mut work.request.needs {
-            let busy = std::mem::take(&mut needs.busy_keys);
-            needs.keys.extend(busy);
-        }
-        (work.id, work.attempts) = (self.next_work(), work.attempts + 1);
-        work.disk_full = false;
-        self.set_out(work, moment, output);
     }
 
     /// Answers a request about accounts that are free, or locked for it.
@@ -812,10 +461,7 @@ impl<To> Shard<To> {
             Request::Execute { command, key, request_id } => {
                 match self.execute(&command, key, request_id, moment, output) {
                     Ok(answer) => answer,
-                    Err(request) => {
-                        let id = self.next_work();
-                        return self.set_out_later(Work::new(id, request, None, to), output);
-                    }
+                    Err(request) => return self.begin_later(request, to, output),
                 }
             }
             Request::Work(_) => unreachable!("a work sets out"),
@@ -868,12 +514,6 @@ impl<To> Shard<To> {
         } else {
             output.batch.replies.push(Sealed { to, reply, after });
         }
-    }
-
-    /// A request that has its account to itself has become a work: it queues up for it like any other.
-    fn set_out_later(&mut self, work: Box<Work<To>>, output: &mut Output<To>) {
-        let first = work.next_shard();
-        output.messages.push((first, Message::Work(work)));
     }
 
     /// Executes a command, or says which work it takes, if it takes more than one account.
@@ -1096,79 +736,4 @@ impl<To> Shard<To> {
             allowance: allowance.unwrap_or_default(),
         }
     }
-}
-
-/// The numbers of the accounts that are needed by name, as far as there are any, among all the resources that are needed.
-fn found(needs: &Needs, resources: &[Resource]) -> SmallVec<[Option<AccountNumber>; 2]> {
-    let number = |resource: &Resource| match resource {
-        Resource::Account(number) => Some(*number),
-        _ => None,
-    };
-    resources[..needs.accounts.len()].iter().map(number).collect()
-}
-
-/// What came of one item of a work.
-enum Decided {
-    /// It is decided: the place of the decision.
-    Done(usize),
-    Not(ItemOutcome),
-}
-
-/// Decides the items of a work, one after the other.
-fn decide_items(
-    workspace: &mut Workspace,
-    request: &WorkRequest,
-    first: Sequence,
-) -> Result<Vec<Decided>, Missing> {
-    let mut results = Vec::with_capacity(request.items.len());
-    let mut missing = Missing::default();
-    for item in &request.items {
-        let result = match workspace.execute(item, &request.request_id) {
-            Ok(ItemOutcome::Done { .. }) => Decided::Done(workspace.decided() - 1),
-            Ok(outcome) => Decided::Not(outcome),
-            Err(more) => {
-                missing.accounts.extend(more.accounts);
-                continue;
-            }
-        };
-        // What an earlier request with its key has ended is not attempted again, and keeps that end.
-        let failed = matches!(&result, Decided::Not(outcome) if !matches!(outcome, ItemOutcome::Settled(_)));
-        results.push(result);
-        if failed && request.atomic {
-            let place = results.len() - 1;
-            results.resize_with(request.items.len(), || Decided::Not(ItemOutcome::NotAttempted));
-            results[..place].fill_with(|| Decided::Not(ItemOutcome::NotAttempted));
-            workspace.discard(first);
-            break;
-        }
-    }
-    if !missing.accounts.is_empty() {
-        return Err(missing);
-    }
-    let is_kept = !(request.dry_run || (request.atomic && passing(request, &results).is_some()));
-    if let Some(HomedKey { home, key }) = request.key.filter(|_| is_kept) {
-        let last = workspace.decided();
-        let outcomes = results.iter().map(|result| match result {
-            Decided::Done(place) => ItemOutcome::Done { back: (last - place) as u32 },
-            Decided::Not(outcome) => outcome.clone(),
-        });
-        workspace.end_batch(outcomes.collect(), &request.request_id, home, key);
-    }
-    Ok(results)
-}
-
-/// Why some of these items were not executed that may be when they are tried again: what a list's key stands for must
-/// not be that another request's key was in flight, or that there were too many of them. An item whose key is that of
-/// an earlier one in the list is refused for good.
-fn passing(request: &WorkRequest, results: &[Decided]) -> Option<WorkReply> {
-    let digest = |item: &Item| item.key.map(|key| key.key.digest);
-    let is_repeated = |place: usize| {
-        let (before, item) = (&request.items[..place], &request.items[place]);
-        before.iter().any(|before| digest(before) == digest(item))
-    };
-    results.iter().enumerate().find_map(|(place, result)| match result {
-        Decided::Not(ItemOutcome::KeyInFlight) if !is_repeated(place) => Some(WorkReply::KeyInFlight),
-        Decided::Not(ItemOutcome::KeysExhausted) => Some(WorkReply::KeysExhausted),
-        _ => None,
-    })
 }

@@ -1,7 +1,7 @@
 //! What a shard is asked, and what it answers.
 //!
-//! Each [`Request`] gets one [`Reply`]. Accounts and holds are shown in *views*: copies, with what the rules of the shard
-//! and the time of the look make of them.
+//! Each [`Request`] gets one [`Reply`]. Accounts and holds are shown in *views*: copies, with what the rules
+//! of the shard and the time of the look make of them.
 //!
 //! What always holds:
 //!
