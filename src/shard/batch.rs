@@ -7,8 +7,8 @@
 //!
 //! What always holds:
 //!
-//! - every reply is sealed with the last event that it depends on, a refusal too, and that there is no such
-//!   account: nothing is told that a crash could take back (P1);
+//! - every reply, a refusal too, is sealed with the last event that it depends on: nothing is told that a
+//!   crash could take back (P1);
 //! - an event is applied and recorded in one turn, so the records are the history of the state, complete and
 //!   in order (P2);
 //! - a hold whose time is over ends before anyone looks at its account, as long as the disk has room to
@@ -17,8 +17,8 @@
 //!   asking (P2);
 //! - what waits is counted, and so is what one request looks at (P7).
 //!
-//! What works, which concern accounts of several shards, do here is in [`works`]; what a request may do to an
-//! account is for the [`Ledger`] to decide.
+//! Works concern accounts of several shards: what they do at each is in [`works`]. What a request may do to
+//! an account is for [`Ledger`] to decide.
 //!
 //! Left out: threads, clocks, disks, and any way back. If the log fails, the state here is ahead of it, and
 //! the only remedy is to end and start again from the log ([`super::commit`]).

@@ -12,17 +12,20 @@
 //! - what is decided is sealed with its last event, and its batch requires what the other shards' grants have
 //!   seen.
 //!
-//! Left out: how operations are decided ([`workspace`]), and who waits for whom ([`crate::shard::locks`]).
+//! Left out: how operations are decided ([`crate::ledger::workspace`]), and who waits for whom
+//! ([`crate::shard::locks`]).
 
+use std::mem;
 use std::sync::Arc;
 
 use smallvec::{SmallVec, smallvec};
 
 use super::{Moment, Output, Sealed, Shard, Waiting};
 use crate::ledger::operation::{HomedKey, Item};
-use crate::ledger::workspace::{self, Missing, Needs, Workspace};
+use crate::ledger::workspace::{Decided, Grant, Missing, Needs, Workspace};
 use crate::ledger::{
-    AccountNumber, Decision, ItemOutcome, Sequence, ShardId, Timestamp, TransactionId, decide_plain,
+    AccountNumber, Decision, IdempotencyKey, ItemOutcome, Sequence, ShardId, Terms, Timestamp, TransactionId,
+    decide_plain,
 };
 use crate::shard::locks::{Resource, Resources, Ticket};
 use crate::shard::request::Reply;
@@ -31,6 +34,25 @@ use crate::storage::journal::record::{RECORD_BYTES_MAX, TRANSFER_BYTES_MAX};
 
 /// What other shards have shown, and up to where that has to be durable.
 type Requires = SmallVec<[(ShardId, Sequence); 1]>;
+
+/// How a work ends.
+struct Ending {
+    /// What the client is told.
+    reply: WorkReply,
+    /// What the other shards are told: each, the decisions with a part for it.
+    decisions: Decisions,
+    /// The last event here that the reply depends on.
+    after: Sequence,
+    /// What it depends on elsewhere.
+    requires: Requires,
+}
+
+impl Ending {
+    /// A reply to the client only, which depends on nothing elsewhere.
+    fn told(reply: WorkReply, after: Sequence) -> Ending {
+        Ending { reply, decisions: Decisions::new(), after, requires: Requires::new() }
+    }
+}
 
 impl<To> Shard<To> {
     /// Has a work set out.
@@ -66,8 +88,7 @@ impl<To> Shard<To> {
     pub(super) fn admit(&mut self, mut work: Box<Work<To>>, moment: Moment, output: &mut Output<To>) {
         assert_eq!(work.next_shard(), self.id, "a work knows its way");
         if let Some((replies, after)) = self.transfer_at_once(&work.request, moment, output) {
-            let reply = WorkReply::Items(replies);
-            return self.finish(work, reply, Decisions::new(), after, Requires::new(), moment, output);
+            return self.finish(work, Ending::told(WorkReply::Items(replies), after), moment, output);
         }
         // A key that another request is being worked on with is not waited for: the client is told at once.
         let place = work.grants.len();
@@ -195,7 +216,7 @@ impl<To> Shard<To> {
 
     /// Decides a work that has all its grants.
     fn decide(&mut self, mut work: Box<Work<To>>, moment: Moment, output: &mut Output<To>) {
-        let grants = std::mem::take(&mut work.grants);
+        let grants = mem::take(&mut work.grants);
         let mut after = Sequence::NONE;
         let mut requires = Requires::new();
         let mut now = moment.now;
@@ -208,91 +229,78 @@ impl<To> Shard<To> {
             }
         }
         let terms = self.terms(now);
-        let request = &work.request;
-        let is_single = request.items.len() == 1 && request.key.is_none() && request.told;
-        if is_single
-            && !(request.dry_run || work.disk_full)
-            && let Some(decided) = decide_plain(&request.items[0], &grants)
-        {
-            let mut decisions = Decisions::new();
-            let reply = match decided {
-                Ok(decision) => {
-                    let (id, decision) = self.record_decision(decision, terms.now, output);
-                    after = id.sequence;
-                    decisions.push((id, Arc::clone(&decision)));
-                    ItemReply::Done { id, decision }
-                }
-                Err(rejected) => ItemReply::Not(ItemOutcome::Refused(rejected)),
-            };
-            let reply = WorkReply::Items(smallvec![reply]);
-            return self.finish(work, reply, decisions, after, requires, moment, output);
+        let first = self.ledger.last().next();
+        let (reply, decisions) = match self.decide_plain_transfer(&work, &grants, terms.now, output) {
+            Some(decided) => decided,
+            None => match self.decide_on_copies(&work, grants, terms, output) {
+                Ok(decided) => decided,
+                Err(missing) => return self.set_out_again(work, &missing, moment, output),
+            },
+        };
+        // What was recorded just now comes after all that the grant has seen.
+        if self.ledger.last() >= first {
+            after = self.ledger.last();
         }
+        self.finish(work, Ending { reply, decisions, after, requires }, moment, output);
+    }
+
+    /// Decides a work that is nothing but a plain transfer, without a workspace.
+    fn decide_plain_transfer(
+        &mut self,
+        work: &Work<To>,
+        grants: &[Grant],
+        time: Timestamp,
+        output: &mut Output<To>,
+    ) -> Option<(WorkReply, Decisions)> {
+        let WorkRequest { items, key, dry_run, told, .. } = &*work.request;
+        let is_single = items.len() == 1 && key.is_none() && *told;
+        if !is_single || *dry_run || work.disk_full {
+            return None;
+        }
+        let (reply, decisions) = match decide_plain(&items[0], grants)? {
+            Ok(decision) => {
+                let (id, decision) = self.record_decision(decision, time, output);
+                let reply = ItemReply::Done { id, decision: Arc::clone(&decision) };
+                (reply, smallvec![(id, decision)])
+            }
+            Err(rejected) => (ItemReply::Not(ItemOutcome::Refused(rejected)), Decisions::new()),
+        };
+        Some((WorkReply::Items(smallvec![reply]), decisions))
+    }
+
+    /// Decides a work in a workspace; what was decided is applied and recorded, but not in a dry run.
+    fn decide_on_copies(
+        &mut self,
+        work: &Work<To>,
+        grants: Vec<Grant>,
+        terms: Terms,
+        output: &mut Output<To>,
+    ) -> Result<(WorkReply, Decisions), Missing> {
+        let request = &work.request;
         let first = self.ledger.last().next();
         let mut workspace = Workspace::new(self.id, terms, first, grants);
-        let key_outcome = request.key.and_then(|key| workspace.key_outcome(&key.key));
-        let reply = match key_outcome {
-            Some(ItemOutcome::Settled(outcome)) => Some(WorkReply::Settled(outcome)),
-            Some(ItemOutcome::KeyReused) => Some(WorkReply::KeyReused),
-            Some(ItemOutcome::KeyInFlight) => Some(WorkReply::KeyInFlight),
-            Some(ItemOutcome::KeysExhausted) => Some(WorkReply::KeysExhausted),
-            Some(_) | None => None,
-        };
-        if let Some(reply) = reply {
-            self.finish(work, reply, Decisions::new(), after, requires, moment, output);
-            return;
+        if let Some(reply) = request.key.and_then(|key| known_key(&workspace, &key.key)) {
+            return Ok((reply, Decisions::new()));
         }
-        let results = match decide_items(&mut workspace, request, first) {
-            Ok(results) => results,
-            Err(missing) => return self.set_out_again(work, &missing, moment, output),
-        };
+        let ends = decide_items(&mut workspace, request, first)?;
         let is_one_by_one = request.key.is_some() && !(request.atomic || request.dry_run);
-        if let Some(reply) = passing(request, &results).filter(|_| is_one_by_one) {
-            self.finish(work, reply, Decisions::new(), after, requires, moment, output);
-            return;
+        if let Some(reply) = passing(request, &ends).filter(|_| is_one_by_one) {
+            return Ok((reply, Decisions::new()));
         }
         let decided = workspace.into_decided();
-        // A decision without either changes nothing: it is a link that was there already.
-        let is_recorded =
-            |decided: &workspace::Decided| !decided.decision.parts.is_empty() || decided.key.is_some();
-        if work.disk_full && !request.dry_run && decided.iter().any(is_recorded) {
+        let first_id = TransactionId { time: terms.now, shard: self.id, sequence: first };
+        if request.dry_run {
+            let decisions = decided.into_iter().map(|decided| Arc::new(decided.decision));
+            let decisions = ids_from(first_id).zip(decisions).collect();
+            // Of a dry run nobody else is told anything.
+            return Ok((items_reply(request, ends, &decisions), Decisions::new()));
+        }
+        if work.disk_full && decided.iter().any(is_recorded) {
             // Only now: what was done before, under a key, is told all the same, and so are refusals.
-            let reply = WorkReply::DiskFull;
-            return self.finish(work, reply, Decisions::new(), after, requires, moment, output);
+            return Ok((WorkReply::DiskFull, Decisions::new()));
         }
-        let id_at = |back: usize| TransactionId {
-            time: terms.now,
-            shard: self.id,
-            sequence: first.plus(back as u64),
-        };
-        let dry_run = request.dry_run;
-        let mut events = Vec::with_capacity(decided.len());
-        let mut decisions = Vec::with_capacity(decided.len());
-        for decided in decided {
-            if dry_run || !is_recorded(&decided) {
-                decisions.push(Arc::new(decided.decision));
-                continue;
-            }
-            let event = self.ledger.decided(decided, terms.now);
-            self.ledger.apply(&event);
-            decisions.push(Arc::clone(event.change.decision().expect("it was decided")));
-            events.push(event);
-        }
-        if !events.is_empty() {
-            after = self.ledger.last();
-            output.batch.record_together(first, &events);
-        }
-        let replies = results.into_iter().map(|result| match result {
-            Decided::Done(_) if !request.told => ItemReply::Untold,
-            Decided::Done(place) => {
-                ItemReply::Done { id: id_at(place), decision: Arc::clone(&decisions[place]) }
-            }
-            Decided::Not(outcome) => ItemReply::Not(outcome),
-        });
-        let reply = WorkReply::Items(replies.collect());
-        // Of a dry run nobody else is told anything.
-        let decisions = decisions.into_iter().enumerate().filter(|_| !dry_run);
-        let decisions = decisions.map(|(place, decision)| (id_at(place), decision)).collect();
-        self.finish(work, reply, decisions, after, requires, moment, output);
+        let decisions = self.record_decisions(decided, first_id, output);
+        Ok((items_reply(request, ends, &decisions), decisions))
     }
 
     /// Applies and records a decision that no key comes with.
@@ -302,25 +310,42 @@ impl<To> Shard<To> {
         time: Timestamp,
         output: &mut Output<To>,
     ) -> (TransactionId, Arc<Decision>) {
-        let event = self.ledger.decided(workspace::Decided { decision, key: None }, time);
+        let event = self.ledger.decided(Decided { decision, key: None }, time);
         let sequence = self.apply(&event, output);
         let decision = event.change.decision().expect("it was decided");
         (TransactionId { time, shard: self.id, sequence }, Arc::clone(decision))
     }
 
-    /// Tells everyone what was decided: the client, and the other shards, which are free then.
-    #[expect(clippy::too_many_arguments, reason = "the end of one story, told in one place")]
-    #[expect(clippy::boxed_local, reason = "it comes in a box, and would be copied out of it")]
-    fn finish(
+    /// Applies decisions that are nothing without one another, and records them together. `first` is the id of
+    /// the first.
+    fn record_decisions(
         &mut self,
-        work: Box<Work<To>>,
-        reply: WorkReply,
-        decisions: Decisions,
-        after: Sequence,
-        requires: Requires,
-        moment: Moment,
+        decided: Vec<Decided>,
+        first: TransactionId,
         output: &mut Output<To>,
-    ) {
+    ) -> Decisions {
+        let mut events = Vec::with_capacity(decided.len());
+        let mut decisions = Decisions::with_capacity(decided.len());
+        for (id, decided) in ids_from(first).zip(decided) {
+            if !is_recorded(&decided) {
+                decisions.push((id, Arc::new(decided.decision)));
+                continue;
+            }
+            let event = self.ledger.decided(decided, first.time);
+            self.ledger.apply(&event);
+            decisions.push((id, Arc::clone(event.change.decision().expect("it was decided"))));
+            events.push(event);
+        }
+        if !events.is_empty() {
+            output.batch.record_together(first.sequence, &events);
+        }
+        decisions
+    }
+
+    /// Tells everyone how a work ended: the client, and the other shards, which are free then.
+    #[expect(clippy::boxed_local, reason = "it comes in a box, and would be copied out of it")]
+    fn finish(&mut self, work: Box<Work<To>>, ending: Ending, moment: Moment, output: &mut Output<To>) {
+        let Ending { reply, decisions, after, requires } = ending;
         let time = self.ledger.time();
         for (shard, _) in work.request.needs.iter().filter(|(shard, _)| *shard != self.id) {
             let concerned = |decision: &Decision| decision.part(*shard).is_some();
@@ -383,7 +408,7 @@ impl<To> Shard<To> {
         work.request.needs.truncate(work.grants.len());
         work.grants.clear();
         // The refusal tells nothing of any account.
-        self.finish(work, reply, Decisions::new(), Sequence::NONE, Requires::new(), moment, output);
+        self.finish(work, Ending::told(reply, Sequence::NONE), moment, output);
     }
 
     fn set_out_again(
@@ -406,7 +431,7 @@ impl<To> Shard<To> {
         }
         assert!(work.request.needs.len() >= shards, "a work needs no less than before");
         for (_, needs) in &mut work.request.needs {
-            let busy = std::mem::take(&mut needs.busy_keys);
+            let busy = mem::take(&mut needs.busy_keys);
             needs.keys.extend(busy);
         }
         (work.id, work.attempts) = (self.next_work(), work.attempts + 1);
@@ -444,10 +469,11 @@ fn found(needs: &Needs, resources: &[Resource]) -> SmallVec<[Option<AccountNumbe
     resources[..needs.accounts.len()].iter().map(number).collect()
 }
 
-/// What came of one item of a work.
-enum Decided {
+/// How one item of a work ends.
+enum ItemEnd {
     /// It is decided: the place of the decision.
     Done(usize),
+    /// It is not, and why.
     Not(ItemOutcome),
 }
 
@@ -456,25 +482,25 @@ fn decide_items(
     workspace: &mut Workspace,
     request: &WorkRequest,
     first: Sequence,
-) -> Result<Vec<Decided>, Missing> {
-    let mut results = Vec::with_capacity(request.items.len());
+) -> Result<Vec<ItemEnd>, Missing> {
+    let mut ends = Vec::with_capacity(request.items.len());
     let mut missing = Missing::default();
     for item in &request.items {
-        let result = match workspace.execute(item, &request.request_id) {
-            Ok(ItemOutcome::Done { .. }) => Decided::Done(workspace.decided() - 1),
-            Ok(outcome) => Decided::Not(outcome),
+        let end = match workspace.execute(item, &request.request_id) {
+            Ok(ItemOutcome::Done { .. }) => ItemEnd::Done(workspace.decided() - 1),
+            Ok(outcome) => ItemEnd::Not(outcome),
             Err(more) => {
                 missing.accounts.extend(more.accounts);
                 continue;
             }
         };
         // What an earlier request with its key has ended is not attempted again, and keeps that end.
-        let failed = matches!(&result, Decided::Not(outcome) if !matches!(outcome, ItemOutcome::Settled(_)));
-        results.push(result);
+        let failed = matches!(&end, ItemEnd::Not(outcome) if !matches!(outcome, ItemOutcome::Settled(_)));
+        ends.push(end);
         if failed && request.atomic {
-            let place = results.len() - 1;
-            results.resize_with(request.items.len(), || Decided::Not(ItemOutcome::NotAttempted));
-            results[..place].fill_with(|| Decided::Not(ItemOutcome::NotAttempted));
+            let place = ends.len() - 1;
+            ends.resize_with(request.items.len(), || ItemEnd::Not(ItemOutcome::NotAttempted));
+            ends[..place].fill_with(|| ItemEnd::Not(ItemOutcome::NotAttempted));
             workspace.discard(first);
             break;
         }
@@ -482,30 +508,65 @@ fn decide_items(
     if !missing.accounts.is_empty() {
         return Err(missing);
     }
-    let is_kept = !(request.dry_run || (request.atomic && passing(request, &results).is_some()));
+    let is_kept = !(request.dry_run || (request.atomic && passing(request, &ends).is_some()));
     if let Some(HomedKey { home, key }) = request.key.filter(|_| is_kept) {
         let last = workspace.decided();
-        let outcomes = results.iter().map(|result| match result {
-            Decided::Done(place) => ItemOutcome::Done { back: (last - place) as u32 },
-            Decided::Not(outcome) => outcome.clone(),
+        let outcomes = ends.iter().map(|end| match end {
+            ItemEnd::Done(place) => ItemOutcome::Done { back: (last - place) as u32 },
+            ItemEnd::Not(outcome) => outcome.clone(),
         });
         workspace.end_batch(outcomes.collect(), &request.request_id, home, key);
     }
-    Ok(results)
+    Ok(ends)
 }
 
 /// Why some of these items were not executed that may be when they are tried again: what a list's key stands for must
 /// not be that another request's key was in flight, or that there were too many of them. An item whose key is that of
 /// an earlier one in the list is refused for good.
-fn passing(request: &WorkRequest, results: &[Decided]) -> Option<WorkReply> {
+fn passing(request: &WorkRequest, ends: &[ItemEnd]) -> Option<WorkReply> {
     let digest = |item: &Item| item.key.map(|key| key.key.digest);
     let is_repeated = |place: usize| {
         let (before, item) = (&request.items[..place], &request.items[place]);
         before.iter().any(|before| digest(before) == digest(item))
     };
-    results.iter().enumerate().find_map(|(place, result)| match result {
-        Decided::Not(ItemOutcome::KeyInFlight) if !is_repeated(place) => Some(WorkReply::KeyInFlight),
-        Decided::Not(ItemOutcome::KeysExhausted) => Some(WorkReply::KeysExhausted),
+    ends.iter().enumerate().find_map(|(place, end)| match end {
+        ItemEnd::Not(ItemOutcome::KeyInFlight) if !is_repeated(place) => Some(WorkReply::KeyInFlight),
+        ItemEnd::Not(ItemOutcome::KeysExhausted) => Some(WorkReply::KeysExhausted),
         _ => None,
     })
+}
+
+/// What a list's own key says before anything is decided.
+fn known_key(workspace: &Workspace, key: &IdempotencyKey) -> Option<WorkReply> {
+    match workspace.key_outcome(key)? {
+        ItemOutcome::Settled(outcome) => Some(WorkReply::Settled(outcome)),
+        ItemOutcome::KeyReused => Some(WorkReply::KeyReused),
+        ItemOutcome::KeyInFlight => Some(WorkReply::KeyInFlight),
+        ItemOutcome::KeysExhausted => Some(WorkReply::KeysExhausted),
+        _ => None,
+    }
+}
+
+/// Whether a decision makes an event. One with neither parts nor a key changes nothing: it is a link that was
+/// there already.
+fn is_recorded(decided: &Decided) -> bool {
+    !decided.decision.parts.is_empty() || decided.key.is_some()
+}
+
+/// The ids of decisions that follow one another, from the first on.
+fn ids_from(first: TransactionId) -> impl Iterator<Item = TransactionId> {
+    (0..).map(move |place| TransactionId { sequence: first.sequence.plus(place), ..first })
+}
+
+/// What a client is told of the items of a work.
+fn items_reply(request: &WorkRequest, ends: Vec<ItemEnd>, decisions: &Decisions) -> WorkReply {
+    let replies = ends.into_iter().map(|end| match end {
+        ItemEnd::Done(_) if !request.told => ItemReply::Untold,
+        ItemEnd::Done(place) => {
+            let (id, decision) = &decisions[place];
+            ItemReply::Done { id: *id, decision: Arc::clone(decision) }
+        }
+        ItemEnd::Not(outcome) => ItemReply::Not(outcome),
+    });
+    WorkReply::Items(replies.collect())
 }
