@@ -2,7 +2,7 @@
 
 use super::{
     AccountChange, AccountId, AccountName, AccountNumber, Allowance, Amount, Chain, Currency, Metadata,
-    OverdraftDefault, Reference, Spent, Timestamp, VelocityLimits,
+    OverdraftDefault, Reference, Sequence, Spent, Timestamp, VelocityLimits,
 };
 
 /// How many links an account has at most in either direction, which bounds what one request can reach.
@@ -132,6 +132,33 @@ pub enum AccountStatus {
 }
 
 impl Account {
+    /// An account that was opened by the event with this sequence.
+    pub(super) fn new(
+        number: AccountNumber,
+        name: AccountName,
+        currency: Currency,
+        opened: Timestamp,
+        by: Sequence,
+    ) -> Account {
+        let mut chain = Chain::default();
+        chain.push(by);
+        Account {
+            number,
+            name,
+            currency,
+            overdraft_limit: None,
+            posted: Amount::ZERO,
+            held: Amount::ZERO,
+            frozen: false,
+            opened,
+            updated: opened,
+            status: AccountStatus::Open,
+            version: 1,
+            chain,
+            details: None,
+        }
+    }
+
     /// When the account was closed, if it was.
     pub fn closed(&self) -> Option<Timestamp> {
         match self.status {

@@ -1,17 +1,43 @@
-//! The state of a shard's ledger: decide, then apply.
+//! The state of a shard's ledger: the fold of its events.
+//!
+//! The next event is made by [`Ledger::decide`], [`Ledger::decided`], [`Ledger::settled`] or
+//! [`Ledger::expired`], none of which changes anything. Two functions take it in. [`Ledger::apply`] is for an
+//! event that was made on this very state: it cannot fail, and panics at what can only be our own mistake.
+//! [`Ledger::replay`] is for one that was read from a log: it first checks that the event continues this
+//! state, and applies it only then. It checks sums and order, not every reason that there was to refuse: the
+//! overdraft limit of an account without one of its own is a setting, which may have been another one then.
+//!
+//! [`LedgerParts`] are the whole state, in the order in which a snapshot keeps it. An *excerpt* is a state
+//! that has only some of the accounts: compaction replays on one what has changed, so it need not have
+//! millions of accounts in memory that have not. The *sums* are the accounts added up, kept as they change: a
+//! trial balance must not cost a walk over all of them.
+//!
+//! What always holds, after every event:
+//!
+//! - in each currency the balances, the shard's part of `@world` and its clearing part sum to zero: an event
+//!   that changes one of them changes another by the opposite (P3); of an excerpt this is not to be seen;
+//! - nothing is in the state but what the events say: the same ones give the same parts, to the byte, and so
+//!   the same snapshot (P8);
+//! - the sums are those of the accounts that are there, and what an account has held is the sum of its
+//!   pending holds;
+//! - a decision for another shard names the one before it, and what another shard has decided is applied
+//!   once, in the order of its decisions (P5).
+//!
+//! Left out: deciding about several accounts ([`super::workspace`], [`super::transfers`]), how accounts are
+//! found ([`super::accounts`]), and how all this is spelled in bytes (the storage's).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use smallvec::{SmallVec, smallvec};
 
-use super::workspace::{AccountState, Decided, Grant, Needs};
+use super::workspace::{AccountState, Decided, Grant, GrantedAccounts, Needs};
 use super::{
     Account, AccountChange, AccountId, AccountName, AccountNumber, AccountRef, AccountStatus, Accounts,
     After, Amount, AmountError, Chain, Change, Command, Currency, Decision, Direction, Effect, Entry, Event,
-    Hold, HoldKey, HoldOutcome, HoldStatus, Holds, IdempotencyKey, KeyDigest, KeyRecord, KeyStatus, Keys,
-    Kind, Note, Part, PartLinks, Quantity, Reference, Rejection, Sequence, ShardId, Target, Terms, Timestamp,
-    Total, TransactionId,
+    Hold, HoldId, HoldKey, HoldOutcome, HoldStatus, Holds, IdempotencyKey, KeyDigest, KeyRecord, KeyStatus,
+    Keys, Kind, Note, Part, PartLinks, Quantity, Reference, Rejection, Sequence, ShardId, Target, Terms,
+    Timestamp, Total, TransactionId,
 };
 
 /// The accounts of one shard and its part of `@world`.
@@ -455,74 +481,23 @@ impl Ledger {
     ///
     /// `found` are the numbers of the accounts that it names, in their order, as far as they have been looked up.
     pub fn grant(&self, needs: &Needs, found: &[Option<AccountNumber>], terms: &Terms) -> Grant {
-        let mut seen = Sequence::NONE;
-        let mut accounts = SmallVec::<[_; 1]>::with_capacity(needs.accounts.len() + needs.holds.len());
-        for (place, reference) in needs.accounts.iter().enumerate() {
-            let account = match (reference, found.get(place)) {
-                (AccountRef::Name(_), Some(Some(number))) => {
-                    self.account_by_number(*number).filter(|account| account.status == AccountStatus::Open)
-                }
-                _ => self.account(reference),
-            };
-            // Nothing to be seen may mean "closed a moment ago".
-            seen = seen.max(account.map_or(self.last, |account| account.chain.newest()));
-            accounts.push((reference.clone(), account.map(|account| self.state_of(account, terms))));
-        }
-        let mut holds = Vec::with_capacity(needs.holds.len());
-        for id in &needs.holds {
-            let hold = self.holds.get(id).copied();
-            let account = self.accounts.get(id.account.index()).filter(|_| hold.is_some());
-            seen = seen.max(account.map_or(self.last, |account| account.chain.newest()));
-            if let Some(account) = account {
-                let reference = AccountRef::Number { number: account.number, opened: account.opened };
-                accounts.push((reference, Some(self.state_of(account, terms))));
-            }
-            holds.push((*id, hold));
-        }
-        let taken: Vec<_> =
-            needs.openings.iter().filter(|name| self.find_name(name).is_some()).cloned().collect();
-        let reversals: Vec<_> = needs
-            .reversals
-            .iter()
-            .map(|transfer| (*transfer, self.reversals.get(&transfer.sequence).copied()))
-            .collect();
-        let mut keys: Vec<_> =
-            needs.keys.iter().map(|key| (*key, self.keys.status(key, terms.now))).collect();
-        keys.extend(needs.busy_keys.iter().map(|key| (*key, KeyStatus::IN_FLIGHT)));
-        let mut references = Vec::new();
-        if !needs.references.is_empty() {
-            for (_, account) in &accounts {
-                let number = account.as_ref().map(|account: &AccountState| account.id.number);
-                let Some(used) = number.and_then(|number| self.references.get(&number)) else {
-                    continue;
-                };
-                for reference in &needs.references {
-                    if let Some(by) = used.get(reference) {
-                        references.push((number.expect("it has references"), reference.clone(), *by));
-                    }
-                }
-            }
-        }
-        let keys_full = !keys.is_empty() && self.keys.is_full(terms.keys_max, terms.now);
-        for (_, status) in &keys {
-            match status {
-                KeyStatus::New | KeyStatus::Claimed => {}
-                KeyStatus::Settled(sequence) => seen = seen.max(*sequence),
-                KeyStatus::Reused => seen = self.last,
-            }
-        }
-        if !needs.openings.is_empty()
-            || !references.is_empty()
-            || keys_full
-            || reversals.iter().any(|(_, by)| by.is_some())
-        {
-            seen = self.last;
-        }
+        let (mut accounts, accounts_seen) = self.look_up_accounts(needs, found, terms);
+        let (holds, holds_seen) = self.look_up_holds(needs, terms, &mut accounts);
+        let (taken, next_number, openings_seen) = self.look_up_openings(needs);
+        let (reversals, reversals_seen) = self.look_up_reversals(needs);
+        let (keys, keys_full, keys_seen) = self.look_up_keys(needs, terms);
+        let (references, references_seen) = self.look_up_references(needs, &accounts);
+        let seen = accounts_seen
+            .max(holds_seen)
+            .max(openings_seen)
+            .max(reversals_seen)
+            .max(keys_seen)
+            .max(references_seen);
         Grant {
             shard: self.shard,
             accounts,
             taken,
-            next_number: (!needs.openings.is_empty()).then_some(self.accounts.len()),
+            next_number,
             holds,
             reversals,
             keys,
@@ -531,6 +506,118 @@ impl Ledger {
             seen,
             time: self.time,
         }
+    }
+
+    /// Copies of the accounts that are needed, and the last event that they depend on.
+    fn look_up_accounts(
+        &self,
+        needs: &Needs,
+        found: &[Option<AccountNumber>],
+        terms: &Terms,
+    ) -> (GrantedAccounts, Sequence) {
+        let mut seen = Sequence::NONE;
+        let mut accounts = GrantedAccounts::with_capacity(needs.accounts.len() + needs.holds.len());
+        for (place, reference) in needs.accounts.iter().enumerate() {
+            let account = match (reference, found.get(place)) {
+                (AccountRef::Name(_), Some(Some(number))) => {
+                    self.account_by_number(*number).filter(|account| account.status == AccountStatus::Open)
+                }
+                _ => self.account(reference),
+            };
+            seen = seen.max(self.seen_with(account));
+            accounts.push((reference.clone(), account.map(|account| self.state_of(account, terms))));
+        }
+        (accounts, seen)
+    }
+
+    /// The holds that are needed, and the last event that they depend on. Their accounts join the others.
+    fn look_up_holds(
+        &self,
+        needs: &Needs,
+        terms: &Terms,
+        accounts: &mut GrantedAccounts,
+    ) -> (Vec<(HoldId, Option<Hold>)>, Sequence) {
+        let mut seen = Sequence::NONE;
+        let mut holds = Vec::with_capacity(needs.holds.len());
+        for id in &needs.holds {
+            let hold = self.holds.get(id).copied();
+            let account = self.accounts.get(id.account.index()).filter(|_| hold.is_some());
+            seen = seen.max(self.seen_with(account));
+            if let Some(account) = account {
+                let reference = AccountRef::Number { number: account.number, opened: account.opened };
+                accounts.push((reference, Some(self.state_of(account, terms))));
+            }
+            holds.push((*id, hold));
+        }
+        (holds, seen)
+    }
+
+    /// Which of the names that are to be opened are taken, the number that the next account gets, and the last
+    /// event that this depends on.
+    fn look_up_openings(&self, needs: &Needs) -> (Vec<AccountName>, Option<usize>, Sequence) {
+        if needs.openings.is_empty() {
+            return (Vec::new(), None, Sequence::NONE);
+        }
+        let taken = needs.openings.iter().filter(|name| self.find_name(name).is_some());
+        (taken.cloned().collect(), Some(self.accounts.len()), self.last)
+    }
+
+    /// By what the transfers were reversed that are to be, and the last event that this depends on.
+    fn look_up_reversals(&self, needs: &Needs) -> (Vec<(TransactionId, Option<TransactionId>)>, Sequence) {
+        let reversed_by = |transfer: &TransactionId| self.reversals.get(&transfer.sequence).copied();
+        let reversals: Vec<_> =
+            needs.reversals.iter().map(|transfer| (*transfer, reversed_by(transfer))).collect();
+        let is_any_reversed = reversals.iter().any(|(_, by)| by.is_some());
+        (reversals, if is_any_reversed { self.last } else { Sequence::NONE })
+    }
+
+    /// What is known of the keys, whether no further one can be remembered, and the last event that this
+    /// depends on.
+    fn look_up_keys(
+        &self,
+        needs: &Needs,
+        terms: &Terms,
+    ) -> (Vec<(IdempotencyKey, KeyStatus)>, bool, Sequence) {
+        let mut keys: Vec<_> =
+            needs.keys.iter().map(|key| (*key, self.keys.status(key, terms.now))).collect();
+        keys.extend(needs.busy_keys.iter().map(|key| (*key, KeyStatus::IN_FLIGHT)));
+        let keys_full = !keys.is_empty() && self.keys.is_full(terms.keys_max, terms.now);
+        let mut seen = if keys_full { self.last } else { Sequence::NONE };
+        for (_, status) in &keys {
+            match status {
+                KeyStatus::New | KeyStatus::Claimed => {}
+                KeyStatus::Settled(sequence) => seen = seen.max(*sequence),
+                KeyStatus::Reused => seen = self.last,
+            }
+        }
+        (keys, keys_full, seen)
+    }
+
+    /// Which of the references are used, in which of these accounts and by what, and the last event that this
+    /// depends on.
+    fn look_up_references(
+        &self,
+        needs: &Needs,
+        accounts: &GrantedAccounts,
+    ) -> (Vec<(AccountNumber, Reference, TransactionId)>, Sequence) {
+        let mut references = Vec::new();
+        if needs.references.is_empty() {
+            return (references, Sequence::NONE);
+        }
+        for account in accounts.iter().filter_map(|(_, account)| account.as_ref()) {
+            let number = account.id.number;
+            let Some(used) = self.references.get(&number) else { continue };
+            for reference in &needs.references {
+                references.extend(used.get(reference).map(|by| (number, reference.clone(), *by)));
+            }
+        }
+        let seen = if references.is_empty() { Sequence::NONE } else { self.last };
+        (references, seen)
+    }
+
+    /// The last event that a look for an account depends on. Nothing to be seen may mean "closed a moment ago".
+    fn seen_with(&self, account: Option<&Account>) -> Sequence {
+        account.map_or(self.last, |account| account.chain.newest())
     }
 
     fn state_of(&self, account: &Account, terms: &Terms) -> AccountState {
@@ -583,24 +670,8 @@ impl Ledger {
         self.keys.apply(event, outcome);
         match &event.change {
             Change::Opened { account, name, currency, overdraft_limit } => {
-                assert_eq!(account.index(), self.accounts.len(), "accounts are numbered in order");
-                let mut chain = Chain::default();
-                chain.push(sequence);
-                self.insert_account(Account {
-                    number: *account,
-                    name: name.clone(),
-                    currency: *currency,
-                    overdraft_limit: *overdraft_limit,
-                    posted: Amount::ZERO,
-                    held: Amount::ZERO,
-                    frozen: false,
-                    details: None,
-                    opened: event.time,
-                    updated: event.time,
-                    status: AccountStatus::Open,
-                    version: 1,
-                    chain,
-                });
+                let new = Account::new(*account, name.clone(), *currency, event.time, sequence);
+                self.insert_account(Account { overdraft_limit: *overdraft_limit, ..new });
             }
             Change::Posted { account, direction, amount, entry } => {
                 let account = self.advance(*account, entry, event.time, sequence);
@@ -643,24 +714,9 @@ impl Ledger {
         for (effect, links) in part.effects.iter().zip(links) {
             let number = effect.account;
             if let AccountChange::Opened(opened) = &effect.change {
-                assert_eq!(number.index(), self.accounts.len(), "accounts are numbered in order");
-                let mut chain = Chain::default();
-                chain.push(sequence);
-                self.insert_account(Account {
-                    number,
-                    name: opened.name.clone(),
-                    currency: effect.currency,
-                    overdraft_limit: opened.overdraft_limit,
-                    posted: Amount::ZERO,
-                    held: Amount::ZERO,
-                    frozen: false,
-                    opened: by.time,
-                    updated: by.time,
-                    status: AccountStatus::Open,
-                    version: 1,
-                    chain,
-                    details: opened.details(),
-                });
+                let new = Account::new(number, opened.name.clone(), effect.currency, by.time, sequence);
+                let (overdraft_limit, details) = (opened.overdraft_limit, opened.details());
+                self.insert_account(Account { overdraft_limit, details, ..new });
                 continue;
             }
             let account = self.advance(number, &Entry::new(effect.after, *links), by.time, sequence);
@@ -925,6 +981,7 @@ impl Ledger {
     }
 
     fn insert_account(&mut self, account: Account) {
+        assert_eq!(account.number.index(), self.accounts.len(), "accounts are numbered in order");
         self.count_account(&account);
         self.accounts.push(account).expect("a name is given once");
     }

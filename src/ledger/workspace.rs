@@ -61,7 +61,7 @@ pub struct Grant {
     /// The shard.
     pub shard: ShardId,
     /// The accounts, those of holds too.
-    pub accounts: SmallVec<[(AccountRef, Option<AccountState>); 1]>,
+    pub accounts: GrantedAccounts,
     /// Which names of those to be opened are taken.
     pub taken: Vec<AccountName>,
     /// The number of the next account that is opened, if any is to be.
@@ -81,6 +81,9 @@ pub struct Grant {
     /// The time of the shard's last event: what is decided on this is not before it.
     pub time: Timestamp,
 }
+
+/// Copies of accounts, each behind what it was asked for as. Most shards are asked for one.
+pub type GrantedAccounts = SmallVec<[(AccountRef, Option<AccountState>); 1]>;
 
 /// A copy of an account, as far as deciding needs it.
 #[derive(Clone, Debug, PartialEq)]
