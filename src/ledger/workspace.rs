@@ -440,78 +440,20 @@ impl Workspace {
     fn operation(&mut self, operation: &Operation) -> Result<Decision, Stop> {
         match operation {
             Operation::Open { shard, opening } => self.open(*shard, opening),
-            Operation::Deposit { account, amount, note } => {
-                let index = self.open_account(account, 0)?;
-                let amount = in_currency(*amount, self.accounts[index].currency, 0)?;
-                let mut draft = Draft::new(Kind::Deposit, note);
-                self.credit(&mut draft, index, amount, 0)?;
-                self.finish(draft)
-            }
-            Operation::Withdraw { account, amount, note } => {
-                let index = self.payer(account, 0)?;
-                let amount = self.sum(index, *amount, 0)?;
-                self.ensure_funds(index, amount, 0)?;
-                let mut draft = Draft::new(Kind::Withdrawal, note);
-                self.debit(&mut draft, index, amount, 0)?;
-                self.finish(draft)
-            }
-            Operation::Transfer { from, to, amount, note } => {
-                let payer = self.payer(from, 0)?;
-                let payee = self.open_account(to, 1)?;
-                if payer == payee {
-                    return Err(at(Rejection::AccountRepeated, 1));
-                }
-                self.same_currency(payer, payee, 1)?;
-                let amount = self.sum(payer, *amount, 0)?;
-                self.ensure_funds(payer, amount, 0)?;
-                let mut draft = Draft::new(Kind::Transfer, note);
-                self.debit(&mut draft, payer, amount, 0)?;
-                self.credit(&mut draft, payee, amount, 1)?;
-                self.finish(draft)
-            }
+            Operation::Deposit { account, amount, note } => self.deposit(account, *amount, note),
+            Operation::Withdraw { account, amount, note } => self.withdraw(account, *amount, note),
+            Operation::Transfer { from, to, amount, note } => self.transfer(from, to, *amount, note),
             Operation::MultiTransfer { legs, note } => self.multi_transfer(legs, note),
             Operation::Reverse { transfer, legs, amount, note } => {
                 self.reverse(*transfer, legs, *amount, note)
             }
             Operation::Hold { account, amount, to, expires_in_ms, note } => {
-                let index = self.payer(account, 0)?;
-                let to = match to {
-                    None => None,
-                    Some(to) => {
-                        let payee = self.open_account(to, 1)?;
-                        if payee == index {
-                            return Err(at(Rejection::AccountRepeated, 1));
-                        }
-                        self.same_currency(index, payee, 1)?;
-                        Some(self.accounts[payee].id)
-                    }
-                };
-                let amount = self.sum(index, *amount, 0)?;
-                self.ensure_funds(index, amount, 0)?;
-                self.hold(index, amount, to, *expires_in_ms, note)
+                self.hold(account, *amount, to.as_ref(), *expires_in_ms, note)
             }
             Operation::Capture { hold, amount, note } => self.capture(*hold, *amount, note),
-            Operation::Void { hold, note } => {
-                let (index, _) = self.pending_hold(*hold)?;
-                let mut draft = Draft::new(Kind::Void { hold: *hold }, note);
-                self.release(&mut draft, index, *hold, HoldOutcome::Voided)?;
-                self.finish(draft)
-            }
+            Operation::Void { hold, note } => self.void(*hold, note),
             Operation::Amend { account, amendment } => self.amend(account, amendment),
-            Operation::Close { account } => {
-                let index = self.open_account(account, 0)?;
-                let state = &self.accounts[index];
-                let currency = state.currency;
-                if !state.posted.is_zero() {
-                    return Err(Rejection::AccountNotEmpty { balance: state.posted, currency }.into());
-                }
-                if !state.held.is_zero() {
-                    return Err(Rejection::AccountHasHolds { held: state.held, currency }.into());
-                }
-                let mut draft = Draft::new(Kind::Closing, &Note::default());
-                self.effect(&mut draft, index, AccountChange::Closed, |account| account.closed = true);
-                self.finish(draft)
-            }
+            Operation::Close { account } => self.close(account),
             Operation::Link { account, to, kind } => self.link(account, to, *kind),
             Operation::Unlink { account, to } => self.unlink(account, to),
         }
@@ -554,8 +496,36 @@ impl Workspace {
         self.numbers.insert((shard, number), index);
         self.opened.insert(Place { shard, account: AccountRef::Name(opening.name.clone()) }, index);
         self.taken.insert(opening.name.clone());
-        let mut draft = Draft::new(Kind::Opening, &Note::default());
+        let mut draft = new_draft(Kind::Opening, &Note::default());
         self.effect(&mut draft, index, AccountChange::Opened(Box::new(opened)), |_| {});
+        self.finish(draft)
+    }
+
+    fn deposit(&mut self, account: &Place, amount: Quantity, note: &Note) -> Result<Decision, Stop> {
+        let index = self.open_account(account, 0)?;
+        let amount = in_currency(amount, self.accounts[index].currency, 0)?;
+        let mut draft = new_draft(Kind::Deposit, note);
+        self.credit(&mut draft, index, amount, 0)?;
+        self.finish(draft)
+    }
+
+    fn withdraw(&mut self, account: &Place, amount: Sum, note: &Note) -> Result<Decision, Stop> {
+        let index = self.payer(account, 0)?;
+        let amount = self.sum(index, amount, 0)?;
+        self.ensure_funds(index, amount, 0)?;
+        let mut draft = new_draft(Kind::Withdrawal, note);
+        self.debit(&mut draft, index, amount, 0)?;
+        self.finish(draft)
+    }
+
+    fn transfer(&mut self, from: &Place, to: &Place, amount: Sum, note: &Note) -> Result<Decision, Stop> {
+        let payer = self.payer(from, 0)?;
+        let payee = self.payee(to, payer)?;
+        let amount = self.sum(payer, amount, 0)?;
+        self.ensure_funds(payer, amount, 0)?;
+        let mut draft = new_draft(Kind::Transfer, note);
+        self.debit(&mut draft, payer, amount, 0)?;
+        self.credit(&mut draft, payee, amount, 1)?;
         self.finish(draft)
     }
 
@@ -578,7 +548,7 @@ impl Workspace {
         }
         let before: Vec<_> = amounts.iter().map(|&(index, _)| self.accounts[index].available()).collect();
         self.ensure_all_funds(&amounts).map_err(|stop| told_before(stop, &before))?;
-        let mut draft = Draft::new(Kind::Transfer, note);
+        let mut draft = new_draft(Kind::Transfer, note);
         self.move_all(&mut draft, &amounts).map_err(|stop| told_before(stop, &before))?;
         self.finish(draft)
     }
@@ -612,16 +582,16 @@ impl Workspace {
             }
             amounts.push((index, back));
         }
-        let mut draft = Draft::new(Kind::Reversal { of: transfer }, note);
+        let mut draft = new_draft(Kind::Reversal { of: transfer }, note);
         self.move_all(&mut draft, &amounts)?;
-        part_of(&mut draft.decision.parts, transfer.shard).reverses = Some(transfer.sequence);
+        part_of(&mut draft.parts, transfer.shard).reverses = Some(transfer.sequence);
         let by = self.next_id();
         let decision = self.finish(draft)?;
         self.reversals.insert(transfer, Some(by));
         Ok(decision)
     }
 
-    fn move_all(&mut self, draft: &mut Draft, amounts: &[(usize, Amount)]) -> Result<(), Stop> {
+    fn move_all(&mut self, draft: &mut Decision, amounts: &[(usize, Amount)]) -> Result<(), Stop> {
         for (place, &(index, amount)) in amounts.iter().enumerate() {
             if amount.is_positive() {
                 self.credit(draft, index, amount, place)?;
@@ -634,12 +604,20 @@ impl Workspace {
 
     fn hold(
         &mut self,
-        index: usize,
-        amount: Amount,
-        to: Option<AccountId>,
+        account: &Place,
+        amount: Sum,
+        to: Option<&Place>,
         expires_in_ms: u64,
         note: &Note,
     ) -> Result<Decision, Stop> {
+        let index = self.payer(account, 0)?;
+        let to = match to {
+            None => None,
+            Some(to) => Some(self.payee(to, index)?),
+        };
+        let to = to.map(|payee| self.accounts[payee].id);
+        let amount = self.sum(index, amount, 0)?;
+        self.ensure_funds(index, amount, 0)?;
         self.check_debit(index, amount, 0)?;
         let now = self.terms.now;
         let account = &self.accounts[index];
@@ -653,7 +631,7 @@ impl Workspace {
         self.undo_holds.push((id, None));
         let hold = Hold { created: now, amount, to, expires, status: HoldStatus::Pending };
         self.holds.insert(id, Some(hold));
-        let mut draft = Draft::new(Kind::Hold, note);
+        let mut draft = new_draft(Kind::Hold, note);
         self.effect(&mut draft, index, AccountChange::Held { amount, to, expires }, |account| {
             account.held = held
         });
@@ -677,11 +655,18 @@ impl Workspace {
             None => None,
             Some(to) => Some(self.open_account(&place_of(to), 1)?),
         };
-        let mut draft = Draft::new(Kind::Capture { hold: id }, note);
+        let mut draft = new_draft(Kind::Capture { hold: id }, note);
         self.release(&mut draft, index, id, HoldOutcome::Captured(amount))?;
         if let Some(payee) = payee {
             self.credit(&mut draft, payee, amount, 1)?;
         }
+        self.finish(draft)
+    }
+
+    fn void(&mut self, hold: HoldId, note: &Note) -> Result<Decision, Stop> {
+        let (index, _) = self.pending_hold(hold)?;
+        let mut draft = new_draft(Kind::Void { hold }, note);
+        self.release(&mut draft, index, hold, HoldOutcome::Voided)?;
         self.finish(draft)
     }
 
@@ -711,7 +696,7 @@ impl Workspace {
         };
         let amended = Amended { overdraft_limit, frozen: amendment.frozen, metadata, velocity };
         let default_limit = self.terms.overdraft.for_currency(currency);
-        let mut draft = Draft::new(Kind::Amendment, &Note::default());
+        let mut draft = new_draft(Kind::Amendment, &Note::default());
         let applied = amended.clone();
         self.effect(&mut draft, index, AccountChange::Amended(Box::new(amended)), |account| {
             if let Some(limit) = applied.overdraft_limit {
@@ -720,6 +705,21 @@ impl Workspace {
             account.frozen = applied.frozen.unwrap_or(account.frozen);
             applied.to_details(&mut account.details);
         });
+        self.finish(draft)
+    }
+
+    fn close(&mut self, account: &Place) -> Result<Decision, Stop> {
+        let index = self.open_account(account, 0)?;
+        let state = &self.accounts[index];
+        let currency = state.currency;
+        if !state.posted.is_zero() {
+            return Err(Rejection::AccountNotEmpty { balance: state.posted, currency }.into());
+        }
+        if !state.held.is_zero() {
+            return Err(Rejection::AccountHasHolds { held: state.held, currency }.into());
+        }
+        let mut draft = new_draft(Kind::Closing, &Note::default());
+        self.effect(&mut draft, index, AccountChange::Closed, |account| account.closed = true);
         self.finish(draft)
     }
 
@@ -735,10 +735,10 @@ impl Workspace {
         if before.is_none() && links.len() >= LINKS_MAX {
             return Err(at(Rejection::LinksExhausted, 0));
         }
-        let mut draft = Draft::new(Kind::Linking, &Note::default());
+        let mut draft = new_draft(Kind::Linking, &Note::default());
         if before == Some(kind) {
             // It is there already: nothing changes, and nothing is written down.
-            return Ok(draft.decision);
+            return Ok(draft);
         }
         if kind == LinkKind::OverdraftProtection {
             self.same_currency(index, other, 1)?;
@@ -773,7 +773,7 @@ impl Workspace {
         let other_id = self.accounts[other].id;
         let link = self.links(index).iter().find(|link| link.to == other_id).copied();
         let link = link.ok_or(Stop::from(Rejection::LinkNotFound))?;
-        let mut draft = Draft::new(Kind::Unlinking, &Note::default());
+        let mut draft = new_draft(Kind::Unlinking, &Note::default());
         self.effect(&mut draft, index, AccountChange::Unlinked { to: other_id }, |account| {
             account.details.get_or_insert_default().unlink(other_id);
         });
@@ -783,7 +783,7 @@ impl Workspace {
         self.finish(draft)
     }
 
-    fn protect(&mut self, draft: &mut Draft, index: usize, account: AccountId, on: bool) {
+    fn protect(&mut self, draft: &mut Decision, index: usize, account: AccountId, on: bool) {
         self.effect(draft, index, AccountChange::Protects { account, on }, |state| {
             state.details.get_or_insert_default().protect(account, on);
         });
@@ -881,6 +881,16 @@ impl Workspace {
         Ok(index)
     }
 
+    /// Who gets what `payer` pays: another account in the same currency.
+    fn payee(&mut self, place: &Place, payer: usize) -> Result<usize, Stop> {
+        let index = self.open_account(place, 1)?;
+        if index == payer {
+            return Err(at(Rejection::AccountRepeated, 1));
+        }
+        self.same_currency(payer, index, 1)?;
+        Ok(index)
+    }
+
     fn same_currency(&self, first: usize, second: usize, number: usize) -> Result<(), Stop> {
         let (expected, found) = (self.accounts[first].currency, self.accounts[second].currency);
         if expected == found {
@@ -970,7 +980,7 @@ impl Workspace {
                 return Ok(false);
             }
         }
-        let mut draft = Draft::new(Kind::Protection, &Note::default());
+        let mut draft = new_draft(Kind::Protection, &Note::default());
         self.debit(&mut draft, source, shortfall, 0)?;
         self.credit(&mut draft, index, shortfall, 0)?;
         let decision = self.finish(draft)?;
@@ -997,18 +1007,30 @@ impl Workspace {
         Ok(())
     }
 
-    fn debit(&mut self, draft: &mut Draft, index: usize, amount: Amount, number: usize) -> Result<(), Stop> {
+    fn debit(
+        &mut self,
+        draft: &mut Decision,
+        index: usize,
+        amount: Amount,
+        number: usize,
+    ) -> Result<(), Stop> {
         self.check_debit(index, amount, number)?;
         self.move_money(draft, index, amount.negated(), number)
     }
 
-    fn credit(&mut self, draft: &mut Draft, index: usize, amount: Amount, number: usize) -> Result<(), Stop> {
+    fn credit(
+        &mut self,
+        draft: &mut Decision,
+        index: usize,
+        amount: Amount,
+        number: usize,
+    ) -> Result<(), Stop> {
         self.move_money(draft, index, amount, number)
     }
 
     fn move_money(
         &mut self,
-        draft: &mut Draft,
+        draft: &mut Decision,
         index: usize,
         amount: Amount,
         number: usize,
@@ -1034,7 +1056,7 @@ impl Workspace {
 
     fn release(
         &mut self,
-        draft: &mut Draft,
+        draft: &mut Decision,
         index: usize,
         id: HoldId,
         outcome: HoldOutcome,
@@ -1055,7 +1077,7 @@ impl Workspace {
     /// Changes a copy, and adds the effect to the draft.
     fn effect(
         &mut self,
-        draft: &mut Draft,
+        draft: &mut Decision,
         index: usize,
         change: AccountChange,
         apply: impl FnOnce(&mut AccountState),
@@ -1072,11 +1094,11 @@ impl Workspace {
         let (number, opened, currency) = (account.id.number, account.id.opened, account.currency);
         let after = account.after();
         let effect = Effect { account: number, opened, currency, change, after, allowance };
-        part_of(&mut draft.decision.parts, account.id.shard).effects.push(effect);
+        part_of(&mut draft.parts, account.id.shard).effects.push(effect);
     }
 
-    fn finish(&mut self, draft: Draft) -> Result<Decision, Stop> {
-        let decision = draft.decision;
+    /// Refuses what has a reference that one of its accounts has had before, if that wants each used once.
+    fn finish(&self, decision: Decision) -> Result<Decision, Stop> {
         if let Some(reference) = decision.note.reference.as_ref().filter(|_| !self.references.is_empty()) {
             for (shard, effect) in decision.effects() {
                 if let Some(by) = self.references.get(&(shard, effect.account, reference.clone())) {
@@ -1088,15 +1110,9 @@ impl Workspace {
     }
 }
 
-/// A decision in the making.
-struct Draft {
-    decision: Decision,
-}
-
-impl Draft {
-    fn new(kind: Kind, note: &Note) -> Draft {
-        Draft { decision: Decision { kind, note: note.clone(), parts: Vec::with_capacity(2) } }
-    }
+/// A decision in the making, which changes nothing so far.
+fn new_draft(kind: Kind, note: &Note) -> Decision {
+    Decision { kind, note: note.clone(), parts: Vec::with_capacity(2) }
 }
 
 /// The part of a shard, which is made if there is none yet.
