@@ -167,8 +167,9 @@ pub struct ServeArgs {
     #[arg(long, value_name = "HOURS", value_parser = parse_idempotency_hours)]
     pub idempotency_hours: Option<u64>,
 
-    /// How many Idempotency-Keys the server remembers at most, an equal share of them by each shard, about 120 bytes of memory each. While it
-    /// remembers that many, requests with a new key are refused with 503. [default: 4000000]
+    /// How many Idempotency-Keys the server remembers at most, an equal share of them by each shard, about
+    /// 120 bytes of memory each. While it remembers that many, requests with a new key are refused with 503.
+    /// [default: 4000000]
     #[arg(long, value_name = "COUNT", value_parser = parse_idempotency_keys)]
     pub idempotency_keys_max: Option<u64>,
 

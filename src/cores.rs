@@ -64,7 +64,8 @@ impl Cores {
         Cores(None)
     }
 
-    /// Split for so many threads that serve and so many shards, if that goes.
+    /// Split for so many threads that serve and so many shards, if there is a core for each; else all for
+    /// all.
     pub fn split(serving: usize, shards: usize) -> Cores {
         // Of which it may use so many at a time.
         let own = thread::available_parallelism().map_or(1, usize::from);

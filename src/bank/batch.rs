@@ -1,10 +1,11 @@
 //! Batches: many operations in one request.
 //!
-//! A batch is cut into *chunks*, each a work of its own: decided in one go and written down in one record, so a chunk
-//! happens whole or not at all, and its operations one after the other with nothing of others in between. A batch that
-//! is all or nothing is one chunk. Without keys, all chunks are under way at once and are decided in turn; no chunk waits
-//! for the disk because of the one before. With an idempotency key, each chunk has a key derived from it, remembered with how
-//! each of its items ended: a retry finds the chunks that are done and goes on with the rest.
+//! A batch is cut into *chunks*, each a work of its own: decided in one go and written down in one record, so
+//! a chunk happens whole or not at all, and its operations one after the other with nothing of others in
+//! between. A batch that is all or nothing is one chunk. Without keys, all chunks are under way at once and
+//! are decided in turn; no chunk waits for the disk because of the one before. With an idempotency key, each
+//! chunk has a key derived from it, remembered with how each of its items ended: a retry finds the chunks
+//! that are done and goes on with the rest.
 
 use std::sync::atomic::Ordering;
 

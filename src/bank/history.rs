@@ -451,7 +451,7 @@ impl Chain {
         }
     }
 
-    /// The versions that are in a time, of some.
+    /// Which of these versions came about in a time: at `from` or later, and before `to`.
     fn between(
         &self,
         history: &mut HistoryReader<'_>,

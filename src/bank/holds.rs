@@ -111,9 +111,9 @@ impl Bank {
         }
     }
 
-    /// Reads a page of an account's holds that are pending, or ended a short while ago, the oldest first: from a version of
-    /// the account on, only the pending ones or the others if wanted. A page may have less than `count` (1 to 1000), or nothing, before
-    /// the last one.
+    /// Reads a page of an account's holds that are pending, or ended a short while ago, the oldest first:
+    /// from a version of the account on, only the pending ones or the others if wanted. A page may have less
+    /// than `count` (1 to 1000), or nothing, before the last one.
     ///
     /// # Errors
     /// See [`Refusal`].

@@ -204,7 +204,7 @@ struct RoundArgs {
     seed: u64,
 }
 
-/// What came of it.
+/// The same, with what was not given as it suits the load.
 #[derive(Clone, Copy, Debug)]
 struct Rounds {
     count: usize,

@@ -360,7 +360,8 @@ mod tests {
         }
     }
 
-    /// The compiler decides how futures are laid out: another one may need other numbers. If this fails, look for what an async function keeps twice, or holds while it waits:
+    /// The compiler decides how futures are laid out: another one may need other numbers. If this fails, look
+    /// for what an async function keeps twice, or holds while it waits:
     /// `RUSTC_BOOTSTRAP=1 cargo rustc --lib -- -Zprint-type-sizes` says it.
     #[test]
     fn a_request_that_waits_takes_four_lines_of_the_processors_caches() {

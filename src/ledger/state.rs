@@ -552,8 +552,8 @@ impl Ledger {
         (holds, seen)
     }
 
-    /// Which of the names that are to be opened are taken, the number that the next account gets, and the last
-    /// event that this depends on.
+    /// Which of the names that are to be opened are taken, the number that the next account gets, and the
+    /// last event that this depends on.
     fn look_up_openings(&self, needs: &Needs) -> (Vec<AccountName>, Option<usize>, Sequence) {
         if needs.openings.is_empty() {
             return (Vec::new(), None, Sequence::NONE);
@@ -615,7 +615,8 @@ impl Ledger {
         (references, seen)
     }
 
-    /// The last event that a look for an account depends on. Nothing to be seen may mean "closed a moment ago".
+    /// The last event that a look for an account depends on. Nothing to be seen may mean "closed a moment
+    /// ago".
     fn seen_with(&self, account: Option<&Account>) -> Sequence {
         account.map_or(self.last, |account| account.chain.newest())
     }

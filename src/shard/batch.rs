@@ -13,12 +13,12 @@
 //!   in order (P2);
 //! - a hold whose time is over ends before anyone looks at its account, as long as the disk has room to
 //!   record that;
-//! - nobody sees or changes what a work has locked: who asks for it waits, and is served in the order of
-//!   asking (P2);
+//! - nobody sees or changes an account that a work has locked: who asks for it waits, and is served in the
+//!   order of asking (P2);
 //! - what waits is counted, and so is what one request looks at (P7).
 //!
-//! Works concern accounts of several shards: what they do at each is in [`works`]. What a request may do to
-//! an account is for [`Ledger`] to decide.
+//! Works concern accounts of several shards: what they do at each is in `batch/works.rs`. What a request may
+//! do to an account is for [`Ledger`] to decide.
 //!
 //! Left out: threads, clocks, disks, and any way back. If the log fails, the state here is ahead of it, and
 //! the only remedy is to end and start again from the log ([`super::commit`]).
@@ -268,8 +268,8 @@ impl<To> Shard<To> {
         }
     }
 
-    /// An account as [`Request::Account`] would read it, if that changes nothing, waits for nobody, and tells nothing that
-    /// is not durable.
+    /// An account as [`Request::Account`] would read it, if that changes nothing, waits for nobody, and tells
+    /// nothing that is not durable.
     pub fn glance(&self, account: &AccountRef, moment: Moment) -> Option<AccountView> {
         if self.is_locked() || self.is_expiry_due(moment) {
             return None;

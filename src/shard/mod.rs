@@ -16,9 +16,9 @@
 //!
 //! What concerns accounts of several shards is a [`work`]: its essay tells how shards agree.
 //!
-//! [`batch`] is the shard without threads or disks, which the simulation drives; [`request`] is what it is asked and
-//! answers; [`worker`] is the threads; [`handle`] is all that the rest of the service sees, [`courier`] carries what it
-//! sends and gets in bundles, and [`figures`] are for those who watch.
+//! [`batch`] is the shard without threads or disks, which the simulation drives; [`request`] is what it is
+//! asked and answers; [`worker`] is the threads; [`handle`] is all that the rest of the service sees,
+//! [`courier`] carries what it sends and gets in bundles, and [`figures`] are for those who watch.
 
 pub mod batch;
 pub mod commit;

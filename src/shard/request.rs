@@ -163,7 +163,7 @@ pub enum Reply {
     Reference(Option<TransactionId>),
     /// A page of accounts.
     Accounts {
-        /// Those of the list that were found.
+        /// Those that the filter lets through.
         accounts: Vec<AccountView>,
         /// The number that the next page starts at, if there may be more.
         next: Option<AccountNumber>,

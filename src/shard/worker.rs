@@ -140,7 +140,8 @@ impl<J: Journal + 'static> ShardThreads<J> {
         let _ = self.handle.inbox.send(Mail::Stop);
     }
 
-    /// Serves what is in the inbox and finishes what is under way between shards, then ends. Returns the state and the journal, both complete and durable.
+    /// Serves what is in the inbox and finishes what is under way between shards, then ends. Returns the
+    /// state and the journal, both complete and durable.
     ///
     /// # Errors
     /// If the log failed.
@@ -246,8 +247,9 @@ impl<J: Journal> Worker<J> {
         self.inbox.take(if stopping { Some(SECOND_LOOK) } else { wait })
     }
 
-    /// Sends what the shard has to say to others after a piece of mail, together what goes to one in a row, and keeps count of what
-    /// is not finished. What begins is counted before what ends is taken off, so the count is never zero too early.
+    /// Sends what the shard has to say to others after a piece of mail, and keeps count of what is not
+    /// finished. Messages that follow one another to the same shard go in one piece of mail. What begins is
+    /// counted before what ends is taken off, so the count is never zero too early.
     fn send(&self, output: &mut Output<ReplyTo>, was_locked: bool, is_locked: bool, heard: usize) {
         let begun = output.messages.len() + usize::from(is_locked && !was_locked);
         let ended = usize::from(was_locked && !is_locked) + heard;

@@ -72,7 +72,7 @@ const TRAILER_BYTES: usize = 164;
 const TRAILER_HASHED_BYTES: usize = 116;
 const TRAILER_SUMMED_BYTES: usize = 152;
 
-/// How long the length can be that a record stands behind.
+/// The most bytes that a record's length takes.
 const LENGTH_BYTES_MAX: usize = 3;
 
 /// The most bytes of several records in a block before compression: the largest record of independent events fits.

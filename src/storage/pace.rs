@@ -114,7 +114,8 @@ pub fn stand_back(hurry: &Hurry, others: impl Others + 'static) {
     STANDING_BACK.set(Some(StandingBack::new(hurry.clone(), others, Instant::now())));
 }
 
-/// Ends what this thread was doing, if it stands back: it need not be anywhere until it does more.
+/// Says that this thread, if it stands back, has nothing to do for now: it makes way, and counts as one that
+/// rests.
 pub fn pause() {
     STANDING_BACK.with_borrow_mut(|standing_back| {
         if let Some(thread) = standing_back {

@@ -316,8 +316,8 @@ impl<To> Shard<To> {
         (TransactionId { time, shard: self.id, sequence }, Arc::clone(decision))
     }
 
-    /// Applies decisions that are nothing without one another, and records them together. `first` is the id of
-    /// the first.
+    /// Applies decisions that are nothing without one another, and records them together. `first` is the id
+    /// of the first.
     fn record_decisions(
         &mut self,
         decided: Vec<Decided>,
@@ -370,7 +370,8 @@ impl<To> Shard<To> {
         }
     }
 
-    /// Applies and records what another shard has decided for this one, and gives back what was locked for that.
+    /// Applies and records what another shard has decided for this one, and gives back what was locked for
+    /// that.
     pub(super) fn settle(
         &mut self,
         work: WorkId,
