@@ -22,6 +22,7 @@ use hyper::Request;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use process::{DataDir, Ran, Running, cents, post, program, run};
 use serde_json::Value;
+use teller::client::Client;
 use teller::ledger::AccountName;
 use teller::router::Router;
 
@@ -191,20 +192,22 @@ fn the_transactions_of_one_account_come_in_the_order_of_their_ids() {
         let mut names = (0..).map(|number| format!("a{number}"));
         names.find(|name| shard_of(name) == shard).expect("there is one")
     });
-    let client = server.client(2);
-    let ask = |path: &str, body: &str| {
-        let reply = post(&client, path, body, None);
+    let ask = |client: &Client, path: &str, body: &str| {
+        let reply = post(client, path, body, None);
         assert_eq!(reply.status, 201, "{reply:?}");
     };
+    // One for each thread: a connection belongs to the runtime that made it.
+    let clients = [server.client(1), server.client(1)];
     for name in [&one, &other] {
-        ask("/v2/accounts", &format!(r#"{{"name":"{name}","overdraft_limit":"1000"}}"#));
+        ask(&clients[0], "/v2/accounts", &format!(r#"{{"name":"{name}","overdraft_limit":"1000"}}"#));
     }
     thread::scope(|scope| {
         // The higher shard decides about both.
         let transfer = format!(r#"{{"from":"name:{other}","to":"name:{one}","amount":"1"}}"#);
-        scope.spawn(move || (0..EACH).for_each(|_| ask("/v2/transfers", &transfer)));
         let deposits = format!("/v2/accounts/name:{one}/deposits");
-        scope.spawn(move || (0..EACH).for_each(|_| ask(&deposits, r#"{"amount":"1"}"#)));
+        let [first, second] = &clients;
+        scope.spawn(move || (0..EACH).for_each(|_| ask(first, "/v2/transfers", &transfer)));
+        scope.spawn(move || (0..EACH).for_each(|_| ask(second, &deposits, r#"{"amount":"1"}"#)));
     });
     server.stop();
     let (export, _) = exported(&data, "hledger", Some(&one));
