@@ -3,7 +3,7 @@
 use hyper::StatusCode;
 use hyper::header::{LINK, LOCATION};
 
-use super::pages::{Cursor, PageLimit, Pages};
+use super::pages::{Cursor, PageLimit, Pages, listed};
 use super::transfers::{DryRun, DryRunQuery, MADE, made};
 use crate::bank::{AccountSelector, KeyHome};
 use crate::http::call::Call;
@@ -149,13 +149,9 @@ impl Call<'_> {
         let bank = self.bank()?;
         let account = self.account()?;
         let HoldsQuery { pending, limit: PageLimit(limit), cursor } = HoldsQuery::read(query)?;
-        // A cursor belongs to an id; a name has one only as long as the account is open.
-        let id = match &account {
-            AccountSelector::Id(id) => *id,
-            AccountSelector::Name(_) => bank.account(account).await?.id,
-        };
+        let id = listed(bank, account).await?;
         let path = format!("/v2/accounts/{}/holds", id.to_uuid());
-        let pages = Pages::of(query, path, &format!("limit={limit}"), "");
+        let pages = Pages::of(query, path, limit, None);
         let from =
             pages.start(cursor.as_ref())?.map_or(0, |version| u32::try_from(version).unwrap_or(u32::MAX));
         let page = bank.holds(AccountSelector::Id(id), from, limit, pending.map(|flag| flag.0)).await?;
@@ -168,9 +164,7 @@ impl Call<'_> {
             links,
         });
         let mut reply = content.reply(self.headers(), Caching::Ask);
-        if let Some(link) = link {
-            reply.headers_mut().insert(LINK, link);
-        }
+        reply.headers_mut().extend(link.map(|link| (LINK, link)));
         Ok(reply)
     }
 

@@ -4,14 +4,15 @@ use std::borrow::Cow;
 
 use serde_json::{Value, json};
 
-use crate::bank::PAGE_ENTRIES_MAX;
+use crate::bank::{AccountSelector, Bank, PAGE_ENTRIES_MAX, Refusal};
 use crate::http::cursor::{self, CURSOR_PATTERN, ListDigest};
 use crate::http::problem::Problem;
 use crate::http::query::{Parameter, Query};
 use crate::http::wire::links::PageLinks;
 use crate::http::wire::schema::{Describe, Schemas};
+use crate::ledger::AccountId;
 
-/// How many transactions a page has if the client does not say.
+/// How many items a page has if the client does not say.
 const PAGE_ENTRIES_DEFAULT: usize = 100;
 
 /// A list, as its cursors and links know it.
@@ -22,17 +23,17 @@ pub(super) struct Pages {
 }
 
 impl Pages {
-    /// The list at a path with what is asked of it. `page` are the parameters that each of its pages has, written out;
-    /// `order` is in which order it is, if there are several: that makes it another list, as its filters do.
-    pub(super) fn of(query: &Query<'_>, path: String, page: &str, order: &str) -> Pages {
+    /// The list at a path with what is asked of it, in pages of so many, in this order if there are several: that makes it
+    /// another list, as its filters do.
+    pub(super) fn of(query: &Query<'_>, path: String, limit: usize, order: Option<&'static str>) -> Pages {
         let filters = query.canonical(&["limit", "order", "cursor"]);
-        let orders = Some(order).filter(|order| !order.is_empty());
-        let parts = [path.as_str()].into_iter().chain(orders).chain(filters.iter().map(String::as_str));
+        let parts = [path.as_str()].into_iter().chain(order).chain(filters.iter().map(String::as_str));
         let digest = ListDigest::of(parts);
-        let mut address = format!("{path}?{page}");
-        for filter in &filters {
+        let order = order.map(|order| format!("order={order}"));
+        let mut address = format!("{path}?limit={limit}");
+        for parameter in order.iter().chain(&filters) {
             address.push('&');
-            address.push_str(filter);
+            address.push_str(parameter);
         }
         Pages { address, digest }
     }
@@ -52,6 +53,14 @@ impl Pages {
         let this = cursor.map_or_else(|| self.address.clone(), |Cursor(text)| at(text));
         let links = PageLinks { this, next: next.as_deref().map(at) };
         (next, links)
+    }
+}
+
+/// The id of an account whose list is read: a cursor belongs to it, for a name has one only as long as the account is open.
+pub(super) async fn listed(bank: &Bank, account: AccountSelector) -> Result<AccountId, Refusal> {
+    match account {
+        AccountSelector::Id(id) => Ok(id),
+        AccountSelector::Name(_) => Ok(bank.account(account).await?.id),
     }
 }
 

@@ -7,7 +7,7 @@ use hyper::StatusCode;
 use hyper::header::{HeaderValue, LINK, LOCATION};
 use serde_json::{Value, json};
 
-use super::pages::{Cursor, PageLimit, Pages};
+use super::pages::{Cursor, PageLimit, Pages, listed};
 use super::statements::between;
 use crate::bank::{AccountSelector, EntryFilter, Order};
 use crate::http::api::{Api, Wait};
@@ -253,14 +253,9 @@ impl Call<'_> {
             metadata: read.metadata.map(|metadata| metadata.0).unwrap_or_default(),
         };
         let (PageLimit(limit), order) = (read.limit, read.order);
-        // A cursor belongs to an id; a name has one only as long as the account is open.
-        let id = match &account {
-            AccountSelector::Id(id) => *id,
-            AccountSelector::Name(_) => bank.account(account).await?.id,
-        };
+        let id = listed(bank, account).await?;
         let path = format!("/v2/accounts/{}/transactions", id.to_uuid());
-        let in_order = order_text(order);
-        let pages = Pages::of(query, path, &format!("limit={limit}&order={in_order}"), in_order);
+        let pages = Pages::of(query, path, limit, Some(order_text(order)));
         let start = pages.start(read.cursor.as_ref())?;
         let page = bank.history(AccountSelector::Id(id), filter, order, start, limit).await?;
         let (next, links) = pages.links(read.cursor.as_ref(), page.next);
