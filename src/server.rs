@@ -134,7 +134,7 @@ async fn serve(settings: &ServeSettings) -> Result<(), ServerError> {
         CoreUse::Shared => Cores::shared(),
     };
     let limits = http::Limits { connections_max, ..http::Limits::default() };
-    let api = Arc::new(Api::new());
+    let api = Arc::new(Api::new(&limits));
     let (stop_http, http_stopped) = tokio::sync::oneshot::channel::<()>();
     let threads =
         http::Threads::start(http_threads, cores).map_err(ServerError::system("start the HTTP threads"))?;

@@ -986,6 +986,51 @@ async fn large_replies_that_are_not_read_keep_large_batches_out() {
     service.stop().await;
 }
 
+/// Pages of some megabytes and the results of batches, of which each connection could leave one unread, had no bound
+/// together.
+#[tokio::test]
+async fn replies_that_are_not_read_have_room_for_so_many() {
+    let service = Service::start_with(Limits { replies_kib_max: 6 * 1024, ..Limits::default() }).await;
+    service.open_with("a", "1").await;
+    // A page of it is 5.4 MB, more than the system keeps of a connection.
+    let value = "x".repeat(256);
+    let metadata: Vec<String> = (0..16).map(|entry| format!("\"{entry:064}\":\"{value}\"")).collect();
+    let metadata = metadata.join(",");
+    let deposit = format!(
+        "{{\"type\":\"deposit\",\"account\":\"name:a\",\"amount\":\"1\",\"metadata\":{{{metadata}}}}}\n"
+    );
+    let ndjson = [("content-type", "application/x-ndjson")];
+    let filled = service.send("POST", "/v2/batches?results=none", &ndjson, &deposit.repeat(1000)).await;
+    assert_eq!(filled.json()["executed"], 1000, "{filled:?}");
+
+    let page = "/v2/accounts/name:a/transactions?limit=1000";
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(16 * 1024).expect("small, so that it is full soon");
+    let mut reader = socket.connect(service.address).await.expect("connected");
+    reader.write_all(format!("GET {page} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.expect("taken");
+    reader.read_exact(&mut [0]).await.expect("it is answered");
+
+    let refused = service.get(page).await;
+    assert_eq!((refused.status.as_u16(), refused.code().as_str()), (503, "overloaded"));
+    assert_eq!(refused.header("retry-after"), "1");
+    assert_eq!(service.get("/v2/accounts/name:a/transactions?limit=5").await.status, 200, "a small one");
+    // A batch is refused before it is executed: what was done has to be told.
+    let plain = "{\"type\":\"deposit\",\"account\":\"name:a\",\"amount\":\"1\"}\n".repeat(1000);
+    for results in ["all", "refused"] {
+        let refused = service.send("POST", &format!("/v2/batches?results={results}"), &ndjson, &plain).await;
+        assert_eq!((refused.status.as_u16(), refused.code().as_str()), (503, "overloaded"));
+    }
+    assert_eq!(service.get("/v2/accounts/name:a").await.json()["posted"], "1001.00");
+    let untold = service.send("POST", "/v2/batches?results=none", &ndjson, &plain).await;
+    assert_eq!(untold.json()["executed"], 1000, "{untold:?}");
+
+    drop(reader);
+    while service.get(page).await.status != 200 {}
+    let told = service.send("POST", "/v2/batches", &ndjson, &plain).await;
+    assert_eq!(told.json()["executed"], 1000, "what a batch did not need of its room is free");
+    service.stop().await;
+}
+
 /// hyper leaves a connection to whoever may have upgraded it as soon as the reply is written into its own buffer: what
 /// the system had no room for was lost. Here that is the end of one of the first replies that do not fit.
 #[tokio::test]

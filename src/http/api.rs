@@ -21,7 +21,7 @@ use super::problem::{Code, Problem};
 use super::query::{Query, QueryShape};
 use super::reply::{self, Reply};
 use super::routes::{self, Found, ROUTES, Route};
-use super::stream::Streams;
+use super::stream::{ReplyRoom, Streams};
 use super::wire::Version;
 use crate::bank::Bank;
 
@@ -33,6 +33,7 @@ pub struct Api {
     pub(super) metrics: Metrics,
     pub(super) streams: Arc<Streams>,
     pub(super) large_body_places: Arc<Semaphore>,
+    pub(super) reply_room: ReplyRoom,
 }
 
 struct BankCell(Arc<Bank>);
@@ -78,13 +79,13 @@ struct Kept<'a> {
 
 impl Default for Api {
     fn default() -> Self {
-        Api::new()
+        Api::new(&Limits::default())
     }
 }
 
 impl Api {
     /// An API without a bank: it says that it is starting.
-    pub fn new() -> Api {
+    pub fn new(limits: &Limits) -> Api {
         let streams = Arc::<Streams>::default();
         let metrics = Metrics::new(Arc::clone(&streams));
         Api {
@@ -93,6 +94,7 @@ impl Api {
             metrics,
             streams,
             large_body_places: Arc::new(Semaphore::new(LARGE_BODIES_MAX)),
+            reply_room: ReplyRoom::of_kib(limits.replies_kib_max),
         }
     }
 
@@ -193,7 +195,7 @@ impl Api {
                     vigil,
                     body,
                     has_whole_body: false,
-                    large_body_place: None,
+                    place: None,
                     request_id,
                 };
                 let answer = call.answer(self).await;
@@ -211,9 +213,20 @@ impl Api {
         }
     }
 
+    /// The reply with the room that it needs until it has been read.
+    fn given_room(&self, reply: Reply) -> Result<Reply, Problem> {
+        let room = self.reply_room.take(reply.body().bytes_without_room())?;
+        Ok(if room.is_some() { reply.map(|body| body.keeping(room)) } else { reply })
+    }
+
     /// Makes the reply, whatever came of the request.
     fn finish(&self, kept: Kept<'_>, result: Result<Reply, Problem>, vigil: &Vigil) -> Reply {
         let route = kept.index.map(|index| &ROUTES[index]);
+        let result = result.and_then(|reply| match kept.method.is_safe() {
+            true => self.given_room(reply),
+            // What was done has to be told: a batch took its room before it began, and the replies of others are small.
+            false => Ok(reply),
+        });
         let mut reply = result.unwrap_or_else(|problem| refuse(&problem, &kept, route));
         if kept.body_unread {
             // The rest of the body cannot be told from a next request, short of reading it all.
@@ -322,7 +335,7 @@ mod tests {
     /// line for every request that it sent away.
     #[test]
     fn the_log_warns_of_failures_and_not_of_refusals() {
-        let (api, vigil) = (Api::new(), Vigil::new(Duration::ZERO));
+        let (api, vigil) = (Api::default(), Vigil::new(Duration::ZERO));
         let warned: Vec<Code> = Code::ALL
             .iter()
             .copied()
@@ -365,7 +378,7 @@ mod tests {
     /// `RUSTC_BOOTSTRAP=1 cargo rustc --lib -- -Zprint-type-sizes` says it.
     #[test]
     fn a_request_that_waits_takes_four_lines_of_the_processors_caches() {
-        let (api, vigil, limits) = (Api::new(), Vigil::new(Duration::ZERO), Limits::default());
+        let (api, vigil, limits) = (Api::default(), Vigil::new(Duration::ZERO), Limits::default());
         assert!(bytes(|request| api.answer(request, &vigil, &limits)) <= 4 * 64);
         // As much as the system's allocator gives out again at once, without looking further.
         assert!(bytes(|request| api.understand(request, &vigil, &limits)) <= 1024);

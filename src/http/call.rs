@@ -45,8 +45,8 @@ pub(super) struct Call<'a> {
     pub(super) body: &'a mut Incoming,
     /// Whether the body has been read to its end. One that comes in chunks does not tell by itself.
     pub(super) has_whole_body: bool,
-    /// Its place among those with large bodies, if it has one.
-    pub(super) large_body_place: Option<OwnedSemaphorePermit>,
+    /// Its place among those with large bodies, or the room for its reply, if it has one or the other.
+    pub(super) place: Option<OwnedSemaphorePermit>,
     pub(super) request_id: &'a RequestId,
 }
 
@@ -191,9 +191,17 @@ impl<'a> Call<'a> {
 
     /// Takes a place among those with large bodies, for a request that is as much work.
     pub(super) fn take_large_body_place(&mut self) -> Result<(), Problem> {
-        if self.large_body_place.is_none() {
+        if self.place.is_none() {
             let place = Arc::clone(&self.api.large_body_places).try_acquire_owned();
-            self.large_body_place = Some(place.map_err(|_| Problem::plain(Code::Overloaded))?);
+            self.place = Some(place.map_err(|_| Problem::plain(Code::Overloaded))?);
+        }
+        Ok(())
+    }
+
+    /// Takes room for a reply of so many bytes at most, unless it has a place.
+    pub(super) fn take_reply_room(&mut self, bytes: usize) -> Result<(), Problem> {
+        if self.place.is_none() {
+            self.place = self.api.reply_room.take(bytes)?;
         }
         Ok(())
     }

@@ -69,6 +69,8 @@ pub struct Limits {
     pub body_read_time_max: Duration,
     /// How long a client may take nothing of a reply that waits for it.
     pub write_stall_time_max: Duration,
+    /// How much the replies take together, in KiB, that do not go out in one piece.
+    pub replies_kib_max: usize,
     /// How many streams are served at one time. Each merges the logs for itself.
     pub streams_max: usize,
     /// After how long without an event a stream says that it is there.
@@ -86,6 +88,7 @@ impl Default for Limits {
             head_read_time_max: Duration::from_secs(30),
             body_read_time_max: Duration::from_secs(10),
             write_stall_time_max: Duration::from_secs(30),
+            replies_kib_max: 512 * 1024,
             streams_max: 128,
             // Shorter than the half minute after which many proxies take a silent connection for dead.
             stream_heartbeat: Duration::from_secs(15),

@@ -6,8 +6,8 @@
 //!   task waits for a queue that is full, but not for longer than [`Limits::stream_stall_time_max`];
 //! - whoever goes away ends its stream: the task sees that nobody takes chunks any more;
 //! - when the service ends, so do all streams, between two chunks: the client knows where to go on;
-//! - the reply to a large request keeps its place among those until the connection has taken all of it or has gone, so
-//!   that slow readers do not heap up such replies. One that goes out in one piece gives the place back at once.
+//! - a reply that does not go out in one piece keeps its room, or its place if it is that of a large request, until the
+//!   connection has taken all of it or has gone, so that slow readers do not heap up such replies.
 //!
 //! [`Limits::stream_stall_time_max`]: super::listener::Limits::stream_stall_time_max
 
@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::problem::{Code, Problem};
 
@@ -39,7 +39,7 @@ const FRAME_BYTES_MAX: usize = 64 * 1024;
 pub(super) enum Body {
     /// All of it, or what has not been handed out.
     Whole(Chunk),
-    /// The same of a large reply, with its place among the large requests. Boxed, so that other bodies are no larger.
+    /// The same of a large reply, with its room or place. Boxed, so that other bodies are no larger.
     Placed(Box<(Chunk, OwnedSemaphorePermit)>),
     /// What comes, until it ends.
     Stream(mpsc::Receiver<Bytes>),
@@ -96,13 +96,25 @@ impl Chunk {
 }
 
 impl Body {
-    /// The same body, which keeps this place while it is large.
+    /// The same body, which keeps this place while it is large; or this room, less what is not needed of it.
     pub(super) fn keeping(self, place: Option<OwnedSemaphorePermit>) -> Body {
         match (self, place) {
-            (Body::Whole(chunk), Some(place)) if chunk.remaining() > FRAME_BYTES_MAX => {
+            (Body::Whole(chunk), Some(mut place)) if chunk.remaining() > FRAME_BYTES_MAX => {
+                let spare = place.num_permits().saturating_sub(kib(chunk.remaining()));
+                drop(place.split(spare));
                 Body::Placed(Box::new((chunk, place)))
             }
             (body, _) => body,
+        }
+    }
+
+    /// How many bytes there are for this reply alone that have neither room nor place. The service's own documents are
+    /// there once, however many read them.
+    pub(super) fn bytes_without_room(&self) -> usize {
+        match self {
+            Body::Whole(Chunk::Own(bytes)) => bytes.remaining(),
+            Body::Whole(Chunk::Shared(bytes)) if bytes.is_unique() => bytes.len(),
+            _ => 0,
         }
     }
 
@@ -161,6 +173,33 @@ impl HttpBody for Body {
     fn size_hint(&self) -> SizeHint {
         self.rest().map_or_else(SizeHint::default, |chunk| SizeHint::with_exact(chunk.remaining() as u64))
     }
+}
+
+/// The room for replies that do not go out in one piece: pages and statements of some megabytes, and the results of batches.
+/// Of one for each connection they would come to tens of gigabytes. Those of large batches have places instead
+/// ([`super::call::LARGE_BODIES_MAX`]).
+#[derive(Debug)]
+pub(super) struct ReplyRoom(Arc<Semaphore>);
+
+impl ReplyRoom {
+    /// So much of it.
+    pub(super) fn of_kib(kib: usize) -> ReplyRoom {
+        ReplyRoom(Arc::new(Semaphore::new(kib)))
+    }
+
+    /// Takes room for a reply of so many bytes, if it needs any.
+    pub(super) fn take(&self, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, Problem> {
+        if bytes <= FRAME_BYTES_MAX {
+            return Ok(None);
+        }
+        let wanted = u32::try_from(kib(bytes)).map_err(|_| Problem::plain(Code::Overloaded))?;
+        let room = Arc::clone(&self.0).try_acquire_many_owned(wanted);
+        room.map(Some).map_err(|_| Problem::plain(Code::Overloaded))
+    }
+}
+
+fn kib(bytes: usize) -> usize {
+    bytes.div_ceil(1024)
 }
 
 /// All streams of a service.
@@ -300,6 +339,30 @@ mod tests {
         }
         drop(large);
         assert_eq!(places.available_permits(), 1);
+    }
+
+    #[test]
+    fn a_large_reply_gives_back_the_room_that_it_does_not_need() {
+        let room = ReplyRoom::of_kib(300);
+        assert!(room.take(FRAME_BYTES_MAX).expect("it needs none").is_none());
+        let taken = room.take(200 * 1024).expect("there is enough");
+        assert_eq!(room.take(100 * 1024 + 1).expect_err("there is not").code, Code::Overloaded);
+        let large = Body::from(vec![b'x'; 100 * 1024 + 1]);
+        assert_eq!(large.bytes_without_room(), 100 * 1024 + 1);
+        let large = large.keeping(taken);
+        assert_eq!((large.bytes_without_room(), room.0.available_permits()), (0, 199));
+        let small = Body::from(vec![b'x'; 100]).keeping(room.take(199 * 1024).expect("the rest"));
+        assert_eq!((small.bytes_without_room(), room.0.available_permits()), (100, 199));
+        drop(large);
+        assert_eq!(room.0.available_permits(), 300);
+        assert_eq!(room.take(usize::MAX).expect_err("too much for anyone").code, Code::Overloaded);
+    }
+
+    #[test]
+    fn documents_of_the_service_need_no_room() {
+        let document = Bytes::from(vec![b'x'; 1000]);
+        assert_eq!(Body::from(document.clone()).bytes_without_room(), 0);
+        assert_eq!(Body::from(document).bytes_without_room(), 1000, "it is this reply's alone");
     }
 
     #[tokio::test]

@@ -216,7 +216,7 @@ mod tests {
     fn compaction_makes_way_for_the_shards_and_else_for_those_that_serve() {
         for cores_of_shards in [2, 3] {
             let clients = Clients {
-                api: Arc::new(Api::new()),
+                api: Arc::new(Api::default()),
                 shards: vec![ShardHandle::of_nobody(), ShardHandle::of_nobody()],
                 cores: Cores::shared(),
                 cores_of_shards,

@@ -142,7 +142,7 @@ impl Service {
     pub async fn starting(limits: Limits) -> Service {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
-        let api = Arc::new(Api::new());
+        let api = Arc::new(Api::new(&limits));
         let (stop, stopped) = oneshot::channel();
         let shutdown = async move {
             let _ = stopped.await;

@@ -22,7 +22,12 @@ fn seen(teller: &Teller, accounts: &[&String]) -> Vec<String> {
 fn every_change_survives_with_its_key() {
     let mut teller = Teller::start();
     let a = teller.open_as(0, "payer", "100", json!({ "unique_reference": true }));
-    let b = teller.open_as(1, "limited", "50", json!({ "velocity_limits": { "per_day": "40" } }));
+    let b = teller.open_as(
+        1,
+        "limited",
+        "50",
+        json!({ "velocity_limits": { "debits": { "count": 9, "window_seconds": 2_678_400 } } }),
+    );
     let [_, _, c] = teller.open_each([(0, "0"), (1, "0"), (2, "5")]);
     let accounts = [&a, &b, &c];
     let mut answered: Vec<(String, Value, Reply)> = Vec::new();

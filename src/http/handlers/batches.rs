@@ -37,6 +37,16 @@ pub(in crate::http) const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// hundreds, so it is not the body alone that says what a batch comes to.
 const SMALL_BATCH_ITEMS_MAX: usize = 1000;
 
+/// How many bytes the result of an item takes at most, besides what it repeats of the item: an account with its links and
+/// limits takes the most.
+const RESULT_BYTES_MAX: usize = 1536;
+
+/// How many bytes of a result come of each byte of its item at most: a leg of 33 bytes becomes an account of 150, and of 250
+/// if it has as much money and as many limits as there can be. Only where each of many legs has the money pulled from
+/// three other accounts it is up to [`PULLED_RESULT_FACTOR`] times as much.
+const RESULT_BYTES_PER_BYTE: usize = 8;
+const PULLED_RESULT_FACTOR: usize = 4;
+
 /// The media type of a batch with one item a line.
 pub(in crate::http) const NDJSON: &str = "application/x-ndjson";
 
@@ -51,7 +61,8 @@ pub(in crate::http) static EXECUTE: Operation = Operation {
         are to be all or nothing. The batch's `Idempotency-Key` counts for all of it. \
         When many large batches come, each may wait up to 2 seconds before it begins, so that the service keeps up with \
         its snapshots; one that would wait longer is refused with 503 `overloaded`. So is one of more than 64 KiB or 1,000 \
-        items while the service has 64 of those, whose replies count until they have been read.",
+        items while the service has 64 of those, whose replies count until they have been read; and one whose results \
+        might have no room beside other large replies that have not been read, unless it wants none of them.",
     query: BatchQuery::SHAPE,
     headers: KEYED,
     request: Some(RequestBody::json::<Batch>().or(&[(NDJSON, describe_lines)]).up_to(BATCH_BYTES_MAX)),
@@ -170,6 +181,13 @@ impl Call<'_> {
         if items.len() > SMALL_BATCH_ITEMS_MAX {
             self.take_large_body_place()?;
         }
+        let reply_bytes_max = match wanted {
+            Results::All | Results::Refused => {
+                items.len() * RESULT_BYTES_MAX + body.len() * RESULT_BYTES_PER_BYTE
+            }
+            Results::None => RESULT_BYTES_MAX,
+        };
+        self.take_reply_room(reply_bytes_max)?;
         if atomic && items.len() > BATCH_ATOMIC_ITEMS_MAX {
             return Err(Problem::plain(Code::BatchTooLarge));
         }
@@ -208,8 +226,13 @@ impl Call<'_> {
         }
         let executed = count - refused_count;
         let reply = BatchReply { count, executed, refused: refused_count, results: shown };
-        let place = self.large_body_place.take();
-        let reply = reply::json(StatusCode::OK, &reply).map(|body| body.keeping(place));
+        let place = self.place.take();
+        let reply = reply::json(StatusCode::OK, &reply);
+        debug_assert!(
+            reply.body().bytes_without_room() <= PULLED_RESULT_FACTOR * reply_bytes_max,
+            "a batch knows what its reply may take"
+        );
+        let reply = reply.map(|body| body.keeping(place));
         Ok(reply::marked(reply, &Done { value: (), replayed: first_request_id.is_some() }))
     }
 }
