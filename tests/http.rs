@@ -1226,7 +1226,7 @@ async fn batches_wait_for_compaction_and_single_requests_do_not() {
             let operation = Operation::Deposit { account, amount, note: Note::default() };
             items.push(BatchItem { operation, conditions: Vec::new(), key: None }, bank);
         }
-        bank.batch(items, false, false, origin.clone()).await.map(|outcome| outcome.results.len())
+        bank.batch(items, false, true, origin.clone()).await.map(|outcome| outcome.results.len())
     };
     let deposit = || bank.post(account.clone(), None, Direction::Deposit, amount, origin.clone());
 

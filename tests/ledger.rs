@@ -8,7 +8,7 @@ use std::sync::Arc;
 use model::{Expected, Model, same_refusal};
 use proptest::prelude::*;
 use teller::ledger::operation::{
-    Amendment, Condition, Item, Opening, Operation, Place, Requirement, Sum, VelocityChange,
+    Amendment, Condition, Item, Opening, Operation, Place, PlainTransfer, Requirement, Sum, VelocityChange,
 };
 use teller::ledger::workspace::{Decided, Needs, Workspace};
 use teller::ledger::{
@@ -782,6 +782,7 @@ proptest! {
         transfers in proptest::collection::vec((0..NAMES, 0..NAMES, 1..9000u32, any::<bool>()), 1..20),
         any_accounts in proptest::bool::weighted(0.2),
         full in proptest::option::weighted(0.3, 0..NAMES),
+        is_packed in any::<bool>(),
     ) {
         let mut bench = run(1, &steps);
         bench.now += 1;
@@ -826,7 +827,12 @@ proptest! {
         let mut named = transfers.iter().flat_map(|&(from, to, ..)| [from, to]);
         let are_plain = named.all(|of| is_plain(&of));
         let newest = transfers.iter().flat_map(|&(from, to, ..)| [from, to]).filter_map(found).map(|of| of.chain.newest()).max();
-        let plain = ledger.plain_transfers(&items, &terms);
+        let plain = if is_packed {
+            let of = |item: &Item| PlainTransfer::of(item.operation.clone()).expect("a plain one").1;
+            ledger.plain_transfers(&items.iter().map(of).collect::<Vec<_>>(), &terms)
+        } else {
+            ledger.plain_items(&items, &terms)
+        };
         prop_assert_eq!(plain.is_some(), are_plain);
         let Some(mut plain) = plain else { return Ok(()) };
         prop_assert_eq!(Some(plain.seen()), newest);

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use teller::ledger::operation::{HomedKey, Item, Opening, Operation, Place, Sum};
+use teller::ledger::operation::{HomedKey, Item, Opening, Operation, Place, PlainTransfer, Sum};
 use teller::ledger::workspace::Needs;
 use teller::ledger::{
     AccountName, AccountNumber, AccountRef, Amount, Command, Currency, ExcessDecimals, HoldId,
@@ -18,7 +18,7 @@ use teller::ledger::{
 use teller::shard::batch::{Moment, Output, Shard, ShardRules};
 use teller::shard::handle::{Asked, ShardError, ShardHandle};
 use teller::shard::request::{AccountFilter, Reply, Request};
-use teller::shard::work::{ItemReply, Message, WorkReply, WorkRequest};
+use teller::shard::work::{ItemReply, Message, PlainList, WorkReply, WorkRequest};
 use teller::shard::worker::{Network, ShardThreads};
 use teller::storage::StorageError;
 use teller::storage::journal::record::{Draft, LogPosition};
@@ -469,6 +469,7 @@ fn transfer(from: usize, to: usize, key: Option<HomedKey>) -> Request {
         Operation::Transfer { from, to, amount: Sum::Exactly(quantity("0.01")), note: Note::default() };
     Request::Work(Box::new(WorkRequest {
         items: vec![Item { operation, conditions: Vec::new(), key }].into(),
+        plain: None,
         atomic: false,
         dry_run: false,
         told: true,
@@ -624,6 +625,7 @@ fn work(items: Vec<Item>, atomic: bool, key: Option<HomedKey>, needs: Vec<(usize
     let (dry_run, told, turn) = (false, true, None);
     Request::Work(Box::new(WorkRequest {
         items: items.into(),
+        plain: None,
         atomic,
         dry_run,
         told,
@@ -659,7 +661,9 @@ fn a_list_of_plain_transfers_is_in_one_record() {
         let amount = Sum::Exactly(quantity(amount));
         item(Operation::Transfer { from: place(from), to: place(to), amount, note: Note::default() }, None)
     };
-    for (bytes_before, is_first_refused) in [(1, false), (1, true), (50_000, false), (50_000, true)] {
+    for case in 0..8 {
+        let (bytes_before, is_first_refused) = ([1, 50_000][case & 1], case & 2 != 0);
+        let is_packed = case & 4 != 0;
         let mut bench = Bench::new();
         for text in ["a", "b"] {
             bench.serve(execute(open(text), None), moment(1, 100));
@@ -676,7 +680,13 @@ fn a_list_of_plain_transfers_is_in_one_record() {
             accounts: vec![AccountRef::Name(name("a")), AccountRef::Name(name("b"))].into(),
             ..Needs::default()
         };
-        bench.ask(1, work(items, false, None, vec![(0, both)]));
+        let of = |item: &Item| PlainTransfer::of(item.operation.clone()).expect("a plain one").1;
+        let list = PlainList { shard: shard_id(), transfers: items.iter().map(of).collect() };
+        let request = match is_packed {
+            true => Request::Work(Box::new(WorkRequest::plain(list, true))),
+            false => work(items, false, None, vec![(0, both)]),
+        };
+        bench.ask(1, request);
         assert_eq!(bench.shard.executed_at_once(), 1);
         let last = bench.shard.ledger().last();
         assert_eq!(last.get() - before.get(), 100 - u64::from(is_first_refused));

@@ -7,17 +7,18 @@
 //! chunk has a key derived from it, remembered with how each of its items ended: a retry finds the chunks
 //! that are done and goes on with the rest.
 
+use std::mem;
 use std::sync::atomic::Ordering;
 
 use super::holds::{Budget, ended_by};
 use super::{Bank, Done, Executed, KeyHome, Origin, Refusal, item_refusal, refusal};
-use crate::ledger::operation::{Condition, HomedKey, Item, Operation};
+use crate::ledger::operation::{Condition, HomedKey, Item, Operation, PlainTransfer};
 use crate::ledger::{
     Change, HoldId, IdempotencyKey, ItemOutcome, KeyDigest, Kind, Metadata, Note, Outcome, Rejection,
-    Sequence, TransactionId,
+    Sequence, ShardId, TransactionId,
 };
 use crate::shard::request::Reply;
-use crate::shard::work::{ItemReply, WorkReply, WorkRequest};
+use crate::shard::work::{ItemReply, PlainList, WorkReply, WorkRequest};
 
 /// The most items of a batch.
 pub const BATCH_ITEMS_MAX: usize = 10_000;
@@ -45,7 +46,7 @@ pub struct BatchItem {
 /// The items of a batch, cut into chunks as they come, always in the same way.
 #[derive(Debug, Default)]
 pub struct BatchItems {
-    chunks: Vec<Vec<Item>>,
+    chunks: Vec<Chunk>,
     /// What the events of the last chunk take at most.
     bytes: usize,
     /// What all events take, more or less.
@@ -55,11 +56,25 @@ pub struct BatchItems {
     expected: usize,
 }
 
+/// The items of a chunk.
+#[derive(Debug)]
+enum Chunk {
+    /// Plain transfers between accounts of one shard, as long as there is nothing else.
+    Plain(PlainList),
+    Any(Vec<Item>),
+}
+
+impl Default for Chunk {
+    fn default() -> Self {
+        Chunk::Any(Vec::new())
+    }
+}
+
 /// How a batch ended.
 #[derive(Debug)]
 pub struct BatchOutcome {
-    /// How each item did, in order.
-    pub results: Vec<BatchResult>,
+    /// How the items did, each with its place, in order. With `told` unset, those that were executed may be left out.
+    pub results: Vec<(usize, BatchResult)>,
     /// If an earlier request with the same key did all of it, that request's id, which its reply showed.
     pub first_request_id: Option<Box<str>>,
 }
@@ -69,8 +84,6 @@ pub struct BatchOutcome {
 pub enum BatchResult {
     /// It was executed, now or by an earlier request with the same key.
     Done(Done<Executed>),
-    /// It was executed, and nobody wants to know more.
-    Untold,
     /// It was not.
     Refused(Refusal),
     /// The batch is all or nothing, and another item was refused.
@@ -106,6 +119,52 @@ impl From<Refusal> for BatchRefusal {
     }
 }
 
+impl Chunk {
+    /// A chunk that begins with this one, with room for so many.
+    fn beginning_with(first: Result<(ShardId, PlainTransfer), Item>, expected: usize) -> Chunk {
+        match first {
+            Ok((shard, transfer)) => {
+                let mut transfers = Vec::with_capacity(expected);
+                transfers.push(transfer);
+                Chunk::Plain(PlainList { shard, transfers })
+            }
+            Err(item) => {
+                let mut items = Vec::with_capacity(expected);
+                items.push(item);
+                Chunk::Any(items)
+            }
+        }
+    }
+
+    fn push(&mut self, next: Result<(ShardId, PlainTransfer), Item>) {
+        match (self, next) {
+            (Chunk::Plain(list), Ok((shard, transfer))) if shard == list.shard => {
+                list.transfers.push(transfer)
+            }
+            (Chunk::Any(items), Err(item)) => items.push(item),
+            (chunk, next) => {
+                let mut items = mem::take(chunk).into_items();
+                items.push(next.map_or_else(|item| item, |(shard, transfer)| transfer.into_item(shard)));
+                *chunk = Chunk::Any(items);
+            }
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Chunk::Plain(list) => list.transfers.len(),
+            Chunk::Any(items) => items.len(),
+        }
+    }
+
+    fn into_items(self) -> Vec<Item> {
+        match self {
+            Chunk::Plain(list) => list.into_items().collect(),
+            Chunk::Any(items) => items,
+        }
+    }
+}
+
 impl BatchItems {
     /// None so far, with room for so many.
     pub fn expecting(items: usize) -> BatchItems {
@@ -120,17 +179,19 @@ impl BatchItems {
         self.expected = self.expected.saturating_sub(1);
         let Bytes { expected, max: more } = recorded_bytes(&operation);
         self.bytes_expected += expected + if key.is_some() { KEY_BYTES_EXPECTED } else { 0 };
+        let says_no_more = conditions.is_empty() && key.is_none();
+        let next = if says_no_more { PlainTransfer::of(operation) } else { Err(operation) };
+        let next = next.map_err(|operation| Item { operation, conditions, key });
         let has_room =
-            |chunk: &Vec<Item>| chunk.len() < BATCH_ATOMIC_ITEMS_MAX && self.bytes + more <= CHUNK_BYTES_MAX;
+            |chunk: &Chunk| chunk.len() < BATCH_ATOMIC_ITEMS_MAX && self.bytes + more <= CHUNK_BYTES_MAX;
         match self.chunks.last_mut().filter(|chunk| has_room(chunk)) {
             Some(chunk) => {
                 self.bytes += more;
-                chunk.push(Item { operation, conditions, key });
+                chunk.push(next);
             }
             None => {
-                let mut chunk = Vec::with_capacity(self.expected.min(BATCH_ATOMIC_ITEMS_MAX));
-                chunk.push(Item { operation, conditions, key });
-                self.chunks.push(chunk);
+                let expected = self.expected.min(BATCH_ATOMIC_ITEMS_MAX);
+                self.chunks.push(Chunk::beginning_with(next, expected));
                 self.bytes = more;
             }
         }
@@ -169,7 +230,7 @@ impl Bank {
     /// Executes chunks, each when the one before has ended. One that is refused stops those behind it.
     async fn chunks_one_by_one(
         &self,
-        chunks: Vec<Vec<Item>>,
+        chunks: Vec<Chunk>,
         atomic: bool,
         told: bool,
         origin: &Origin,
@@ -177,6 +238,7 @@ impl Bank {
         let mut outcome = BatchOutcome { results: Vec::new(), first_request_id: None };
         let mut all_replayed = true;
         let mut chunks = chunks.into_iter().enumerate();
+        let mut first = 0;
         while let Some((number, chunk)) = chunks.next() {
             let count = chunk.len();
             let key = origin.key.map(|key| self.homed(chunk_key(key, number), KeyHome::Key));
@@ -189,7 +251,7 @@ impl Bank {
             };
             match ended {
                 Ok((results, first_request_id)) => {
-                    outcome.results.extend(results);
+                    outcome.results.extend(behind(first, results));
                     all_replayed &= first_request_id.is_some();
                     outcome.first_request_id = first_request_id.filter(|_| all_replayed);
                 }
@@ -197,10 +259,11 @@ impl Bank {
                 Err(refusal) => {
                     // What was executed has to be told, so the rest is told one by one.
                     let rest = count + chunks.map(|(_, chunk)| chunk.len()).sum::<usize>();
-                    outcome.results.extend(all_refused(rest, &refusal));
+                    outcome.results.extend(behind(first, all_refused(rest, &refusal)));
                     break;
                 }
             }
+            first += count;
         }
         Ok(outcome)
     }
@@ -210,10 +273,10 @@ impl Bank {
     /// of a higher shard, which then decides it. One that is refused, as there is no room for it, stops no other.
     async fn chunks_in_turn(
         &self,
-        chunks: Vec<Vec<Item>>,
+        chunks: Vec<Chunk>,
         told: bool,
         origin: &Origin,
-    ) -> Result<Vec<BatchResult>, Refusal> {
+    ) -> Result<Vec<(usize, BatchResult)>, Refusal> {
         let mut plans = Vec::with_capacity(chunks.len());
         for chunk in chunks {
             plans.push(self.plan_chunk(chunk, None, false, told, origin.request_id.clone())?);
@@ -234,7 +297,8 @@ impl Bank {
             })
         });
         let asked: Vec<_> = asked.collect();
-        let mut results = Vec::with_capacity(plans.iter().map(|plan| plan.count).sum());
+        let mut results = Vec::new();
+        let mut first = 0;
         let mut refused = None;
         let mut executed = false;
         for (plan, asked) in plans.into_iter().zip(asked) {
@@ -242,13 +306,14 @@ impl Bank {
             match self.end_chunk(plan, asked).await {
                 Ok((ended, _)) => {
                     executed = true;
-                    results.extend(ended);
+                    results.extend(behind(first, ended));
                 }
                 Err(refusal) => {
-                    results.extend(all_refused(count, &refusal));
+                    results.extend(behind(first, all_refused(count, &refusal)));
                     refused.get_or_insert(refusal);
                 }
             }
+            first += count;
         }
         // What was executed has to be told, so what was not is told one by one.
         match refused {
@@ -259,14 +324,21 @@ impl Bank {
 
     fn plan_chunk(
         &self,
-        mut items: Vec<Item>,
+        chunk: Chunk,
         key: Option<HomedKey>,
         atomic: bool,
         told: bool,
         request_id: Box<str>,
     ) -> Result<ChunkPlan, Refusal> {
-        let (count, has_key) = (items.len(), key.is_some());
+        let (count, has_key) = (chunk.len(), key.is_some());
         let (mut holds, mut impossible) = (Vec::new(), Vec::new());
+        let mut items = match chunk {
+            Chunk::Plain(list) if !(atomic || has_key) => {
+                let request = Some(WorkRequest::plain(list, told));
+                return Ok(ChunkPlan { count, impossible, holds, has_key, request });
+            }
+            chunk => chunk.into_items(),
+        };
         for (place, item) in items.iter().enumerate() {
             if let Some(hold) = ended_by(&item.operation) {
                 holds.push((place, hold));
@@ -293,63 +365,73 @@ impl Bank {
         &self,
         plan: ChunkPlan,
         asked: Option<impl Future<Output = Result<WorkReply, Refusal>>>,
-    ) -> Result<(Vec<BatchResult>, Option<Box<str>>), Refusal> {
+    ) -> Result<(Vec<(usize, BatchResult)>, Option<Box<str>>), Refusal> {
         let ChunkPlan { count, impossible, holds, has_key, .. } = plan;
-        let mut results = Vec::with_capacity(count);
+        let was_asked = asked.is_some();
+        let reply = match asked {
+            Some(asked) => asked.await?,
+            None => WorkReply::Untold(Vec::new()),
+        };
         let mut first_request_id = None;
-        match asked {
-            None => {}
-            Some(asked) => match asked.await? {
-                WorkReply::Items(items) => {
-                    for reply in items {
-                        results.push(match reply {
-                            ItemReply::Done { id, decision } => {
-                                BatchResult::Done(Done { value: Executed { id, decision }, replayed: false })
-                            }
-                            ItemReply::Untold => BatchResult::Untold,
-                            ItemReply::Not(outcome) => match self.not_done(outcome).await {
-                                Ok(result) => result,
-                                // Others have been executed: who heard that nothing was done would send them again.
-                                Err(refusal) if !has_key => BatchResult::Refused(refusal),
-                                Err(refusal) => return Err(refusal),
-                            },
-                        });
-                    }
+        let ended: Vec<(usize, ItemReply)> = match reply {
+            WorkReply::Items(items) => items.into_iter().enumerate().collect(),
+            WorkReply::Untold(others) => {
+                others.into_iter().map(|(place, outcome)| (place, ItemReply::Not(outcome))).collect()
+            }
+            WorkReply::Settled(outcome) => {
+                let (settled, request_id) = self.settled_chunk(outcome).await?;
+                first_request_id = Some(request_id);
+                settled.into_iter().enumerate().collect()
+            }
+            reply => return Err(refusal(Reply::Worked(reply))),
+        };
+        let mut results = Vec::with_capacity(ended.len());
+        for (place, reply) in ended {
+            let result = match reply {
+                ItemReply::Done { id, decision } => {
+                    BatchResult::Done(Done { value: Executed { id, decision }, replayed: false })
                 }
-                WorkReply::Settled(outcome) => {
-                    let (settled, request_id) = self.settled_chunk(outcome).await?;
-                    results = settled;
-                    first_request_id = Some(request_id);
-                }
-                reply => return Err(refusal(Reply::Worked(reply))),
-            },
-        }
-        if results.len() < count {
-            // Those of the work, if there was one, in between the others.
-            let mut ended = results.into_iter();
-            let result = |place| match impossible.binary_search(&place) {
-                Ok(_) => BatchResult::Refused(Rejection::HoldNotFound.into()),
-                Err(_) => ended.next().unwrap_or(BatchResult::NotAttempted),
+                ItemReply::Not(outcome) => match self.not_done(outcome).await {
+                    Ok(result) => result,
+                    // Others have been executed: who heard that nothing was done would send them again.
+                    Err(refusal) if !has_key => BatchResult::Refused(refusal),
+                    Err(refusal) => return Err(refusal),
+                },
             };
-            results = (0..count).map(result).collect();
+            results.push((place, result));
+        }
+        if !impossible.is_empty() {
+            // Those of the work, if there was one, stand in between the others.
+            let is_possible = |place: &usize| impossible.binary_search(place).is_err();
+            let possible: Vec<usize> = (0..count).filter(is_possible).collect();
+            if !was_asked {
+                results.extend((0..possible.len()).map(|place| (place, BatchResult::NotAttempted)));
+            }
+            for (place, _) in &mut results {
+                *place = possible[*place];
+            }
+            let not_found = || BatchResult::Refused(Rejection::HoldNotFound.into());
+            results.extend(impossible.iter().map(|place| (*place, not_found())));
+            results.sort_by_key(|(place, _)| *place);
         }
         self.tell_of_holds(&holds, &mut results).await;
         Ok((results, first_request_id))
     }
 
     /// Tells of holds that ended long ago that they ended; all of a chunk share what one request may examine.
-    async fn tell_of_holds(&self, holds: &[(usize, HoldId)], results: &mut [BatchResult]) {
+    async fn tell_of_holds(&self, holds: &[(usize, HoldId)], results: &mut [(usize, BatchResult)]) {
         let mut budget = Budget::default();
         for (place, hold) in holds {
-            if let BatchResult::Refused(refusal) = &mut results[*place] {
-                let untold = std::mem::replace(refusal, Refusal::Overloaded);
+            let Ok(found) = results.binary_search_by_key(place, |(place, _)| *place) else { continue };
+            if let BatchResult::Refused(refusal) = &mut results[found].1 {
+                let untold = mem::replace(refusal, Refusal::Overloaded);
                 *refusal = self.told_of_hold(*hold, untold, &mut budget).await;
             }
         }
     }
 
     /// How the items of an earlier request ended, and its id.
-    async fn settled_chunk(&self, outcome: Outcome) -> Result<(Vec<BatchResult>, Box<str>), Refusal> {
+    async fn settled_chunk(&self, outcome: Outcome) -> Result<(Vec<ItemReply>, Box<str>), Refusal> {
         let Outcome { shard, sequence } = outcome;
         let event = self.read_history(shard, move |history| history.event(sequence)).await?;
         let event = event.expect("the outcome of a key is in the log as long as the key is remembered");
@@ -384,11 +466,10 @@ impl Bank {
                     let event = event.expect("what a list ended with is behind its items");
                     let id = TransactionId { time: event.time, shard: end.shard, sequence };
                     let decision = event.change.decision().expect("an item was decided").clone();
-                    let value = Executed { id, decision };
                     // As its first reply said: that it is repeated, the reply as a whole says.
-                    BatchResult::Done(Done { value, replayed: false })
+                    ItemReply::Done { id, decision }
                 }
-                outcome => self.not_done(outcome.clone()).await?,
+                outcome => ItemReply::Not(outcome.clone()),
             });
         }
         Ok((replayed, request_id.clone()))
@@ -408,8 +489,16 @@ impl Bank {
 }
 
 /// How so many items ended, of chunks that were refused as a whole.
-fn all_refused(count: usize, refusal: &Refusal) -> impl Iterator<Item = BatchResult> {
-    std::iter::repeat_with(|| BatchResult::Refused(refusal.again())).take(count)
+fn all_refused(count: usize, refusal: &Refusal) -> impl Iterator<Item = (usize, BatchResult)> {
+    (0..count).map(|place| (place, BatchResult::Refused(refusal.again())))
+}
+
+/// The same results, behind so many items of other chunks.
+fn behind(
+    items: usize,
+    results: impl IntoIterator<Item = (usize, BatchResult)>,
+) -> impl Iterator<Item = (usize, BatchResult)> {
+    results.into_iter().map(move |(place, result)| (items + place, result))
 }
 
 /// How many bytes the events of an item take in a record.

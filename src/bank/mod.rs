@@ -419,7 +419,6 @@ impl Bank {
                         return Ok(Done { value: Executed { id, decision }, replayed: false });
                     }
                     ItemReply::Not(outcome) => Box::pin(self.not_executed(outcome, hold)),
-                    ItemReply::Untold => unreachable!("this client wants to know"),
                 },
                 Ok(reply) => return Err(refusal(Reply::Worked(reply))),
                 Err(refusal) => return Err(refusal),
@@ -637,7 +636,7 @@ impl Bank {
                 }
                 Some(ItemReply::Not(ItemOutcome::Settled(outcome))) => self.settled_short(outcome).await,
                 Some(ItemReply::Not(outcome)) => Err(item_refusal(outcome)),
-                Some(ItemReply::Untold) | None => unreachable!("an item has a reply, which tells"),
+                None => unreachable!("an item has a reply"),
             },
             reply => Err(refusal(reply)),
         }

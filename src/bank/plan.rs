@@ -78,6 +78,7 @@ impl Bank {
         }
         Ok(WorkRequest {
             items,
+            plain: None,
             atomic,
             dry_run,
             told: true,

@@ -242,6 +242,12 @@ impl Future for Whole<'_, '_> {
             }
             if pieces.len() + piece.len() > super::BODY_BYTES_MAX {
                 call.take_large_body_place()?;
+                // Room for all that is said to come, so that it need not be moved as it grows: what does not come takes no
+                // memory.
+                let to_come = usize::try_from(call.body.size_hint().lower()).unwrap_or(usize::MAX);
+                if to_come > 0 {
+                    pieces.reserve_exact(piece.len().saturating_add(to_come).min(*bytes_max - pieces.len()));
+                }
             }
             if pieces.is_empty() && call.body.is_end_stream() {
                 return Poll::Ready(Ok(piece));

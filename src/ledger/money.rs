@@ -178,10 +178,15 @@ impl Quantity {
     /// [`AmountError::TooLarge`] if it is out of the range of an amount.
     pub fn to_amount(self, currency: Currency) -> Result<Amount, AmountError> {
         let unit = units_in_one(QUANTITY_DECIMALS - currency.scale());
-        if self.0 % unit != 0 {
+        // Nearly every one fits a register, where dividing takes a fraction of what it takes for two.
+        let (units, rest) = match (i64::try_from(self.0), i64::try_from(unit)) {
+            (Ok(all), Ok(unit)) => (i128::from(all / unit), i128::from(all % unit)),
+            _ => (self.0 / unit, self.0 % unit),
+        };
+        if rest != 0 {
             return Err(AmountError::TooManyDecimals { scale: currency.scale() });
         }
-        Amount::from_minor_units(self.0 / unit).ok_or(AmountError::TooLarge)
+        Amount::from_minor_units(units).ok_or(AmountError::TooLarge)
     }
 
     /// The quantity with the decimals behind the first `decimals` cut off: 12.349 with two is 12.34, -12.349 is

@@ -37,6 +37,40 @@ pub struct Item {
     pub key: Option<HomedKey>,
 }
 
+/// A transfer between two accounts of one shard that says nothing but how much.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlainTransfer {
+    /// Who pays.
+    pub from: AccountRef,
+    /// Who is paid.
+    pub to: AccountRef,
+    /// How much; positive.
+    pub amount: Quantity,
+}
+
+impl PlainTransfer {
+    /// An operation as one, and its shard; or the operation, if it is more than that.
+    #[expect(clippy::result_large_err, reason = "it is given back, not an error")]
+    pub fn of(operation: Operation) -> Result<(ShardId, PlainTransfer), Operation> {
+        match operation {
+            Operation::Transfer { from, to, amount: Sum::Exactly(amount), note }
+                if from.shard == to.shard && note.is_empty() =>
+            {
+                Ok((from.shard, PlainTransfer { from: from.account, to: to.account, amount }))
+            }
+            other => Err(other),
+        }
+    }
+
+    /// The same as an item, for accounts of this shard.
+    pub fn into_item(self, shard: ShardId) -> Item {
+        let place = |account| Place { shard, account };
+        let (from, to, amount) = (place(self.from), place(self.to), Sum::Exactly(self.amount));
+        let operation = Operation::Transfer { from, to, amount, note: Note::default() };
+        Item { operation, conditions: Vec::new(), key: None }
+    }
+}
+
 /// An idempotency key and the shard that remembers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HomedKey {

@@ -14,13 +14,13 @@ use std::sync::Arc;
 
 use smallvec::smallvec;
 
-use super::operation::{Item, Operation, Place, Sum};
+use super::operation::{Item, Operation, Place, PlainTransfer, Sum};
 use super::state::in_currency;
 use super::workspace::{AccountState, Grant, rejected_at};
 use super::{
-    Account, AccountChange, AccountId, AccountNumber, AccountStatus, After, Amount, Change, Currency,
-    Decision, Effect, Effects, Event, Kind, Ledger, Note, Part, PartLinks, Quantity, Rejected, Rejection,
-    Sequence, ShardId, Terms,
+    Account, AccountChange, AccountId, AccountNumber, AccountRef, AccountStatus, After, Amount, Change,
+    Currency, Decision, Effect, Effects, Event, Kind, Ledger, Note, Part, PartLinks, Quantity, Rejected,
+    Rejection, Sequence, ShardId, Terms,
 };
 
 /// Plain transfers between accounts of one ledger, as it stands.
@@ -58,20 +58,37 @@ impl PlainTransfers {
 }
 
 impl Ledger {
+    /// These transfers, if their accounts are open and have nothing but money.
+    pub fn plain_transfers(&self, transfers: &[PlainTransfer], terms: &Terms) -> Option<PlainTransfers> {
+        self.found_plain(transfers.iter().map(|of| Some(([&of.from, &of.to], of.amount))), terms)
+    }
+
     /// These items, if they are plain transfers between open accounts of this ledger that have nothing but money.
-    pub fn plain_transfers(&self, items: &[Item], terms: &Terms) -> Option<PlainTransfers> {
-        let mut references = Vec::with_capacity(2 * items.len());
-        let mut amounts = Vec::with_capacity(items.len());
-        for item in items {
-            let ([from, to], amount) = as_plain(item)?;
-            if from.shard != self.shard() || to.shard != self.shard() {
-                return None;
-            }
-            references.extend([&from.account, &to.account]);
+    pub fn plain_items(&self, items: &[Item], terms: &Terms) -> Option<PlainTransfers> {
+        let here = |place: &Place| place.shard == self.shard();
+        let plain = |item| {
+            let (places, amount) = as_plain(item)?;
+            places.into_iter().all(here).then(|| (places.map(|place| &place.account), amount))
+        };
+        self.found_plain(items.iter().map(plain), terms)
+    }
+
+    /// Transfers whose accounts can be found, if all are plain and their accounts, too.
+    fn found_plain<'a>(
+        &self,
+        transfers: impl ExactSizeIterator<Item = Option<([&'a AccountRef; 2], Quantity)>>,
+        terms: &Terms,
+    ) -> Option<PlainTransfers> {
+        let count = transfers.len();
+        let mut references = Vec::with_capacity(2 * count);
+        let mut amounts = Vec::with_capacity(count);
+        for transfer in transfers {
+            let (accounts, amount) = transfer?;
+            references.extend(accounts);
             amounts.push(amount);
         }
         let mut seen = Sequence::NONE;
-        let mut accounts = Vec::with_capacity(items.len());
+        let mut accounts = Vec::with_capacity(count);
         for pair in self.accounts().find_all(&references).chunks_exact(2) {
             let plain = |account: Option<&Account>| {
                 let account = account.filter(|account| account.status == AccountStatus::Open)?;

@@ -630,6 +630,7 @@ impl<To> Shard<To> {
                 conditions: conditions.into_iter().collect(),
                 key: key.map(|key| HomedKey { home: self.id, key }),
             }],
+            plain: None,
             atomic: false,
             dry_run: false,
             told: true,

@@ -276,7 +276,6 @@ impl Observation {
                         same(&(found, event.change.decision()), &(id, Some(decision)))?;
                     }
                 }
-                ItemReply::Untold => return Err("what is done is to be told".into()),
                 ItemReply::Not(ItemOutcome::Refused(rejected)) => {
                     let expected = model.execute(&item.operation, &item.conditions, self.now);
                     same_end(&expected.map(|_| ()), &rejected.rejection)?;

@@ -203,12 +203,13 @@ impl Call<'_> {
                 BatchRefusal::Refused(refusal) => refusal.into(),
             })?;
             first_request_id = outcome.first_request_id;
-            for (place, result) in places.into_iter().zip(outcome.results) {
+            for (place, result) in outcome.results {
+                let place = places[place];
                 match result {
                     BatchResult::Done(done) if wanted == Results::All => {
                         shown.push(executed(place, &done, bank));
                     }
-                    BatchResult::Done(_) | BatchResult::Untold => {}
+                    BatchResult::Done(_) => {}
                     BatchResult::Refused(refusal) => {
                         let problem = Problem::from(refusal).pointing(|party| pointer(items[place], party));
                         refusals.push((place, problem));
@@ -266,8 +267,10 @@ impl<'a> ReadItems<'a> {
             let detail = format!("the body is not UTF-8 from byte {} on", error.valid_up_to());
             Problem::new(Code::MalformedJson, detail)
         })?;
-        let breaks = body.iter().filter(|byte| **byte == b'\n').count();
-        let mut read = ReadItems::expecting((breaks + 1).min(BATCH_ITEMS_MAX));
+        // As many as there are if all lines are as long as the first. To count them would take a pass over all.
+        let line_bytes = text.find('\n').map_or(text.len(), |end| end + 1);
+        let expected = text.len().checked_div(line_bytes).unwrap_or(0);
+        let mut read = ReadItems::expecting(expected.min(BATCH_ITEMS_MAX));
         for line in Lines::of(text).take(BATCH_ITEMS_MAX + 1) {
             match line.plain_operation(bank) {
                 Some(operation) => {

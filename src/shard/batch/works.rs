@@ -29,7 +29,9 @@ use crate::ledger::{
 };
 use crate::shard::locks::{Resource, Resources, Ticket};
 use crate::shard::request::Reply;
-use crate::shard::work::{ATTEMPTS_MAX, Decisions, ItemReply, Message, Work, WorkId, WorkReply, WorkRequest};
+use crate::shard::work::{
+    ATTEMPTS_MAX, Decisions, ItemReply, Message, PlainList, Work, WorkId, WorkReply, WorkRequest,
+};
 use crate::storage::journal::record::{RECORD_BYTES_MAX, TRANSFER_BYTES_MAX};
 
 /// What other shards have shown, and up to where that has to be durable.
@@ -87,9 +89,10 @@ impl<To> Shard<To> {
     /// Locks what a work needs here, or lets it wait.
     pub(super) fn admit(&mut self, mut work: Box<Work<To>>, moment: Moment, output: &mut Output<To>) {
         assert_eq!(work.next_shard(), self.id, "a work knows its way");
-        if let Some((replies, after)) = self.transfer_at_once(&work.request, moment, output) {
-            return self.finish(work, Ending::told(WorkReply::Items(replies), after), moment, output);
+        if let Some((reply, after)) = self.transfer_at_once(&work.request, moment, output) {
+            return self.finish(work, Ending::told(reply, after), moment, output);
         }
+        work.request.spell_out();
         // A key that another request is being worked on with is not waited for: the client is told at once.
         let place = work.grants.len();
         let needs = &mut work.request.needs[place].1;
@@ -121,40 +124,38 @@ impl<To> Shard<To> {
         request: &WorkRequest,
         moment: Moment,
         output: &mut Output<To>,
-    ) -> Option<(SmallVec<[ItemReply; 1]>, Sequence)> {
-        let WorkRequest { items, atomic, dry_run, told, key, needs, .. } = request;
-        let is_plain = needs.len() == 1 && key.is_none() && !(*atomic || *dry_run);
-        let fits = items.len() <= RECORD_BYTES_MAX / TRANSFER_BYTES_MAX;
-        if !(is_plain && fits) || moment.disk_full || self.is_expiry_due(moment) {
+    ) -> Option<(WorkReply, Sequence)> {
+        let WorkRequest { items, plain, atomic, dry_run, told, key, needs, .. } = request;
+        let is_simple = needs.len() == 1 && key.is_none() && !(*atomic || *dry_run);
+        if !is_simple || moment.disk_full || self.is_expiry_due(moment) {
             return None;
         }
         let terms = self.terms(moment.now);
-        let mut transfers = self.ledger.plain_transfers(items, &terms)?;
-        if !self.locks.are_free(transfers.accounts()) {
+        let mut transfers = match plain {
+            Some(PlainList { transfers, .. }) => self.ledger.plain_transfers(transfers, &terms),
+            None => self.ledger.plain_items(items, &terms),
+        }?;
+        let fits = transfers.len() <= RECORD_BYTES_MAX / TRANSFER_BYTES_MAX;
+        if !(fits && self.locks.are_free(transfers.accounts())) {
             return None;
         }
         let mut after = transfers.seen();
         let room = transfers.len() * TRANSFER_BYTES_MAX;
         let mut joins = output.batch.drafts.last().is_some_and(|draft| draft.has_room(room));
-        let mut replies = SmallVec::with_capacity(transfers.len());
+        let mut reply = WorkReply::of_items(*told, transfers.len());
         for place in 0..transfers.len() {
-            replies.push(match self.ledger.transfer(&mut transfers, place, &terms) {
+            match self.ledger.transfer(&mut transfers, place, &terms) {
                 Ok((sequence, event)) => {
                     output.batch.record_joined(sequence, event, &mut joins);
                     after = sequence;
-                    match event.change.decision().filter(|_| *told) {
-                        Some(decision) => {
-                            let id = TransactionId { time: event.time, shard: self.id, sequence };
-                            ItemReply::Done { id, decision: Arc::clone(decision) }
-                        }
-                        None => ItemReply::Untold,
-                    }
+                    let id = TransactionId { time: event.time, shard: self.id, sequence };
+                    reply.add_done(id, event.change.decision().expect("it was decided"));
                 }
-                Err(rejected) => ItemReply::Not(ItemOutcome::Refused(rejected)),
-            });
+                Err(rejected) => reply.add_not_done(place, ItemOutcome::Refused(rejected)),
+            }
         }
         self.at_once += 1;
-        Some((replies, after))
+        Some((reply, after))
     }
 
     /// Goes on with a work that has come to the head of all the queues it waited in.
@@ -561,13 +562,15 @@ fn ids_from(first: TransactionId) -> impl Iterator<Item = TransactionId> {
 
 /// What a client is told of the items of a work.
 fn items_reply(request: &WorkRequest, ends: Vec<ItemEnd>, decisions: &Decisions) -> WorkReply {
-    let replies = ends.into_iter().map(|end| match end {
-        ItemEnd::Done(_) if !request.told => ItemReply::Untold,
-        ItemEnd::Done(place) => {
-            let (id, decision) = &decisions[place];
-            ItemReply::Done { id: *id, decision: Arc::clone(decision) }
+    let mut reply = WorkReply::of_items(request.told, ends.len());
+    for (place, end) in ends.into_iter().enumerate() {
+        match end {
+            ItemEnd::Done(decided) => {
+                let (id, decision) = &decisions[decided];
+                reply.add_done(*id, decision);
+            }
+            ItemEnd::Not(outcome) => reply.add_not_done(place, outcome),
         }
-        ItemEnd::Not(outcome) => ItemReply::Not(outcome),
-    });
-    WorkReply::Items(replies.collect())
+    }
+    reply
 }
