@@ -10,6 +10,8 @@
 use std::mem;
 use std::sync::atomic::Ordering;
 
+use smallvec::SmallVec;
+
 use super::holds::{Budget, ended_by};
 use super::{Bank, Done, Executed, KeyHome, Origin, Refusal, item_refusal, refusal};
 use crate::ledger::operation::{Condition, HomedKey, Item, Operation, PlainTransfer};
@@ -109,6 +111,8 @@ struct ChunkPlan {
     holds: Vec<(usize, HoldId)>,
     /// Whether it has a key, under which it can be asked again how it ended.
     has_key: bool,
+    /// Whether each of its items is told of.
+    told: bool,
     /// The work of all others, if there is anything to do.
     request: Option<WorkRequest>,
 }
@@ -157,9 +161,14 @@ impl Chunk {
         }
     }
 
+    /// Its items, with room for as many as it had room for.
     fn into_items(self) -> Vec<Item> {
         match self {
-            Chunk::Plain(list) => list.into_items().collect(),
+            Chunk::Plain(list) => {
+                let mut items = Vec::with_capacity(list.transfers.capacity());
+                items.extend(list.into_items());
+                items
+            }
             Chunk::Any(items) => items,
         }
     }
@@ -333,9 +342,10 @@ impl Bank {
         let (count, has_key) = (chunk.len(), key.is_some());
         let (mut holds, mut impossible) = (Vec::new(), Vec::new());
         let mut items = match chunk {
-            Chunk::Plain(list) if !(atomic || has_key) => {
+            // One by itself is fetched from memory together with the single requests beside it.
+            Chunk::Plain(list) if count > 1 && !(atomic || has_key) => {
                 let request = Some(WorkRequest::plain(list, told));
-                return Ok(ChunkPlan { count, impossible, holds, has_key, request });
+                return Ok(ChunkPlan { count, impossible, holds, has_key, told, request });
             }
             chunk => chunk.into_items(),
         };
@@ -356,7 +366,7 @@ impl Bank {
         } else {
             Some(WorkRequest { told, ..self.work(items.into(), key, atomic, false, request_id)? })
         };
-        Ok(ChunkPlan { count, impossible, holds, has_key, request })
+        Ok(ChunkPlan { count, impossible, holds, has_key, told, request })
     }
 
     /// Waits for a chunk, if anything was asked. How its items ended, and the id of the request that ended them, if that
@@ -366,12 +376,13 @@ impl Bank {
         plan: ChunkPlan,
         asked: Option<impl Future<Output = Result<WorkReply, Refusal>>>,
     ) -> Result<(Vec<(usize, BatchResult)>, Option<Box<str>>), Refusal> {
-        let ChunkPlan { count, impossible, holds, has_key, .. } = plan;
+        let ChunkPlan { count, impossible, holds, has_key, told, .. } = plan;
         let was_asked = asked.is_some();
         let reply = match asked {
             Some(asked) => asked.await?,
-            None => WorkReply::Untold(Vec::new()),
+            None => WorkReply::Items(SmallVec::new()),
         };
+        let is_untold = matches!(reply, WorkReply::Untold(_));
         let mut first_request_id = None;
         let ended: Vec<(usize, ItemReply)> = match reply {
             WorkReply::Items(items) => items.into_iter().enumerate().collect(),
@@ -385,6 +396,10 @@ impl Bank {
             }
             reply => return Err(refusal(Reply::Worked(reply))),
         };
+        // Who is told of no refusal was executed, so none may be lost on the way.
+        let of_work = if was_asked { count - impossible.len() } else { 0 };
+        let is_whole = if is_untold { !told && ended.len() <= of_work } else { ended.len() == of_work };
+        assert!(is_whole, "of {of_work} items {} ended", ended.len());
         let mut results = Vec::with_capacity(ended.len());
         for (place, reply) in ended {
             let result = match reply {

@@ -195,7 +195,7 @@ impl Api {
                     vigil,
                     body,
                     has_whole_body: false,
-                    place: None,
+                    claim: None,
                     request_id,
                 };
                 let answer = call.answer(self).await;
@@ -214,19 +214,21 @@ impl Api {
     }
 
     /// The reply with the room that it needs until it has been read.
-    fn given_room(&self, reply: Reply) -> Result<Reply, Problem> {
+    fn given_room(&self, reply: Reply, vigil: &Vigil) -> Result<Reply, Problem> {
         let room = self.reply_room.take(reply.body().bytes_without_room())?;
-        Ok(if room.is_some() { reply.map(|body| body.keeping(room)) } else { reply })
+        Ok(if room.is_some() { reply.map(|body| body.keeping(vigil.claim(room))) } else { reply })
     }
 
     /// Makes the reply, whatever came of the request.
     fn finish(&self, kept: Kept<'_>, result: Result<Reply, Problem>, vigil: &Vigil) -> Reply {
         let route = kept.index.map(|index| &ROUTES[index]);
-        let result = result.and_then(|reply| match kept.method.is_safe() {
-            true => self.given_room(reply),
-            // What was done has to be told: a batch took its room before it began, and the replies of others are small.
-            false => Ok(reply),
-        });
+        // What was done has to be told: a batch took its room before it began, and what others reply to a change is small. So
+        // are the replies of reads that are answered whatever happens.
+        let is_charged = kept.method == Method::GET
+            && route
+                .and_then(|route| route.operation(&kept.method))
+                .is_some_and(|operation| operation.may_answer(Code::Overloaded));
+        let result = if is_charged { result.and_then(|reply| self.given_room(reply, vigil)) } else { result };
         let mut reply = result.unwrap_or_else(|problem| refuse(&problem, &kept, route));
         if kept.body_unread {
             // The rest of the body cannot be told from a next request, short of reading it all.

@@ -10,7 +10,6 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 use hyper::http::request::Parts;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::api::Api;
 use super::headers::{self, Headers, KeyBinding, RequestId, Scope};
@@ -20,6 +19,7 @@ use super::path::decode;
 use super::problem::{Code, Place, Problem};
 use super::query::Query;
 use super::routes::Found;
+use super::stream::Claim;
 use super::wire::Version;
 use super::wire::values::{NAME_PREFIX, ReferenceError, parse_reference};
 use crate::bank::{AccountSelector, Bank, Origin};
@@ -33,6 +33,10 @@ use crate::ledger::{AccountName, HoldId, IdError, TransactionId};
 /// not say how long it will be, takes no memory, and nobody shuts others out by saying it.
 pub(super) const LARGE_BODIES_MAX: usize = 64;
 
+/// How many bytes an entry of a list takes, more or less, if it says as much as it may: a transaction with all of its
+/// metadata.
+const ENTRY_BYTES_MAX: usize = 6 * 1024;
+
 /// A request, and what is to be done about it.
 pub(super) struct Call<'a> {
     pub(super) api: &'a Api,
@@ -45,8 +49,9 @@ pub(super) struct Call<'a> {
     pub(super) body: &'a mut Incoming,
     /// Whether the body has been read to its end. One that comes in chunks does not tell by itself.
     pub(super) has_whole_body: bool,
-    /// Its place among those with large bodies, or the room for its reply, if it has one or the other.
-    pub(super) place: Option<OwnedSemaphorePermit>,
+    /// Its place among those with large bodies, or the room for its reply, if it has one or the other. Boxed, so that other
+    /// requests are no larger.
+    pub(super) claim: Option<Box<Claim>>,
     pub(super) request_id: &'a RequestId,
 }
 
@@ -191,19 +196,25 @@ impl<'a> Call<'a> {
 
     /// Takes a place among those with large bodies, for a request that is as much work.
     pub(super) fn take_large_body_place(&mut self) -> Result<(), Problem> {
-        if self.place.is_none() {
+        if self.claim.is_none() {
             let place = Arc::clone(&self.api.large_body_places).try_acquire_owned();
-            self.place = Some(place.map_err(|_| Problem::plain(Code::Overloaded))?);
+            let place = place.map_err(|_| Problem::plain(Code::Overloaded))?;
+            self.claim = Some(Box::new(Claim::Place(place)));
         }
         Ok(())
     }
 
     /// Takes room for a reply of so many bytes at most, unless it has a place.
     pub(super) fn take_reply_room(&mut self, bytes: usize) -> Result<(), Problem> {
-        if self.place.is_none() {
-            self.place = self.api.reply_room.take(bytes)?;
+        if self.claim.is_none() {
+            self.claim = self.api.reply_room.take(bytes)?.map(Box::new);
         }
         Ok(())
+    }
+
+    /// Refuses at once to read a list of so many entries if there would hardly be room for the reply.
+    pub(super) fn look_for_room(&self, entries: usize) -> Result<(), Problem> {
+        self.api.reply_room.look(entries * ENTRY_BYTES_MAX)
     }
 
     /// Who asks: the request's id, and its idempotency key.

@@ -42,6 +42,7 @@ use super::outbox::{self, Delivery};
 use super::problem::{Code, Problem};
 use super::reply::Reply;
 use super::stream::Body;
+use super::stream::Claim;
 use super::threads::Threads;
 use super::wire::Version;
 
@@ -303,6 +304,8 @@ pub(super) struct Vigil {
     lingers: AtomicBool,
     /// Whether hyper will go before all is sent.
     leaves_early: AtomicBool,
+    /// What the reply has claimed that is then sent without hyper: the connection's last one.
+    claim: OnceLock<Claim>,
     /// Whether what is being sent, or was sent last, does not end by itself.
     streams: AtomicBool,
 }
@@ -330,6 +333,7 @@ impl Vigil {
             wake_pending: AtomicBool::new(false),
             lingers: AtomicBool::new(false),
             leaves_early: AtomicBool::new(false),
+            claim: OnceLock::new(),
             streams: AtomicBool::new(false),
         }
     }
@@ -347,6 +351,14 @@ impl Vigil {
     /// own, and what the system has no room for yet would be lost with that. So all of that reply is taken from it.
     pub(super) fn upgrade_offered(&self) {
         self.leaves_early.store(true, Relaxed);
+    }
+
+    /// Keeps what a reply has claimed for as long as the connection lasts, if it will be taken from hyper at once.
+    pub(super) fn claim(&self, claim: Option<Claim>) -> Option<Claim> {
+        match claim {
+            Some(claim) if self.leaves_early.load(Relaxed) => self.claim.set(claim).err(),
+            claim => claim,
+        }
     }
 
     /// Takes note of what is going to be sent, without its body if `is_head`, and whether the client may still be sending a
@@ -627,6 +639,20 @@ mod tests {
     use rustix::net::sockopt::tcp_user_timeout;
 
     use super::*;
+
+    /// All of such a reply is taken from hyper before the client has read it, and its body with what it had claimed is gone.
+    #[test]
+    fn a_connection_that_hyper_leaves_early_keeps_what_its_reply_has_claimed() {
+        let places = Arc::new(Semaphore::new(1));
+        let claim = || Some(Claim::Place(Arc::clone(&places).try_acquire_owned().expect("it is free")));
+        let vigil = Vigil::new(Duration::ZERO);
+        assert!(vigil.claim(claim()).is_some(), "the body is to keep it");
+        vigil.upgrade_offered();
+        assert!(vigil.claim(claim()).is_none());
+        assert_eq!(places.available_permits(), 0);
+        drop(vigil);
+        assert_eq!(places.available_permits(), 1);
+    }
 
     #[tokio::test]
     async fn the_system_gives_a_client_up_when_we_would() {

@@ -253,8 +253,8 @@ codes! {
         "The body took too long to arrive",
         "The body did not arrive in time. Nothing was done.";
     Overloaded "overloaded" SERVICE_UNAVAILABLE After(1),
-        "Too much is waiting already",
-        "Nothing was done, but of a batch with a key its first items may have been executed. Retry after Retry-After with the same key: a batch goes on where it stopped.";
+        "Too much is waiting or being read already",
+        "There is no room for the request, or for a long reply beside others that have not been read. Nothing was done, but of a batch with a key its first items may have been executed. Retry after Retry-After with the same key: a batch goes on where it stopped.";
     TooManyConnections "too-many-connections" SERVICE_UNAVAILABLE After(1),
         "Too many connections are open",
         "Nothing was read from this connection. Reuse connections, or retry after Retry-After.";

@@ -18,6 +18,9 @@ use crate::bank::Done;
 /// Room for the usual reply, so that writing it takes one allocation: a transfer's is some 700 bytes, an account's 1,000.
 const REPLY_BYTES_TYPICAL: usize = 1024;
 
+/// From how many bytes on a reply takes no more memory than it needs.
+const REPLY_BYTES_LARGE: usize = 64 * 1024;
+
 /// How many bytes of a hash tell two contents apart.
 const CONTENT_TAG_BYTES: usize = 16;
 
@@ -85,11 +88,20 @@ pub(super) fn empty(status: StatusCode) -> Reply {
     new(status, Body::default())
 }
 
-/// A reply with a resource.
-pub(super) fn json(status: StatusCode, resource: &impl Write) -> Reply {
+/// A resource as it is sent.
+fn written(resource: &impl Write) -> Vec<u8> {
     let mut out = Vec::with_capacity(REPLY_BYTES_TYPICAL);
     resource.write(&mut out);
-    let mut reply = new(status, Body::from(out));
+    if out.len() > REPLY_BYTES_LARGE {
+        // It may have grown to twice as much as it needs, and may be kept until a slow reader has taken it.
+        out.shrink_to_fit();
+    }
+    out
+}
+
+/// A reply with a resource.
+pub(super) fn json(status: StatusCode, resource: &impl Write) -> Reply {
+    let mut reply = new(status, Body::from(written(resource)));
     reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
     reply
 }
@@ -140,9 +152,7 @@ impl Content {
     }
 
     pub(super) fn json(resource: &impl Write) -> Content {
-        let mut out = Vec::with_capacity(REPLY_BYTES_TYPICAL);
-        resource.write(&mut out);
-        Content::new(JSON, out)
+        Content::new(JSON, written(resource))
     }
 
     /// The reply to the client that sent `request`, which may have it already.

@@ -39,10 +39,19 @@ const FRAME_BYTES_MAX: usize = 64 * 1024;
 pub(super) enum Body {
     /// All of it, or what has not been handed out.
     Whole(Chunk),
-    /// The same of a large reply, with its room or place. Boxed, so that other bodies are no larger.
-    Placed(Box<(Chunk, OwnedSemaphorePermit)>),
+    /// The same of a large reply, with what it has claimed. Boxed, so that other bodies are no larger.
+    Placed(Box<(Chunk, Claim)>),
     /// What comes, until it ends.
     Stream(mpsc::Receiver<Bytes>),
+}
+
+/// What a large reply keeps until it has been read.
+#[derive(Debug)]
+pub(super) enum Claim {
+    /// A place among large requests.
+    Place(#[expect(dead_code, reason = "it is given back when it is dropped")] OwnedSemaphorePermit),
+    /// So much room, in KiB.
+    Room(OwnedSemaphorePermit),
 }
 
 /// Bytes of a body. Those of most replies were written for it: as [`Bytes`] they would be given a counter of
@@ -96,13 +105,14 @@ impl Chunk {
 }
 
 impl Body {
-    /// The same body, which keeps this place while it is large; or this room, less what is not needed of it.
-    pub(super) fn keeping(self, place: Option<OwnedSemaphorePermit>) -> Body {
-        match (self, place) {
-            (Body::Whole(chunk), Some(mut place)) if chunk.remaining() > FRAME_BYTES_MAX => {
-                let spare = place.num_permits().saturating_sub(kib(chunk.remaining()));
-                drop(place.split(spare));
-                Body::Placed(Box::new((chunk, place)))
+    /// The same body, which keeps this place while it is large, or as much of this room as it needs.
+    pub(super) fn keeping(self, claim: Option<Claim>) -> Body {
+        match (self, claim) {
+            (Body::Whole(chunk), Some(mut claim)) if chunk.remaining() > FRAME_BYTES_MAX => {
+                if let Claim::Room(room) = &mut claim {
+                    drop(room.split(room.num_permits().saturating_sub(kib(chunk.remaining()))));
+                }
+                Body::Placed(Box::new((chunk, claim)))
             }
             (body, _) => body,
         }
@@ -188,13 +198,22 @@ impl ReplyRoom {
     }
 
     /// Takes room for a reply of so many bytes, if it needs any.
-    pub(super) fn take(&self, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, Problem> {
+    pub(super) fn take(&self, bytes: usize) -> Result<Option<Claim>, Problem> {
         if bytes <= FRAME_BYTES_MAX {
             return Ok(None);
         }
-        let wanted = u32::try_from(kib(bytes)).map_err(|_| Problem::plain(Code::Overloaded))?;
+        let overloaded = || Problem::plain(Code::Overloaded);
+        let wanted = u32::try_from(kib(bytes)).map_err(|_| overloaded())?;
         let room = Arc::clone(&self.0).try_acquire_many_owned(wanted);
-        room.map(Some).map_err(|_| Problem::plain(Code::Overloaded))
+        room.map(|room| Some(Claim::Room(room))).map_err(|_| overloaded())
+    }
+
+    /// Sees whether there is room for a reply of so many bytes, for who would else find out when all work is done.
+    pub(super) fn look(&self, bytes: usize) -> Result<(), Problem> {
+        match bytes <= FRAME_BYTES_MAX || kib(bytes) <= self.0.available_permits() {
+            true => Ok(()),
+            false => Err(Problem::plain(Code::Overloaded)),
+        }
     }
 }
 
@@ -325,7 +344,8 @@ mod tests {
     fn a_large_reply_keeps_its_place_until_it_has_been_handed_out() {
         let places = Arc::new(Semaphore::new(1));
         let body = |size: usize| {
-            Body::from(vec![b'x'; size]).keeping(Some(Arc::clone(&places).try_acquire_owned().expect("free")))
+            let place = Arc::clone(&places).try_acquire_owned().expect("free");
+            Body::from(vec![b'x'; size]).keeping(Some(Claim::Place(place)))
         };
         for small in [body(0), body(FRAME_BYTES_MAX)] {
             assert_eq!((places.available_permits(), small.rest().is_some()), (1, true));
@@ -347,6 +367,8 @@ mod tests {
         assert!(room.take(FRAME_BYTES_MAX).expect("it needs none").is_none());
         let taken = room.take(200 * 1024).expect("there is enough");
         assert_eq!(room.take(100 * 1024 + 1).expect_err("there is not").code, Code::Overloaded);
+        assert_eq!(room.look(100 * 1024 + 1).expect_err("there is not").code, Code::Overloaded);
+        assert!(room.look(100 * 1024).is_ok() && room.0.available_permits() == 100, "it takes none");
         let large = Body::from(vec![b'x'; 100 * 1024 + 1]);
         assert_eq!(large.bytes_without_room(), 100 * 1024 + 1);
         let large = large.keeping(taken);

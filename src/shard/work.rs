@@ -252,7 +252,7 @@ impl WorkRequest {
     }
 
     /// Says of plain transfers what is said of any others: what they do and what they need.
-    pub fn spell_out(&mut self) {
+    pub(super) fn spell_out(&mut self) {
         let Some(list) = self.plain.take() else { return };
         let place = self.needs.iter().position(|(needed, _)| *needed == list.shard);
         let accounts = &mut self.needs[place.expect("their shard is needed")].1.accounts;
@@ -265,6 +265,10 @@ impl WorkRequest {
     /// part of the list whenever the process ends. Only one that turns out to need a higher shard is decided there.
     pub fn take_turn(&mut self, turn: u64, shards: &[ShardId]) {
         self.turn = Some(turn);
+        if shards.len() > 1 {
+            // Nothing is done at once that others have to be asked for, and a shard has better to do than to spell it out.
+            self.spell_out();
+        }
         for (place, shard) in shards.iter().enumerate() {
             if self.needs.get(place).is_none_or(|(known, _)| known != shard) {
                 self.needs.insert(place, (*shard, Needs::default()));

@@ -232,6 +232,9 @@ impl Observation {
                 }
                 self.same_work(model, after, events, &items, work.atomic, ends, replies)
             }
+            (Request::Work(_), Reply::Worked(WorkReply::Untold(_))) => {
+                Err("what is done is to be told".into())
+            }
             (Request::Work(_), Reply::Worked(_)) => Ok(()),
             (request, reply) => Err(format!("{request:?} was answered by {reply:?}")),
         }

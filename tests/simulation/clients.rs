@@ -647,8 +647,8 @@ fn place_of(id: AccountId) -> Place {
     Place { shard: id.shard, account: AccountRef::Number { number: id.number, opened: id.opened } }
 }
 
-/// A request as the bank sends it: a list of plain transfers, which others may have turned into one with more needs, says
-/// less. Only every second one, since those that are written in another way are such lists, too.
+/// A request as the bank sends it, for which a list of plain transfers says less. Only those of an even number, since such
+/// lists come spelled out, too.
 fn packed(request: Request) -> Request {
     match request {
         Request::Work(work) if work.items.len() % 2 == 0 && work.key.is_none() => {

@@ -134,6 +134,8 @@ const MUST_HAPPEN: &[&str] = &[
     "chained protection",
     "dry run",
     "plain transfers",
+    "packed transfers",
+    "packed transfers, spelled out",
 ];
 
 /// Who waits for a reply: a client, and which of its attempts.
@@ -319,11 +321,17 @@ impl Simulation {
                 }
             }
             Mail::Request(request, to) => {
-                let is_list = is_list(&request);
+                let list = list_of(&request);
                 let at_once = shard.shard.executed_at_once();
                 shard.shard.serve(request, to, moment, output);
-                if is_list && shard.shard.executed_at_once() > at_once {
-                    *self.run.tally.entry("plain transfers".into()).or_default() += 1;
+                let what = match (list, shard.shard.executed_at_once() > at_once) {
+                    (Some(List::Spelled), true) => Some("plain transfers"),
+                    (Some(List::Packed), true) => Some("packed transfers"),
+                    (Some(List::Packed), false) => Some("packed transfers, spelled out"),
+                    _ => None,
+                };
+                if let Some(what) = what {
+                    *self.run.tally.entry(what.into()).or_default() += 1;
                 }
             }
             Mail::Message(message) => shard.shard.hear(message, moment, output),
@@ -654,9 +662,19 @@ fn extent(reply: &Reply) -> Option<(Sequence, Sequence)> {
     Some((done.clone().min()?, done.max()?))
 }
 
-/// Whether a request is a work of several operations.
-fn is_list(request: &Request) -> bool {
-    matches!(request, Request::Work(work) if work.items.len() > 1)
+/// How a list of operations is written.
+enum List {
+    Spelled,
+    Packed,
+}
+
+/// Whether a request is a work of several operations, and how it is written.
+fn list_of(request: &Request) -> Option<List> {
+    match request {
+        Request::Work(work) if work.plain.is_some() => Some(List::Packed),
+        Request::Work(work) if work.items.len() > 1 => Some(List::Spelled),
+        _ => None,
+    }
 }
 
 /// P3 within a shard, at every step.

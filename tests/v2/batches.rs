@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use teller::ledger::{AccountNumber, HoldId, ShardId, Timestamp};
+
 use crate::teller::{Reply, Teller, side, sides, text};
 
 const NDJSON: (&str, &str) = ("content-type", "application/x-ndjson");
@@ -315,4 +317,66 @@ fn a_repeated_batch_of_many_chunks_goes_on_where_it_was() {
     teller.send("POST", "/v2/batches?results=refused", &headers, body).repeats(&first);
     assert_eq!(teller.posted([&a, &b]), ["0.00", "30.00"]);
     teller.end();
+}
+
+/// Chunks of plain transfers go to their shard in a form of their own, and if the results are not wanted only what was
+/// refused comes back: each at its place, whatever became of those around it.
+#[test]
+fn a_refusal_stands_at_its_place_in_batches_of_many_chunks() {
+    let foreign = HoldId {
+        time: Timestamp::from_millis(1_764_547_200_000),
+        shard: ShardId::new(900).expect("a shard"),
+        account: AccountNumber::new(0),
+        version: 1,
+    };
+    for is_marked in [false, true] {
+        let teller = Teller::start();
+        let [a, b, c, d] = teller.open_each([(0, "100"), (0, "0"), (1, "100"), (1, "0")]);
+        if is_marked {
+            // Then its transfers are no plain ones, which the shard finds out.
+            teller
+                .send(
+                    "PATCH",
+                    &format!("/v2/accounts/{a}"),
+                    &[],
+                    json!({ "metadata": { "k": "v" } }).to_string(),
+                )
+                .is(200);
+        }
+        let pay = |from: &str, to: &str, amount: &str| json!({ "type": "transfer", "from": from, "to": to, "amount": amount });
+        let mut items = vec![pay(&c, &d, "0.01"); 1000];
+        items.extend(vec![pay(&a, &b, "0.01"); 1500]);
+        for (place, from, to) in [(3, &d, &c), (999, &c, &d), (1000, &a, &b), (2499, &b, &a)] {
+            items[place] = pay(from, to, "1000");
+        }
+        items[1700] = json!({ "type": "void", "hold": foreign.to_uuid().to_string() });
+        items[1800] = json!({ "type": "transfer" });
+        let places = [(3, 422), (999, 422), (1000, 422), (1700, 404), (1800, 400), (2499, 422)];
+        let expected: Vec<(u64, u64)> = places.to_vec();
+        for (round, wanted) in ["all", "refused", "none"].into_iter().enumerate() {
+            let reply =
+                teller.send("POST", &format!("/v2/batches?results={wanted}"), &[NDJSON], lines(&items));
+            let batch = reply.is(200);
+            let counts = ["count", "executed", "refused"].map(|member| batch[member].as_u64());
+            assert_eq!(counts, [Some(2500), Some(2494), Some(6)]);
+            let seen: Vec<(u64, u64)> = results(&batch)
+                .iter()
+                .map(|result| {
+                    (result["index"].as_u64().expect("one"), result["status"].as_u64().expect("one"))
+                })
+                .collect();
+            let of_all = (0..2500).map(|place| {
+                expected.iter().find(|(refused, _)| *refused == place).copied().unwrap_or((place, 201))
+            });
+            match wanted {
+                "all" => assert!(seen.iter().copied().eq(of_all), "{seen:?}"),
+                "refused" => assert_eq!(seen, expected),
+                _ => assert!(seen.is_empty()),
+            }
+            let moved = |count: u64| format!("{}.{:02}", count / 100, count % 100);
+            let (of_a, of_c) = (1496 * (round as u64 + 1), 998 * (round as u64 + 1));
+            assert_eq!(teller.posted([&b, &d]), [moved(of_a), moved(of_c)]);
+        }
+        teller.end();
+    }
 }

@@ -297,6 +297,7 @@ impl Call<'_> {
             metadata: read.metadata.map(|metadata| metadata.0).unwrap_or_default(),
         };
         let PageLimit(limit) = read.limit;
+        self.look_for_room(limit)?;
         let pages = Pages::of(query, "/v2/accounts".into(), limit, None);
         let from = place_of_cursor(pages.start(read.cursor.as_ref())?.unwrap_or(0));
         let (mut now, mut then) = (Vec::new(), Vec::new());

@@ -37,15 +37,13 @@ pub(in crate::http) const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// hundreds, so it is not the body alone that says what a batch comes to.
 const SMALL_BATCH_ITEMS_MAX: usize = 1000;
 
-/// How many bytes the result of an item takes at most, besides what it repeats of the item: an account with its links and
-/// limits takes the most.
-const RESULT_BYTES_MAX: usize = 1536;
+/// How many bytes the result of an item takes at most, besides what it repeats of the item: as many fields may be wrong as
+/// are told, and an account with its links and limits takes half of it.
+const RESULT_BYTES_MAX: usize = 3 * 1024;
 
 /// How many bytes of a result come of each byte of its item at most: a leg of 33 bytes becomes an account of 150, and of 250
-/// if it has as much money and as many limits as there can be. Only where each of many legs has the money pulled from
-/// three other accounts it is up to [`PULLED_RESULT_FACTOR`] times as much.
+/// if it has as much money and as many limits as there can be.
 const RESULT_BYTES_PER_BYTE: usize = 8;
-const PULLED_RESULT_FACTOR: usize = 4;
 
 /// The media type of a batch with one item a line.
 pub(in crate::http) const NDJSON: &str = "application/x-ndjson";
@@ -227,13 +225,14 @@ impl Call<'_> {
         }
         let executed = count - refused_count;
         let reply = BatchReply { count, executed, refused: refused_count, results: shown };
-        let place = self.place.take();
+        let claim = self.claim.take().map(|claim| *claim);
         let reply = reply::json(StatusCode::OK, &reply);
+        // Not in release builds: what has been executed is to be told, however long that is.
         debug_assert!(
-            reply.body().bytes_without_room() <= PULLED_RESULT_FACTOR * reply_bytes_max,
-            "a batch knows what its reply may take"
+            reply.body().bytes_without_room() <= reply_bytes_max,
+            "it takes no more than was expected"
         );
-        let reply = reply.map(|body| body.keeping(place));
+        let reply = reply.map(|body| body.keeping(claim));
         Ok(reply::marked(reply, &Done { value: (), replayed: first_request_id.is_some() }))
     }
 }
@@ -268,8 +267,8 @@ impl<'a> ReadItems<'a> {
             Problem::new(Code::MalformedJson, detail)
         })?;
         // As many as there are if all lines are as long as the first. To count them would take a pass over all.
-        let line_bytes = text.find('\n').map_or(text.len(), |end| end + 1);
-        let expected = text.len().checked_div(line_bytes).unwrap_or(0);
+        let first = Lines::of(text).next().map_or(text, |line| line.raw);
+        let expected = text.len() / (first.len() + 1) + 1;
         let mut read = ReadItems::expecting(expected.min(BATCH_ITEMS_MAX));
         for line in Lines::of(text).take(BATCH_ITEMS_MAX + 1) {
             match line.plain_operation(bank) {

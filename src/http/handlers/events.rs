@@ -161,6 +161,7 @@ impl Call<'_> {
     ) -> Result<Reply, Problem> {
         let feed = bank.feed(&from).expect("the position was checked");
         let filter = Arc::new(filter);
+        self.look_for_room(limit)?;
         let (feed, page) = bank.read_events(feed, &filter, limit).await?;
         let next = Cursor(&feed.position()).to_string();
         let address = |cursor: &dyn std::fmt::Display| address(&filter, limit, cursor);

@@ -151,6 +151,7 @@ impl Call<'_> {
         let HoldsQuery { pending, limit: PageLimit(limit), cursor } = HoldsQuery::read(query)?;
         let id = listed(bank, account).await?;
         let path = format!("/v2/accounts/{}/holds", id.to_uuid());
+        self.look_for_room(limit)?;
         let pages = Pages::of(query, path, limit, None);
         let from =
             pages.start(cursor.as_ref())?.map_or(0, |version| u32::try_from(version).unwrap_or(u32::MAX));

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use hyper::header::{CONTENT_DISPOSITION, HeaderValue, VARY};
 use serde_json::{Value, json};
 
-use crate::bank::{AccountSelector, Point};
+use crate::bank::{AccountSelector, PAGE_ENTRIES_MAX, Point};
 use crate::clock;
 use crate::http::call::Call;
 use crate::http::headers;
@@ -142,6 +142,7 @@ impl Call<'_> {
             None => headers::preferred(self.headers(), &MEDIA_TYPES)
                 .ok_or_else(|| Problem::plain(Code::NotAcceptable))?,
         };
+        self.look_for_room(PAGE_ENTRIES_MAX)?;
         let statement = bank.statement(account, from, to).await?;
         let content = match FORMATS[format] {
             "csv" => Content::new(CSV, statements::csv(&statement).into_bytes()),

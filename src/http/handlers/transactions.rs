@@ -255,6 +255,7 @@ impl Call<'_> {
         let (PageLimit(limit), order) = (read.limit, read.order);
         let id = listed(bank, account).await?;
         let path = format!("/v2/accounts/{}/transactions", id.to_uuid());
+        self.look_for_room(limit)?;
         let pages = Pages::of(query, path, limit, Some(order_text(order)));
         let start = pages.start(read.cursor.as_ref())?;
         let page = bank.history(AccountSelector::Id(id), filter, order, start, limit).await?;

@@ -132,7 +132,10 @@ impl<To> Shard<To> {
         }
         let terms = self.terms(moment.now);
         let mut transfers = match plain {
-            Some(PlainList { transfers, .. }) => self.ledger.plain_transfers(transfers, &terms),
+            Some(PlainList { shard, transfers }) => {
+                assert_eq!(*shard, self.id, "their shard is the only one that is needed");
+                self.ledger.plain_transfers(transfers, &terms)
+            }
             None => self.ledger.plain_items(items, &terms),
         }?;
         let fits = transfers.len() <= RECORD_BYTES_MAX / TRANSFER_BYTES_MAX;
