@@ -21,7 +21,7 @@ use super::problem::{Code, Problem};
 use super::query::{Query, QueryShape};
 use super::reply::{self, Reply};
 use super::routes::{self, Found, ROUTES, Route};
-use super::stream::{ReplyRoom, Streams};
+use super::stream::{FRAME_BYTES_MAX, ReplyRoom, Streams};
 use super::wire::Version;
 use crate::bank::Bank;
 
@@ -214,21 +214,33 @@ impl Api {
     }
 
     /// The reply with the room that it needs until it has been read.
-    fn given_room(&self, reply: Reply, vigil: &Vigil) -> Result<Reply, Problem> {
-        let room = self.reply_room.take(reply.body().bytes_without_room())?;
-        Ok(if room.is_some() { reply.map(|body| body.keeping(vigil.claim(room))) } else { reply })
+    ///
+    /// What was done has to be told: a batch took its room before it began, and what others reply to a change is small. So
+    /// are the replies of reads that are answered whatever happens.
+    fn given_room(
+        &self,
+        reply: Reply,
+        method: &Method,
+        route: Option<&Route>,
+        vigil: &Vigil,
+    ) -> Result<Reply, Problem> {
+        let bytes = reply.body().bytes_without_room();
+        // Almost every reply is small, and is asked nothing else.
+        if bytes <= FRAME_BYTES_MAX || *method != Method::GET {
+            return Ok(reply);
+        }
+        let operation = route.and_then(|route| route.operation(method));
+        if !operation.is_some_and(|operation| operation.may_answer(Code::Overloaded)) {
+            return Ok(reply);
+        }
+        let room = self.reply_room.take(bytes)?;
+        Ok(reply.map(|body| body.keeping(vigil.claim(room))))
     }
 
     /// Makes the reply, whatever came of the request.
     fn finish(&self, kept: Kept<'_>, result: Result<Reply, Problem>, vigil: &Vigil) -> Reply {
         let route = kept.index.map(|index| &ROUTES[index]);
-        // What was done has to be told: a batch took its room before it began, and what others reply to a change is small. So
-        // are the replies of reads that are answered whatever happens.
-        let is_charged = kept.method == Method::GET
-            && route
-                .and_then(|route| route.operation(&kept.method))
-                .is_some_and(|operation| operation.may_answer(Code::Overloaded));
-        let result = if is_charged { result.and_then(|reply| self.given_room(reply, vigil)) } else { result };
+        let result = result.and_then(|reply| self.given_room(reply, &kept.method, route, vigil));
         let mut reply = result.unwrap_or_else(|problem| refuse(&problem, &kept, route));
         if kept.body_unread {
             // The rest of the body cannot be told from a next request, short of reading it all.

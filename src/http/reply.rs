@@ -9,7 +9,7 @@ use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue};
 use hyper::{HeaderMap, Response, StatusCode};
 
 use super::headers::{self, Headers};
-use super::stream::Body;
+use super::stream::{Body, FRAME_BYTES_MAX};
 use uuid::Uuid;
 
 use super::wire::write::Write;
@@ -17,9 +17,6 @@ use crate::bank::Done;
 
 /// Room for the usual reply, so that writing it takes one allocation: a transfer's is some 700 bytes, an account's 1,000.
 const REPLY_BYTES_TYPICAL: usize = 1024;
-
-/// From how many bytes on a reply takes no more memory than it needs.
-const REPLY_BYTES_LARGE: usize = 64 * 1024;
 
 /// How many bytes of a hash tell two contents apart.
 const CONTENT_TAG_BYTES: usize = 16;
@@ -92,16 +89,21 @@ pub(super) fn empty(status: StatusCode) -> Reply {
 fn written(resource: &impl Write) -> Vec<u8> {
     let mut out = Vec::with_capacity(REPLY_BYTES_TYPICAL);
     resource.write(&mut out);
-    if out.len() > REPLY_BYTES_LARGE {
-        // It may have grown to twice as much as it needs, and may be kept until a slow reader has taken it.
-        out.shrink_to_fit();
-    }
     out
+}
+
+/// The same bytes in no more memory than they need, if they may be kept until a slow reader has taken them: as they were
+/// written, it may have grown to twice as much.
+fn fitted(mut bytes: Vec<u8>) -> Vec<u8> {
+    if bytes.len() > FRAME_BYTES_MAX {
+        bytes.shrink_to_fit();
+    }
+    bytes
 }
 
 /// A reply with a resource.
 pub(super) fn json(status: StatusCode, resource: &impl Write) -> Reply {
-    let mut reply = new(status, Body::from(written(resource)));
+    let mut reply = new(status, Body::from(fitted(written(resource))));
     reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
     reply
 }
@@ -148,7 +150,7 @@ impl Content {
         let hash = blake3::hash(&bytes);
         let tag = BASE64URL_NOPAD.encode(&hash.as_bytes()[..CONTENT_TAG_BYTES]);
         let etag = HeaderValue::try_from(format!("\"{tag}\"")).expect("base64 fits in a header");
-        Content { media_type, bytes: Bytes::from(bytes), etag }
+        Content { media_type, bytes: Bytes::from(fitted(bytes)), etag }
     }
 
     pub(super) fn json(resource: &impl Write) -> Content {

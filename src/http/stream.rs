@@ -32,7 +32,7 @@ const CHUNKS_WAITING_MAX: usize = 4;
 /// How much of a body is handed out at a time, in bytes. A connection copies it behind the head, into a buffer that it
 /// keeps until it closes: so that buffer does not grow with the largest reply that was ever sent. A connection gathers
 /// about as much before it writes, so smaller pieces would hardly make it smaller.
-const FRAME_BYTES_MAX: usize = 64 * 1024;
+pub(super) const FRAME_BYTES_MAX: usize = 64 * 1024;
 
 /// The body of a reply.
 #[derive(Debug)]

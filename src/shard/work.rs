@@ -53,8 +53,7 @@ use std::sync::Arc;
 use smallvec::{SmallVec, smallvec};
 
 use super::locks::Ticket;
-use crate::ledger::operation::HomedKey;
-use crate::ledger::operation::{Item, PlainTransfer};
+use crate::ledger::operation::{HomedKey, Item, PlainTransfer};
 use crate::ledger::workspace::{Grant, Needs};
 use crate::ledger::{
     AccountId, AccountRef, Decision, ItemOutcome, Outcome, ShardId, Timestamp, TransactionId,
