@@ -162,6 +162,40 @@ async fn the_end_of_a_hold_of_a_busy_account_is_found_by_asking_again() {
     service.stop().await;
 }
 
+/// Each hold that was found cost as much again with the next request as it had at first, so a batch of many read about
+/// the first ones each time, and never got to the last.
+#[tokio::test]
+async fn a_batch_of_many_old_holds_gets_on_by_asking_again() {
+    static AHEAD: AtomicU64 = AtomicU64::new(0);
+    let service = service(|| ahead(&AHEAD)).await;
+    let mut voids = Vec::new();
+    for _ in 0..700 {
+        let path = hold(&service, json!({ "account": "name:a", "amount": "1" })).await;
+        made(&service, &format!("{path}/capture"), json!({})).await;
+        voids.push(json!({ "type": "void", "hold": path.rsplit('/').next().expect("an id") }));
+    }
+    AHEAD.fetch_add(25 * HOUR_MS, Ordering::SeqCst);
+    let deposit = json!({ "type": "deposit", "account": "name:a", "amount": "1" });
+    made(&service, "/v2/batches?results=none", json!({ "items": vec![deposit; 700] })).await;
+    assert_eq!(remembered(&service, "a").await, 0);
+    let mut told_of = async || {
+        let batch = made(&service, "/v2/batches", json!({ "items": voids })).await;
+        let results = batch["results"].as_array().expect("results");
+        let is_told = |result: &&Value| match result["problem"]["code"].as_str().expect("a code") {
+            "overloaded" => false,
+            code => {
+                assert_eq!((code, &result["problem"]["captured"]), ("hold-ended", &json!("1.00")));
+                true
+            }
+        };
+        results.iter().filter(is_told).count()
+    };
+    let (first, second) = (told_of().await, told_of().await);
+    assert!((1..700).contains(&first), "more than one request may read: {first}");
+    assert_eq!(second, 700);
+    service.stop().await;
+}
+
 #[tokio::test]
 async fn an_id_that_no_hold_has_finds_nothing_in_history() {
     static AHEAD: AtomicU64 = AtomicU64::new(0);

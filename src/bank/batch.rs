@@ -382,6 +382,7 @@ impl Bank {
             Some(asked) => asked.await?,
             None => WorkReply::Items(SmallVec::new()),
         };
+        let of_work = if was_asked { count - impossible.len() } else { 0 };
         let is_untold = matches!(reply, WorkReply::Untold(_));
         let mut first_request_id = None;
         let ended: Vec<(usize, ItemReply)> = match reply {
@@ -391,13 +392,16 @@ impl Bank {
             }
             WorkReply::Settled(outcome) => {
                 let (settled, request_id) = self.settled_chunk(outcome).await?;
+                // A version that cuts lists otherwise may have had the key.
+                if settled.len() != of_work {
+                    return Err(Refusal::KeyReused);
+                }
                 first_request_id = Some(request_id);
                 settled.into_iter().enumerate().collect()
             }
             reply => return Err(refusal(Reply::Worked(reply))),
         };
         // Who is told of no refusal was executed, so none may be lost on the way.
-        let of_work = if was_asked { count - impossible.len() } else { 0 };
         let is_whole = if is_untold { !told && ended.len() <= of_work } else { ended.len() == of_work };
         assert!(is_whole, "of {of_work} items {} ended", ended.len());
         let mut results = Vec::with_capacity(ended.len());

@@ -209,13 +209,18 @@ impl Chain {
         let mut scan = Scan::Nothing;
         if from.is_none() {
             let before = self.before(history, expires)?.map_or(version, |entry| entry.version().max(version));
-            scan = self.end_in(history, id.key(), before + 1..=before + EXPIRY_NEAR, budget)?;
+            let near = before + 1..=before + EXPIRY_NEAR;
+            scan = self.end_in(history, id.key(), near, ENTRIES_READ_FIRST, budget)?;
             if let Scan::Unfinished(_) = scan {
                 return Ok(Search::Unfinished(None));
             }
         }
         if !matches!(scan, Scan::Found(_)) {
-            scan = self.end_in(history, id.key(), from.unwrap_or(version + 1)..=self.version, budget)?;
+            // Where one was found before it is the first entry. Of many in a batch, more would use up what all of them
+            // may read, each time before the last ones.
+            let first = if from.is_some() { 1 } else { ENTRIES_READ_FIRST };
+            let versions = from.unwrap_or(version + 1)..=self.version;
+            scan = self.end_in(history, id.key(), versions, first, budget)?;
         }
         Ok(match scan {
             Scan::Found(end) => {
@@ -231,17 +236,18 @@ impl Chain {
         })
     }
 
-    /// Looks for the end of a hold in some versions, the oldest first.
+    /// Looks for the end of a hold in some versions, the oldest first, beginning with so many at once.
     fn end_in(
         &self,
         history: &mut HistoryReader<'_>,
         hold: HoldKey,
         versions: RangeInclusive<u64>,
+        first: u64,
         budget: &mut Budget,
     ) -> Result<Scan, StorageError> {
         let (mut low, high) = versions.into_inner();
         let high = high.min(self.version);
-        let mut step = ENTRIES_READ_FIRST;
+        let mut step = first;
         let ends = |entry: &AccountEntry| match &entry.effect().change {
             AccountChange::Released { hold: released, .. } => *released == hold,
             _ => false,

@@ -69,9 +69,8 @@ impl Bank {
         for (_, needs) in &mut needs.of_shards {
             needs.holds.sort_unstable();
             needs.holds.dedup();
-            // Of two uses of one key in a list, the first decides what it stands for.
             let mut known = HashSet::new();
-            needs.keys.retain(|key| known.insert(key.digest));
+            needs.keys.retain(|key| known.insert(*key));
             if !(needs.accounts.is_empty() && needs.holds.is_empty()) {
                 needs.references.clone_from(&references);
             }

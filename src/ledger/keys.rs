@@ -34,7 +34,7 @@ impl KeyDigest {
 }
 
 /// A key and the request that it stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct IdempotencyKey {
     /// Which key.
     pub digest: KeyDigest,

@@ -211,7 +211,9 @@ pub struct Workspace {
     holds: HashMap<HoldId, Option<Hold>>,
     reversals: HashMap<TransactionId, Option<TransactionId>>,
     references: HashMap<(ShardId, AccountNumber, Reference), TransactionId>,
-    keys: HashMap<KeyDigest, (IdempotencyKey, KeyStatus, ShardId)>,
+    keys: HashMap<IdempotencyKey, (KeyStatus, ShardId)>,
+    /// Those that were used in this very list, and by which request.
+    used_keys: HashMap<KeyDigest, IdempotencyKey>,
     keys_full: HashSet<ShardId>,
     decided: Vec<Decided>,
     /// The copies as they were before the operation under way.
@@ -236,6 +238,7 @@ impl Workspace {
             reversals: HashMap::new(),
             references: HashMap::new(),
             keys: HashMap::new(),
+            used_keys: HashMap::new(),
             keys_full: HashSet::new(),
             decided: Vec::new(),
             undo: Vec::new(),
@@ -267,7 +270,7 @@ impl Workspace {
         self.references.extend(
             grant.references.into_iter().map(|(account, reference, by)| ((shard, account, reference), by)),
         );
-        self.keys.extend(grant.keys.into_iter().map(|(key, status)| (key.digest, (key, status, shard))));
+        self.keys.extend(grant.keys.into_iter().map(|(key, status)| (key, (status, shard))));
         if grant.keys_full {
             self.keys_full.insert(shard);
         }
@@ -290,14 +293,14 @@ impl Workspace {
 
     /// What is known of a key: how the request that it comes with is to be answered at once, if it is.
     pub fn key_outcome(&self, key: &IdempotencyKey) -> Option<ItemOutcome> {
-        let (known, status, home) = self.keys.get(&key.digest).expect("each key is asked for");
-        if known.fingerprint != key.fingerprint {
-            return Some(ItemOutcome::KeyReused);
+        if let Some(used) = self.used_keys.get(&key.digest) {
+            return Some(if used == key { ItemOutcome::KeyInFlight } else { ItemOutcome::KeyReused });
         }
+        let (status, home) = self.keys.get(key).expect("each key is asked for");
         match *status {
             KeyStatus::New if self.keys_full.contains(home) => Some(ItemOutcome::KeysExhausted),
             KeyStatus::New | KeyStatus::Claimed => None,
-            // Used further up in this very list.
+            // By another request, elsewhere.
             KeyStatus::IN_FLIGHT => Some(ItemOutcome::KeyInFlight),
             KeyStatus::Settled(sequence) => Some(ItemOutcome::Settled(Outcome { shard: *home, sequence })),
             KeyStatus::Reused => Some(ItemOutcome::KeyReused),
@@ -372,9 +375,7 @@ impl Workspace {
             } else {
                 part_of(&mut decision.parts, home).key = Some(key);
             }
-            if let Some((_, status, _)) = self.keys.get_mut(&key.key.digest) {
-                *status = KeyStatus::IN_FLIGHT;
-            }
+            self.used_keys.insert(key.key.digest, key.key);
         }
         if let Some(reference) = &decision.note.reference {
             for part in &decision.parts {

@@ -247,6 +247,10 @@ fn an_item_has_a_key_of_its_own() {
         assert_eq!(results(&again)[2]["result"], results(&batch)[0]["result"]);
         let replayed: Vec<_> = results(&again).iter().map(|result| result["replayed"].clone()).collect();
         assert_eq!(replayed, [false, true, true]);
+        // In front of a repeated request, the same key with another one does not decide what it stands for.
+        let again = teller.post("/v2/batches", json!({ "items": [items[2], items[0], items[3]] })).is(200);
+        let reused = || refused(422, "idempotency-key-reused");
+        assert_eq!(outcomes(&again), [reused(), done(), done()]);
     }
     assert_eq!(teller.posted([&a, &b]), ["9.00", "108.00"]);
     teller.end();
@@ -316,6 +320,33 @@ fn a_repeated_batch_of_many_chunks_goes_on_where_it_was() {
     teller.restart();
     teller.send("POST", "/v2/batches?results=refused", &headers, body).repeats(&first);
     assert_eq!(teller.posted([&a, &b]), ["0.00", "30.00"]);
+    teller.end();
+}
+
+/// The same bytes can be a batch as JSON and another one line by line. Repeated in the other form, with its key, the batch
+/// ended the process: the results of two items stood behind a key that was now asked for one.
+#[test]
+fn a_repeated_batch_is_read_as_the_first_one_was() {
+    let mut teller = Teller::start();
+    let [a] = teller.open_each([(0, "10")]);
+    let json_headers = |key| [("content-type", "application/json"), ("idempotency-key", key)];
+    let line_headers = |key| [NDJSON, ("idempotency-key", key)];
+    let item = json!({ "type": "withdraw", "account": a, "amount": "1" });
+    // As lines, the first and the last are no items.
+    let body = format!("{{\"items\": [\n{item}\n,{item}\n]}}\n");
+    let send = |teller: &Teller, headers: &[_]| teller.send("POST", "/v2/batches", headers, body.clone());
+    let by_json = send(&teller, &json_headers("first as JSON"));
+    assert_eq!(by_json.is(200)["executed"], 2);
+    let by_lines = send(&teller, &line_headers("first as lines"));
+    assert_eq!((&by_lines.is(200)["executed"], &by_lines.is(200)["refused"]), (&json!(1), &json!(3)));
+    for _ in 0..2 {
+        send(&teller, &line_headers("first as JSON")).refused(422, "idempotency-key-reused");
+        send(&teller, &json_headers("first as lines")).refused(422, "idempotency-key-reused");
+        send(&teller, &json_headers("first as JSON")).repeats(&by_json);
+        send(&teller, &line_headers("first as lines")).repeats(&by_lines);
+        teller.restart();
+    }
+    assert_eq!(teller.posted([&a]), ["7.00"]);
     teller.end();
 }
 

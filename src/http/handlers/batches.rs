@@ -156,19 +156,11 @@ impl Call<'_> {
     pub(super) async fn batch(&mut self, query: &Query<'_>) -> Result<Reply, Problem> {
         let bank = self.bank()?;
         let BatchQuery { results: wanted, atomic } = BatchQuery::read(query)?;
+        let asked_atomic = atomic.is_some_and(|flag| flag.0);
         let body = self.read_either(NDJSON).await?;
-        // Only a key's request is told from others by its body.
-        let mut fingerprint = Vec::new();
-        if headers::has_idempotency_key(self.headers()) {
-            fingerprint.push(u8::from(atomic.is_some_and(|flag| flag.0)));
-            fingerprint.extend_from_slice(&body);
-        }
-        // Its items may have keys of their own.
-        let request_id = self.request_id.as_str().into();
-        let origin = Origin { request_id, ..self.origin(Scope::Collection("batches"), &fingerprint)? };
         let batch;
         let (read, atomic) = if headers::is_media_type(self.headers(), NDJSON) {
-            (ReadItems::of_lines(&body, bank)?, atomic.is_some_and(|flag| flag.0))
+            (ReadItems::of_lines(&body, bank)?, asked_atomic)
         } else {
             batch = read_body::<Batch>(&body)?;
             let mut read = ReadItems::expecting(batch.items.0.len());
@@ -176,6 +168,17 @@ impl Call<'_> {
             (read, atomic_of(atomic, batch.atomic)?)
         };
         let ReadItems { raws: items, places, items: read, mut refusals } = read;
+        // Only a key's request is told from others by its body, and by what of it could not be read: the same bytes may be
+        // one batch as JSON and another one line by line, or before and after a restart with other settings.
+        let mut fingerprint = Vec::new();
+        if headers::has_idempotency_key(self.headers()) {
+            fingerprint.push(u8::from(asked_atomic));
+            fingerprint.extend_from_slice(&body);
+            fingerprint.extend(refusals.iter().flat_map(|(place, _)| (*place as u32).to_le_bytes()));
+        }
+        // Its items may have keys of their own.
+        let request_id = self.request_id.as_str().into();
+        let origin = Origin { request_id, ..self.origin(Scope::Collection("batches"), &fingerprint)? };
         if items.len() > SMALL_BATCH_ITEMS_MAX {
             self.take_large_body_place()?;
         }
