@@ -474,6 +474,13 @@ async fn pages(service: &Service, query: &str, limit: usize) -> Vec<Value> {
     }
 }
 
+/// What makes an event of 5 KB.
+fn long_note() -> Note {
+    let text = "x".repeat(256);
+    let entries = (0..16).map(|number| (format!("k{number}").into(), text.as_str().into())).collect();
+    Note { reference: None, metadata: Metadata::new(entries).expect("in bounds") }
+}
+
 fn blocking<T>(work: impl FnOnce() -> T) -> T {
     tokio::task::block_in_place(work)
 }
@@ -607,9 +614,7 @@ async fn a_slow_reader_is_dropped_and_resumes() {
     let address = service.address.to_string();
     let mut slow = Reader::open(&address, "/v2/events", &[]);
     // More than the buffers of both sides hold.
-    let text = "x".repeat(256);
-    let entries = (0..16).map(|number| (format!("k{number}").into(), text.as_str().into())).collect();
-    let note = Note { reference: None, metadata: Metadata::new(entries).expect("in bounds") };
+    let note = long_note();
     let mut running = tokio::task::JoinSet::new();
     for task in 0..16 {
         let (bank, note) = (Arc::clone(&bank), note.clone());
@@ -642,6 +647,40 @@ async fn a_slow_reader_is_dropped_and_resumes() {
     assert_eq!(told.len(), count);
     assert_in_order(told.iter().map(|told| &told.data));
     drop((bank, slow));
+    service.stop().await;
+}
+
+/// P7: a hundred events of many kilobytes went out in one piece of megabytes, into a buffer that its connection kept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_of_large_events_comes_in_small_pieces() {
+    let (service, bank) = served(Limits::default()).await;
+    for _ in 0..60 {
+        transfer(&bank, "a0", "a1", long_note()).await;
+    }
+    let address = service.address.to_string();
+    let body = blocking(|| {
+        let mut stream = TcpStream::connect(address).expect("it listens");
+        stream.set_read_timeout(Some(TIME_MAX)).expect("a time limit");
+        let request = "GET /v2/events?limit=66 HTTP/1.1\r\nhost: teller\r\naccept: text/event-stream\r\nconnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).expect("it reads");
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).expect("text, and an end");
+        reply.split_once("\r\n\r\n").expect("a head").1.to_owned()
+    });
+    let (mut rest, mut events) = (body.as_str(), 0);
+    loop {
+        let (size, behind) = rest.split_once("\r\n").expect("a piece");
+        let size = usize::from_str_radix(size, 16).expect("its size");
+        assert!(size < 80_000, "a piece of {size} bytes");
+        let (piece, behind) = behind.split_at(size);
+        events += piece.matches("\ndata: ").count();
+        rest = behind.strip_prefix("\r\n").expect("the end of a piece");
+        if size == 0 {
+            break;
+        }
+    }
+    assert_eq!((events, rest), (66, ""));
+    drop(bank);
     service.stop().await;
 }
 

@@ -20,7 +20,7 @@ use crate::http::problem::{Code, Place, Problem};
 use crate::http::query::{Parameter, Query, parameters};
 use crate::http::reply::{self, JSON, Reply};
 use crate::http::routes::Endpoint;
-use crate::http::stream::StreamWriter;
+use crate::http::stream::{FRAME_BYTES_MAX, StreamWriter};
 use crate::http::wire::detail::TransactionDetail;
 use crate::http::wire::events::{
     Cursor, EventPage, describe_stream, parse_cursor, write_event, write_position,
@@ -37,7 +37,7 @@ const PAGE_EVENTS_DEFAULT: usize = 100;
 /// How many accounts a reader names at most. Each event is compared with all of them.
 const ACCOUNTS_MAX: usize = 16;
 
-/// How many events one chunk of a stream has at most: some 50 kB.
+/// How many events a stream reads at a time, and sends in one chunk if they are as small as most: some 50 kB.
 const CHUNK_EVENTS_MAX: usize = 100;
 
 /// How long a stream lets events gather once it was woken, so that under load it reads them by the hundred and not
@@ -255,11 +255,17 @@ impl Follower {
                     Err(refusal) => return Err(refusal),
                 };
                 self.position = feed.position();
-                if !page.events.is_empty() {
-                    let mut chunk = Vec::new();
-                    page.events.iter().for_each(|event| write_event(&mut chunk, event));
-                    self.left -= page.events.len();
-                    if !self.tell(writer, chunk, page.events.len()).await || self.left == 0 {
+                let mut events = page.events.iter();
+                while events.len() > 0 {
+                    let (before, mut chunk) = (events.len(), Vec::new());
+                    while chunk.len() < FRAME_BYTES_MAX
+                        && let Some(event) = events.next()
+                    {
+                        write_event(&mut chunk, event);
+                    }
+                    let told = before - events.len();
+                    self.left -= told;
+                    if !self.tell(writer, chunk, told).await || self.left == 0 {
                         return Ok(());
                     }
                 }
