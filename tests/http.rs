@@ -16,7 +16,7 @@ use teller::ledger::{AccountName, Amount, Direction, Note, Quantity, Sequence, T
 use teller::storage::StorageError;
 use teller::storage::journal::JournalReader;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpSocket;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
 
 /// How many requests with large bodies there are at one time.
@@ -1042,26 +1042,61 @@ async fn replies_that_are_not_read_have_room_for_so_many() {
 /// the system had no room for was lost. Here that is the end of one of the first replies that do not fit.
 #[tokio::test]
 async fn a_large_reply_is_whole_also_if_an_upgrade_was_offered() {
+    const LAST: &str = "GET /openapi.json HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n";
     let service = Service::start().await;
-    let filler = "GET /problems HTTP/1.1\r\nhost: x\r\n\r\n";
-    let last = "GET /openapi.json HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: x\r\ncontent-length: 100\r\n\r\n";
     for count in 100..220 {
-        let socket = TcpSocket::new_v4().expect("a socket");
-        socket.set_recv_buffer_size(16 * 1024).expect("small, so that it is full soon");
-        let mut stream = socket.connect(service.address).await.expect("connected");
-        stream.write_all(format!("{}{last}", filler.repeat(count)).as_bytes()).await.expect("taken");
-        tokio::time::sleep(Duration::from_millis(30)).await;
-        let mut bytes = Vec::new();
-        stream.read_to_end(&mut bytes).await.expect("an end in order");
-        let mut rest = &bytes[..];
-        for _ in 0..=count {
-            let (reply, behind) = Reply::parse(rest).expect("a whole reply");
-            assert_eq!(reply.status, 200);
-            rest = behind;
-        }
-        assert!(rest.is_empty());
+        // By the last request, or by one long before.
+        let last = match count % 2 {
+            0 => format!("{OFFER}{}{LAST}\r\n", FILLER.repeat(count)),
+            _ => format!("{}{FILLER}{LAST}connection: upgrade\r\nupgrade: x\r\n\r\n", FILLER.repeat(count)),
+        };
+        let mut stream = slow_reader(&service, &last).await;
+        assert_eq!(whole_replies(&mut stream).await, count + 2);
     }
     service.stop().await;
+}
+
+/// As above, where the service ends while the last reply is being sent.
+#[tokio::test]
+async fn a_large_reply_is_whole_also_if_an_upgrade_was_offered_and_the_service_ends() {
+    for count in 100..220 {
+        let service = Service::start().await;
+        let last = "GET /openapi.json HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        let mut stream = slow_reader(&service, &format!("{OFFER}{}{last}", FILLER.repeat(count))).await;
+        let mut service = service;
+        let _bank = service.bank.take();
+        let serving = service.begin_stop();
+        tokio::task::yield_now().await;
+        // Requests that it has not begun to answer are not answered.
+        assert!((1..=count + 2).contains(&whole_replies(&mut stream).await));
+        assert_eq!(serving.await.expect("no panic"), Drained { connections_cut: 0 });
+    }
+}
+
+const OFFER: &str = "GET /problems HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n";
+const FILLER: &str = "GET /problems HTTP/1.1\r\nhost: x\r\n\r\n";
+
+/// Who has sent this, and has room for little.
+async fn slow_reader(service: &Service, requests: &str) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(16 * 1024).expect("small, so that it is full soon");
+    let mut stream = socket.connect(service.address).await.expect("connected");
+    stream.write_all(requests.as_bytes()).await.expect("taken");
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    stream
+}
+
+/// How many replies come, each of them as long as it says.
+async fn whole_replies(stream: &mut TcpStream) -> usize {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).await.expect("an end in order");
+    let (mut rest, mut count) = (&bytes[..], 0);
+    while !rest.is_empty() {
+        let (reply, behind) = Reply::parse(rest).expect("a whole reply");
+        assert_eq!(reply.status, 200);
+        (rest, count) = (behind, count + 1);
+    }
+    count
 }
 
 #[tokio::test]

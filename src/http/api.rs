@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use hyper::body::{Body, Incoming};
-use hyper::header::{ALLOW, CONNECTION, HeaderValue, UPGRADE};
+use hyper::header::{ALLOW, CONNECTION, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
 use tokio::sync::Semaphore;
@@ -204,10 +204,13 @@ impl Api {
             };
             let index = found.map(|found| found.index);
             let body_unread = !has_whole_body && !body.is_end_stream();
-            let Parts { method, headers, .. } = parts;
-            if body_unread && headers.contains_key(UPGRADE) {
+            if headers.offer_upgrade() || parts.method == Method::CONNECT {
                 vigil.upgrade_offered();
             }
+            if body_unread {
+                vigil.body_left_unread();
+            }
+            let Parts { method, headers, .. } = parts;
             reply::reuse(headers);
             (Kept { began, _in_flight: in_flight, method, index, request_id, body_unread }, answer)
         }
@@ -224,7 +227,11 @@ impl Api {
         route: Option<&Route>,
         vigil: &Vigil,
     ) -> Result<Reply, Problem> {
-        let bytes = reply.body().bytes_without_room();
+        let bytes = match vigil.leaves_early() {
+            // Of a document that all share this connection will have a copy of its own.
+            true => reply.body().bytes(),
+            false => reply.body().bytes_without_room(),
+        };
         // Almost every reply is small, and is asked nothing else.
         if bytes <= FRAME_BYTES_MAX || *method != Method::GET {
             return Ok(reply);

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use hyper::HeaderMap;
 use hyper::header::{
     ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH,
-    TRANSFER_ENCODING,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
@@ -58,6 +58,7 @@ pub(super) struct Headers<'a> {
     if_none_match: Sent<'a>,
     request_id: Sent<'a>,
     are_from_another_site: bool,
+    offer_upgrade: bool,
 }
 
 /// How often a header was sent.
@@ -91,6 +92,7 @@ impl<'a> Headers<'a> {
             if_none_match: Sent::Never,
             request_id: Sent::Never,
             are_from_another_site: false,
+            offer_upgrade: false,
         };
         for (name, value) in all {
             let sent = match *name {
@@ -100,6 +102,10 @@ impl<'a> Headers<'a> {
                 TRANSFER_ENCODING => &mut headers.transfer_encoding,
                 IF_MATCH => &mut headers.if_match,
                 IF_NONE_MATCH => &mut headers.if_none_match,
+                UPGRADE => {
+                    headers.offer_upgrade = true;
+                    continue;
+                }
                 _ if *name == IDEMPOTENCY_KEY => &mut headers.idempotency_key,
                 _ if *name == X_REQUEST_ID => &mut headers.request_id,
                 _ if *name == SEC_FETCH_SITE => {
@@ -122,6 +128,11 @@ impl<'a> Headers<'a> {
     /// Whether there is an `If-None-Match`, of whatever kind.
     pub(super) fn has_if_none_match(&self) -> bool {
         self.if_none_match.first().is_some()
+    }
+
+    /// Whether the client would speak another protocol from here on.
+    pub(super) fn offer_upgrade(&self) -> bool {
+        self.offer_upgrade
     }
 
     /// Whether a browser sends this for a page that is not from here (Fetch Metadata Request Headers, W3C). No page can

@@ -248,7 +248,10 @@ impl Server {
                 vigil.will_wake(cx.waker());
                 match vigil.order() {
                     Order::GoOn => {}
-                    Order::Finish => connection.as_mut().graceful_shutdown(),
+                    Order::Finish => {
+                        vigil.finishes();
+                        connection.as_mut().graceful_shutdown();
+                    }
                     Order::GiveUp => return Poll::Ready(None),
                 }
                 connection.as_mut().poll(&mut Context::from_waker(&waker)).map(Some)
@@ -302,6 +305,8 @@ pub(super) struct Vigil {
     wake_pending: AtomicBool,
     /// Whether the client may still be sending when the connection closes.
     lingers: AtomicBool,
+    /// Whether any request so far has offered an upgrade: hyper remembers that as long as the connection lasts.
+    upgrade_offered: AtomicBool,
     /// Whether hyper will go before all is sent.
     leaves_early: AtomicBool,
     /// What the reply has claimed that is then sent without hyper: the connection's last one.
@@ -332,6 +337,7 @@ impl Vigil {
             defers_wakes: AtomicBool::new(false),
             wake_pending: AtomicBool::new(false),
             lingers: AtomicBool::new(false),
+            upgrade_offered: AtomicBool::new(false),
             leaves_early: AtomicBool::new(false),
             claim: OnceLock::new(),
             streams: AtomicBool::new(false),
@@ -345,12 +351,32 @@ impl Vigil {
         self.head_awaited_since.store(0, Relaxed);
     }
 
-    /// Takes note that the request offers an upgrade, and has a body that nobody will read.
+    /// Takes note that the request offers an upgrade.
     ///
-    /// hyper leaves such a connection to whoever may have upgraded it as soon as it has the whole reply in a buffer of its
-    /// own, and what the system has no room for yet would be lost with that. So all of that reply is taken from it.
+    /// hyper leaves such a connection, at its end, to whoever may have upgraded it. If it ends because a body is left unread,
+    /// or because the service ends, it does so as soon as it has the whole reply in a buffer of its own, and what the system
+    /// has no room for yet would be lost with that. So all of that reply is taken from it.
     pub(super) fn upgrade_offered(&self) {
-        self.leaves_early.store(true, Relaxed);
+        self.upgrade_offered.store(true, Relaxed);
+    }
+
+    /// Takes note that the request has a body that nobody will read: it is the connection's last one.
+    pub(super) fn body_left_unread(&self) {
+        if self.upgrade_offered.load(Relaxed) {
+            self.leaves_early.store(true, Relaxed);
+        }
+    }
+
+    /// Takes note that the reply under way, if there is one, is the last one. A stream has its own way to end.
+    fn finishes(&self) {
+        if self.upgrade_offered.load(Relaxed) && !self.streams.load(Relaxed) {
+            self.leaves_early.store(true, Relaxed);
+        }
+    }
+
+    /// Whether all of the reply will be taken from hyper at once.
+    pub(super) fn leaves_early(&self) -> bool {
+        self.leaves_early.load(Relaxed)
     }
 
     /// Keeps what a reply has claimed for as long as the connection lasts, if it will be taken from hyper at once.
@@ -648,6 +674,7 @@ mod tests {
         let vigil = Vigil::new(Duration::ZERO);
         assert!(vigil.claim(claim()).is_some(), "the body is to keep it");
         vigil.upgrade_offered();
+        vigil.body_left_unread();
         assert!(vigil.claim(claim()).is_none());
         assert_eq!(places.available_permits(), 0);
         drop(vigil);

@@ -118,6 +118,11 @@ impl Body {
         }
     }
 
+    /// How many bytes are still to be handed out, of a body that is there as a whole.
+    pub(super) fn bytes(&self) -> usize {
+        self.rest().map_or(0, Buf::remaining)
+    }
+
     /// How many bytes there are for this reply alone that have neither room nor place. The service's own documents are
     /// there once, however many read them.
     pub(super) fn bytes_without_room(&self) -> usize {

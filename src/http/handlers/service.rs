@@ -30,6 +30,7 @@ pub(in crate::http) static OPENAPI: Operation = Operation {
     endpoint: Endpoint::OpenApi,
     id: "readOpenApi",
     summary: "Read this document",
+    problems: &[EVERY, &[Code::Overloaded]],
     success: Success { meaning: "An OpenAPI 3.1 document.", body: Some((JSON, any_object)), ..STABLE },
     ..STABLE_OPERATION
 };
@@ -38,6 +39,7 @@ pub(in crate::http) static DOCS: Operation = Operation {
     endpoint: Endpoint::Docs,
     id: "readDocs",
     summary: "Read this document as a page",
+    problems: &[EVERY, &[Code::Overloaded]],
     success: Success {
         meaning: "A page without scripts.",
         body: Some((HTML, any_text)),
