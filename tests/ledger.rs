@@ -668,6 +668,25 @@ fn replay_refuses_a_forged_allowance() {
     assert!(bench.ledgers[1].clone().replay(&short).is_err());
 }
 
+/// What is held would be given back to an account that nothing happens to any more.
+#[test]
+fn replay_refuses_to_close_an_account_with_money_held() {
+    for holds in [false, true] {
+        let mut bench = Bench::new(1);
+        done(&mut bench, 0, &Step::Open { name: 0, yen: false, limit: Some(1000) });
+        if holds {
+            done(&mut bench, 0, &Step::Hold(0, None, 500, 1000));
+        }
+        let ledger = &mut bench.ledgers[0];
+        let account = &ledger.accounts()[0];
+        let (version, links) = (account.version + 1, account.chain.links());
+        let entry = Entry { version, balance: Amount::ZERO, held: account.held, links };
+        let change = Change::Closed { account: account.number, entry };
+        let event = Event { time: ledger.time(), key: None, change };
+        assert_eq!(ledger.replay(&event).is_ok(), !holds);
+    }
+}
+
 #[test]
 fn replay_refuses_a_second_end_of_a_hold_and_more_than_it_held() {
     let mut bench = pair();

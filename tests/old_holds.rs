@@ -178,7 +178,7 @@ async fn a_batch_of_many_old_holds_gets_on_by_asking_again() {
     let deposit = json!({ "type": "deposit", "account": "name:a", "amount": "1" });
     made(&service, "/v2/batches?results=none", json!({ "items": vec![deposit; 700] })).await;
     assert_eq!(remembered(&service, "a").await, 0);
-    let mut told_of = async || {
+    let told_of = async || {
         let batch = made(&service, "/v2/batches", json!({ "items": voids })).await;
         let results = batch["results"].as_array().expect("results");
         let is_told = |result: &&Value| match result["problem"]["code"].as_str().expect("a code") {

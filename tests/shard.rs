@@ -317,7 +317,7 @@ fn replies_wait_for_the_sync_and_reads_of_what_is_not_durable_wait_too() {
         assert_eq!(handle.durable(), Sequence::NONE);
         assert!(!opening.is_finished() && !reading.is_finished());
         // What the watchdog looks at: a commit that has begun and not ended.
-        assert!(threads.commit_watch().busy_for().is_some());
+        assert!(threads.commit_watch().under_way().is_some());
         gate.send(()).expect("the sync waits");
         assert!(matches!(opening.await.expect("no panic"), Ok(Reply::Executed { .. })));
         assert!(matches!(reading.await.expect("no panic"), Ok(Reply::Account(Some(_)))));
@@ -344,7 +344,7 @@ fn a_shard_by_itself_answers_when_its_sync_has_ended() {
         let again = ask(execute(open("a"), Some(1)));
         tokio::task::yield_now().await;
         assert_eq!(handle.durable(), Sequence::NONE);
-        assert!(threads.commit_watch().busy_for().is_some());
+        assert!(threads.commit_watch().under_way().is_some());
         assert!(!opening.is_finished() && !reading.is_finished() && !again.is_finished());
         gate.send(()).expect("the sync waits");
         assert!(matches!(opening.await.expect("no panic"), Ok(Reply::Executed { .. })));
@@ -355,7 +355,7 @@ fn a_shard_by_itself_answers_when_its_sync_has_ended() {
     let watch = threads.commit_watch();
     drop(gate);
     threads.stop().expect("the log is intact");
-    assert_eq!(watch.busy_for(), None);
+    assert_eq!(watch.under_way(), None);
 }
 
 /// P7: while the disk is stuck, the inbox fills up; past its end a request is refused at once, and whatever was

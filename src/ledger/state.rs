@@ -919,7 +919,9 @@ impl Ledger {
             }
             Change::Closed { account, entry } => {
                 let account = self.open_account(*account)?;
-                ensure(account.posted.is_zero(), || "it closes an account that is not empty".to_owned())?;
+                ensure(account.posted.is_zero() && account.held.is_zero(), || {
+                    "it closes an account that is not empty".to_owned()
+                })?;
                 ensure_entry(account, entry)?;
             }
             Change::Decided { decision, links } => {

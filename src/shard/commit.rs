@@ -278,16 +278,13 @@ impl<J: Journal> Committer<J> {
 /// Sees a commit that does not end. Looking takes no lock and no IO.
 pub struct CommitWatch {
     pub(super) status: Arc<ShardStatus>,
-    pub(super) started: Instant,
 }
 
 impl CommitWatch {
-    /// For how long the commit under way has been going on; `None` if there is none.
-    pub fn busy_for(&self) -> Option<Duration> {
-        match self.status.commit_began.load(Ordering::Acquire) {
-            0 => None,
-            began => Some(self.started.elapsed().saturating_sub(Duration::from_millis(began - 1))),
-        }
+    /// The commit under way, by the millisecond in which it began; `None` if there is none. Whoever sees the same one
+    /// twice knows that it took all that time.
+    pub fn under_way(&self) -> Option<u64> {
+        Some(self.status.commit_began.load(Ordering::Acquire)).filter(|began| *began > 0)
     }
 }
 
@@ -411,22 +408,21 @@ mod tests {
     fn a_commit_that_failed_stays_in_the_watchdogs_sight() {
         let shards: Arc<[ShardHandle]> = Arc::from([ShardHandle::of_nobody()]);
         let status = Arc::clone(&shards[0].status);
-        let watch = CommitWatch { status, started: Instant::now() };
+        let watch = CommitWatch { status };
         let seen = Arc::<AtomicUsize>::default();
         let on_failure: OnLogFailure = {
-            let (watch, seen) =
-                (CommitWatch { status: Arc::clone(&watch.status), ..watch }, Arc::clone(&seen));
+            let (watch, seen) = (CommitWatch { status: Arc::clone(&watch.status) }, Arc::clone(&seen));
             Arc::new(move |_, _| {
-                seen.fetch_add(usize::from(watch.busy_for().is_some()), Ordering::Relaxed);
+                seen.fetch_add(usize::from(watch.under_way().is_some()), Ordering::Relaxed);
             })
         };
-        let mut log = Log::new(shard_id(), memory(), shards, watch.started, on_failure);
+        let mut log = Log::new(shard_id(), memory(), shards, Instant::now(), on_failure);
         assert!(log.run(|_| Ok(())).is_ok());
-        assert_eq!(watch.busy_for(), None);
+        assert_eq!(watch.under_way(), None);
         let failed = || StorageError::Journal { action: "sync", path: "x".into(), reason: "x".into() };
         assert!(log.run(|_| Err(failed())).is_err());
         assert_eq!(seen.load(Ordering::Relaxed), 1);
-        assert!(watch.busy_for().is_some());
+        assert!(watch.under_way().is_some());
     }
 
     /// Shards that waited for one another's disks passed the watchdog's limit together, though no disk took that long.
@@ -452,15 +448,15 @@ mod tests {
             began
         });
         told.recv().expect("it has begun");
-        let watch = CommitWatch { status: Arc::clone(&statuses[0]), started };
-        while watch.busy_for().is_some() {
+        let watch = CommitWatch { status: Arc::clone(&statuses[0]) };
+        while watch.under_way().is_some() {
             assert!(started.elapsed() < Duration::from_secs(60), "what it waits for counts as its own time");
             thread::yield_now();
         }
         let waited = started.elapsed();
         statuses[1].set_durable(Sequence::FIRST);
         assert!(u128::from(began.join().expect("no panic")) > waited.as_millis());
-        assert_eq!(watch.busy_for(), None);
+        assert_eq!(watch.under_way(), None);
     }
 
     /// Four batches were merged however large they were.

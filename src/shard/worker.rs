@@ -71,7 +71,6 @@ pub struct ShardThreads<J> {
     worker: JoinHandle<Ledger>,
     committer: JoinHandle<()>,
     log: SharedLog<J>,
-    started: Instant,
 }
 
 impl<J: Journal + 'static> ShardThreads<J> {
@@ -95,8 +94,7 @@ impl<J: Journal + 'static> ShardThreads<J> {
         let handle = peers.handles[id.index()].clone();
         let status = Arc::clone(&handle.status);
         status.set_durable(ledger.last());
-        let started = Instant::now();
-        let log = Log::new(id, journal, Arc::clone(&peers.handles), started, on_log_failure);
+        let log = Log::new(id, journal, Arc::clone(&peers.handles), Instant::now(), on_log_failure);
         let log = Arc::new(Mutex::new(log));
         let (commits, committer) = commits(&log);
         let shard = Arc::new(Readable::new(Shard::new(id, ledger, rules), now));
@@ -119,7 +117,6 @@ impl<J: Journal + 'static> ShardThreads<J> {
                 .spawn(move || committer.run())
                 .expect(spawn),
             log,
-            started,
         }
     }
 
@@ -130,7 +127,7 @@ impl<J: Journal + 'static> ShardThreads<J> {
 
     /// What watches over the commits of the shard.
     pub fn commit_watch(&self) -> CommitWatch {
-        CommitWatch { status: Arc::clone(&self.handle.status), started: self.started }
+        CommitWatch { status: Arc::clone(&self.handle.status) }
     }
 
     /// Asks the shard to stop. No shard of a network ends before all have been asked and what is under way between

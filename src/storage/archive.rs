@@ -188,6 +188,7 @@ impl SegmentWriter {
         let hash = *self.file.hash().as_bytes();
         self.file.write(&trailer.to_bytes(&hash)[TRAILER_HASHED_BYTES..])?;
         let SegmentWriter { file, ledger, shard, before, after, .. } = self;
+        let bytes = file.offset();
         let path = file.commit_checked(&file_name(before.last.next(), after.last), |path| {
             let segment = Segment::read(path, ledger, shard)?;
             if (segment.before, segment.after) != (before, after) {
@@ -196,7 +197,8 @@ impl SegmentWriter {
             segment.verify()?;
             segment.replay(&mut |_| Ok(()))
         })?;
-        Segment::open(&path, ledger, shard)
+        // Not opened anew: what could fail now would leave a segment that is there and that nobody knows of.
+        Ok(Segment { path, ledger, shard, before, after, bytes })
     }
 
     fn write_block(&mut self) -> Result<(), StorageError> {

@@ -10,8 +10,8 @@
 //! - every error says what was done to which file, and a sync that failed is not tried again: the kernel may
 //!   have dropped the very pages.
 //!
-//! Left out: appending to a file that exists, and deleting an abandoned temporary file at once. A leftover is found
-//! and deleted at the next start ([`remove_leftovers`]), which has to be done anyway because of crashes.
+//! Left out: appending to a file that exists. What a crash leaves over is deleted at the next start
+//! ([`remove_leftovers`]).
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, BufReader, BufWriter, Read, Write};
@@ -259,6 +259,8 @@ impl AtomicFile {
         check: impl FnOnce(&Path) -> Result<(), StorageError>,
     ) -> Result<PathBuf, StorageError> {
         self.sync()?;
+        // So that it is read from the disk: in memory everything is as it was written. Advice only.
+        let _ = rustix::fs::fadvise(self.writer.get_ref(), 0, None, rustix::fs::Advice::DontNeed);
         check(&self.temporary)?;
         let path = self.directory.join(name);
         self.commit(name).inspect_err(|_| drop(fs::remove_file(path)))

@@ -70,7 +70,7 @@
 //!
 //! A snapshot is made of the one before without the state in memory: [`read_excerpt()`] takes the accounts that have
 //! changed since, and [`rewrite()`] puts them among the others, whose bytes it copies. What is not an account is in
-//! memory whole: money by currency, shards, and holds, reversals, references and keys, which are bounded or rare.
+//! memory whole: money by currency, shards, and holds, reversals, references and keys.
 //!
 //! Simplified: reading back compares bytes and adds up money and holds, but asks no index whether a name is there
 //! twice. [`rewrite()`] asks whether an account of the base has the name of one that was opened since.
@@ -1205,7 +1205,7 @@ fn read_account_state(
     } else {
         closed
     };
-    if closed && !posted.is_zero() {
+    if closed && !(posted.is_zero() && held.is_zero()) {
         return Err(at.malformed("a closed account has a balance"));
     }
     if is_held && held.is_zero() {

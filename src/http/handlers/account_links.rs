@@ -131,7 +131,7 @@ impl Call<'_> {
             links_of(&account).iter().map(|link| AccountLink::of(account.id, link.to, link.kind)).collect();
         let protects = account.details.as_deref().map_or(&[][..], |details| &details.protects);
         let protects = protects.iter().map(|account| Id(account.to_uuid())).collect();
-        let list = AccountLinkList { count: items.len() as u64, items, protects };
+        let list = AccountLinkList::of(account.id, items, protects);
         Ok(Content::json(&list).reply(self.headers(), Caching::Ask))
     }
 

@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::links::{Linked, Links, Relation};
+use super::links::{Linked, Links, PageLinks, Relation};
 use super::read::{Parsed, ReadScalar, body, parse_text};
 use super::schema::{Describe, Schemas, with_meaning};
-use super::write::{Id, Write, resource, text};
+use super::write::{Id, Text, Write, resource, text};
 use crate::ledger::{AccountId, LinkKind};
 
 body! {
@@ -52,6 +52,22 @@ resource! {
         items: Vec<AccountLink>,
         /// The accounts whose overdraft this one protects.
         protects: Vec<Id>,
+        /// Null: this is all.
+        next: Option<Text<'static>>,
+        /// Where this is.
+        links as "_links": PageLinks,
+    }
+}
+
+impl AccountLinkList {
+    pub(in crate::http) fn of(
+        account: AccountId,
+        items: Vec<AccountLink>,
+        protects: Vec<Id>,
+    ) -> AccountLinkList {
+        let this = format!("/v2/accounts/{}/links", account.to_uuid());
+        let links = PageLinks { this, next: None };
+        AccountLinkList { count: items.len() as u64, items, protects, next: None, links }
     }
 }
 

@@ -84,7 +84,7 @@ impl Describe for MetadataFilter {
             "type": "object",
             "propertyNames": MetadataKey::describe(schemas),
             "additionalProperties": MetadataValue::describe(schemas),
-            "maxProperties": 4,
+            "maxProperties": METADATA_ENTRIES_MAX,
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::links::{Link, Linked, Links, Relation};
+use super::links::{Link, Linked, Links, PageLinks, Relation};
 use super::schema::{Describe, Schemas};
 use super::write::{Object, Text, TotalText, Write, resource};
 use crate::http::problem::{Code, Retry};
@@ -127,6 +127,8 @@ resource! {
         items: Vec<ProblemPage>,
         /// Null: this is all.
         next: Option<Text<'static>>,
+        /// Where this is.
+        links as "_links": PageLinks,
     }
 }
 
@@ -136,6 +138,7 @@ impl ProblemList {
             count: Code::ALL.len() as u64,
             items: Code::ALL.iter().map(|&code| ProblemPage::of(code)).collect(),
             next: None,
+            links: PageLinks { this: "/problems".to_owned(), next: None },
         }
     }
 }
@@ -155,6 +158,8 @@ resource! {
         meaning: Text<'static>,
         /// Whether the same request may succeed later.
         retryable: bool,
+        /// Where this is.
+        links as "_links": PageLinks,
     }
 }
 
@@ -167,6 +172,7 @@ impl ProblemPage {
             title: Text(code.title()),
             meaning: Text(code.meaning()),
             retryable: code.retry() != Retry::Never,
+            links: PageLinks { this: format!("/problems/{}", code.slug()), next: None },
         }
     }
 }

@@ -43,7 +43,8 @@ pub trait Journal: Send {
     fn sync(&mut self) -> Result<(), StorageError>;
 
     /// Ends the part of the log that is being written, so that what it holds can be compacted; makes it
-    /// durable first. Does nothing if that part is empty, or the journal has no parts.
+    /// durable first. It goes on if it is empty, or the next one cannot be opened, say on a full disk; a journal without
+    /// parts only goes on.
     ///
     /// # Errors
     /// If that failed; then as after [`Journal::append`].

@@ -1292,6 +1292,14 @@ impl Journal for SledJournal {
     }
 
     fn roll(&mut self) -> Result<(), StorageError> {
+        if self.current.range().is_some() {
+            self.guarded("sync", SledJournal::sync_current)?;
+            // Nobody needs it now: without the next generation this one goes on, until it is far too long.
+            if let Err(error) = self.shared.prepare_next() {
+                tracing::error!(shard = %self.shard, %error, "cannot open the next generation");
+                return Ok(());
+            }
+        }
         self.guarded("roll", SledJournal::roll_unguarded)
     }
 }

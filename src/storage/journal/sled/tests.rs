@@ -744,6 +744,25 @@ fn a_full_generation_is_sealed_once_the_next_one_is_ready() {
     assert_eq!(bed.journal.current.number(), 5);
 }
 
+/// A snapshot that was merely due ended the process where no next generation could be created, though the log was whole.
+#[test]
+fn without_room_for_the_next_generation_the_live_one_goes_on() {
+    let (mut bed, mut chain, notices) = bed_of(1_000_000);
+    bed.journal.append(&chain.record_of(1, 1000)).expect("follows");
+    let in_the_way = bed.directory.path().join("journal").join(directory_name(2));
+    fs::write(&in_the_way, "not a generation").expect("written");
+    bed.journal.roll().expect("it stays as it is");
+    assert!(bed.shared.sealed().is_empty() && notices.is_empty());
+    assert_eq!(bed.journal.unsynced, 0, "it is durable all the same");
+    bed.journal.append(&chain.record_of(1, 1000)).expect("it goes on");
+    bed.journal.sync().expect("synced");
+    fs::remove_file(in_the_way).expect("removed");
+    bed.journal.roll().expect("rolled");
+    assert_eq!((bed.shared.sealed().len(), notices.len()), (1, 1));
+    let position = bed.journal.position();
+    assert_eq!(bed.restart().journal.position(), position);
+}
+
 #[test]
 fn a_journal_that_is_never_synced_is_sealed_all_the_same() {
     let (mut bed, mut chain, _notices) = bed_of(10_000);
