@@ -38,7 +38,7 @@ const DB_NAME_BYTES_MAX: usize = 128;
 /// More would only wait for one another.
 const HTTP_THREADS_MAX: u64 = 256;
 
-const IDEMPOTENCY_HOURS_DEFAULT: u64 = 24;
+pub(crate) const IDEMPOTENCY_HOURS_DEFAULT: u64 = 24;
 /// A month. A key costs about 120 bytes of memory for as long as it is kept.
 const IDEMPOTENCY_HOURS_MAX: u64 = 720;
 

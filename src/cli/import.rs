@@ -3,7 +3,8 @@
 //! [`mod@file`] reads and checks the whole file before the first request; [`play`] sends it. What always holds:
 //! an account's transactions are applied in the file's order, none behind one that is refused; each bears an
 //! idempotency key made from the file's own ids, so that repeating a request, or the whole import, changes
-//! nothing twice.
+//! nothing twice for as long as the server remembers the keys, 24 hours if it is not told otherwise. Later everything
+//! is applied a second time.
 
 mod file;
 mod play;
@@ -60,8 +61,9 @@ in batches of up to 500 to POST /v2/batches, on each connection one batch at a t
 Safe to repeat: every item has an idempotency key made from the file's accounts and ids, so running the same command \
 again, after it was killed or after the server was, goes on where it stopped and applies nothing twice. The \
 server remembers the keys for 24 hours from their first use (`teller serve --idempotency-hours`): repeat an \
-import within that time. It remembers up to 4,000,000, those of other requests included: a file with more \
-transactions and accounts needs more (`teller serve --idempotency-keys-max`).
+import within that time, since later it applies everything a second time. It remembers up to 4,000,000 keys, those \
+of other requests included: a file with more transactions and accounts needs more \
+(`teller serve --idempotency-keys-max`).
 
 An overloaded or restarting server is waited for, until nothing has succeeded for 60 s. Any refusal stops the \
 import and is told with its line; of that account nothing behind it is applied. Ctrl-C stops after the batches under \

@@ -114,12 +114,16 @@ impl Board {
     }
 }
 
+/// How an import that has stopped goes on. A row whose key is forgotten is a new transaction: hence the limit.
+const AGAIN: &str = "run the same command again within 24 hours of the first run (the server's \
+                     --idempotency-hours): nothing is applied twice; later everything is";
+
 /// Why an import stopped.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PlayError {
     /// The server refused a request for good.
-    #[error("line {line}: {what} was refused: {refusal}")]
-    Refused { line: u64, what: String, refusal: String },
+    #[error("line {line}: {what} was refused: {refusal}; {advice} {AGAIN}")]
+    Refused { line: u64, what: String, refusal: String, advice: &'static str },
     /// A request that cannot be sent, or a reply that cannot be read.
     #[error("line {line}: {what} failed")]
     Failed { line: u64, what: String, source: ClientError },
@@ -127,13 +131,10 @@ pub(super) enum PlayError {
     #[error("line {line}: the reply to {what} cannot be understood: {reason}")]
     Unreadable { line: u64, what: String, reason: String },
     /// Nothing has succeeded for too long.
-    #[error(
-        "nothing has succeeded for {} s: {reason}; to go on, run the same command again: nothing is applied twice",
-        patience.as_secs()
-    )]
+    #[error("nothing has succeeded for {} s: {reason}; to go on, {AGAIN}", patience.as_secs())]
     NoProgress { patience: Duration, reason: String },
     /// Ctrl-C.
-    #[error("interrupted; to go on, run the same command again: nothing is applied twice")]
+    #[error("interrupted; to go on, {AGAIN}")]
     Interrupted,
 }
 
@@ -296,7 +297,7 @@ impl Player {
         }
         let Place { line, what } = opening_of(account);
         let refusal = format!("the file has it in {currency}, it is there in {}", found.currency);
-        Err(End::Error(PlayError::Refused { line, what, refusal }))
+        Err(End::Error(PlayError::Refused { line, what, refusal, advice: advice("") }))
     }
 
     /// Applies rows, all of them up to the first that is refused.
@@ -561,11 +562,7 @@ impl Place {
                 refusal.push_str(&part);
             }
         }
-        if let Some(advice) = advice {
-            refusal.push_str("; ");
-            refusal.push_str(advice);
-        }
-        PlayError::Refused { line: self.line, what: self.what.clone(), refusal }
+        PlayError::Refused { line: self.line, what: self.what.clone(), refusal, advice }
     }
 
     fn unreadable(&self, reason: &impl ToString) -> End {
@@ -634,19 +631,19 @@ const KEYS_EXHAUSTED: &str = "idempotency-keys-exhausted";
 /// The refusal of a withdrawal that goes too far below zero.
 const INSUFFICIENT_FUNDS: &str = "insufficient-funds";
 
-/// What to do about a refusal for which running the same command again, or with another flag, is not enough.
-fn advice(code: &str) -> Option<&'static str> {
+/// What to do about a refusal, up to [`AGAIN`].
+fn advice(code: &str) -> &'static str {
     match code {
-        INSUFFICIENT_FUNDS => Some(
+        INSUFFICIENT_FUNDS => {
             "an account that is there keeps its limit whatever --overdraft-limit says: import into a new ledger with \
              one that is low enough, or change the account's own with PATCH /v2/accounts/{account}, member \
-             overdraft_limit, and run the same command again",
-        ),
-        KEYS_EXHAUSTED => Some(
+             overdraft_limit, and"
+        }
+        KEYS_EXHAUSTED => {
             "the import needs a key for each transaction and account: start the server with more \
-             --idempotency-keys-max, and run the same command again",
-        ),
-        _ => None,
+             --idempotency-keys-max, and"
+        }
+        _ => "when its cause is gone,",
     }
 }
 

@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::cli::import::file;
 use crate::client::BaseUrl;
+use crate::config::IDEMPOTENCY_HOURS_DEFAULT;
 use crate::ledger::ExcessDecimals;
 
 /// An item, and the batch that it came in.
@@ -166,6 +167,11 @@ fn rows(rows: &[(&str, &str, &str)]) -> Transactions {
         });
     }
     transactions
+}
+
+/// A refusal of which nothing particular is known, with the way to go on.
+fn go_on(refusal: &str) -> String {
+    format!("{refusal}; when its cause is gone, {AGAIN}")
 }
 
 async fn play_with(
@@ -353,7 +359,8 @@ async fn a_refusal_stops_the_import_behind_the_rows_before_it() {
          an account that is there keeps its limit whatever --overdraft-limit says: \
          import into a new ledger with one that is low enough, \
          or change the account's own with PATCH /v2/accounts/{account}, member overdraft_limit, \
-         and run the same command again"
+         and run the same command again within 24 hours of the first run (the server's --idempotency-hours): \
+         nothing is applied twice; later everything is"
     );
     assert_eq!(tally.transactions(), 1);
     assert_eq!(
@@ -376,7 +383,7 @@ async fn a_refusal_of_the_first_row_leaves_nothing_to_send_again() {
     let (tally, result) = play(&server, rows(&[("a", "1", "1"), ("a", "2", "1")])).await;
     let error = result.expect_err("refused").to_string();
     assert!(
-        error.starts_with("line 2: ") && error.ends_with("was refused: 404 account-not-found"),
+        error.starts_with("line 2: ") && error.ends_with(&go_on("was refused: 404 account-not-found")),
         "{error}"
     );
     assert_eq!((tally.transactions(), server.batches().len()), (0, 2));
@@ -411,7 +418,7 @@ async fn a_server_of_another_kind_is_a_refusal_too() {
     let (_, result) = play(&server, rows(&[("a", "1", "1")])).await;
     assert_eq!(
         result.expect_err("refused").to_string(),
-        "line 2: a batch from opening the account \"a\" on was refused: 404 <h1>Not here</h1>"
+        go_on("line 2: a batch from opening the account \"a\" on was refused: 404 <h1>Not here</h1>")
     );
     let server = Server::start(|_, _| Answer::Reply(200, "", r#"{"results":[]}"#)).await;
     let (_, result) = play(&server, rows(&[("a", "1", "1")])).await;
@@ -449,7 +456,7 @@ async fn an_account_that_is_there_in_another_currency_is_refused() {
     let (_, result) = play(&server, transactions).await;
     assert_eq!(
         result.expect_err("refused").to_string(),
-        "line 2: opening the account \"a\" was refused: the file has it in USD, it is there in EUR"
+        go_on("line 2: opening the account \"a\" was refused: the file has it in USD, it is there in EUR")
     );
     assert_eq!(server.batches(), [["open a"]]);
     let mut transactions = rows(&[("a", "1", "1")]);
@@ -464,7 +471,7 @@ async fn a_server_that_stays_away_is_given_up_with_advice() {
     let (tally, result) = play_with(gone, file, None, Duration::from_millis(300)).await;
     let error = result.expect_err("gone").to_string();
     assert!(error.contains("http://127.0.0.1:1 cannot be reached: "), "{error}");
-    assert!(error.ends_with("run the same command again: nothing is applied twice"), "{error}");
+    assert!(error.ends_with(&format!("; to go on, {AGAIN}")), "{error}");
     assert_eq!(tally, Tally::default());
 }
 
@@ -488,10 +495,18 @@ async fn an_interrupt_lets_the_batch_under_way_end() {
         }
     };
     let result = player.play(1, interrupt).await;
-    assert!(matches!(result, Err(PlayError::Interrupted)), "{result:?}");
+    let error = result.expect_err("interrupted").to_string();
+    assert_eq!(error, format!("interrupted; to go on, {AGAIN}"));
     let done = board.tally().transactions();
     assert!(done < 50_000);
     assert_eq!(server.asked().len() as u64, done + 1, "every item that was sent has been counted");
+}
+
+/// Whoever repeats an import later applies all of it a second time: the texts have to name the limit that there is.
+#[test]
+fn the_way_to_go_on_names_the_time_limit_of_keys() {
+    let hours = format!("{IDEMPOTENCY_HOURS_DEFAULT} hours");
+    assert!(AGAIN.contains(&hours) && crate::cli::import::LONG_ABOUT.contains(&hours));
 }
 
 #[test]
