@@ -174,12 +174,16 @@ pub(super) fn restart(args: &RestartArgs, bench: &Bench) -> Result<FiguresReport
     let (mut teller, snapshot_time, snapshot_cpu_time) = start()?;
     teller.deposit(args.records, args.accounts, interrupt)?;
     child(&teller).wait_until_quiet(interrupt)?;
+    let paid_in_cents = teller.paid_in_cents();
     // Killed, it takes no snapshot: what it wrote since the start is in the journal only.
     teller.into_child().kill()?;
-    let (teller, time, cpu_time) = start()?;
+    let (mut teller, time, cpu_time) = start()?;
     let replay = time.saturating_sub(snapshot_time);
     let replay_cpu = cpu_time.saturating_sub(snapshot_cpu_time);
     let resident = child(&teller).resident_bytes()?;
+    // Everything is measured: what the journal had is all there.
+    teller.goes_on_from(paid_in_cents);
+    teller.check_balance()?;
     let mut figures = vec![
         count("accounts", args.accounts),
         count("records", args.records),

@@ -183,6 +183,16 @@ impl Teller {
         })
     }
 
+    /// What its accounts were given, for a server that goes on with its ledger.
+    pub(super) fn paid_in_cents(&self) -> i128 {
+        self.paid_in_cents
+    }
+
+    /// Counts what was given before this server was started on the ledger.
+    pub(super) fn goes_on_from(&mut self, paid_in_cents: i128) {
+        self.paid_in_cents += paid_in_cents;
+    }
+
     /// Counts what a run did.
     pub(super) fn has_done(&mut self, totals: &Totals) {
         let net = i128::from(totals.deposits) - i128::from(totals.withdrawals);
