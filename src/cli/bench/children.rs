@@ -101,23 +101,52 @@ impl Interrupt {
     }
 }
 
-/// A directory that is removed at the end, and its parent if that was made for it.
+/// A directory that is removed at the end, and those above it that were made for it.
 pub(super) struct Directory {
     path: PathBuf,
-    made: Option<PathBuf>,
+    /// They go after it, as fields are dropped after what has them.
+    _above: Levels,
+}
+
+/// Directories that were made here, each in the one before. They are removed at the end, where nothing else is in them
+/// by then.
+struct Levels(Vec<PathBuf>);
+
+impl Levels {
+    /// Makes a directory and all that are missing above it.
+    fn make(path: &Path) -> io::Result<Levels> {
+        let is_missing = |level: &&Path| !level.as_os_str().is_empty() && !level.exists();
+        let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
+        let mut made = Levels(Vec::new());
+        for level in missing.into_iter().rev() {
+            match fs::create_dir(level) {
+                Ok(()) => made.0.push(level.to_owned()),
+                // Somebody else has made it meanwhile: it is theirs.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(made)
+    }
+}
+
+impl Drop for Levels {
+    fn drop(&mut self) {
+        // The first that stays has something in it, and so have all above.
+        let _ = self.0.iter().rev().try_for_each(fs::remove_dir);
+    }
 }
 
 impl Directory {
     /// Makes a new directory in `parent`.
     pub(super) fn new(parent: &Path) -> io::Result<Directory> {
-        let made = (!parent.exists()).then(|| parent.to_owned());
-        fs::create_dir_all(parent)?;
+        let above = Levels::make(parent)?;
         let process = std::process::id();
         let mut number = 0;
         loop {
             let path = parent.join(format!("bench-{process}-{number}"));
             match fs::create_dir(&path) {
-                Ok(()) => return Ok(Directory { path, made }),
+                Ok(()) => return Ok(Directory { path, _above: above }),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
                 Err(error) => return Err(error),
             }
@@ -138,10 +167,6 @@ impl Drop for Directory {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir_all(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove what the bench has made");
-        }
-        if let Some(made) = &self.made {
-            // It stays if something else is in it by now.
-            let _ = fs::remove_dir(made);
         }
     }
 }
@@ -390,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_goes_with_the_parent_that_was_made_for_it_and_no_other() {
+    fn a_directory_goes_with_all_that_was_made_for_it_and_nothing_else() {
         let root = Directory::new(&std::env::temp_dir()).expect("made");
         let parent = root.path().join("a");
         let first = Directory::new(&parent).expect("made");
@@ -400,6 +425,13 @@ mod tests {
         assert!(second.path().exists());
         drop(second);
         assert!(parent.exists(), "the second did not make it");
+        let nested = Directory::new(&root.path().join("b/c/d")).expect("made");
+        drop(nested);
+        assert!(!root.path().join("b").exists(), "all three were made for it");
+        let nested = Directory::new(&root.path().join("b/c/d")).expect("made");
+        fs::write(root.path().join("b/thesis.txt"), "three years of work").expect("written");
+        drop(nested);
+        assert!(root.path().join("b/thesis.txt").exists() && !root.path().join("b/c").exists());
         let path = root.path().to_owned();
         drop(root);
         assert!(!path.exists());
