@@ -1,26 +1,15 @@
 //! The command line as a script meets it: exit codes, stdout, stderr, environment.
 
-use std::fs;
-use std::process::{Command, Output};
+mod process;
 
-struct Ran {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
+use std::fs;
+
+use process::{Ran, program, run};
 
 fn teller(arguments: &[&str], variables: &[(&str, &str)]) -> Ran {
-    let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_teller"))
-        .args(arguments)
-        .env_clear()
-        .envs(variables.iter().copied())
-        .output()
-        .expect("it runs");
-    Ran {
-        code: status.code(),
-        stdout: String::from_utf8(stdout).expect("UTF-8"),
-        stderr: String::from_utf8(stderr).expect("UTF-8"),
-    }
+    let mut command = program(arguments);
+    command.envs(variables.iter().copied());
+    run(command)
 }
 
 #[test]

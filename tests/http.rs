@@ -663,12 +663,15 @@ async fn without_room_on_disk_only_changes_are_refused() {
     set_full(false);
     // A shard looks at the disk once a batch, and the read above may have been answered from a batch that still
     // goes on. So the client does as it was told and tries again.
-    let done = loop {
-        let reply = service.send("POST", "/accounts/a/deposit", &key, r#"{"amount":1}"#).await;
-        if reply.code() != "disk-full" {
-            break reply;
+    let done = in_time("changes are taken again", async {
+        loop {
+            let reply = service.send("POST", "/accounts/a/deposit", &key, r#"{"amount":1}"#).await;
+            if reply.code() != "disk-full" {
+                break reply;
+            }
         }
-    };
+    })
+    .await;
     assert_eq!((done.status.as_u16(), done.header("idempotent-replayed")), (201, ""));
     assert!(service.get("/accounts/a").await.text().contains(r#""balance":2.00"#));
     service.stop().await;
@@ -982,7 +985,7 @@ async fn large_replies_that_are_not_read_keep_large_batches_out() {
     };
     assert_eq!((batch(1001).await, batch(1000).await), (503, 200), "small ones need no place");
     drop(readers);
-    while batch(1001).await != 200 {}
+    in_time("a place is free again", async { while batch(1001).await != 200 {} }).await;
     service.stop().await;
 }
 
@@ -1030,7 +1033,7 @@ async fn replies_that_are_not_read_have_room_for_so_many() {
         assert_eq!(untold.json()["executed"], 1000, "{untold:?}");
 
         drop(reader);
-        while service.get(page).await.status != 200 {}
+        in_time("there is room again", async { while service.get(page).await.status != 200 {} }).await;
         let told = service.send("POST", "/v2/batches", &ndjson, &plain).await;
         assert_eq!(told.json()["executed"], 1000, "there is room again");
         posted += 2000;
