@@ -505,7 +505,7 @@ fn parse_switch(text: &str) -> Result<bool, String> {
     }
 }
 
-fn parse_data_dir(text: &str) -> Result<PathBuf, String> {
+pub(crate) fn parse_data_dir(text: &str) -> Result<PathBuf, String> {
     match text {
         "" => Err("must be the path of a directory".to_owned()),
         text if text.contains('\0') => Err("must not contain a NUL character".to_owned()),

@@ -49,6 +49,7 @@ fn wrong_usage_exits_2_and_names_the_flag_or_the_variable() {
         (&["export", "--account="], &[], "must not be empty"),
         (&["bench"], &[], "Usage: teller bench"),
         (&["bench", "sleep"], &[], "sleep"),
+        (&["bench", "deposit", "--data-dir="], &[], "must be the path of a directory"),
         (&["bench", "deposit", "--accounts=1"], &[], "from 2 to 1000000000"),
         (&["bench", "deposit", "--duration=0"], &[], "'--duration <SECONDS>'"),
         (&["bench", "deposit", "--pairs=hot"], &[], "--pairs means nothing for deposit"),

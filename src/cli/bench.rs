@@ -50,7 +50,7 @@ use clap::Subcommand;
 use serde::Serialize;
 
 use crate::client::{BaseUrl, BaseUrlError, ClientError};
-use crate::config::{LedgerLocation, LocationArgs, LogArgs, parse_whole};
+use crate::config::{LedgerLocation, LocationArgs, LogArgs, parse_data_dir, parse_whole};
 use children::{Directory, Interrupt};
 use load::{Against, Shape, Spec, Workload};
 
@@ -158,7 +158,7 @@ struct CommonArgs {
 struct PlaceArgs {
     /// The directory in which temporary ledgers are made: on the disk that is to be measured.
     /// [env: MZ_DATA_DIR] [default: data]
-    #[arg(long, value_name = "DIRECTORY")]
+    #[arg(long, value_name = "DIRECTORY", value_parser = parse_data_dir)]
     data_dir: Option<std::path::PathBuf>,
 }
 
