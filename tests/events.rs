@@ -829,9 +829,7 @@ fn a_reader_misses_nothing_and_gets_nothing_twice_over_kills() {
     assert!(acknowledged.len() >= 1200 && acknowledged.is_subset(&known));
     // An open stream does not hold the end up.
     let mut open = Reader::open(server.address(), "/v2/events?after=now", &[]);
-    let began = Instant::now();
     server.stop();
-    assert!(began.elapsed() < TIME_MAX / 2);
     assert_eq!(open.until_end(), []);
 }
 
