@@ -48,19 +48,20 @@ fn full_and_broken() -> [Stdio; 2] {
 fn a_server_serves_where_its_stdout_takes_nothing() {
     for stdout in full_and_broken() {
         let data = DataDir::new();
-        let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();
-        let flag = format!("--port={port}");
-        let mut server = Running::start_into(data.command(&["serve", &flag, "--shards=1"]), stdout);
-        let url = BaseUrl::parse(&format!("http://127.0.0.1:{port}")).expect("a URL");
+        let mut server = Server::launch_into(data.command(&["serve", "--port=0", "--shards=1"]), stdout);
+        server.wait_for_log("starting address=");
+        let log = server.log();
+        let (_, rest) = log.split_once("starting address=").expect("it was waited for");
+        let (address, _) = rest.split_once(' ').expect("more stands behind it");
+        let url = BaseUrl::parse(&format!("http://{address}")).expect("a URL");
         let client = Client::new(url, 1, TIME_MAX);
         let until = Instant::now() + TIME_MAX;
         while !block_on(client.get("/readyz")).is_ok_and(|reply| reply.status == 200) {
-            assert!(!server.has_ended() && Instant::now() < until, "{:?}", server.kill());
+            assert!(Instant::now() < until, "it does not serve");
             thread::sleep(POLL_INTERVAL);
         }
         server.interrupt();
-        let ended = server.output();
-        assert_eq!(ended.code, Some(0), "{ended:?}");
+        server.assert_ends_well();
     }
 }
 
@@ -339,9 +340,13 @@ fn a_commit_wakes_no_more_of_the_journals_threads_than_are_needed() {
     }
     let after = server.sleeps("sled-io");
     assert!(before.keys().eq(after.keys()) && before.len() == 7, "{before:?} {after:?}");
-    // One for each of two shards.
+    // One for each of two shards; all where a commit took more than a second, and then it says so.
     let awake = before.iter().filter(|(name, sleeps)| after[*name] > **sleeps).count();
-    assert!((1..=2).contains(&awake), "{before:?} {after:?}");
+    assert!(awake >= 1, "{before:?} {after:?}");
+    if awake > 2 {
+        eprintln!("{awake} threads have slept: {before:?} {after:?}");
+        server.wait_for_log("a commit takes long");
+    }
     server.stop();
     data.run(&["verify"]).succeeded();
 }

@@ -217,11 +217,17 @@ pub(crate) struct Server {
 
 impl Server {
     /// Starts a server.
-    pub(crate) fn launch(mut command: Command) -> Server {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    pub(crate) fn launch(command: Command) -> Server {
+        Server::launch_into(command, Stdio::piped())
+    }
+
+    /// Starts a server whose stdout is something else than a pipe to here: only its log says where it listens.
+    pub(crate) fn launch_into(mut command: Command, stdout: impl Into<Stdio>) -> Server {
+        let mut child = command.stdout(stdout).stderr(Stdio::piped()).spawn().expect("it starts");
         let (line, lines) = channel();
-        let stdout = BufReader::new(child.stdout.take().expect("piped"));
-        thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|text| line.send(text)));
+        if let Some(stdout) = child.stdout.take().map(BufReader::new) {
+            thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|text| line.send(text)));
+        }
         let log = Arc::new(Mutex::new(String::new()));
         let stderr = BufReader::new(child.stderr.take().expect("piped"));
         let writer = Arc::clone(&log);
@@ -314,6 +320,11 @@ impl Server {
     /// Asks it to end, as `kill` does.
     pub(crate) fn terminate(&self) {
         self.signal(Signal::TERM);
+    }
+
+    /// Asks it to end, as Ctrl-C does.
+    pub(crate) fn interrupt(&self) {
+        self.signal(Signal::INT);
     }
 
     fn signal(&self, signal: Signal) {
