@@ -78,6 +78,32 @@ fn the_longest_rows_fit_a_batch() {
     assert!(told.contains("total           -6.00\n"), "{told}");
 }
 
+/// That of a fresh ledger was an empty file, which no import takes.
+#[test]
+fn an_export_without_a_row_names_the_columns_and_can_be_imported() {
+    let data = DataDir::new();
+    data.serve(&["--shards=2", "--disk-reserve-mib=0"]).stop();
+    let [transactions, accounts] =
+        ["--what=transactions", "--what=accounts"].map(|what| data.run(&["export", what]).succeeded());
+    let server = data.serve(&["--disk-reserve-mib=0"]);
+    let told = import(&server, &write(&data, "export.csv", &transactions), &[]).succeeded();
+    assert!(told.contains("accounts        0 (0 opened, 0 already there)\n"), "{told}");
+    for (path, body) in [
+        ("/accounts", r#"{"name":"a"}"#),
+        ("/accounts", r#"{"name":"b"}"#),
+        ("/accounts/b/deposit", r#"{"amount":1}"#),
+    ] {
+        assert_eq!(post(&server.client(1), path, body, None).status, 201);
+    }
+    server.stop();
+    assert_eq!(data.run(&["export", "--account=a"]).succeeded(), transactions);
+    // With rows it is the same line.
+    for (what, names, rows) in [("--what=transactions", transactions, 1), ("--what=accounts", accounts, 2)] {
+        let text = data.run(&["export", what]).succeeded();
+        assert!(text.starts_with(&names) && text.lines().count() == 1 + rows, "{text}");
+    }
+}
+
 #[test]
 fn an_export_with_transfers_and_currencies_makes_the_same_ledger_elsewhere() {
     let data = DataDir::new();

@@ -36,7 +36,7 @@ pub(super) fn export(
             }
         }
     }
-    rows.finish()
+    rows.finish(what)
 }
 
 /// Prints a shard's transactions, of one account or of all; says whether it has the account.
@@ -126,6 +126,10 @@ fn print_accounts(source: &Source, files: &ShardFiles, rows: &mut Rows) -> Resul
     Ok(())
 }
 
+/// The names of a [`TransactionRow`]'s columns.
+const TRANSACTION_COLUMNS: [&str; 9] =
+    ["id", "account", "type", "amount", "balance", "created", "kind", "currency", "reference"];
+
 /// One account's side of a transaction. The first columns are those that `teller import` reads: `type` says which way
 /// the money went, and the amount is positive. `created` is in Unix seconds; `kind` says what it was; the sides of a
 /// transfer have one id.
@@ -142,6 +146,10 @@ struct TransactionRow<'a> {
     currency: &'a str,
     reference: Option<&'a str>,
 }
+
+/// The names of an [`AccountRow`]'s columns.
+const ACCOUNT_COLUMNS: [&str; 9] =
+    ["id", "name", "currency", "balance", "overdraft_limit", "version", "created", "updated", "closed"];
 
 /// An account. Times are in Unix seconds; an account without a limit of its own has none here.
 #[derive(Serialize)]
@@ -162,13 +170,13 @@ type Stdout = BufWriter<StdoutLock<'static>>;
 
 /// Prints rows.
 pub(super) enum Rows {
-    Csv(Box<csv::Writer<Stdout>>),
+    Csv { writer: Box<csv::Writer<Stdout>>, has_names: bool },
     Ndjson(Stdout),
 }
 
 impl Rows {
     pub(super) fn csv(stdout: Stdout) -> Rows {
-        Rows::Csv(Box::new(csv::Writer::from_writer(stdout)))
+        Rows::Csv { writer: Box::new(csv::Writer::from_writer(stdout)), has_names: false }
     }
 
     pub(super) fn ndjson(stdout: Stdout) -> Rows {
@@ -177,7 +185,11 @@ impl Rows {
 
     fn print(&mut self, row: &impl Serialize) -> Result<(), Box<dyn Error>> {
         match self {
-            Rows::Csv(writer) => writer.serialize(row)?,
+            Rows::Csv { writer, has_names } => {
+                // The writer puts the line of names before the first row.
+                writer.serialize(row)?;
+                *has_names = true;
+            }
             Rows::Ndjson(writer) => {
                 serde_json::to_writer(&mut *writer, row)?;
                 writer.write_all(b"\n")?;
@@ -186,9 +198,17 @@ impl Rows {
         Ok(())
     }
 
-    fn finish(&mut self) -> Result<(), Box<dyn Error>> {
+    fn finish(&mut self, what: What) -> Result<(), Box<dyn Error>> {
         match self {
-            Rows::Csv(writer) => writer.flush()?,
+            Rows::Csv { writer, has_names } => {
+                if !*has_names {
+                    writer.write_record(match what {
+                        What::Transactions => TRANSACTION_COLUMNS,
+                        What::Accounts => ACCOUNT_COLUMNS,
+                    })?;
+                }
+                writer.flush()?;
+            }
             Rows::Ndjson(writer) => writer.flush()?,
         }
         Ok(())
