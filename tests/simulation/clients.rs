@@ -711,7 +711,7 @@ fn plan(items: Vec<Item>, atomic: bool, dry_run: bool, key: Option<HomedKey>) ->
         needs.holds.sort_unstable();
         needs.holds.dedup();
         let mut known = HashSet::new();
-        needs.keys.retain(|key| known.insert(key.digest));
+        needs.keys.retain(|key| known.insert(*key));
         if !(needs.accounts.is_empty() && needs.holds.is_empty()) {
             needs.references.clone_from(&references);
         }
