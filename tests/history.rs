@@ -3,7 +3,7 @@
 mod random;
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use random::Random;
@@ -558,6 +558,38 @@ async fn the_list_of_accounts_at_a_moment_adds_up() {
     let page = service.get(&format!("/v2/accounts?at={last}&limit=2")).await;
     let cursor = text(&page.json(), "next");
     assert_eq!(service.get(&format!("/v2/accounts?limit=2&cursor={cursor}")).await.code(), "invalid-cursor");
+    service.stop().await;
+}
+
+/// P7: a page of a thousand accounts searched all of their histories, which took one of few readers for seconds.
+#[tokio::test]
+async fn a_page_of_accounts_with_long_histories_as_they_were_is_a_short_one() {
+    const ACCOUNTS: usize = 1000;
+    let service = Service::start().await;
+    let batch = async |item: &dyn Fn(usize) -> Value, times: usize| {
+        let lines: String =
+            (0..ACCOUNTS * times).map(|number| format!("{}\n", item(number % ACCOUNTS))).collect();
+        let ndjson = [("content-type", "application/x-ndjson")];
+        let done = service.send("POST", "/v2/batches?results=none", &ndjson, &lines).await.json();
+        assert_eq!(done["executed"], ACCOUNTS * times);
+    };
+    batch(&|number| json!({ "type": "open", "name": format!("n{number}") }), 1).await;
+    let deposit = |number| json!({ "type": "deposit", "account": format!("name:n{number}"), "amount": "1" });
+    batch(&deposit, 10).await;
+    let last = made(&service, "/v2/accounts/name:n0/deposits", json!({ "amount": "1" })).await;
+    tick().await;
+    for _ in 0..3 {
+        batch(&deposit, 10).await;
+    }
+    let path = format!("/v2/accounts?at={}&limit=1000", text(&last, "created"));
+    let first = service.get(&path).await.json();
+    let count = first["count"].as_u64().expect("a number");
+    assert!((100..1000).contains(&count), "{count} accounts on one page");
+    let accounts = all(&service, &path).await;
+    assert_eq!(accounts.len(), ACCOUNTS);
+    let names: BTreeSet<_> = accounts.iter().map(|account| text(account, "name")).collect();
+    assert_eq!(names.len(), ACCOUNTS, "each once");
+    assert_eq!(accounts.iter().map(|account| cents(&account["posted"])).sum::<i64>(), 100 * (10 * 1000 + 1));
     service.stop().await;
 }
 

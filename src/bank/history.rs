@@ -4,8 +4,9 @@
 //!
 //! - an account's entries are in the order of its versions, and their times never run backwards, so a time range is a
 //!   range of versions; its ends are found through the skip pointers, in O(log n) reads;
-//! - what a request reads is bounded: a page examines [`ENTRIES_EXAMINED_MAX`] entries at most and then says where to go
-//!   on, a statement of more than [`STATEMENT_ENTRIES_MAX`] is refused;
+//! - what a request reads is bounded: a page, of entries or of accounts as they were, examines some
+//!   [`ENTRIES_EXAMINED_MAX`] entries at most and then says where to go on, a statement of more than
+//!   [`STATEMENT_ENTRIES_MAX`] is refused;
 //! - a moment is read only once the clock has passed it, so nothing can be booked in it any more.
 //!
 //! Left out on purpose: an index by type, amount or metadata. Such a filter reads the entries one after the other.
@@ -289,7 +290,8 @@ impl Bank {
         past.map(|past| past.of(&account)).ok_or(Refusal::NotThere)
     }
 
-    /// Reads a page of all accounts that there were at a moment, as [`Bank::accounts`] does. The filter is asked about
+    /// Reads a page of all accounts that there were at a moment, as [`Bank::accounts`] does, of fewer accounts where their
+    /// histories are long. The filter is asked about
     /// the accounts as they were, but for their metadata, of which the ledger knows today's.
     ///
     /// # Errors
@@ -303,22 +305,32 @@ impl Bank {
     ) -> Result<(Vec<PastAccount>, Option<(ShardId, AccountNumber)>), Refusal> {
         passed(moment).await;
         let open_or_closed = AccountFilter { closed: None, ..filter.clone() };
-        let (accounts, next) = self.accounts(Arc::new(open_or_closed), from, count).await?;
+        let (accounts, mut next) = self.accounts(Arc::new(open_or_closed), from, count).await?;
         let mut there = Vec::with_capacity(accounts.len());
+        let mut examined = 0;
         for accounts in accounts.chunk_by(|one, other| one.id.shard == other.id.shard) {
+            let shard = accounts[0].id.shard;
             let chains: Vec<_> =
-                accounts.iter().filter(|account| account.opened <= moment).map(Chain::of).collect();
-            let pasts = self
-                .read_history(accounts[0].id.shard, move |history| {
-                    let past =
-                        |chain: Chain| Ok(chain.at(history, Point::Time(moment))?.map(|past| (chain, past)));
-                    chains.into_iter().map(past).collect::<Result<Vec<_>, StorageError>>()
-                })
-                .await?;
-            let mut accounts = accounts.iter();
-            for (chain, past) in pasts.into_iter().flatten() {
-                let account = accounts.find(|account| account.id == chain.id).expect("in the same order");
-                there.push(past.of(account));
+                accounts.iter().map(|account| (account.opened, Chain::of(account))).collect();
+            let look = move |history: &mut HistoryReader<'_>| {
+                let mut pasts = Vec::with_capacity(chains.len());
+                for (opened, chain) in chains {
+                    if examined + history.examined() >= ENTRIES_EXAMINED_MAX {
+                        break;
+                    }
+                    let is_there = opened <= moment;
+                    pasts.push(if is_there { chain.at(history, Point::Time(moment))? } else { None });
+                }
+                Ok((pasts, examined + history.examined()))
+            };
+            let pasts;
+            (pasts, examined) = self.read_history(shard, look).await?;
+            let rest = accounts.get(pasts.len());
+            let pasts = accounts.iter().zip(pasts);
+            there.extend(pasts.filter_map(|(account, past)| past.map(|past| past.of(account))));
+            if let Some(account) = rest {
+                next = Some((shard, account.id.number));
+                break;
             }
         }
         there.retain(|account| filter.closed.is_none_or(|closed| account.closed.is_some() == closed));

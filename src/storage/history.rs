@@ -19,6 +19,7 @@ pub struct HistoryReader<'a> {
     journal: &'a dyn JournalReader,
     /// The record read last, and the sequences in it: the entries of a busy account stand close together.
     record: Option<(RangeInclusive<Sequence>, Vec<u8>)>,
+    examined: u64,
 }
 
 /// An event that is an entry of some account, and its place in the log.
@@ -47,7 +48,12 @@ impl HistoryEntry {
 impl<'a> HistoryReader<'a> {
     /// A reader of the log of this shard.
     pub fn new(shard: ShardId, journal: &'a dyn JournalReader) -> HistoryReader<'a> {
-        HistoryReader { shard, journal, record: None }
+        HistoryReader { shard, journal, record: None, examined: 0 }
+    }
+
+    /// How many entries of accounts it has looked at so far, those on the way to others too.
+    pub fn examined(&self) -> u64 {
+        self.examined
     }
 
     /// The event with this sequence; `None` behind the end of the log.
@@ -158,6 +164,7 @@ impl<'a> HistoryReader<'a> {
         sequence: Sequence,
         version: Option<u64>,
     ) -> Result<HistoryEntry, StorageError> {
+        self.examined += 1;
         let event = self
             .event(sequence)?
             .ok_or_else(|| self.corrupt(sequence, "an entry of an account is missing".into()))?;
