@@ -1,7 +1,7 @@
 //! Holds: those that a shard remembers, and those that ended so long ago that only history has them.
 //!
-//! A shard forgets an ended hold after [`ENDED_HOLD_MEMORY_MS`](crate::ledger::ENDED_HOLD_MEMORY_MS), for memory must not
-//! grow with all that ever was. The hold goes on to have its outcome: whoever reads it is told, and whoever would end it
+//! A shard forgets an ended hold after [`ENDED_HOLD_MEMORY_MS`](crate::ledger::ENDED_HOLD_MEMORY_MS), or behind
+//! [`ENDED_HOLDS_MAX`](crate::ledger::ENDED_HOLDS_MAX) others, for memory must not grow with all that ever was. The hold goes on to have its outcome: whoever reads it is told, and whoever would end it
 //! once more learns how it ended.
 //!
 //! # Where a hold is

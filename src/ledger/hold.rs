@@ -4,7 +4,7 @@
 //!
 //! - an account's `held` is the sum of its pending holds;
 //! - a hold has one outcome. Who comes second learns the first: an ended hold is remembered for
-//!   [`ENDED_HOLD_MEMORY_MS`]; after that its account's history tells.
+//!   [`ENDED_HOLD_MEMORY_MS`], or until [`ENDED_HOLDS_MAX`] others have ended; after that its account's history tells.
 //! - the events alone decide when an ended hold is forgotten, so every replay forgets it at the same one.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,6 +13,9 @@ use super::{AccountId, AccountNumber, Amount, HoldId, ShardId, Timestamp};
 
 /// For how long an ended hold stays in memory, in milliseconds: a day, as long as an idempotency key usually does.
 pub const ENDED_HOLD_MEMORY_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// How many ended holds a shard remembers at most: some 150 MB of them.
+pub const ENDED_HOLDS_MAX: usize = 1_000_000;
 
 /// How many ended holds one event forgets at most; it ends one at most.
 const FORGOTTEN_PER_EVENT_MAX: usize = 16;
@@ -158,16 +161,59 @@ impl Holds {
         self.ended.insert((at, key));
     }
 
-    /// Forgets some of those that ended long ago.
+    /// Forgets some of those that ended long ago, or before too many others.
     pub(super) fn forget(&mut self, now: Timestamp) {
+        self.forget_beyond(ENDED_HOLDS_MAX, now);
+    }
+
+    fn forget_beyond(&mut self, ended_max: usize, now: Timestamp) {
         for _ in 0..FORGOTTEN_PER_EVENT_MAX {
+            let is_one_too_many = self.ended.len() > ended_max;
             match self.ended.first().copied() {
-                Some((at, key)) if at.millis().saturating_add(ENDED_HOLD_MEMORY_MS) <= now.millis() => {
+                Some((at, key))
+                    if is_one_too_many
+                        || at.millis().saturating_add(ENDED_HOLD_MEMORY_MS) <= now.millis() =>
+                {
                     self.ended.pop_first();
                     self.holds.remove(&key);
                 }
                 _ => break,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// They were remembered for a day, however many: at 500 a second that took gigabytes.
+    #[test]
+    fn an_ended_hold_is_forgotten_after_a_day_or_behind_many_others() {
+        let time = Timestamp::from_millis;
+        let key = |version| HoldKey { account: AccountNumber::new(0), version };
+        let mut holds = Holds::default();
+        for version in 1..=40 {
+            let (created, expires) = (time(u64::from(version)), time(1000));
+            let amount = Amount::from_minor_units(1).expect("in range");
+            holds.insert(
+                key(version),
+                Hold { created, amount, to: None, expires, status: HoldStatus::Pending },
+            );
+            if version % 4 != 0 {
+                holds.end(key(version), created, HoldOutcome::Voided);
+            }
+            holds.forget_beyond(10, created);
+        }
+        let ended = |holds: &Holds| -> Vec<u32> {
+            let ended = holds.iter().filter(|(_, hold)| hold.status != HoldStatus::Pending);
+            ended.map(|(key, _)| key.version).collect()
+        };
+        assert_eq!(ended(&holds), [27, 29, 30, 31, 33, 34, 35, 37, 38, 39]);
+        assert_eq!((holds.pending(), holds.iter().len()), (10, 20), "what is pending stays");
+        holds.forget_beyond(10, time(31 + ENDED_HOLD_MEMORY_MS));
+        assert_eq!(ended(&holds), [33, 34, 35, 37, 38, 39]);
+        holds.forget_beyond(0, time(0));
+        assert!(ended(&holds).is_empty());
     }
 }

@@ -50,7 +50,7 @@ pub use decision::{
     AccountChange, After, Amended, Decision, Effect, Effects, ItemOutcome, Kind, Opened, Outcome, Part,
 };
 pub use event::{Change, Direction, Entry, Event, KeyUse, PartLinks};
-pub use hold::{ENDED_HOLD_MEMORY_MS, Hold, HoldKey, HoldOutcome, HoldStatus, Holds};
+pub use hold::{ENDED_HOLD_MEMORY_MS, ENDED_HOLDS_MAX, Hold, HoldKey, HoldOutcome, HoldStatus, Holds};
 pub use id::{
     AccountId, AccountNumber, HOLD_VERSION_MAX, HoldId, IdError, SHARDS_MAX, Sequence, ShardId, Timestamp,
     TransactionId,

@@ -51,7 +51,7 @@ pub(in crate::http) static READ: Operation = Operation {
     endpoint: Endpoint::ReadHold,
     id: "readHold",
     summary: "Read a hold",
-    details: "One that ended more than a day ago is looked for in its account's history. If that has a great many entries, \
+    details: "One that ended more than a day, or a million ends, ago is looked for in its account's history. If that has a great many entries, \
         503 `overloaded` says that the search is not at its end; the next request goes on with it.",
     headers: IF_NONE_MATCH,
     success: Success {
@@ -70,8 +70,8 @@ pub(in crate::http) static LIST: Operation = Operation {
     endpoint: Endpoint::Holds,
     id: "listHolds",
     summary: "Read an account's holds",
-    details: "Those that are pending, or ended within a day, the oldest first; page by page: `next`, and the Link header, \
-        lead on. A page looks at a bounded number of holds, so it may have few, even none, and still a next one.",
+    details: "Those that are pending, or ended within a day and among the last million, the oldest first; page by page: \
+        `next`, and the Link header, lead on. A page looks at a bounded number of holds, so it may have few, even none, and still a next one.",
     query: HoldsQuery::SHAPE,
     headers: IF_NONE_MATCH,
     success: Success {
