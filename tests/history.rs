@@ -4,11 +4,18 @@ mod random;
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use random::Random;
 use serde_json::{Value, json};
-use support::{Reply, Service};
+use support::{MemoryBank, Reply, Service, in_time};
+use teller::http::Limits;
+use teller::ledger::Sequence;
+use teller::storage::StorageError;
+use teller::storage::journal::JournalReader;
+use tokio::task::JoinSet;
 
 /// Posts a body that has to be taken.
 async fn made(service: &Service, path: &str, body: Value) -> Value {
@@ -591,6 +598,46 @@ async fn a_page_of_accounts_with_long_histories_as_they_were_is_a_short_one() {
     assert_eq!(names.len(), ACCOUNTS, "each once");
     assert_eq!(accounts.iter().map(|account| cents(&account["posted"])).sum::<i64>(), 100 * (10 * 1000 + 1));
     service.stop().await;
+}
+
+/// A log whose reader waits as long as the gate is closed.
+struct Gated {
+    log: Arc<dyn JournalReader>,
+    is_closed: Arc<AtomicBool>,
+}
+
+impl JournalReader for Gated {
+    fn record(&self, sequence: Sequence) -> Result<Option<Vec<u8>>, StorageError> {
+        while self.is_closed.load(SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.log.record(sequence)
+    }
+}
+
+/// P7: who found all readers busy waited for as long as they were: a retried payment behind long searches.
+#[tokio::test]
+async fn who_waits_for_a_reader_of_history_for_long_is_sent_away() {
+    const READERS: usize = 16;
+    let is_closed = Arc::<AtomicBool>::default();
+    let gated = |log| Arc::new(Gated { log, is_closed: Arc::clone(&is_closed) }) as Arc<dyn JournalReader>;
+    let bank = MemoryBank::start_with(1, 100, gated);
+    let service = Arc::new(Service::over(bank, Limits::default()).await);
+    open(&service, json!({ "name": "a" })).await;
+    let mut requests = JoinSet::new();
+    is_closed.store(true, SeqCst);
+    for _ in 0..=READERS {
+        let service = Arc::clone(&service);
+        requests.spawn(async move { service.get("/v2/accounts/name:a/transactions").await });
+    }
+    let first = in_time("one too many is answered", requests.join_next()).await;
+    let first = first.expect("there are some").expect("no panic");
+    assert_eq!((first.status.as_u16(), first.code().as_str()), (503, "overloaded"));
+    is_closed.store(false, SeqCst);
+    while let Some(reply) = requests.join_next().await {
+        assert_eq!(reply.expect("no panic").status, 200);
+    }
+    Arc::into_inner(service).expect("nobody else has it").stop().await;
 }
 
 /// The rows of a CSV, by RFC 4180.

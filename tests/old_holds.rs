@@ -162,8 +162,8 @@ async fn the_end_of_a_hold_of_a_busy_account_is_found_by_asking_again() {
     service.stop().await;
 }
 
-/// Each hold that was found cost as much again with the next request as it had at first, so a batch of many read about
-/// the first ones each time, and never got to the last.
+/// Each hold that was found cost something again with the next request, so a batch of many read about the first ones each
+/// time, and never got to the last.
 #[tokio::test]
 async fn a_batch_of_many_old_holds_gets_on_by_asking_again() {
     static AHEAD: AtomicU64 = AtomicU64::new(0);
@@ -190,9 +190,13 @@ async fn a_batch_of_many_old_holds_gets_on_by_asking_again() {
         };
         results.iter().filter(is_told).count()
     };
-    let (first, second) = (told_of().await, told_of().await);
-    assert!((1..700).contains(&first), "more than one request may read: {first}");
-    assert_eq!(second, 700);
+    let mut told = told_of().await;
+    assert!((1..700).contains(&told), "more than one request may read: {told}");
+    while told < 700 {
+        let before = told;
+        told = told_of().await;
+        assert!(told >= (before + 100).min(700), "it does not get on: {told} behind {before}");
+    }
     service.stop().await;
 }
 

@@ -14,10 +14,11 @@
 //! clock was set back and much happened while it stood still.
 //!
 //! # What that costs
-//! One request examines [`ENTRIES_EXAMINED_MAX`] entries at most. If it has not found the end then, it is refused as too
-//! much work for now, and the bank remembers how far it got: the next request about that hold goes on there. So a client
-//! that follows `Retry-After` gets its answer, and a hold that was found once is found at once again. An index of ended
-//! holds would spare the search, and would cost memory for all of them for ever.
+//! One request examines some [`ENTRIES_EXAMINED_MAX`] entries at most, those on the way to others among them. If it has not
+//! found the end then, it is refused as too much work for now, and the bank remembers how far it got: the next request
+//! about that hold goes on there. What was found is remembered as well, and costs nothing again. So a client that follows
+//! `Retry-After` gets its answer, of a batch of holds too. An index of ended holds would spare the search, and would cost
+//! memory for all of them for ever.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -37,25 +38,34 @@ const EXPIRY_NEAR: u64 = 1000;
 /// How many entries are read first; it doubles from there on.
 const ENTRIES_READ_FIRST: u64 = 16;
 
-/// How many searches the bank remembers; about 50 bytes each. One more, and all of them start anew: a batch that asks
+/// How many searches the bank remembers; about 150 bytes each. One more, and all of them start anew: a batch that asks
 /// for as many holds as it can stays far below.
 const SEARCHES_MAX: usize = 50_000;
 
-/// How far searches for the ends of holds have got: the version to go on at, which is that of the end once it is found.
+/// How far searches for the ends of holds have got.
 #[derive(Debug, Default)]
-pub(super) struct Searches(Mutex<HashMap<HoldId, u64>>);
+pub(super) struct Searches(Mutex<HashMap<HoldId, Progress>>);
+
+/// How far one has got.
+#[derive(Clone, Copy, Debug)]
+enum Progress {
+    /// The end is not before this version.
+    GoOnAt(u64),
+    /// To its end.
+    Found(Hold),
+}
 
 impl Searches {
-    fn get(&self, id: HoldId) -> Option<u64> {
+    fn get(&self, id: HoldId) -> Option<Progress> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&id).copied()
     }
 
-    fn set(&self, id: HoldId, version: u64) {
+    fn set(&self, id: HoldId, progress: Progress) {
         let mut searches = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if searches.len() >= SEARCHES_MAX {
             searches.clear();
         }
-        searches.insert(id, version);
+        searches.insert(id, progress);
     }
 }
 
@@ -68,10 +78,17 @@ impl Default for Budget {
     }
 }
 
+impl Budget {
+    /// What is left of it when the reader has come so far.
+    fn left(&self, history: &HistoryReader<'_>) -> u64 {
+        self.0.saturating_sub(history.examined())
+    }
+}
+
 /// What came of a search.
 enum Search {
-    /// The hold, and the version at which it ended.
-    Ended(Hold, u64),
+    /// The hold, as it ended.
+    Ended(Hold),
     /// There is no such hold that has ended.
     Nothing,
     /// The end is not before this version, if one is said.
@@ -166,22 +183,30 @@ impl Bank {
         if id.time < account.opened || id.version == 0 || u64::from(id.version) > account.version {
             return Ok(None);
         }
-        let (chain, from, most) = (Chain::of(&account), self.hold_searches.get(id), budget.0);
-        let search = move |history: &mut HistoryReader<'_>| {
-            let mut budget = Budget(most);
-            Ok((chain.ended_hold(history, id, from, &mut budget)?, budget))
+        let ended = |hold| Ok(Some(HoldView { id, account: account.id, currency: account.currency, hold }));
+        let from = match self.hold_searches.get(id) {
+            Some(Progress::Found(hold)) => return ended(hold),
+            Some(Progress::GoOnAt(version)) => Some(version),
+            None => None,
         };
-        let (search, left) = self.read_history(id.shard, search).await?;
-        *budget = left;
+        if budget.0 == 0 {
+            return Err(Refusal::Overloaded);
+        }
+        let (chain, all) = (Chain::of(&account), Budget(budget.0));
+        let look = move |history: &mut HistoryReader<'_>| {
+            Ok((chain.ended_hold(history, id, from, &all)?, Budget(all.left(history))))
+        };
+        let search;
+        (search, *budget) = self.read_history(id.shard, look).await?;
         match search {
-            Search::Ended(hold, version) => {
-                self.hold_searches.set(id, version);
-                Ok(Some(HoldView { id, account: account.id, currency: account.currency, hold }))
+            Search::Ended(hold) => {
+                self.hold_searches.set(id, Progress::Found(hold));
+                ended(hold)
             }
             Search::Nothing => Ok(None),
             Search::Unfinished(next) => {
                 if let Some(next) = next {
-                    self.hold_searches.set(id, next);
+                    self.hold_searches.set(id, Progress::GoOnAt(next));
                 }
                 Err(Refusal::Overloaded)
             }
@@ -196,7 +221,7 @@ impl Chain {
         history: &mut HistoryReader<'_>,
         id: HoldId,
         from: Option<u64>,
-        budget: &mut Budget,
+        budget: &Budget,
     ) -> Result<Search, StorageError> {
         let version = u64::from(id.version);
         let placed = self.entries(history, version, 1)?.pop().filter(|placed| placed.created() == id.time);
@@ -210,17 +235,14 @@ impl Chain {
         if from.is_none() {
             let before = self.before(history, expires)?.map_or(version, |entry| entry.version().max(version));
             let near = before + 1..=before + EXPIRY_NEAR;
-            scan = self.end_in(history, id.key(), near, ENTRIES_READ_FIRST, budget)?;
+            scan = self.end_in(history, id.key(), near, budget)?;
             if let Scan::Unfinished(_) = scan {
                 return Ok(Search::Unfinished(None));
             }
         }
         if !matches!(scan, Scan::Found(_)) {
-            // Where one was found before it is the first entry. Of many in a batch, more would use up what all of them
-            // may read, each time before the last ones.
-            let first = if from.is_some() { 1 } else { ENTRIES_READ_FIRST };
             let versions = from.unwrap_or(version + 1)..=self.version;
-            scan = self.end_in(history, id.key(), versions, first, budget)?;
+            scan = self.end_in(history, id.key(), versions, budget)?;
         }
         Ok(match scan {
             Scan::Found(end) => {
@@ -229,36 +251,34 @@ impl Chain {
                 };
                 let status = HoldStatus::Ended { at: end.created(), outcome };
                 let hold = Hold { created: id.time, amount, to, expires, status };
-                Search::Ended(hold, end.effect().after.version)
+                Search::Ended(hold)
             }
             Scan::Nothing => Search::Nothing,
             Scan::Unfinished(next) => Search::Unfinished(Some(next)),
         })
     }
 
-    /// Looks for the end of a hold in some versions, the oldest first, beginning with so many at once.
+    /// Looks for the end of a hold in some versions, the oldest first.
     fn end_in(
         &self,
         history: &mut HistoryReader<'_>,
         hold: HoldKey,
         versions: RangeInclusive<u64>,
-        first: u64,
-        budget: &mut Budget,
+        budget: &Budget,
     ) -> Result<Scan, StorageError> {
         let (mut low, high) = versions.into_inner();
         let high = high.min(self.version);
-        let mut step = first;
+        let mut step = ENTRIES_READ_FIRST;
         let ends = |entry: &AccountEntry| match &entry.effect().change {
             AccountChange::Released { hold: released, .. } => *released == hold,
             _ => false,
         };
         while low <= high {
-            let few = step.min(ENTRIES_READ_MAX).min(high - low + 1).min(budget.0);
+            let few = step.min(ENTRIES_READ_MAX).min(high - low + 1).min(budget.left(history));
             if few == 0 {
                 return Ok(Scan::Unfinished(low));
             }
             let entries = self.entries(history, low + few - 1, few)?;
-            budget.0 -= few;
             if let Some(end) = entries.into_iter().find(ends) {
                 return Ok(Scan::Found(end));
             }

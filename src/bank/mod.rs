@@ -18,6 +18,7 @@ mod plan;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use smallvec::smallvec;
@@ -51,6 +52,9 @@ const HISTORY_READERS_MAX: usize = 16;
 
 /// How many more wait for one of them to be done; beyond that a request is refused at once.
 const HISTORY_READERS_WAITING_MAX: usize = 256;
+
+/// How long one of those waits, before it is refused too.
+const HISTORY_READER_WAIT_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// How many entries a page of history has at most.
 pub const PAGE_ENTRIES_MAX: usize = 1000;

@@ -195,7 +195,7 @@ impl Api {
                     vigil,
                     body,
                     has_whole_body: false,
-                    claim: None,
+                    claims: None,
                     request_id,
                 };
                 let answer = call.answer(self).await;
@@ -241,7 +241,7 @@ impl Api {
             return Ok(reply);
         }
         let room = self.reply_room.take(bytes)?;
-        Ok(reply.map(|body| body.keeping(vigil.claim(room))))
+        Ok(reply.map(|body| body.keeping(vigil.keep(room))))
     }
 
     /// Makes the reply, whatever came of the request.

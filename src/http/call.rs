@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 use hyper::http::request::Parts;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::api::Api;
 use super::headers::{self, Headers, KeyBinding, RequestId, Scope};
@@ -19,7 +20,7 @@ use super::path::decode;
 use super::problem::{Code, Place, Problem};
 use super::query::Query;
 use super::routes::Found;
-use super::stream::Claim;
+use super::stream::Room;
 use super::wire::Version;
 use super::wire::values::{NAME_PREFIX, ReferenceError, parse_reference};
 use crate::bank::{AccountSelector, Bank, Origin};
@@ -49,10 +50,18 @@ pub(super) struct Call<'a> {
     pub(super) body: &'a mut Incoming,
     /// Whether the body has been read to its end. One that comes in chunks does not tell by itself.
     pub(super) has_whole_body: bool,
-    /// Its place among those with large bodies, or the room for its reply, if it has one or the other. Boxed, so that other
-    /// requests are no larger.
-    pub(super) claim: Option<Box<Claim>>,
+    /// What it has taken of what there is for all requests together. Boxed, so that those that take nothing are no larger.
+    pub(super) claims: Option<Box<Claims>>,
     pub(super) request_id: &'a RequestId,
+}
+
+/// What a request has taken of what there is for all requests together.
+#[derive(Default)]
+pub(super) struct Claims {
+    /// A place among those with large bodies, until it is answered.
+    place: Option<OwnedSemaphorePermit>,
+    /// Room for its reply, until that has been read.
+    pub(super) room: Option<Room>,
 }
 
 impl<'a> Call<'a> {
@@ -196,18 +205,18 @@ impl<'a> Call<'a> {
 
     /// Takes a place among those with large bodies, for a request that is as much work.
     pub(super) fn take_large_body_place(&mut self) -> Result<(), Problem> {
-        if self.claim.is_none() {
+        let claims = self.claims.get_or_insert_default();
+        if claims.place.is_none() {
             let place = Arc::clone(&self.api.large_body_places).try_acquire_owned();
-            let place = place.map_err(|_| Problem::plain(Code::Overloaded))?;
-            self.claim = Some(Box::new(Claim::Place(place)));
+            claims.place = Some(place.map_err(|_| Problem::plain(Code::Overloaded))?);
         }
         Ok(())
     }
 
-    /// Takes room for a reply of so many bytes at most, unless it has a place.
+    /// Takes room for a reply of so many bytes at most.
     pub(super) fn take_reply_room(&mut self, bytes: usize) -> Result<(), Problem> {
-        if self.claim.is_none() {
-            self.claim = self.api.reply_room.take(bytes)?.map(Box::new);
+        if let Some(room) = self.api.reply_room.take(bytes)? {
+            self.claims.get_or_insert_default().room = Some(room);
         }
         Ok(())
     }

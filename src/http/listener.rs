@@ -42,7 +42,7 @@ use super::outbox::{self, Delivery};
 use super::problem::{Code, Problem};
 use super::reply::Reply;
 use super::stream::Body;
-use super::stream::Claim;
+use super::stream::Room;
 use super::threads::Threads;
 use super::wire::Version;
 
@@ -309,8 +309,8 @@ pub(super) struct Vigil {
     upgrade_offered: AtomicBool,
     /// Whether hyper will go before all is sent.
     leaves_early: AtomicBool,
-    /// What the reply has claimed that is then sent without hyper: the connection's last one.
-    claim: OnceLock<Claim>,
+    /// The room of the reply that is then sent without hyper: the connection's last one.
+    room: OnceLock<Room>,
     /// Whether what is being sent, or was sent last, does not end by itself.
     streams: AtomicBool,
 }
@@ -339,7 +339,7 @@ impl Vigil {
             lingers: AtomicBool::new(false),
             upgrade_offered: AtomicBool::new(false),
             leaves_early: AtomicBool::new(false),
-            claim: OnceLock::new(),
+            room: OnceLock::new(),
             streams: AtomicBool::new(false),
         }
     }
@@ -379,11 +379,11 @@ impl Vigil {
         self.leaves_early.load(Relaxed)
     }
 
-    /// Keeps what a reply has claimed for as long as the connection lasts, if it will be taken from hyper at once.
-    pub(super) fn claim(&self, claim: Option<Claim>) -> Option<Claim> {
-        match claim {
-            Some(claim) if self.leaves_early.load(Relaxed) => self.claim.set(claim).err(),
-            claim => claim,
+    /// Keeps a reply's room for as long as the connection lasts, if it will be taken from hyper at once.
+    pub(super) fn keep(&self, room: Option<Room>) -> Option<Room> {
+        match room {
+            Some(room) if self.leaves_early.load(Relaxed) => self.room.set(room).err(),
+            room => room,
         }
     }
 
@@ -664,21 +664,24 @@ impl Write for PatientStream {
 mod tests {
     use rustix::net::sockopt::tcp_user_timeout;
 
+    use super::super::stream::ReplyRoom;
+
     use super::*;
 
-    /// All of such a reply is taken from hyper before the client has read it, and its body with what it had claimed is gone.
+    /// All of such a reply is taken from hyper before the client has read it, and its body with its room is gone.
     #[test]
-    fn a_connection_that_hyper_leaves_early_keeps_what_its_reply_has_claimed() {
-        let places = Arc::new(Semaphore::new(1));
-        let claim = || Some(Claim::Place(Arc::clone(&places).try_acquire_owned().expect("it is free")));
+    fn a_connection_that_hyper_leaves_early_keeps_the_room_of_its_reply() {
+        let all = ReplyRoom::of_kib(100);
+        let room = || all.take(100 * 1024).expect("it is free");
+        let is_free = || all.look(100 * 1024).is_ok();
         let vigil = Vigil::new(Duration::ZERO);
-        assert!(vigil.claim(claim()).is_some(), "the body is to keep it");
+        assert!(vigil.keep(room()).is_some(), "the body is to keep it");
         vigil.upgrade_offered();
         vigil.body_left_unread();
-        assert!(vigil.claim(claim()).is_none());
-        assert_eq!(places.available_permits(), 0);
+        assert!(vigil.keep(room()).is_none());
+        assert!(!is_free());
         drop(vigil);
-        assert_eq!(places.available_permits(), 1);
+        assert!(is_free());
     }
 
     #[tokio::test]

@@ -39,20 +39,15 @@ pub(super) const FRAME_BYTES_MAX: usize = 64 * 1024;
 pub(super) enum Body {
     /// All of it, or what has not been handed out.
     Whole(Chunk),
-    /// The same of a large reply, with what it has claimed. Boxed, so that other bodies are no larger.
-    Placed(Box<(Chunk, Claim)>),
+    /// The same of a large reply, with its room. Boxed, so that other bodies are no larger.
+    Roomed(Box<(Chunk, Room)>),
     /// What comes, until it ends.
     Stream(mpsc::Receiver<Bytes>),
 }
 
-/// What a large reply keeps until it has been read.
+/// The room of a large reply, in KiB, which it keeps until it has been read.
 #[derive(Debug)]
-pub(super) enum Claim {
-    /// A place among large requests.
-    Place(#[expect(dead_code, reason = "it is given back when it is dropped")] OwnedSemaphorePermit),
-    /// So much room, in KiB.
-    Room(OwnedSemaphorePermit),
-}
+pub(super) struct Room(OwnedSemaphorePermit);
 
 /// Bytes of a body. Those of most replies were written for it: as [`Bytes`] they would be given a counter of
 /// who shares them, which is an allocation more.
@@ -105,14 +100,12 @@ impl Chunk {
 }
 
 impl Body {
-    /// The same body, which keeps this place while it is large, or as much of this room as it needs.
-    pub(super) fn keeping(self, claim: Option<Claim>) -> Body {
-        match (self, claim) {
-            (Body::Whole(chunk), Some(mut claim)) if chunk.remaining() > FRAME_BYTES_MAX => {
-                if let Claim::Room(room) = &mut claim {
-                    drop(room.split(room.num_permits().saturating_sub(kib(chunk.remaining()))));
-                }
-                Body::Placed(Box::new((chunk, claim)))
+    /// The same body, which keeps as much of this room as it needs.
+    pub(super) fn keeping(self, room: Option<Room>) -> Body {
+        match (self, room) {
+            (Body::Whole(chunk), Some(Room(mut room))) if chunk.remaining() > FRAME_BYTES_MAX => {
+                drop(room.split(room.num_permits().saturating_sub(kib(chunk.remaining()))));
+                Body::Roomed(Box::new((chunk, Room(room))))
             }
             (body, _) => body,
         }
@@ -137,7 +130,7 @@ impl Body {
     fn rest(&self) -> Option<&Chunk> {
         match self {
             Body::Whole(chunk) => Some(chunk),
-            Body::Placed(placed) => Some(&placed.0),
+            Body::Roomed(roomed) => Some(&roomed.0),
             Body::Stream(_) => None,
         }
     }
@@ -171,7 +164,7 @@ impl HttpBody for Body {
     ) -> Poll<Option<Result<Frame<Chunk>, Infallible>>> {
         let rest = match self.get_mut() {
             Body::Whole(chunk) => chunk,
-            Body::Placed(placed) => &mut placed.0,
+            Body::Roomed(roomed) => &mut roomed.0,
             Body::Stream(chunks) => {
                 let chunk = ready!(chunks.poll_recv(cx));
                 return Poll::Ready(chunk.map(|chunk| Ok(Frame::data(Chunk::Shared(chunk)))));
@@ -191,8 +184,7 @@ impl HttpBody for Body {
 }
 
 /// The room for replies that do not go out in one piece: pages and statements of some megabytes, and the results of batches.
-/// Of one for each connection they would come to tens of gigabytes. Those of large batches have places instead
-/// ([`super::call::LARGE_BODIES_MAX`]).
+/// Of one for each connection they would come to tens of gigabytes.
 #[derive(Debug)]
 pub(super) struct ReplyRoom(Arc<Semaphore>);
 
@@ -203,14 +195,14 @@ impl ReplyRoom {
     }
 
     /// Takes room for a reply of so many bytes, if it needs any.
-    pub(super) fn take(&self, bytes: usize) -> Result<Option<Claim>, Problem> {
+    pub(super) fn take(&self, bytes: usize) -> Result<Option<Room>, Problem> {
         if bytes <= FRAME_BYTES_MAX {
             return Ok(None);
         }
         let overloaded = || Problem::plain(Code::Overloaded);
         let wanted = u32::try_from(kib(bytes)).map_err(|_| overloaded())?;
         let room = Arc::clone(&self.0).try_acquire_many_owned(wanted);
-        room.map(|room| Some(Claim::Room(room))).map_err(|_| overloaded())
+        room.map(|room| Some(Room(room))).map_err(|_| overloaded())
     }
 
     /// Sees whether there is room for a reply of so many bytes, for who would else find out when all work is done.
@@ -350,7 +342,7 @@ mod tests {
         let places = Arc::new(Semaphore::new(1));
         let body = |size: usize| {
             let place = Arc::clone(&places).try_acquire_owned().expect("free");
-            Body::from(vec![b'x'; size]).keeping(Some(Claim::Place(place)))
+            Body::from(vec![b'x'; size]).keeping(Some(Room(place)))
         };
         for small in [body(0), body(FRAME_BYTES_MAX)] {
             assert_eq!((places.available_permits(), small.rest().is_some()), (1, true));

@@ -604,9 +604,13 @@ impl Ledger {
         if needs.references.is_empty() {
             return (references, Sequence::NONE);
         }
-        for account in accounts.iter().filter_map(|(_, account)| account.as_ref()) {
-            let number = account.id.number;
-            let Some(used) = self.references.get(&number) else { continue };
+        let numbers = accounts.iter().filter_map(|(_, account)| Some(account.as_ref()?.id.number));
+        let mut numbers: Vec<_> = numbers.filter(|number| self.references.contains_key(number)).collect();
+        // An account is there as often as it is named, and each time every reference would be looked for.
+        numbers.sort_unstable();
+        numbers.dedup();
+        for number in numbers {
+            let used = &self.references[&number];
             for reference in &needs.references {
                 references.extend(used.get(reference).map(|by| (number, reference.clone(), *by)));
             }

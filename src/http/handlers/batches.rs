@@ -41,6 +41,9 @@ const SMALL_BATCH_ITEMS_MAX: usize = 1000;
 /// are told, and an account with its links and limits takes half of it.
 const RESULT_BYTES_MAX: usize = 3 * 1024;
 
+/// How many bytes an item takes while it waits for its shard, more or less: itself, and what it needs.
+const ITEM_BYTES: usize = 512;
+
 /// How many bytes of a result come of each byte of its item at most: a leg of 33 bytes becomes an account of 150, and of 250
 /// if it has as much money and as many limits as there can be.
 const RESULT_BYTES_PER_BYTE: usize = 8;
@@ -186,7 +189,8 @@ impl Call<'_> {
             Results::All | Results::Refused => {
                 items.len() * RESULT_BYTES_MAX + body.len() * RESULT_BYTES_PER_BYTE
             }
-            Results::None => RESULT_BYTES_MAX,
+            // Nothing is told of them, but they wait in the inboxes, where a batch counts as one request.
+            Results::None => RESULT_BYTES_MAX + items.len() * ITEM_BYTES,
         };
         self.take_reply_room(reply_bytes_max)?;
         if atomic && items.len() > BATCH_ATOMIC_ITEMS_MAX {
@@ -228,14 +232,14 @@ impl Call<'_> {
         }
         let executed = count - refused_count;
         let reply = BatchReply { count, executed, refused: refused_count, results: shown };
-        let claim = self.claim.take().map(|claim| *claim);
+        let room = self.claims.take().and_then(|claims| claims.room);
         let reply = reply::json(StatusCode::OK, &reply);
         // Not in release builds: what has been executed is to be told, however long that is.
         debug_assert!(
             reply.body().bytes_without_room() <= reply_bytes_max,
             "it takes no more than was expected"
         );
-        let reply = reply.map(|body| body.keeping(claim));
+        let reply = reply.map(|body| body.keeping(room));
         Ok(reply::marked(reply, &Done { value: (), replayed: first_request_id.is_some() }))
     }
 }
