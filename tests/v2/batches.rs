@@ -347,6 +347,18 @@ fn a_repeated_batch_is_read_as_the_first_one_was() {
         teller.restart();
     }
     assert_eq!(teller.posted([&a]), ["7.00"]);
+
+    // The same number of items, at the same places: here a deposit under a condition, there a transfer without any.
+    let conditions = json!([{ "account": a, "version": 1 }]);
+    let body = format!(
+        "{{\"items\":[1,{{\"type\":\"deposit\",\"account\":\"{a}\",\"amount\":\"1\",\"conditions\":{conditions},\"metadata\":\n\
+         {{\"type\":\"transfer\",\"from\":\"name:x\",\"to\":\"name:y\",\"amount\":\"1\"}}\n}},1]}}\n"
+    );
+    let send = |headers: &[_]| teller.send("POST", "/v2/batches", headers, body.clone());
+    let (unreadable, unmet) = (refused(400, "invalid-request"), refused(422, "condition-not-met"));
+    let by_json = send(&json_headers("both")).is(200);
+    assert_eq!(outcomes(&by_json), [unreadable.clone(), unmet, unreadable]);
+    send(&line_headers("both")).refused(422, "idempotency-key-reused");
     teller.end();
 }
 

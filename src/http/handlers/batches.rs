@@ -162,7 +162,8 @@ impl Call<'_> {
         let asked_atomic = atomic.is_some_and(|flag| flag.0);
         let body = self.read_either(NDJSON).await?;
         let batch;
-        let (read, atomic) = if headers::is_media_type(self.headers(), NDJSON) {
+        let is_lines = headers::is_media_type(self.headers(), NDJSON);
+        let (read, atomic) = if is_lines {
             (ReadItems::of_lines(&body, bank)?, asked_atomic)
         } else {
             batch = read_body::<Batch>(&body)?;
@@ -171,11 +172,11 @@ impl Call<'_> {
             (read, atomic_of(atomic, batch.atomic)?)
         };
         let ReadItems { raws: items, places, items: read, mut refusals } = read;
-        // Only a key's request is told from others by its body, and by what of it could not be read: the same bytes may be
-        // one batch as JSON and another one line by line, or before and after a restart with other settings.
+        // Only a key's request is told from others by its body. The same bytes may be one batch as JSON and another one line
+        // by line; and what of them can be read may change with a restart with other settings.
         let mut fingerprint = Vec::new();
         if headers::has_idempotency_key(self.headers()) {
-            fingerprint.push(u8::from(asked_atomic));
+            fingerprint.push(u8::from(asked_atomic) | u8::from(is_lines) << 1);
             fingerprint.extend_from_slice(&body);
             fingerprint.extend(refusals.iter().flat_map(|(place, _)| (*place as u32).to_le_bytes()));
         }

@@ -187,15 +187,15 @@ pub(in crate::http) fn conditions(bank: &Bank, conditions: Option<&Conditions>) 
     all
 }
 
-/// Where in the body the condition stands that the requirement with this number, of all of [`conditions`], is from.
+/// Where in the body the condition stands that the requirement with this number, of all of [`conditions`], is from. The
+/// number may have been stored with an earlier reply: it is nothing to rely on.
 pub(in crate::http) fn requirement_pointer(
     conditions: Option<&Conditions>,
     number: usize,
 ) -> Cow<'static, str> {
     let conditions = conditions.map_or(&[][..], |conditions| &conditions.0).iter().enumerate();
     let mut places = conditions.flat_map(|(place, condition)| condition.requirements().map(move |_| place));
-    let place = places.nth(number).expect("a requirement is from a condition");
-    format!("/conditions/{place}").into()
+    places.nth(number).map_or("/conditions".into(), |place| format!("/conditions/{place}").into())
 }
 
 impl ConditionBody {
