@@ -309,18 +309,25 @@ impl Running {
         self.keeper.stop();
         self.compaction.stop();
         let started = Instant::now();
-        for (ledger, journal, log) in stopped {
+        let mut finished = Ok(());
+        for (shard, (ledger, journal, log)) in stopped.into_iter().enumerate() {
             let (accounts, last) = (ledger.accounts().len(), ledger.last().get());
-            log.finish(journal, &ledger)?;
-            tracing::info!(
-                accounts,
-                last,
-                elapsed_ms = started.elapsed().as_millis() as u64,
-                "snapshot written"
-            );
+            match log.finish(journal, &ledger) {
+                Ok(()) => tracing::info!(
+                    accounts,
+                    last,
+                    elapsed_ms = started.elapsed().as_millis() as u64,
+                    "snapshot written"
+                ),
+                // The others have theirs all the same.
+                Err(error) => {
+                    tracing::error!(shard, %error, "no snapshot written");
+                    finished = finished.and(Err(error.into()));
+                }
+            }
         }
         drop(self.directory);
-        Ok(())
+        finished
     }
 }
 

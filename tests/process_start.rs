@@ -328,6 +328,31 @@ fn sigusr1_takes_a_snapshot_while_serving() {
     data.serve(&[]).stop();
 }
 
+/// The first shard that could not end in order kept all others from their last snapshot.
+#[test]
+fn at_the_end_each_shard_has_its_snapshot_whatever_becomes_of_the_others() {
+    let data = DataDir::new();
+    let mut server = data.serve(&["--shards=2"]);
+    let client = server.client(1);
+    for number in 0..20 {
+        let body = format!(r#"{{"name":"a{number}"}}"#);
+        assert_eq!(post(&client, "/accounts", &body, None).status, 201);
+    }
+    drop(client);
+    let snapshots = |shard: usize| data.ledger().join(format!("shard-000{shard}/snapshots"));
+    fs::remove_dir(snapshots(0)).expect("none is taken yet");
+    fs::write(snapshots(0), "in the way").expect("written");
+    server.terminate();
+    assert_eq!(server.wait().code(), Some(1), "{}", server.log());
+    assert_eq!(fs::read_dir(snapshots(1)).expect("it is there").count(), 1);
+    fs::remove_file(snapshots(0)).expect("removed");
+    fs::create_dir(snapshots(0)).expect("created");
+    let server = data.serve(&[]);
+    let read = |number: usize| get(&server.client(1), &format!("/accounts/a{number}")).status;
+    assert!((0..20).all(|number| read(number) == 200));
+    server.stop();
+}
+
 #[test]
 fn a_commit_wakes_no_more_of_the_journals_threads_than_are_needed() {
     let data = DataDir::new();

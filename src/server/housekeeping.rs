@@ -26,7 +26,7 @@ const GROWTH_REST: Duration = Duration::from_millis(5);
 const SEALED_GENERATIONS_MAX: usize = 32;
 
 /// Looks after room and watermarks, and wakes the grower if there may be something to do: at rest it sleeps. The keeper
-/// is woken when only compaction can let changes in again: without changes nothing is sealed, which else wakes it.
+/// is woken when only it can let changes in again: without changes nothing is sealed, which else wakes it.
 pub(super) struct Housekeeper {
     pub(super) shards: Arc<[Kept]>,
     pub(super) reserve: Arc<DiskReserve>,
@@ -46,7 +46,7 @@ impl Housekeeper {
     fn keep_house(&self, stop: &Receiver<()>) {
         let mut appended = vec![0; self.shards.len()];
         while stop.recv_timeout(HOUSEKEEPING_INTERVAL) == Err(RecvTimeoutError::Timeout) {
-            if look_for_room(&self.shards, &self.reserve) == Room::Uncompacted {
+            if look_for_room(&self.shards, &self.reserve) == Room::Undone {
                 let _ = self.keeper.try_send(());
             }
             for (index, (handle, log)) in self.shards.iter().enumerate() {
@@ -111,21 +111,23 @@ enum Room {
     Enough,
     /// The disk is full.
     DiskFull,
-    /// In some shard, the generations that wait to be compacted; there is room to do it.
-    Uncompacted,
+    /// In some shard, what is the keeper's to do, and there is room to do it: too many generations wait to be compacted, or
+    /// the next one could not be opened.
+    Undone,
 }
 
 /// Tells each shard how much of it waits to be compacted, and whether it may record anything: the log must never meet a
-/// full disk, because what reached it then would be unknown until the next start.
+/// full disk, because what reached it then would be unknown until the next start. That the next generation cannot be
+/// opened has other causes too: no inodes, no descriptors.
 fn look_for_room(shards: &[Kept], reserve: &DiskReserve) -> Room {
     let disk_full = !reserve.has_room_for(0);
     let mut room = if disk_full { Room::DiskFull } else { Room::Enough };
     for (index, (handle, log)) in shards.iter().enumerate() {
         let sealed = log.sealed_generations();
         handle.set_generations_waiting(sealed);
-        let full = disk_full || sealed > SEALED_GENERATIONS_MAX;
+        let full = disk_full || sealed > SEALED_GENERATIONS_MAX || log.lacks_next();
         if full && !disk_full {
-            room = Room::Uncompacted;
+            room = Room::Undone;
         }
         if handle.set_disk_full(full) != full {
             tracing::warn!(
@@ -163,6 +165,8 @@ impl DiskReserve {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use crossbeam_channel::bounded;
 
     use super::*;
@@ -192,6 +196,22 @@ mod tests {
         while log.compact(&CompactionLimits::default()).expect("compacted") {}
         wait_until("changes are taken again", || !kept[0].0.set_disk_full(true));
         housekeeper.stop();
+        threads.stop().expect("no log fails");
+    }
+    /// Without inodes, the log went on until it was twice as long as it may be, and then ended the process, which could
+    /// not start any more either.
+    #[test]
+    fn changes_are_refused_while_the_next_generation_cannot_be_opened() {
+        let (_temporary, directory, threads, log) = start(&JournalOptions::default());
+        let kept: Arc<[Kept]> = Arc::new([(threads.handle().clone(), Arc::clone(&log))]);
+        let reserve = DiskReserve { path: directory.path().to_owned(), bytes_min: 0 };
+        assert_eq!(look_for_room(&kept, &reserve), Room::Enough);
+        fs::write(directory.path().join("shard-0000/journal/0000000002"), "in the way").expect("written");
+        log.prepare().expect_err("its name is taken");
+        assert_eq!(look_for_room(&kept, &reserve), Room::Undone);
+        assert!(kept[0].0.set_disk_full(true), "changes are refused");
+        log.prepare().expect("another name is free");
+        assert_eq!(look_for_room(&kept, &reserve), Room::Enough);
         threads.stop().expect("no log fails");
     }
 }

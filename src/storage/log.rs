@@ -632,6 +632,11 @@ impl ShardLog {
         self.generations.prepare_next()
     }
 
+    /// Whether the next generation could not be created when that was tried last.
+    pub fn lacks_next(&self) -> bool {
+        self.generations.lacks_next()
+    }
+
     /// Makes some room ahead of small commits, if `has_room` for so many bytes. Whether there is more to do, after a rest.
     ///
     /// # Errors
@@ -691,7 +696,7 @@ impl ShardLog {
                 }
                 _ => snapshot::write(&files.snapshots, files.ledger, files.shard, &ledger, &end)?,
             };
-            snapshot::prune(&files.snapshots, SNAPSHOTS_KEPT)?;
+            self.prune_snapshots();
         }
         // The state is not needed while the archive is written.
         drop(ledger);
@@ -751,13 +756,20 @@ impl ShardLog {
         let end = journal.position();
         assert_eq!(ledger.last(), end.last, "the ledger is where its log ends");
         journal.journal.finish()?;
+        self.sync_watermark()?;
         let files = &self.files;
         if end.last > self.newest_snapshot_file()?.map_or(Sequence::NONE, |(last, _)| last) {
             snapshot::write(&files.snapshots, files.ledger, files.shard, ledger, &end)?;
-            snapshot::prune(&files.snapshots, SNAPSHOTS_KEPT)?;
+            self.prune_snapshots();
         }
-        self.archive(&self.generations.sealed(), &CompactionLimits::default())?;
-        self.sync_watermark()
+        self.archive(&self.generations.sealed(), &CompactionLimits::default())
+    }
+
+    /// Deletes snapshots that nothing depends on any more. One that stays is only in the way of the next ones.
+    fn prune_snapshots(&self) {
+        if let Err(error) = snapshot::prune(&self.files.snapshots, SNAPSHOTS_KEPT) {
+            tracing::warn!(shard = self.files.shard.index(), %error, "cannot delete an old snapshot");
+        }
     }
 
     /// Makes the watermark durable, if it has risen. It need not be at once: see [`Watermark`].

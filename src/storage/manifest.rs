@@ -29,6 +29,7 @@
 //! number of shards, which every id depends on.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -119,7 +120,7 @@ impl DataDirectory {
     /// [`StorageError::NoLedger`] if there is none; otherwise as [`DataDirectory::open`].
     pub fn open_existing(path: &Path) -> Result<DataDirectory, StorageError> {
         let path = std::path::absolute(path).map_err(StorageError::io("find", path))?;
-        if !path.is_dir() || look(&path)? == Content::Nothing {
+        if !is_directory(&path)? || look(&path)? == Content::Nothing {
             return Err(StorageError::NoLedger { path });
         }
         let lock = lock(&path, false)?;
@@ -292,7 +293,7 @@ fn open_manifest(path: &Path) -> Result<Manifest, StorageError> {
     for number in 0..manifest.shards {
         let shard = path.join(shard_name(number));
         for directory in [shard.join(SNAPSHOTS), shard.join(ARCHIVE)] {
-            if !directory.is_dir() {
+            if !is_directory(&directory)? {
                 return Err(misplaced(directory, "the directory is missing"));
             }
         }
@@ -303,6 +304,15 @@ fn open_manifest(path: &Path) -> Result<Manifest, StorageError> {
         }
     }
     Ok(manifest)
+}
+
+/// Whether there is a directory of that name, which whoever may not look is not told.
+fn is_directory(path: &Path) -> Result<bool, StorageError> {
+    match fs::metadata(path) {
+        Ok(found) => Ok(found.is_dir()),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(false),
+        Err(error) => Err(StorageError::io("look at", path)(error)),
+    }
 }
 
 fn misplaced(path: PathBuf, what: &str) -> StorageError {
@@ -476,6 +486,21 @@ mod tests {
             assert!(matches!(error, StorageError::NoLedger { .. }), "{error}");
         }
         assert!(tree(temporary.path()).is_empty());
+    }
+
+    /// Whoever was told that it is missing restored a backup, and lost what had been acknowledged since.
+    #[test]
+    fn a_directory_that_cannot_be_looked_at_is_not_called_missing() {
+        let temporary = temporary();
+        let path = temporary.path().join("ledger");
+        drop(open(&path, Some(1)).expect("created"));
+        let archive = path.join("shard-0000/archive");
+        fs::remove_dir(&archive).expect("it is empty");
+        let error = open(&path, None).expect_err("it is missing");
+        assert!(matches!(error, StorageError::Corrupt { .. }), "{error}");
+        std::os::unix::fs::symlink(&archive, &archive).expect("a link to itself");
+        let error = open(&path, None).expect_err("nobody can follow it");
+        assert!(matches!(error, StorageError::Io { .. }), "{error}");
     }
 
     #[test]

@@ -435,7 +435,7 @@ pub fn list(directory: &Path) -> Result<Vec<(Sequence, PathBuf)>, StorageError> 
 /// Deletes all but the newest `keep` snapshots, oldest first, and returns which.
 ///
 /// # Errors
-/// As [`list`], or if a file cannot be deleted.
+/// As [`list`], or if a file cannot be deleted; the others are.
 ///
 /// # Panics
 /// If none is to be kept.
@@ -444,13 +444,12 @@ pub fn prune(directory: &Path, keep: usize) -> Result<Vec<PathBuf>, StorageError
     let snapshots = list(directory)?;
     let excess = snapshots.len().saturating_sub(keep);
     let old: Vec<_> = snapshots.into_iter().take(excess).map(|(_, path)| path).collect();
-    for path in &old {
-        fs::remove_file(path).map_err(StorageError::io("delete", path))?;
-    }
+    let delete = |path: &PathBuf| fs::remove_file(path).map_err(StorageError::io("delete", path));
+    let deleted: Vec<_> = old.iter().map(delete).collect();
     if !old.is_empty() {
         files::sync_directory(directory)?;
     }
-    Ok(old)
+    deleted.into_iter().collect::<Result<(), _>>().map(|()| old)
 }
 
 fn file_name(sequence: Sequence) -> String {
@@ -1694,6 +1693,13 @@ mod tests {
         assert_eq!(prune(directory, 2).expect("pruned"), [listed[0].1.clone(), listed[1].1.clone()]);
         assert_eq!(list(directory).expect("listed"), listed[2..]);
         assert!(prune(directory, 2).expect("pruned").is_empty());
+        // One that cannot be deleted does not keep the others.
+        let stuck = directory.join(file_name(Sequence::FIRST));
+        fs::create_dir(&stuck).expect("created");
+        prune(directory, 1).expect_err("a directory is no file");
+        assert_eq!(list(directory).expect("listed"), [(Sequence::FIRST, stuck.clone()), listed[3].clone()]);
+        fs::remove_dir(stuck).expect("removed");
+        fs::copy(&listed[3].1, &listed[2].1).expect("copied");
         assert_eq!(files::remove_leftovers(directory).expect("removed"), 1);
         assert_eq!(list(directory).expect("listed"), listed[2..]);
         for name in ["7.snapshot", "notes", "0000000000000000007x.snapshot", "99999999999999999999.snapshot"]

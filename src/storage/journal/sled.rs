@@ -141,7 +141,7 @@ use std::mem;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -383,6 +383,11 @@ impl Generation {
         copy_to_read(&file_path, &reading.join("db"), segment_bytes)?;
         let database = configuration(&reading, segment_bytes).open().map_err(|error| match error {
             ::sled::Error::Io(error) if is_for_want_of_room(&error) => no_room(path, segment_bytes),
+            // Of the system, too many open files for example: nothing is wrong with the log. sled has errors of this kind
+            // of its own, for what is.
+            ::sled::Error::Io(error) if error.raw_os_error().is_some() => {
+                StorageError::io("open", &reading)(error)
+            }
             error => corrupt(&file_path, "its log", error.to_string()),
         })?;
         check_configuration(path, &reading)?;
@@ -919,6 +924,8 @@ pub struct Generations {
     prepared: Mutex<Option<Arc<Generation>>>,
     /// Held while a generation is created, so that one is at a time.
     next_number: Mutex<u64>,
+    /// Whether the next one could not be created when that was tried last.
+    lacks_next: AtomicBool,
 }
 
 #[derive(Default)]
@@ -953,6 +960,7 @@ impl Generations {
             }),
             prepared: Mutex::new(None),
             next_number: Mutex::new(next_number),
+            lacks_next: AtomicBool::new(false),
         }))
     }
 
@@ -973,10 +981,16 @@ impl Generations {
         // Locked throughout: a journal that cannot wait any longer gets the one that is in the making.
         let mut next_number = self.next_number.lock();
         if !self.is_next_ready() {
-            let generation = self.create_numbered(&mut next_number)?;
-            *self.prepared.lock() = Some(Arc::new(generation));
+            let created = self.create_numbered(&mut next_number);
+            self.lacks_next.store(created.is_err(), Ordering::Relaxed);
+            *self.prepared.lock() = Some(Arc::new(created?));
         }
         Ok(())
+    }
+
+    /// Whether the last attempt to open the next generation ahead failed: the log must not come to need it.
+    pub fn lacks_next(&self) -> bool {
+        self.lacks_next.load(Ordering::Relaxed)
     }
 
     /// Whether the next generation is open.
@@ -1040,17 +1054,19 @@ impl Generations {
     /// # Panics
     /// If it is not among [`Generations::sealed`].
     pub fn remove(&self, number: u64) -> Result<(), StorageError> {
+        let sealed = self.readable.read().sealed.iter().find(|sealed| sealed.number == number).cloned();
+        let path = sealed.expect("only sealed generations are removed").path().to_owned();
+        // Renamed first, because a crash in the midst of deleting would leave half a generation behind. One that keeps its
+        // name stays listed, and is removed before those behind it: a start expects no gap between generations.
+        let removed = self.parent.join(format!("{}{REMOVED}", directory_name(number)));
+        fs::rename(&path, &removed).map_err(StorageError::io("rename", &path))?;
+        // sled needs no path once it is open: a reader's handle works on the descriptors, until the last drop.
         let generation = {
             let mut readable = self.readable.write();
             let index = readable.sealed.iter().position(|sealed| sealed.number == number);
-            readable.sealed.remove(index.expect("only sealed generations are removed"))
+            readable.sealed.remove(index.expect("nobody else removes any"))
         };
-        let path = generation.path().to_owned();
-        // sled needs no path once it is open: a reader's handle works on the descriptors, until the last drop.
         drop(generation);
-        // Renamed first, because a crash in the midst of deleting would leave half a generation behind.
-        let removed = self.parent.join(format!("{}{REMOVED}", directory_name(number)));
-        fs::rename(&path, &removed).map_err(StorageError::io("rename", &path))?;
         sync_directory(&self.parent)?;
         remove_directory(&removed)?;
         sync_directory(&self.parent)

@@ -831,6 +831,24 @@ fn a_removed_generation_is_gone_except_for_whoever_reads_it() {
     assert_eq!(numbers, [3, 4]);
 }
 
+/// It was forgotten, and those behind it were removed: what is archived of them was told as damage after the next start.
+#[test]
+fn a_generation_that_cannot_be_removed_stays_listed() {
+    let (mut bed, mut chain, _notices) = bed_of(1 << 20);
+    for _ in 0..2 {
+        bed.journal.append(&chain.record_of(1, 1000)).expect("follows");
+        bed.journal.roll().expect("rolled");
+    }
+    let in_the_way = bed.directory.path().join("journal").join(format!("{}{REMOVED}", directory_name(1)));
+    fs::write(&in_the_way, "not a generation").expect("written");
+    bed.shared.remove(1).expect_err("its new name is taken");
+    assert_eq!(bed.shared.sealed_count(), 2);
+    assert!(bed.shared.record(sequence(1)).expect("readable").is_some());
+    fs::remove_file(in_the_way).expect("removed");
+    bed.shared.remove(1).expect("removed");
+    assert_eq!(bed.shared.sealed_count(), 1);
+}
+
 #[test]
 fn what_a_crash_cut_short_is_swept_at_the_next_start() {
     let directory = tempfile::tempdir().expect("a directory");
