@@ -62,7 +62,8 @@ use crate::storage::journal::JournalReader;
 use crate::storage::journal::record::Record;
 use crate::storage::{RESTORE_BACKUP, StorageError};
 
-/// How many events one reading looks at, whatever its filter leaves of them: some ten milliseconds of work.
+/// How many events one reading looks at, whatever its filter leaves of them: some ten milliseconds of work where
+/// records have many, up to half a second where each has a block of the archive to be read.
 const EVENTS_SCANNED_MAX: usize = 20_000;
 
 /// How long a shard is waited for that does not say up to when all is decided.

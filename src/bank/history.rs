@@ -27,8 +27,8 @@ use crate::shard::request::{AccountFilter, AccountView, Reply, Request};
 use crate::storage::StorageError;
 use crate::storage::history::{HistoryEntry, HistoryReader};
 
-/// How many entries one page examines at most, so that a filter that finds little does not keep a reader busy: about
-/// 50 ms of work.
+/// How many entries one page examines at most, so that a filter that finds little does not keep a reader busy: some
+/// 0.3 s of work where each is in another block of the archive, 35 us, and far less where they are together.
 pub const ENTRIES_EXAMINED_MAX: u64 = 10_000;
 
 /// How many entries are read at a time, so that a page in ascending order does not keep all that it examines.

@@ -34,8 +34,8 @@ use crate::ledger::{AccountName, HoldId, IdError, TransactionId};
 /// not say how long it will be, takes no memory, and nobody shuts others out by saying it.
 pub(super) const LARGE_BODIES_MAX: usize = 64;
 
-/// How many bytes an entry of a list takes, more or less, if it says as much as it may: a transaction with all of its
-/// metadata.
+/// How many bytes an entry of a list takes, more or less, if it says as much as it may: a transaction between two accounts
+/// with all of its metadata. One of 64 legs takes three times that, and may be found to have no room when it is there.
 const ENTRY_BYTES_MAX: usize = 6 * 1024;
 
 /// A request, and what is to be done about it.

@@ -62,7 +62,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How much a client may take of the service, and for how long. Only tests have reason to change this.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// How many connections are served at one time. Each costs some 10 kB at rest, so these cost 100 MB.
+    /// How many connections are served at one time. Each costs some 10 kB at rest, so these cost 100 MB; one
+    /// that has had large bodies and replies keeps buffers for them, 64 KiB each, until it closes.
     pub connections_max: usize,
     /// How long a client may take from the end of a request, or from connecting, to the end of the next head.
     pub head_read_time_max: Duration,
