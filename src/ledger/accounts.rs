@@ -79,20 +79,9 @@ impl Accounts {
     }
 
     /// The accounts that these mean, closed ones too.
-    ///
-    /// First all hashes are made, then the index is looked at for all, then the accounts: no look depends on the one
-    /// before, so the processor waits for several of them at once. Of a million accounts none is in its caches.
     pub(super) fn find_all(&self, references: &[&AccountRef]) -> Vec<Option<&Account>> {
-        let hash = |reference: &&AccountRef| match reference {
-            AccountRef::Name(name) => self.names.hash(name),
-            AccountRef::Number { .. } => 0,
-        };
-        let hashes: Vec<u64> = references.iter().map(hash).collect();
-        let place = |(reference, hash): (&&AccountRef, u64)| match reference {
-            AccountRef::Name(_) => self.names.likely_place(hash),
-            AccountRef::Number { number, .. } => self.place(number.index()),
-        };
-        let places: Vec<Option<usize>> = references.iter().zip(hashes).map(place).collect();
+        let places = self.likely_places(references);
+        self.fetch_places(&places);
         let account = |(reference, place): (&&AccountRef, Option<usize>)| {
             let account = at(&self.segments, place?)?;
             match reference {
@@ -110,13 +99,41 @@ impl Accounts {
     /// of them, and the end of the chain of their entries, so that it waits for all of them at once. Of a deposit's time in
     /// the shard, waiting was half.
     pub fn fetch(&self, references: &[&AccountRef]) {
-        let found = self.find_all(references);
-        fetch(found.iter().copied());
+        self.fetch_places(&self.likely_places(references));
     }
 
     /// As [`Accounts::fetch`], the accounts with these numbers.
     pub(super) fn fetch_numbers(&self, numbers: &[AccountNumber]) {
-        fetch(numbers.iter().map(|number| self.get(number.index())));
+        let places: Vec<_> = numbers.iter().map(|number| self.place(number.index())).collect();
+        self.fetch_places(&places);
+    }
+
+    /// Where the accounts are that these mean, unless those are others: of a name, the index knows only a part of the hash.
+    ///
+    /// First all hashes are made, then the index is looked at for all: no look depends on the one before, so the processor
+    /// waits for several of them at once. Of a million accounts none is in its caches.
+    fn likely_places(&self, references: &[&AccountRef]) -> Vec<Option<usize>> {
+        let hash = |reference: &&AccountRef| match reference {
+            AccountRef::Name(name) => self.names.hash(name),
+            AccountRef::Number { .. } => 0,
+        };
+        let hashes: Vec<u64> = references.iter().map(hash).collect();
+        let place = |(reference, hash): (&&AccountRef, u64)| match reference {
+            AccountRef::Name(_) => self.names.likely_place(hash),
+            AccountRef::Number { number, .. } => self.place(number.index()),
+        };
+        references.iter().zip(hashes).map(place).collect()
+    }
+
+    /// Has the processor fetch what is at these places. A pass does nothing but add up what it comes to, for the fewer
+    /// instructions there are between two accounts, the more of them are under way at a time.
+    fn fetch_places(&self, places: &[Option<usize>]) {
+        let accounts = || places.iter().filter_map(|place| at(&self.segments, (*place)?));
+        // One of each of its two lines.
+        let lines = |account: &Account| account.version.wrapping_add(account.posted.minor_units() as u64);
+        black_box(accounts().map(lines).fold(0, u64::wrapping_add));
+        // A place in the heap, once there are some entries, which only the account tells.
+        black_box(accounts().map(|account| account.chain.newest().get()).fold(0, u64::wrapping_add));
     }
 
     /// The accounts that are here, by number.
@@ -266,16 +283,6 @@ impl Eq for Accounts {}
 impl fmt::Debug for Accounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.iter()).finish()
-    }
-}
-
-fn fetch<'a>(accounts: impl Iterator<Item = Option<&'a Account>> + Clone) {
-    for account in accounts.clone().flatten() {
-        black_box((account.posted, account.version));
-    }
-    // A place in the heap, once there are some entries, which only the account tells.
-    for account in accounts.flatten() {
-        black_box(account.chain.newest());
     }
 }
 
