@@ -43,6 +43,8 @@ pub(super) fn start(
         ["--dir", &data],
         ["--appendonly", "yes"],
         ["--appendfsync", "always"],
+        // Its log is never rewritten: that would fall into some rounds and not into others.
+        ["--auto-aof-rewrite-percentage", "0"],
         ["--save", ""],
         ["--daemonize", "no"],
     ];
