@@ -17,7 +17,8 @@
 //!   transaction, a fiftieth of what a deposit over HTTP does. `--duration 2` has it inside.
 //! - The ledger is on the disk of the data directory. In memory `fdatasync` would cost nothing: that is warned of.
 //! - A reply that is not as it should be makes the exit code 1, and so does a ledger that in the end does not have what it
-//!   acknowledged: a wrong server can be as fast as it likes.
+//!   acknowledged: fewer new events than changes, or, of a server of its own, another sum of all money. A wrong server
+//!   can be as fast as it likes.
 //!
 //! # Parts
 //! [`load`] what is sent, and the notation of `--compare`; [`generator`] how, with [`reply`] and [`histogram`];
@@ -276,6 +277,9 @@ enum BenchError {
         "the ledger is wrong: the outside world stands at {world} where acknowledged requests make it {expected}"
     )]
     Balance { world: String, expected: String },
+    /// Changes were lost, or never made.
+    #[error("the ledger is wrong: its log grew by {events} events where {changes} changes were acknowledged")]
+    Events { events: u64, changes: u64 },
     /// Replies that are not as they should be.
     #[error("{0} replies were not as they should be (see the table): these figures are of no use")]
     WrongReplies(u64),

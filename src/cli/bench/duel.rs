@@ -91,7 +91,7 @@ pub(super) fn run(workload: Workload, args: &LoadArgs, bench: &Bench) -> Result<
     for teller in &arena.tellers {
         // Where replies are missing, nobody knows what it should have.
         if arena.contenders.iter().all(|contender| contender.errors.is_empty()) {
-            teller.check_balance()?;
+            teller.check_ledger()?;
         }
     }
     let sides: Vec<Side> = arena.contenders.drain(..).map(Contender::into_side).collect();

@@ -161,6 +161,7 @@ pub(super) fn restart(args: &RestartArgs, bench: &Bench) -> Result<FiguresReport
     let interrupt = &bench.interrupt;
     let mut teller = args.server.start(bench, &args.common, &[])?;
     teller.open(args.accounts, false, interrupt)?;
+    let opened = teller.acknowledged();
     // Asked to end, it takes a snapshot of all that it has.
     teller.into_child().end(interrupt)?;
     let start = || -> Result<(Teller, Duration, Duration), BenchError> {
@@ -172,9 +173,10 @@ pub(super) fn restart(args: &RestartArgs, bench: &Bench) -> Result<FiguresReport
         Ok((teller, time, cpu_time))
     };
     let (mut teller, snapshot_time, snapshot_cpu_time) = start()?;
+    teller.goes_on_from(opened);
     teller.deposit(args.records, args.accounts, interrupt)?;
     child(&teller).wait_until_quiet(interrupt)?;
-    let paid_in_cents = teller.paid_in_cents();
+    let paid_in = teller.acknowledged();
     // Killed, it takes no snapshot: what it wrote since the start is in the journal only.
     teller.into_child().kill()?;
     let (mut teller, time, cpu_time) = start()?;
@@ -182,8 +184,8 @@ pub(super) fn restart(args: &RestartArgs, bench: &Bench) -> Result<FiguresReport
     let replay_cpu = cpu_time.saturating_sub(snapshot_cpu_time);
     let resident = child(&teller).resident_bytes()?;
     // Everything is measured: what the journal had is all there.
-    teller.goes_on_from(paid_in_cents);
-    teller.check_balance()?;
+    teller.goes_on_from(paid_in);
+    teller.check_ledger()?;
     let mut figures = vec![
         count("accounts", args.accounts),
         count("records", args.records),
@@ -217,7 +219,7 @@ pub(super) fn snapshot(args: &SnapshotArgs, bench: &Bench) -> Result<FiguresRepo
         progress.add(1);
     }
     progress.finish();
-    deposits.teller.check_balance()?;
+    deposits.teller.check_ledger()?;
     let median_of = |figure: fn(&Round) -> u64| {
         let of_each: Vec<u64> = rounds.iter().map(figure).collect();
         Value::Nanoseconds(median(&of_each))

@@ -15,6 +15,9 @@ use crate::progress::Progress;
 /// The line that says where a server listens begins so.
 const LISTENS: &str = "teller listens on http://";
 
+/// What `/metrics` calls the events in a shard's log.
+const EVENTS: &str = "teller_shard_events_total";
+
 /// How long one batch may take.
 const BATCH_TIME_MAX: Duration = Duration::from_secs(30);
 /// How many batches are under way while a ledger is filled: enough for a server never to wait for one.
@@ -31,7 +34,17 @@ pub(super) struct Teller {
     child: Option<Child>,
     base: BaseUrl,
     address: std::net::SocketAddr,
-    /// What its accounts were given by everything that was acknowledged, in cents.
+    acknowledged: Acknowledged,
+}
+
+/// What a server has acknowledged, which its ledger has to have in the end.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Acknowledged {
+    /// How many events its log had before.
+    events_before: u64,
+    /// How many changes it has acknowledged since. Each is one event at least; a transfer between shards is several.
+    changes: u64,
+    /// What its accounts were given by them, in cents.
     paid_in_cents: i128,
 }
 
@@ -63,15 +76,17 @@ impl Teller {
         let program = std::env::current_exe()?;
         let (child, address) = Child::start_server(&program, &arguments, log, b"", LISTENS, interrupt)?;
         let base = BaseUrl::parse(&format!("http://{address}")).expect("it is one");
-        let teller = Teller { child: Some(child), base, address, paid_in_cents: 0 };
+        let teller = Teller { child: Some(child), base, address, acknowledged: Acknowledged::default() };
         teller.check_ready()?;
         Ok(teller)
     }
 
     /// Uses a server that runs.
     pub(super) fn running(base: BaseUrl) -> Result<Teller, BenchError> {
-        let teller = Teller { address: base.loopback_address()?, child: None, base, paid_in_cents: 0 };
+        let address = base.loopback_address()?;
+        let mut teller = Teller { address, child: None, base, acknowledged: Acknowledged::default() };
         teller.check_ready()?;
+        teller.acknowledged.events_before = teller.sum_over_shards(EVENTS)?;
         Ok(teller)
     }
 
@@ -121,9 +136,9 @@ impl Teller {
         };
         let result = self.post_all(accounts, ITEMS_A_BATCH / each, &write, &progress, interrupt);
         progress.finish();
-        result?;
+        self.acknowledged.changes += result?;
         if funded {
-            self.paid_in_cents += i128::from(accounts) * i128::from(FUNDS_CENTS);
+            self.acknowledged.paid_in_cents += i128::from(accounts) * i128::from(FUNDS_CENTS);
         }
         Ok(())
     }
@@ -145,10 +160,12 @@ impl Teller {
         };
         let result = self.post_all(deposits, ITEMS_A_BATCH, &write, &progress, interrupt);
         progress.finish();
-        self.paid_in_cents += i128::from(deposits);
-        result
+        self.acknowledged.changes += result?;
+        self.acknowledged.paid_in_cents += i128::from(deposits);
+        Ok(())
     }
 
+    /// Sends items in batches. How many were executed.
     fn post_all(
         &self,
         count: u64,
@@ -156,12 +173,12 @@ impl Teller {
         write: &dyn Fn(u64, &mut String),
         progress: &Progress,
         interrupt: &Interrupt,
-    ) -> Result<(), BenchError> {
+    ) -> Result<u64, BenchError> {
         let client = self.client();
         let may_exist = self.child.is_none();
         runtime()?.block_on(async {
             let mut under_way = JoinSet::new();
-            let mut next = 0;
+            let (mut next, mut executed) = (0, 0);
             loop {
                 interrupt.check()?;
                 while next < count && under_way.len() < BATCHES_UNDER_WAY {
@@ -175,33 +192,36 @@ impl Teller {
                         Ok::<_, ClientError>((reply, numbers))
                     });
                 }
-                let Some(ended) = under_way.join_next().await else { return Ok(()) };
+                let Some(ended) = under_way.join_next().await else { return Ok(executed) };
                 let (reply, numbers) = ended.expect("sending does not panic")?;
-                check_batch(&reply, may_exist)?;
+                executed += check_batch(&reply, may_exist)?;
                 progress.add(numbers);
             }
         })
     }
 
-    /// What its accounts were given, for a server that goes on with its ledger.
-    pub(super) fn paid_in_cents(&self) -> i128 {
-        self.paid_in_cents
+    /// What it has acknowledged, for a server that goes on with its ledger.
+    pub(super) fn acknowledged(&self) -> Acknowledged {
+        self.acknowledged
     }
 
-    /// Counts what was given before this server was started on the ledger.
-    pub(super) fn goes_on_from(&mut self, paid_in_cents: i128) {
-        self.paid_in_cents += paid_in_cents;
+    /// Counts what was acknowledged before this server was started on the ledger.
+    pub(super) fn goes_on_from(&mut self, before: Acknowledged) {
+        self.acknowledged = before;
     }
 
     /// Counts what a run did.
     pub(super) fn has_done(&mut self, totals: &Totals) {
         let net = i128::from(totals.deposits) - i128::from(totals.withdrawals);
-        self.paid_in_cents += net * i128::from(AMOUNT_CENTS);
+        self.acknowledged.changes += totals.deposits + totals.withdrawals + totals.transfers;
+        self.acknowledged.paid_in_cents += net * i128::from(AMOUNT_CENTS);
     }
 
-    /// Proves that the ledger has what it acknowledged, no more and no less: a figure of a server that loses money is
-    /// none. Only of a ledger that nobody else uses.
-    pub(super) fn check_balance(&self) -> Result<(), BenchError> {
+    /// Proves that the ledger has what it acknowledged: a figure of a server that loses changes or money is none. There
+    /// are at least as many new events as changes, which transfers are seen by. And the accounts have what they were
+    /// given, no more and no less: only of a ledger that nobody else uses.
+    pub(super) fn check_ledger(&self) -> Result<(), BenchError> {
+        self.acknowledged.check_events(self.sum_over_shards(EVENTS)?)?;
         if self.child.is_none() {
             return Ok(());
         }
@@ -209,15 +229,32 @@ impl Teller {
         let balance: TrialBalance =
             serde_json::from_slice(&reply.body).map_err(|_| unexpected("/v2/trial-balance", &reply))?;
         let world = balance.currencies.first().map_or("0.00", |line| &line.world);
-        if !balance.balanced || !is_worth(world, -self.paid_in_cents) {
-            let (world, expected) = (world.to_owned(), in_units(-self.paid_in_cents));
-            return Err(BenchError::Balance { world, expected });
+        let expected = -self.acknowledged.paid_in_cents;
+        if !balance.balanced || !is_worth(world, expected) {
+            return Err(BenchError::Balance { world: world.to_owned(), expected: in_units(expected) });
         }
         Ok(())
     }
 
+    /// A figure that `/metrics` has of each shard, of all shards together.
+    fn sum_over_shards(&self, name: &str) -> Result<u64, BenchError> {
+        let reply = runtime()?.block_on(self.client().get("/metrics"))?;
+        let text = String::from_utf8_lossy(&reply.body);
+        sum_over_shards(&text, name).ok_or_else(|| unexpected("/metrics", &reply))
+    }
+
     fn client(&self) -> Client {
         Client::new(self.base.clone(), BATCHES_UNDER_WAY, BATCH_TIME_MAX)
+    }
+}
+
+impl Acknowledged {
+    fn check_events(&self, events_now: u64) -> Result<(), BenchError> {
+        let Acknowledged { events_before, changes, .. } = *self;
+        match events_now.saturating_sub(events_before) {
+            events if events >= changes => Ok(()),
+            events => Err(BenchError::Events { events, changes }),
+        }
     }
 }
 
@@ -238,6 +275,7 @@ struct TrialBalanceLine {
 
 #[derive(Deserialize)]
 struct BatchReply {
+    executed: u64,
     results: Vec<ItemResult>,
 }
 
@@ -267,7 +305,16 @@ fn in_units(cents: i128) -> String {
     format!("{sign}{}.{:02}", cents / 100, cents % 100)
 }
 
-fn check_batch(reply: &Response, may_exist: bool) -> Result<(), BenchError> {
+/// The sum of the samples `name{shard="..."} value`; none if there is none.
+fn sum_over_shards(metrics: &str, name: &str) -> Option<u64> {
+    let samples = metrics.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix("{shard="));
+    let values: Vec<u64> =
+        samples.map(|rest| rest.rsplit(' ').next()?.parse().ok()).collect::<Option<_>>()?;
+    (!values.is_empty()).then(|| values.iter().sum())
+}
+
+/// How many items of a batch were executed, where all were that are not there already.
+fn check_batch(reply: &Response, may_exist: bool) -> Result<u64, BenchError> {
     let wrong = || unexpected("/v2/batches", reply);
     if reply.status != 200 {
         return Err(wrong());
@@ -276,7 +323,7 @@ fn check_batch(reply: &Response, may_exist: bool) -> Result<(), BenchError> {
     let is_there = |result: &ItemResult| {
         may_exist && result.problem.as_ref().is_some_and(|problem| problem.code == "account-exists")
     };
-    if batch.results.iter().all(is_there) { Ok(()) } else { Err(wrong()) }
+    if batch.results.iter().all(is_there) { Ok(batch.executed) } else { Err(wrong()) }
 }
 
 fn unexpected(path: &str, reply: &Response) -> BenchError {
@@ -291,7 +338,52 @@ fn unexpected(path: &str, reply: &Response) -> BenchError {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::thread;
+
     use super::*;
+
+    /// A server that acknowledged transfers and did nothing was called right: they leave the outside world as it is.
+    #[test]
+    fn a_server_that_only_acknowledges_is_found_out() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let mut request = [0; 1024];
+                while stream.read(&mut request).is_ok_and(|bytes| bytes > 0) {
+                    let body = format!("{EVENTS}{{shard=\"0\"}} 7\n");
+                    let length = body.len();
+                    let reply = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}");
+                    stream.write_all(reply.as_bytes()).expect("it listens");
+                }
+            }
+        });
+        let base = BaseUrl::parse(&format!("http://{address}")).expect("a URL");
+        let mut teller = Teller::running(base).expect("it runs");
+        teller.check_ledger().expect("it was asked for nothing");
+        teller.has_done(&Totals { transfers: 3, ..Totals::default() });
+        let error = teller.check_ledger().expect_err("nothing was done").to_string();
+        assert!(error.contains("grew by 0 events where 3 changes were acknowledged"), "{error}");
+    }
+
+    #[test]
+    fn each_change_is_an_event_at_least() {
+        let acknowledged = Acknowledged { events_before: 10, changes: 5, paid_in_cents: 0 };
+        for (events, is_right) in [(0, false), (10, false), (14, false), (15, true), (30, true)] {
+            assert_eq!(acknowledged.check_events(events).is_ok(), is_right, "{events} events");
+        }
+    }
+
+    #[test]
+    fn the_figures_of_all_shards_are_added() {
+        let text =
+            "# TYPE a_total counter\na_total{shard=\"0\"} 7\na_total{shard=\"1\"} 5\nb{shard=\"0\"} 1\n";
+        assert_eq!(sum_over_shards(text, "a_total"), Some(12));
+        assert_eq!(sum_over_shards(text, "a"), None);
+        assert_eq!(sum_over_shards("a_total{shard=\"0\"} many\n", "a_total"), None);
+    }
 
     /// A ledger of a currency with three decimals, or with none, was called wrong.
     #[test]
