@@ -300,8 +300,17 @@ impl Child {
 
     /// The memory that it has, in bytes.
     pub(super) fn resident_bytes(&self) -> io::Result<u64> {
+        self.memory("VmRSS:")
+    }
+
+    /// The most memory that it ever had, in bytes.
+    pub(super) fn peak_bytes(&self) -> io::Result<u64> {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, name: &str) -> io::Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
         let kib =
             line.and_then(|rest| rest.trim().strip_suffix(" kB")).and_then(|kib| kib.parse::<u64>().ok());
         kib.map(|kib| kib * 1024).ok_or_else(|| io::Error::other("/proc says nothing about memory"))

@@ -134,6 +134,7 @@ pub(super) fn memory(args: &MemoryArgs, bench: &Bench) -> Result<FiguresReport, 
     let opened = child(&teller).resident_bytes()?;
     child(&teller).wait_until_quiet(&bench.interrupt)?;
     let resident = child(&teller).resident_bytes()?;
+    let peak = child(&teller).peak_bytes()?;
     let figures = vec![
         count("accounts", args.accounts),
         count_of("shards", args.server.shards()),
@@ -141,6 +142,7 @@ pub(super) fn memory(args: &MemoryArgs, bench: &Bench) -> Result<FiguresReport, 
         figure("empty_bytes", "resident, empty", Value::Bytes(empty)),
         figure("resident_after_opening_bytes", "resident, after the last opening", Value::Bytes(opened)),
         figure("resident_bytes", "resident, at rest", Value::Bytes(resident)),
+        figure("peak_bytes", "resident, the most until then", Value::Bytes(peak)),
         figure(
             "bytes_per_account",
             "an account",
