@@ -120,7 +120,7 @@ fn the_rows_that_are_no_loads_print_their_figures() {
     let flag = format!("--data-dir={}", root.path().display());
     for (arguments, names) in [
         (&["memory", "--accounts=100"][..], &["resident_bytes", "peak_bytes", "bytes_per_account"][..]),
-        (&["restart", "--accounts=100", "--records=300"], &["restart_ns", "replay_ns"]),
+        (&["restart", "--accounts=100", "--deposits=300"], &["commits", "restart_ns", "replay_ns"]),
         (&["snapshot", "--accounts=100", "--connections=4", "--rounds=1"], &["worst_p99_with_ns", "slices"]),
         (&["idle", "--duration=0.1"], &["cpu_ns", "resident_bytes"]),
     ] {

@@ -49,9 +49,10 @@ pub(super) struct RestartArgs {
     /// How many accounts the snapshot has.
     #[arg(long, value_name = "COUNT", default_value = "10000000", value_parser = parse_accounts)]
     accounts: u64,
-    /// How many deposits are in the journal behind it.
-    #[arg(long, value_name = "COUNT", default_value = "1000000", value_parser = parse_records)]
-    records: u64,
+    /// How many deposits are in the journal behind it, in records as live traffic makes them.
+    // Its name was --records.
+    #[arg(long, alias = "records", value_name = "COUNT", default_value = "1000000", value_parser = parse_deposits)]
+    deposits: u64,
     #[command(flatten)]
     server: ServerArgs,
     #[command(flatten)]
@@ -97,7 +98,7 @@ fn parse_accounts(text: &str) -> Result<u64, String> {
     parse_whole(text, 1..=1_000_000_000)
 }
 
-fn parse_records(text: &str) -> Result<u64, String> {
+fn parse_deposits(text: &str) -> Result<u64, String> {
     parse_whole(text, 1..=1_000_000_000)
 }
 
@@ -176,7 +177,8 @@ pub(super) fn restart(args: &RestartArgs, bench: &Bench) -> Result<FiguresReport
     };
     let (mut teller, snapshot_time, snapshot_cpu_time) = start()?;
     teller.goes_on_from(opened);
-    teller.deposit(args.records, args.accounts, interrupt)?;
+    teller.deposit(args.deposits, args.accounts, interrupt)?;
+    let commits = teller.commits()?;
     child(&teller).wait_until_quiet(interrupt)?;
     let paid_in = teller.acknowledged();
     // Killed, it takes no snapshot: what it wrote since the start is in the journal only.
@@ -190,7 +192,8 @@ pub(super) fn restart(args: &RestartArgs, bench: &Bench) -> Result<FiguresReport
     teller.check_ledger()?;
     let mut figures = vec![
         count("accounts", args.accounts),
-        count("records", args.records),
+        count("deposits", args.deposits),
+        figure("commits", "in commits, a record or more each", Value::Count(commits)),
         count_of("shards", args.server.shards()),
         figure("snapshot_only_ns", "restart, snapshot only", Value::Nanoseconds(nanos(snapshot_time))),
         figure("restart_ns", "restart, with the journal", Value::Nanoseconds(nanos(time))),
@@ -198,13 +201,13 @@ pub(super) fn restart(args: &RestartArgs, bench: &Bench) -> Result<FiguresReport
         figure("replay_cpu_ns", "the difference in CPU time", Value::Nanoseconds(nanos(replay_cpu))),
         figure("resident_bytes", "resident afterwards", Value::Bytes(resident)),
     ];
-    // Of many accounts and few records the difference is less than one start differs from another: no rate then.
+    // Of many accounts and few deposits the difference is less than one start differs from another: no rate then.
     for (name, label, time, without) in [
         ("replayed_per_second", "replayed a second", replay, snapshot_time),
         ("replayed_per_second_and_core", "replayed a second of CPU time", replay_cpu, snapshot_cpu_time),
     ] {
         if time > without / DIFFERENCE_TOLD {
-            let per_second = u128::from(args.records) * 1_000_000_000 / time.as_nanos();
+            let per_second = u128::from(args.deposits) * 1_000_000_000 / time.as_nanos();
             figures.push(figure(name, label, Value::Count(per_second as u64)));
         }
     }
