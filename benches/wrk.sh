@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Durable deposits, or reads, against an empty hyper server that gives the same replies, with wrk as the load.
+# Durable deposits, or reads, against an empty hyper server that gives the same replies, with wrk as the load. That one has
+# one thread or as many as there are cores, whichever is faster in a few rounds before.
 #
 #   benches/wrk.sh [deposit|read] [connections] [rounds]
 #
-# Needs wrk, curl and target/release/teller. Rounds of a second each, in turn; prints of each server the median rate and
-# 99th percentile, and the median and range of the ratios of each pair of rounds. The ledger is a temporary one in data/.
+# Needs wrk, curl and target/release/teller. Rounds of a second each, in turn, the next time the other way round; prints of
+# each server the median rate and 99th percentile, and the median and range of the ratios of each pair of rounds. The
+# ledger is a temporary one in data/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -52,9 +54,6 @@ else
     curl -sfi "$ledger/accounts/a1" >"$directory/reply"
     request='wrk.format("GET", path)'
 fi
-"$teller" bench bare --threads 1 <"$directory/reply" >"$directory/bare.out" &
-pids+=($!)
-bare=$(address_in "$directory/bare.out")
 
 cat >"$directory/load.lua" <<LUA
 local requests, next_one = {}, 0
@@ -79,32 +78,57 @@ round() {
         END { print rate, p99; exit failed }'
 }
 
-# Waits until the ledger has done what the round before left to do, so that the next one is not measured beside it.
+# Waits until the ledger has done what the round before left to do, so that the next one is not measured beside it. A
+# ledger that still works after half a minute is no basis for a figure.
 settle() {
     local before now
-    for _ in $(seq 30); do
+    for _ in $(seq 100); do
         before=$(awk '{ print $14 + $15 }' "/proc/$server/stat")
         sleep 0.3
         now=$(awk '{ print $14 + $15 }' "/proc/$server/stat")
         [ "$now" = "$before" ] && return
     done
-    echo "wrk.sh: the ledger does not come to rest" >&2
+    echo "wrk.sh: the ledger does not come to rest: there is no figure" >&2
+    exit 1
 }
 
 median() { sort -g | awk '{ value[NR] = $1 } END { print value[int((NR + 1) / 2)] }'; }
 
+# The bare server, warmed up, with each number of threads; then three rounds of each, in turn. The faster one is compared.
+numbers=$(printf '%s\n' 1 "$(nproc)" | sort -u)
+settle
+for threads in $numbers; do
+    "$teller" bench bare --threads "$threads" <"$directory/reply" >"$directory/bare-$threads.out" &
+    pids+=($!)
+    round "$(address_in "$directory/bare-$threads.out")" >/dev/null
+done
+for _ in 1 2 3; do
+    for threads in $numbers; do
+        round "$(address_in "$directory/bare-$threads.out")" >>"$directory/trials-$threads"
+    done
+done
+threads=$(for threads in $numbers; do
+    echo "$(awk '{ print $1 }' "$directory/trials-$threads" | median) $threads"
+done | sort -g | awk 'END { print $2 }')
+bare=$(address_in "$directory/bare-$threads.out")
+
 round "$ledger" >/dev/null
-round "$bare" >/dev/null
-for _ in $(seq "$rounds"); do
+for turn in $(seq "$rounds"); do
     settle
-    of_ledger=$(round "$ledger")
-    settle
-    of_bare=$(round "$bare")
+    if ((turn % 2)); then
+        of_ledger=$(round "$ledger")
+        settle
+        of_bare=$(round "$bare")
+    else
+        of_bare=$(round "$bare")
+        settle
+        of_ledger=$(round "$ledger")
+    fi
     echo "$of_ledger $of_bare"
 done >"$directory/rounds"
 
 column() { awk "{ print $1 }" "$directory/rounds"; }
-echo "$workload, $connections connections, $rounds pairs of rounds of 1 s, medians"
+echo "$workload, $connections connections, $rounds pairs of rounds of 1 s, medians; bare with --threads $threads"
 printf 'teller  %8.0f/s  p99 %5.0f us\n' "$(column '$1' | median)" "$(column '$2' | median)"
 printf 'bare    %8.0f/s  p99 %5.0f us\n' "$(column '$3' | median)" "$(column '$4' | median)"
 printf 'teller / bare: throughput %.3f (%.3f to %.3f), p99 %.2f\n' "$(column '$1 / $3' | median)" \
