@@ -12,7 +12,9 @@ use support::{MemoryBank, Reply, Service, TIME_MAX, in_time};
 use teller::bank::{AccountSelector, BatchItem, BatchItems, BatchRefusal, Origin, Refusal};
 use teller::http::{Code, Drained, Limits};
 use teller::ledger::operation::{Opening, Operation};
-use teller::ledger::{AccountName, Amount, Direction, Note, Quantity, Sequence, Timestamp};
+use teller::ledger::{
+    AccountName, Amount, Direction, IdempotencyKey, KeyDigest, Note, Quantity, Sequence, Timestamp,
+};
 use teller::storage::StorageError;
 use teller::storage::journal::JournalReader;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -1042,6 +1044,8 @@ async fn replies_that_are_not_read_have_room_for_so_many() {
         assert_eq!(service.get("/v2/accounts/name:a").await.json()["posted"], format!("{posted}.00"));
         let untold = service.send("POST", "/v2/batches?results=none", &ndjson, &plain).await;
         assert_eq!(untold.json()["executed"], 1000, "{untold:?}");
+        let untold = service.send("POST", "/v2/batches?results=none", &ndjson, &plain.repeat(4)).await;
+        assert_eq!(untold.code(), "overloaded", "what waits for a shard takes room, too");
 
         drop(reader);
         in_time("there is room again", async { while service.get(page).await.status != 200 {} }).await;
@@ -1263,6 +1267,32 @@ async fn who_reads_late_gets_every_reply_once_and_in_order() {
     }
     assert!(rest.is_empty());
     service.stop().await;
+}
+
+/// A version that reads or cuts a list otherwise may have used its key: then it is another list, not the end of the process.
+#[tokio::test]
+async fn a_list_whose_key_has_other_results_is_another_one() {
+    let MemoryBank { bank, .. } = &MemoryBank::start(1);
+    let currency = bank.currency();
+    let name = AccountName::parse("alice").expect("valid");
+    let key = Some(IdempotencyKey { digest: KeyDigest([1; 16]), fingerprint: [2; 16] });
+    let origin = |key| Origin { key, request_id: "".into() };
+    bank.open(Opening::plain(name.clone(), currency, None), origin(None)).await.expect("opened");
+    let batch = async |deposits: usize| {
+        let mut items = BatchItems::expecting(deposits);
+        for _ in 0..deposits {
+            let amount = Quantity::of(Amount::from_minor_units(100).expect("in range"), currency);
+            let account = bank.place(AccountSelector::Name(name.clone()));
+            let operation = Operation::Deposit { account, amount, note: Note::default() };
+            items.push(BatchItem { operation, conditions: Vec::new(), key: None }, bank);
+        }
+        bank.batch(items, false, true, origin(key)).await.map(|outcome| outcome.results.len())
+    };
+    assert!(matches!(batch(2).await, Ok(2)));
+    for other in [1, 3] {
+        assert!(matches!(batch(other).await, Err(BatchRefusal::Refused(Refusal::KeyReused))));
+    }
+    assert!(matches!(batch(2).await, Ok(2)));
 }
 
 /// P7: what waits for compaction is bounded, because batches settle at its pace.

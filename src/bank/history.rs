@@ -293,8 +293,8 @@ impl Bank {
     }
 
     /// Reads a page of all accounts that there were at a moment, as [`Bank::accounts`] does, of fewer accounts where their
-    /// histories are long. The filter is asked about
-    /// the accounts as they were, but for their metadata, of which the ledger knows today's.
+    /// histories are long. The filter is asked about the accounts as they were, but for their metadata, of which the ledger
+    /// knows today's.
     ///
     /// # Errors
     /// See [`Refusal`].

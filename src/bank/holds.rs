@@ -1,8 +1,8 @@
 //! Holds: those that a shard remembers, and those that ended so long ago that only history has them.
 //!
 //! A shard forgets an ended hold after [`ENDED_HOLD_MEMORY_MS`](crate::ledger::ENDED_HOLD_MEMORY_MS), or behind
-//! [`ENDED_HOLDS_MAX`](crate::ledger::ENDED_HOLDS_MAX) others, for memory must not grow with all that ever was. The hold goes on to have its outcome: whoever reads it is told, and whoever would end it
-//! once more learns how it ended.
+//! [`ENDED_HOLDS_MAX`](crate::ledger::ENDED_HOLDS_MAX) others, for memory must not grow with all that ever was. The hold
+//! goes on to have its outcome: whoever reads it is told, and whoever would end it once more learns how it ended.
 //!
 //! # Where a hold is
 //! Its id says where it was placed: at that version of that account, at that time. Its end is an entry of the same
@@ -16,7 +16,8 @@
 //! # What that costs
 //! One request examines some [`ENTRIES_EXAMINED_MAX`] entries at most, those on the way to others among them. If it has not
 //! found the end then, it is refused as too much work for now, and the bank remembers how far it got: the next request
-//! about that hold goes on there. What was found is remembered as well, and costs nothing again. So a client that follows
+//! about that hold goes on there. What was found is remembered as well, also that there is no such hold, and costs nothing
+//! again. So a client that follows
 //! `Retry-After` gets its answer, of a batch of holds too. An index of ended holds would spare the search, and would cost
 //! memory for all of them for ever.
 
@@ -53,6 +54,8 @@ enum Progress {
     GoOnAt(u64),
     /// To its end.
     Found(Hold),
+    /// No hold was placed there, which stays so.
+    NeverPlaced,
 }
 
 impl Searches {
@@ -89,7 +92,9 @@ impl Budget {
 enum Search {
     /// The hold, as it ended.
     Ended(Hold),
-    /// There is no such hold that has ended.
+    /// No hold was placed there.
+    NeverPlaced,
+    /// The hold has not ended.
     Nothing,
     /// The end is not before this version, if one is said.
     Unfinished(Option<u64>),
@@ -186,6 +191,7 @@ impl Bank {
         let ended = |hold| Ok(Some(HoldView { id, account: account.id, currency: account.currency, hold }));
         let from = match self.hold_searches.get(id) {
             Some(Progress::Found(hold)) => return ended(hold),
+            Some(Progress::NeverPlaced) => return Ok(None),
             Some(Progress::GoOnAt(version)) => Some(version),
             None => None,
         };
@@ -202,6 +208,10 @@ impl Bank {
             Search::Ended(hold) => {
                 self.hold_searches.set(id, Progress::Found(hold));
                 ended(hold)
+            }
+            Search::NeverPlaced => {
+                self.hold_searches.set(id, Progress::NeverPlaced);
+                Ok(None)
             }
             Search::Nothing => Ok(None),
             Search::Unfinished(next) => {
@@ -228,7 +238,7 @@ impl Chain {
         let Some(AccountChange::Held { amount, to, expires }) =
             placed.as_ref().map(|placed| &placed.effect().change)
         else {
-            return Ok(Search::Nothing);
+            return Ok(Search::NeverPlaced);
         };
         let (amount, to, expires) = (*amount, *to, *expires);
         let mut scan = Scan::Nothing;

@@ -71,7 +71,7 @@ pub struct Limits {
     pub body_read_time_max: Duration,
     /// How long a client may take nothing of a reply that waits for it.
     pub write_stall_time_max: Duration,
-    /// How much the replies take together, in KiB, that do not go out in one piece.
+    /// How much the replies take together, in KiB, that do not go out in one piece, from when they may be made on.
     pub replies_kib_max: usize,
     /// How many streams are served at one time. Each merges the logs for itself.
     pub streams_max: usize,

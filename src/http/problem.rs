@@ -263,7 +263,7 @@ codes! {
         "The service bounds how many readers it serves live. Read `/v2/events` page by page, or retry after Retry-After.";
     DiskFull "disk-full" SERVICE_UNAVAILABLE After(10),
         "The disk is full",
-        "Nothing was done, but of a batch with a key its first items may have been executed; with the same key it goes on where it stopped. Nothing can be changed until the operator makes room. Reading still works.";
+        "Nothing was done, but of a batch with a key its first items may have been executed; with the same key it goes on where it stopped. Nothing can be changed until the operator makes room, for bytes or for one more file. Reading still works.";
     Starting "starting" SERVICE_UNAVAILABLE After(1),
         "The service is starting",
         "The service is still reading its log. Nothing was done; retry after Retry-After.";

@@ -6,8 +6,8 @@
 //!   task waits for a queue that is full, but not for longer than [`Limits::stream_stall_time_max`];
 //! - whoever goes away ends its stream: the task sees that nobody takes chunks any more;
 //! - when the service ends, so do all streams, between two chunks: the client knows where to go on;
-//! - a reply that does not go out in one piece keeps its room, or its place if it is that of a large request, until the
-//!   connection has taken all of it or has gone, so that slow readers do not heap up such replies.
+//! - a reply that does not go out in one piece keeps its room until the connection has taken all of it or has gone, so that
+//!   slow readers do not heap up such replies.
 //!
 //! [`Limits::stream_stall_time_max`]: super::listener::Limits::stream_stall_time_max
 
@@ -116,7 +116,7 @@ impl Body {
         self.rest().map_or(0, Buf::remaining)
     }
 
-    /// How many bytes there are for this reply alone that have neither room nor place. The service's own documents are
+    /// How many bytes there are for this reply alone that have no room. The service's own documents are
     /// there once, however many read them.
     pub(super) fn bytes_without_room(&self) -> usize {
         match self {
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_reply_keeps_its_place_until_it_has_been_handed_out() {
+    fn a_large_reply_keeps_its_room_until_it_has_been_handed_out() {
         let places = Arc::new(Semaphore::new(1));
         let body = |size: usize| {
             let place = Arc::clone(&places).try_acquire_owned().expect("free");

@@ -4,7 +4,7 @@
 //!
 //! - an account's `held` is the sum of its pending holds;
 //! - a hold has one outcome. Who comes second learns the first: an ended hold is remembered for
-//!   [`ENDED_HOLD_MEMORY_MS`], or until [`ENDED_HOLDS_MAX`] others have ended; after that its account's history tells.
+//!   [`ENDED_HOLD_MEMORY_MS`], but behind [`ENDED_HOLDS_MAX`] others not even that long; then its account's history tells.
 //! - the events alone decide when an ended hold is forgotten, so every replay forgets it at the same one.
 
 use std::collections::{BTreeMap, BTreeSet};

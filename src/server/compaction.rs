@@ -207,6 +207,9 @@ impl pace::Others for Clients {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+
     use super::*;
     use crate::server::samples::{TIME_MAX, seal_one, start};
     use crate::shard::request::Request;
@@ -233,6 +236,31 @@ mod tests {
             assert_eq!(place(true), if cores_of_shards == 2 { Place::Serving } else { Place::Other });
             assert_eq!(place(false), Place::Anywhere);
         }
+    }
+
+    /// One old snapshot that could not be deleted kept everything from the archive, and snapshots piled up.
+    #[test]
+    fn an_old_snapshot_that_stays_keeps_nothing_else() {
+        let (_temporary, directory, threads, log) = start(&JournalOptions::default());
+        let snapshots = directory.path().join("shard-0000/snapshots");
+        let names = || -> BTreeSet<_> {
+            let entries = fs::read_dir(&snapshots).expect("it is there");
+            entries.map(|entry| entry.expect("readable").path()).collect()
+        };
+        (0..5).for_each(|_| seal_one(&threads, &log));
+        let limits = CompactionLimits { generations: 1, ..CompactionLimits::default() };
+        let compact = || assert!(log.compact(&limits).expect("compacted"));
+        compact();
+        let oldest = names().pop_first().expect("one is there");
+        compact();
+        fs::remove_file(&oldest).expect("removed");
+        fs::create_dir(&oldest).expect("no file, which could be deleted");
+        for left in [2, 1, 0] {
+            compact();
+            assert_eq!(log.sealed_generations(), left);
+            assert_eq!((names().len(), names().first()), (3, Some(&oldest)));
+        }
+        threads.stop().expect("no log fails");
     }
 
     #[test]

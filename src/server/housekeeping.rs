@@ -135,6 +135,7 @@ fn look_for_room(shards: &[Kept], reserve: &DiskReserve) -> Room {
                 full,
                 reserve_bytes = reserve.bytes_min,
                 sealed,
+                lacks_next = log.lacks_next(),
                 "room for changes"
             );
         }
@@ -198,6 +199,7 @@ mod tests {
         housekeeper.stop();
         threads.stop().expect("no log fails");
     }
+
     /// Without inodes, the log went on until it was twice as long as it may be, and then ended the process, which could
     /// not start any more either.
     #[test]

@@ -3,9 +3,9 @@
 //! What counts is how often it has seen the same commit, not what the clock says: while the whole process is stopped, by
 //! a signal, a debugger or a container that is paused, time passes, and no disk hangs.
 //!
-//! It does nothing that could hang with the commit, and waits for nobody who does: it reads which
-//! commit is under way, and what it has to tell goes through [`last_words`](super::last_words). That is why the
-//! housekeeper, which asks the disk for its free space, is another thread.
+//! It does nothing that could hang with the commit, and waits for nobody who does: it reads which commit is under way, and
+//! what it has to tell goes through [`last_words`](super::last_words). That is why the housekeeper, which asks the disk for
+//! its free space, is another thread.
 
 use std::time::Duration;
 

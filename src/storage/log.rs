@@ -63,8 +63,8 @@ pub struct CompactionLimits {
     pub generations: usize,
     /// With so many changed accounts, or so many opened, no further generation goes into the same snapshot. This bounds
     /// the memory that accounts take meanwhile, at some 250 bytes each: a generation can have 1.5 million. Keys, holds,
-    /// references and reversals are there as a whole. A smaller bound makes
-    /// more snapshots when a large ledger is behind: writing one of a million accounts takes as long as two generations.
+    /// references and reversals are there as a whole. A smaller bound makes more snapshots when a large ledger is behind:
+    /// writing one of a million accounts takes as long as two generations.
     pub accounts: usize,
     /// A snapshot of no more bytes is read whole when the next one is made: some 300,000 accounts. Of a larger one only
     /// the accounts that have changed are, and finding out which is a third of a compaction.

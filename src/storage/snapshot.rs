@@ -1205,7 +1205,7 @@ fn read_account_state(
         closed
     };
     if closed && !(posted.is_zero() && held.is_zero()) {
-        return Err(at.malformed("a closed account has a balance"));
+        return Err(at.malformed("a closed account has a balance, or money held"));
     }
     if is_held && held.is_zero() {
         return Err(at.malformed("what is held is there but zero"));

@@ -62,8 +62,9 @@ pub(in crate::http) static EXECUTE: Operation = Operation {
         are to be all or nothing. The batch's `Idempotency-Key` counts for all of it. \
         When many large batches come, each may wait up to 2 seconds before it begins, so that the service keeps up with \
         its snapshots; one that would wait longer is refused with 503 `overloaded`. So is one of more than 64 KiB or 1,000 \
-        items while the service has 64 of those, whose replies count until they have been read; and one whose results \
-        might have no room beside other large replies that have not been read, unless it wants none of them.",
+        items while the service works on 64 of those; and one whose results might have no room beside other large replies \
+        that are made or read, for which 3 KiB an item and eight times the body are counted, with `results=none` 512 bytes \
+        an item.",
     query: BatchQuery::SHAPE,
     headers: KEYED,
     request: Some(RequestBody::json::<Batch>().or(&[(NDJSON, describe_lines)]).up_to(BATCH_BYTES_MAX)),

@@ -51,8 +51,8 @@ pub(in crate::http) static READ: Operation = Operation {
     endpoint: Endpoint::ReadHold,
     id: "readHold",
     summary: "Read a hold",
-    details: "One that ended more than a day, or a million ends, ago is looked for in its account's history. If that has a great many entries, \
-        503 `overloaded` says that the search is not at its end; the next request goes on with it.",
+    details: "One that ended more than a day ago, or before a million others of its shard, is looked for in its account's \
+        history. If that has a great many entries, 503 `overloaded` says that the search is not at its end; the next request goes on with it.",
     headers: IF_NONE_MATCH,
     success: Success {
         status: 200,
@@ -70,8 +70,9 @@ pub(in crate::http) static LIST: Operation = Operation {
     endpoint: Endpoint::Holds,
     id: "listHolds",
     summary: "Read an account's holds",
-    details: "Those that are pending, or ended within a day and among the last million, the oldest first; page by page: \
-        `next`, and the Link header, lead on. A page looks at a bounded number of holds, so it may have few, even none, and still a next one.",
+    details: "Those that are pending, or ended within a day and among the last million of their shard, the oldest first; \
+        page by page: `next`, and the Link header, lead on. A page looks at a bounded number of holds, so it may have few, \
+        even none, and still a next one.",
     query: HoldsQuery::SHAPE,
     headers: IF_NONE_MATCH,
     success: Success {

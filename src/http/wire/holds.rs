@@ -205,7 +205,8 @@ resource! {
         /// How many holds are on this page. A page may have fewer than asked for, even none: `next` tells whether there
         /// may be more.
         count: u64,
-        /// The holds that are pending, or ended within a day and among the last million; the oldest first.
+        /// The holds that are pending, or ended within a day and among the last million of their shard; the
+        /// oldest first.
         items: Vec<HoldResource<'static>>,
         /// The cursor of the next page; null if this is the last one.
         next: Option<Text<'a>>,
