@@ -1,5 +1,7 @@
 //! `POST /v2/batches`.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use teller::ledger::{AccountNumber, HoldId, ShardId, Timestamp};
@@ -304,6 +306,38 @@ fn a_batch_is_bounded() {
     let just_fits = format!("{just_fits}{}", " ".repeat(8 * 1024 * 1024 - just_fits.len()));
     assert_eq!(teller.send("POST", "/v2/batches", &[NDJSON], just_fits).is(200)["executed"], 1);
     assert_eq!(teller.posted([&a]), ["113.01"]);
+    teller.end();
+}
+
+/// So much room is taken for it before it is known (P7); the server asserts that, too.
+#[test]
+fn the_refusal_of_a_plain_transfer_takes_no_more_than_a_kib() {
+    let teller = Teller::start();
+    let [a, b] = teller.open_each([(0, "1"), (1, "1")]);
+    let most = "9999999999999999.99";
+    let limits = json!({ "per_day": most, "per_month": most, "debits": { "count": 1_000_000, "window_seconds": 86400 } });
+    teller
+        .patch(
+            &format!("/v2/accounts/{a}"),
+            json!({ "velocity_limits": limits, "overdraft_limit": "99999999999999999.99" }),
+        )
+        .is(200);
+    let transfers = [
+        json!({ "type": "transfer", "from": a, "to": b, "amount": "99999999999999999.98" }),
+        json!({ "type": "transfer", "from": b, "to": a, "amount": "99999999999999999.99" }),
+        json!({ "type": "transfer", "from": b, "to": "name:nobody", "amount": "1" }),
+        json!({ "type": "transfer", "from": b, "to": b, "amount": "1" }),
+        json!({ "type": "transfer", "from": b, "to": a, "amount": "0.001" }),
+    ];
+    let body = lines(&transfers.iter().cycle().take(300).cloned().collect::<Vec<_>>());
+    let request_id = "r".repeat(128);
+    let headers = [NDJSON, ("x-request-id", request_id.as_str())];
+    let batch = teller.send("POST", "/v2/batches?results=refused", &headers, body).is(200);
+    assert_eq!(batch["refused"], 300);
+    let told: BTreeSet<_> = outcomes(&batch).into_iter().map(|(_, code)| code).collect();
+    assert_eq!(told.len(), transfers.len(), "{told:?}");
+    let longest = results(&batch).iter().map(|result| result.to_string().len()).max();
+    assert!(longest < Some(1024), "{longest:?}");
     teller.end();
 }
 

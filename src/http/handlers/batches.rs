@@ -41,6 +41,9 @@ const SMALL_BATCH_ITEMS_MAX: usize = 1000;
 /// are told, and an account with its links and limits takes half of it.
 const RESULT_BYTES_MAX: usize = 3 * 1024;
 
+/// The same of a plain transfer that is refused: nothing of it is repeated, and its party alone may be wrong.
+const PLAIN_REFUSAL_BYTES_MAX: usize = 1024;
+
 /// How many bytes an item takes while it waits for its shard, more or less: itself, and what it needs.
 const ITEM_BYTES: usize = 512;
 
@@ -63,8 +66,8 @@ pub(in crate::http) static EXECUTE: Operation = Operation {
         When many large batches come, each may wait up to 2 seconds before it begins, so that the service keeps up with \
         its snapshots; one that would wait longer is refused with 503 `overloaded`. So is one of more than 64 KiB or 1,000 \
         items while the service works on 64 of those; and one whose results might have no room beside other large replies \
-        that are made or read, for which 3 KiB an item and eight times the body are counted, with `results=none` 512 bytes \
-        an item.",
+        that are made or read, for which 3 KiB an item and eight times the body are counted; with `results=refused` 1 \
+        KiB for each line that is a plain transfer, with `results=none` 512 bytes an item.",
     query: BatchQuery::SHAPE,
     headers: KEYED,
     request: Some(RequestBody::json::<Batch>().or(&[(NDJSON, describe_lines)]).up_to(BATCH_BYTES_MAX)),
@@ -172,7 +175,7 @@ impl Call<'_> {
             batch.items.0.iter().for_each(|RawItem(raw)| read.item(raw, bank));
             (read, atomic_of(atomic, batch.atomic)?)
         };
-        let ReadItems { raws: items, places, items: read, mut refusals } = read;
+        let ReadItems { raws: items, places, items: read, mut refusals, plain, plain_bytes } = read;
         // Only a key's request is told from others by its body. The same bytes may be one batch as JSON and another one line
         // by line; and what of them can be read may change with a restart with other settings.
         let mut fingerprint = Vec::new();
@@ -188,8 +191,11 @@ impl Call<'_> {
             self.take_large_body_place()?;
         }
         let reply_bytes_max = match wanted {
-            Results::All | Results::Refused => {
-                items.len() * RESULT_BYTES_MAX + body.len() * RESULT_BYTES_PER_BYTE
+            Results::All => items.len() * RESULT_BYTES_MAX + body.len() * RESULT_BYTES_PER_BYTE,
+            Results::Refused => {
+                plain * PLAIN_REFUSAL_BYTES_MAX
+                    + (items.len() - plain) * RESULT_BYTES_MAX
+                    + (body.len() - plain_bytes) * RESULT_BYTES_PER_BYTE
             }
             // Nothing is told of them, but they wait in the inboxes, where a batch counts as one request.
             Results::None => RESULT_BYTES_MAX + items.len() * ITEM_BYTES,
@@ -256,6 +262,9 @@ struct ReadItems<'a> {
     places: Vec<usize>,
     /// The others, by place.
     refusals: Vec<(usize, Problem)>,
+    /// How many are plain transfers, and how many bytes of the body those are.
+    plain: usize,
+    plain_bytes: usize,
 }
 
 impl<'a> ReadItems<'a> {
@@ -266,6 +275,8 @@ impl<'a> ReadItems<'a> {
             items: BatchItems::expecting(items),
             places: Vec::with_capacity(items),
             refusals: Vec::new(),
+            plain: 0,
+            plain_bytes: 0,
         }
     }
 
@@ -283,6 +294,8 @@ impl<'a> ReadItems<'a> {
             match line.plain_operation(bank) {
                 Some(operation) => {
                     let item = bank::BatchItem { operation, conditions: Vec::new(), key: None };
+                    read.plain += 1;
+                    read.plain_bytes += line.raw.len();
                     read.add(line.raw, item, bank);
                 }
                 None => read.item(line.raw, bank),
