@@ -14,7 +14,7 @@ use parking_lot::{Condvar, Mutex};
 use process::{DataDir, TIME_MAX};
 use serde_json::Value;
 use support::{MemoryBank, Service};
-use teller::bank::events::{EventFilter, Happened, Position};
+use teller::bank::events::{EventFilter, HORIZON_TIME_MAX, Happened, Position};
 use teller::bank::{AccountSelector, Bank, BankShard, KeyHome, Origin};
 use teller::http::Limits;
 use teller::ledger::operation::{Opening, Operation, Sum};
@@ -333,9 +333,6 @@ impl Journal for HeldJournal {
         self.journal.roll()
     }
 }
-
-/// For how long a reader waits for a shard that does not come to an end with a commit (`bank/events.rs`).
-const HORIZON_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// P1: an event that is not durable is not shown, though it is decided, and in the log already; and what comes after it
 /// in another shard waits for it.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::{MemoryBank, Reply, Service, TIME_MAX, in_time};
-use teller::bank::{AccountSelector, BatchItem, BatchItems, BatchRefusal, Origin, Refusal};
+use teller::bank::{AccountSelector, Bank, BatchItem, BatchItems, BatchRefusal, Origin, Refusal};
 use teller::http::{Code, Drained, Limits};
 use teller::ledger::operation::{Opening, Operation};
 use teller::ledger::{
@@ -971,9 +971,7 @@ async fn results_of_large_batches_that_are_not_read_have_room_for_so_many() {
     );
     let mut readers = Vec::new();
     loop {
-        let socket = TcpSocket::new_v4().expect("a socket");
-        socket.set_recv_buffer_size(16 * 1024).expect("small, so that it is full soon");
-        let mut stream = socket.connect(service.address).await.expect("connected");
+        let mut stream = connect_with_little_room(&service).await;
         stream.write_all(request.as_bytes()).await.expect("taken");
         let mut status = [0; 12];
         stream.read_exact(&mut status).await.expect("it is answered");
@@ -1024,9 +1022,7 @@ async fn replies_that_are_not_read_have_room_for_so_many() {
     let mut posted = 1001;
     // hyper leaves the second kind of connection before all has been read.
     for head in ["", "connection: upgrade\r\nupgrade: x\r\ncontent-length: 100\r\n"] {
-        let socket = TcpSocket::new_v4().expect("a socket");
-        socket.set_recv_buffer_size(16 * 1024).expect("small, so that it is full soon");
-        let mut reader = socket.connect(service.address).await.expect("connected");
+        let mut reader = connect_with_little_room(&service).await;
         let request = format!("GET {page} HTTP/1.1\r\nhost: x\r\n{head}\r\n");
         reader.write_all(request.as_bytes()).await.expect("taken");
         reader.read_exact(&mut [0]).await.expect("it is answered");
@@ -1094,11 +1090,16 @@ async fn a_large_reply_is_whole_also_if_an_upgrade_was_offered_and_the_service_e
 const OFFER: &str = "GET /problems HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n";
 const FILLER: &str = "GET /problems HTTP/1.1\r\nhost: x\r\n\r\n";
 
-/// Who has sent this, and has room for little.
-async fn slow_reader(service: &Service, requests: &str) -> TcpStream {
+/// A connection of a client that is soon full.
+async fn connect_with_little_room(service: &Service) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(16 * 1024).expect("small, so that it is full soon");
-    let mut stream = socket.connect(service.address).await.expect("connected");
+    socket.connect(service.address).await.expect("connected")
+}
+
+/// Who has sent this, and has room for little.
+async fn slow_reader(service: &Service, requests: &str) -> TcpStream {
+    let mut stream = connect_with_little_room(service).await;
     stream.write_all(requests.as_bytes()).await.expect("taken");
     tokio::time::sleep(Duration::from_millis(30)).await;
     stream
@@ -1223,9 +1224,7 @@ fn bytes_not_taken(from: SocketAddr, to: SocketAddr) -> u64 {
 async fn who_reads_late_gets_every_reply_once_and_in_order() {
     const REQUESTS: usize = 60_000;
     let service = Service::start().await;
-    let socket = TcpSocket::new_v4().expect("a socket");
-    socket.set_recv_buffer_size(16 * 1024).expect("small, so that it is full soon");
-    let stream = socket.connect(service.address).await.expect("connected");
+    let stream = connect_with_little_room(&service).await;
     let (client, server) = (stream.local_addr().expect("bound"), service.address);
     let (mut from, mut to) = stream.into_split();
     let writing = tokio::spawn(async move {
@@ -1269,6 +1268,17 @@ async fn who_reads_late_gets_every_reply_once_and_in_order() {
     service.stop().await;
 }
 
+/// So many deposits to an account.
+fn deposits(bank: &Bank, account: &AccountSelector, amount: Quantity, count: usize) -> BatchItems {
+    let mut items = BatchItems::expecting(count);
+    for _ in 0..count {
+        let account = bank.place(account.clone());
+        let operation = Operation::Deposit { account, amount, note: Note::default() };
+        items.push(BatchItem { operation, conditions: Vec::new(), key: None }, bank);
+    }
+    items
+}
+
 /// A version that reads or cuts a list otherwise may have used its key: then it is another list, not the end of the process.
 #[tokio::test]
 async fn a_list_whose_key_has_other_results_is_another_one() {
@@ -1278,14 +1288,10 @@ async fn a_list_whose_key_has_other_results_is_another_one() {
     let key = Some(IdempotencyKey { digest: KeyDigest([1; 16]), fingerprint: [2; 16] });
     let origin = |key| Origin { key, request_id: "".into() };
     bank.open(Opening::plain(name.clone(), currency, None), origin(None)).await.expect("opened");
-    let batch = async |deposits: usize| {
-        let mut items = BatchItems::expecting(deposits);
-        for _ in 0..deposits {
-            let amount = Quantity::of(Amount::from_minor_units(100).expect("in range"), currency);
-            let account = bank.place(AccountSelector::Name(name.clone()));
-            let operation = Operation::Deposit { account, amount, note: Note::default() };
-            items.push(BatchItem { operation, conditions: Vec::new(), key: None }, bank);
-        }
+    let account = AccountSelector::Name(name);
+    let amount = Quantity::of(Amount::from_minor_units(100).expect("in range"), currency);
+    let batch = async |count: usize| {
+        let items = deposits(bank, &account, amount, count);
         bank.batch(items, false, true, origin(key)).await.map(|outcome| outcome.results.len())
     };
     assert!(matches!(batch(2).await, Ok(2)));
@@ -1306,12 +1312,7 @@ async fn batches_wait_for_compaction_and_single_requests_do_not() {
     let origin = Origin { key: None, request_id: "".into() };
     bank.open(Opening::plain(name, currency, None), origin.clone()).await.expect("opened");
     let batch = || async {
-        let mut items = BatchItems::expecting(100);
-        for _ in 0..100 {
-            let account = bank.place(account.clone());
-            let operation = Operation::Deposit { account, amount, note: Note::default() };
-            items.push(BatchItem { operation, conditions: Vec::new(), key: None }, bank);
-        }
+        let items = deposits(bank, &account, amount, 100);
         bank.batch(items, false, true, origin.clone()).await.map(|outcome| outcome.results.len())
     };
     let deposit = || bank.post(account.clone(), None, Direction::Deposit, amount, origin.clone());

@@ -29,7 +29,7 @@
 //! Rule 3 makes the order the same for all readers, if each waits until it knows that no shard will come up with
 //! something earlier. A shard that has an event to show has nothing earlier behind it. A shard with nothing is asked
 //! for its [horizon](Request::Horizon): its last event, told when that is durable, and a time before which it will
-//! decide nothing any more, so an idle shard holds nobody up. If it cannot say so within `HORIZON_TIME_MAX` (the
+//! decide nothing any more, so an idle shard holds nobody up. If it cannot say so within [`HORIZON_TIME_MAX`] (the
 //! clock was set back, a disk hangs), it is not waited for: then, and when a clock runs backwards between a horizon and
 //! an event, two readers may see events of two shards that have nothing to do with each other in different orders.
 //! Rules 1 and 2, and that each event comes exactly once, do not depend on any clock.
@@ -67,7 +67,7 @@ use crate::storage::{RESTORE_BACKUP, StorageError};
 const EVENTS_SCANNED_MAX: usize = 20_000;
 
 /// How long a shard is waited for that does not say up to when all is decided.
-const HORIZON_TIME_MAX: Duration = Duration::from_secs(1);
+pub const HORIZON_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// How soon it is asked again: after the millisecond in which it could not say.
 const HORIZON_PAUSE: Duration = Duration::from_millis(2);

@@ -17,9 +17,8 @@
 //! One request examines some [`ENTRIES_EXAMINED_MAX`] entries at most, those on the way to others among them. If it has not
 //! found the end then, it is refused as too much work for now, and the bank remembers how far it got: the next request
 //! about that hold goes on there. What was found is remembered as well, also that there is no such hold, and costs nothing
-//! again. So a client that follows
-//! `Retry-After` gets its answer, of a batch of holds too. An index of ended holds would spare the search, and would cost
-//! memory for all of them for ever.
+//! again. So a client that follows `Retry-After` gets its answer, of a batch of holds too. An index of ended holds would
+//! spare the search, and would cost memory for all of them for ever.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -73,6 +72,7 @@ impl Searches {
 }
 
 /// How many more entries a request may examine.
+#[derive(Clone, Copy)]
 pub(super) struct Budget(u64);
 
 impl Default for Budget {
@@ -198,7 +198,7 @@ impl Bank {
         if budget.0 == 0 {
             return Err(Refusal::Overloaded);
         }
-        let (chain, all) = (Chain::of(&account), Budget(budget.0));
+        let (chain, all) = (Chain::of(&account), *budget);
         let look = move |history: &mut HistoryReader<'_>| {
             Ok((chain.ended_hold(history, id, from, &all)?, Budget(all.left(history))))
         };

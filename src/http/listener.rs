@@ -41,8 +41,7 @@ use super::metrics::Gauge;
 use super::outbox::{self, Delivery};
 use super::problem::{Code, Problem};
 use super::reply::Reply;
-use super::stream::Body;
-use super::stream::Room;
+use super::stream::{Body, Room};
 use super::threads::Threads;
 use super::wire::Version;
 
@@ -62,8 +61,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How much a client may take of the service, and for how long. Only tests have reason to change this.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// How many connections are served at one time. Each costs some 10 kB at rest, so these cost 100 MB; one
-    /// that has had large bodies and replies keeps buffers for them, 64 KiB each, until it closes.
+    /// How many connections are served at one time. Each costs some 10 kB at rest, so these cost 100 MB; one that has had
+    /// large bodies and replies keeps buffers for them, 64 KiB each, until it closes.
     pub connections_max: usize,
     /// How long a client may take from the end of a request, or from connecting, to the end of the next head.
     pub head_read_time_max: Duration,
@@ -354,9 +353,9 @@ impl Vigil {
 
     /// Takes note that the request offers an upgrade.
     ///
-    /// hyper leaves such a connection, at its end, to whoever may have upgraded it. If it ends because a body is left unread,
-    /// or because the service ends, it does so as soon as it has the whole reply in a buffer of its own, and what the system
-    /// has no room for yet would be lost with that. So all of that reply is taken from it.
+    /// hyper leaves such a connection, at its end, to whoever may have upgraded it. If it ends because a body is left
+    /// unread, or because the service ends, it does so as soon as it has the whole reply in a buffer of its own, and what
+    /// the system has no room for yet would be lost with that. So all of that reply is taken from it.
     pub(super) fn upgrade_offered(&self) {
         self.upgrade_offered.store(true, Relaxed);
     }
@@ -666,7 +665,6 @@ mod tests {
     use rustix::net::sockopt::tcp_user_timeout;
 
     use super::super::stream::ReplyRoom;
-
     use super::*;
 
     /// All of such a reply is taken from hyper before the client has read it, and its body with its room is gone.

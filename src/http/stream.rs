@@ -116,8 +116,8 @@ impl Body {
         self.rest().map_or(0, Buf::remaining)
     }
 
-    /// How many bytes there are for this reply alone that have no room. The service's own documents are
-    /// there once, however many read them.
+    /// How many bytes there are for this reply alone that have no room. The service's own documents are there once,
+    /// however many read them.
     pub(super) fn bytes_without_room(&self) -> usize {
         match self {
             Body::Whole(Chunk::Own(bytes)) => bytes.remaining(),
@@ -339,23 +339,23 @@ mod tests {
 
     #[test]
     fn a_large_reply_keeps_its_room_until_it_has_been_handed_out() {
-        let places = Arc::new(Semaphore::new(1));
+        let all = Arc::new(Semaphore::new(1));
         let body = |size: usize| {
-            let place = Arc::clone(&places).try_acquire_owned().expect("free");
-            Body::from(vec![b'x'; size]).keeping(Some(Room(place)))
+            let room = Arc::clone(&all).try_acquire_owned().expect("free");
+            Body::from(vec![b'x'; size]).keeping(Some(Room(room)))
         };
         for small in [body(0), body(FRAME_BYTES_MAX)] {
-            assert_eq!((places.available_permits(), small.rest().is_some()), (1, true));
+            assert_eq!((all.available_permits(), small.rest().is_some()), (1, true));
         }
         let mut large = body(FRAME_BYTES_MAX + 1);
         let mut cx = Context::from_waker(Waker::noop());
         for is_end in [false, true] {
-            assert_eq!((places.available_permits(), large.is_end_stream()), (0, false));
+            assert_eq!((all.available_permits(), large.is_end_stream()), (0, false));
             assert!(matches!(Pin::new(&mut large).poll_frame(&mut cx), Poll::Ready(Some(Ok(_)))));
             assert_eq!(large.is_end_stream(), is_end);
         }
         drop(large);
-        assert_eq!(places.available_permits(), 1);
+        assert_eq!(all.available_permits(), 1);
     }
 
     #[test]

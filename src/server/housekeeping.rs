@@ -125,7 +125,8 @@ fn look_for_room(shards: &[Kept], reserve: &DiskReserve) -> Room {
     for (index, (handle, log)) in shards.iter().enumerate() {
         let sealed = log.sealed_generations();
         handle.set_generations_waiting(sealed);
-        let full = disk_full || sealed > SEALED_GENERATIONS_MAX || log.lacks_next();
+        let lacks_next = log.lacks_next();
+        let full = disk_full || sealed > SEALED_GENERATIONS_MAX || lacks_next;
         if full && !disk_full {
             room = Room::Undone;
         }
@@ -135,7 +136,7 @@ fn look_for_room(shards: &[Kept], reserve: &DiskReserve) -> Room {
                 full,
                 reserve_bytes = reserve.bytes_min,
                 sealed,
-                lacks_next = log.lacks_next(),
+                lacks_next,
                 "room for changes"
             );
         }

@@ -33,6 +33,12 @@ const UNSYNCED_BYTES_MAX: u64 = 256 * 1024;
 /// the time goes by in syncs. Who comes then may wait until so much is written.
 const UNSYNCED_BYTES_MAX_WITHOUT_RESTS: u64 = 4 * 1024 * 1024;
 
+/// Has what is read of a file from here on come from the disk, not from the system's memory; what is not synced stays there.
+/// It is advice, which a file system may leave aside.
+pub(super) fn read_from_disk(file: &File) {
+    let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
+}
+
 /// Makes the names in a directory durable: files made, renamed or removed in it.
 ///
 /// # Errors
@@ -259,8 +265,8 @@ impl AtomicFile {
         check: impl FnOnce(&Path) -> Result<(), StorageError>,
     ) -> Result<PathBuf, StorageError> {
         self.sync()?;
-        // So that it is read from the disk: in memory everything is as it was written. Advice only.
-        let _ = rustix::fs::fadvise(self.writer.get_ref(), 0, None, rustix::fs::Advice::DontNeed);
+        // In memory everything is as it was written.
+        read_from_disk(self.writer.get_ref());
         check(&self.temporary)?;
         let path = self.directory.join(name);
         self.commit(name).inspect_err(|_| drop(fs::remove_file(path)))

@@ -52,7 +52,8 @@ pub(in crate::http) static READ: Operation = Operation {
     id: "readHold",
     summary: "Read a hold",
     details: "One that ended more than a day ago, or before a million others of its shard, is looked for in its account's \
-        history. If that has a great many entries, 503 `overloaded` says that the search is not at its end; the next request goes on with it.",
+        history. If that has a great many entries, 503 `overloaded` says that the search is not at its end; the next \
+        request goes on with it.",
     headers: IF_NONE_MATCH,
     success: Success {
         status: 200,

@@ -152,7 +152,7 @@ use super::record::{
 };
 use super::{Journal, JournalReader};
 use crate::ledger::{Sequence, ShardId};
-use crate::storage::files::{LockedFile, sync_directory};
+use crate::storage::files::{LockedFile, read_from_disk, sync_directory};
 use crate::storage::{RESTORE_BACKUP, StorageError};
 
 /// Bytes of records after which a generation is sealed. Opening a generation takes time and memory in
@@ -378,7 +378,7 @@ impl Generation {
         // it: it has to be durable first (P1). Where the sync of the process before had *failed*, the cache holds
         // what the disk does not, and calls it clean; so what is read is read from the disk.
         lock.file().sync_data().map_err(StorageError::io("sync", &file_path))?;
-        let _ = rustix::fs::fadvise(lock.file(), 0, None, rustix::fs::Advice::DontNeed);
+        read_from_disk(lock.file());
         fs::create_dir(&reading).map_err(StorageError::io("create", &reading))?;
         copy_to_read(&file_path, &reading.join("db"), segment_bytes)?;
         let database = configuration(&reading, segment_bytes).open().map_err(|error| match error {
@@ -1308,13 +1308,13 @@ impl Journal for SledJournal {
     }
 
     fn roll(&mut self) -> Result<(), StorageError> {
-        if self.current.range().is_some() {
-            self.guarded("sync", SledJournal::sync_current)?;
-            // Nobody needs it now: without the next generation this one goes on, until it is far too long.
-            if let Err(error) = self.shared.prepare_next() {
-                tracing::error!(shard = %self.shard, %error, "cannot open the next generation");
-                return Ok(());
-            }
+        self.guarded("sync", SledJournal::sync_current)?;
+        if self.current.range().is_some()
+            && let Err(error) = self.shared.prepare_next()
+        {
+            // Nobody needs it now: this one goes on, until it is far too long.
+            tracing::error!(shard = %self.shard, %error, "cannot open the next generation");
+            return Ok(());
         }
         self.guarded("roll", SledJournal::roll_unguarded)
     }
