@@ -10,7 +10,7 @@
 //!
 //! - what a connection writes reaches its client in order: while something of it is in the outbox, or was not taken by
 //!   the system, nothing else is written;
-//! - a reply waits for no more than the tasks that were ready before it, or for [`SENDS_MAX`] replies;
+//! - a reply waits for no more than the tasks that were ready before it, or for [`SENDS_MAX`] replies or [`BYTES_MAX`];
 //! - nobody waits for a slow reader: a send takes what there is room for, and what is left is the connection's own affair
 //!   again, with its time limit;
 //! - an outbox is empty before any of the sockets in it is closed, so no number of a descriptor is used for another's.
@@ -24,6 +24,7 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
@@ -40,6 +41,9 @@ const SENDS_MAX: usize = 64;
 
 /// What is longer than this, a connection writes itself: copying it would cost more than the call.
 const SEND_BYTES_MAX: usize = 4096;
+
+/// How many bytes are sent at once, at most: what a full turn of single requests has.
+const BYTES_MAX: usize = 64 * 1024;
 
 /// How long, and how often, the system is given time if it cannot take what is to be sent: five seconds in all.
 const TRY_AGAIN: Duration = Duration::from_millis(5);
@@ -118,15 +122,17 @@ impl Delivery {
 struct Outbox {
     ring: IoUring,
     sends: Vec<Send>,
-    /// Emptied buffers, at most [`SENDS_MAX`] of [`SEND_BYTES_MAX`] bytes.
-    buffers: Vec<Vec<u8>>,
+    /// What is to be sent, piece behind piece: close together, they are still in the cache when the system copies them.
+    /// It has room for [`BYTES_MAX`], and never gets another place in memory.
+    bytes: Vec<u8>,
     /// How it is called when there is something to send; there once it has been polled.
     waker: Option<Waker>,
 }
 
 struct Send {
     socket: RawFd,
-    bytes: Vec<u8>,
+    /// Where its bytes are.
+    piece: Range<usize>,
     delivery: Arc<Delivery>,
 }
 
@@ -140,11 +146,14 @@ pub(super) fn put(socket: &impl AsFd, bytes: &[u8], delivery: &Arc<Delivery>, wa
             let Some(outbox) = outbox else { return false };
             assert!(delivery.state.swap(QUEUED, Relaxed) == SENT, "the order is kept");
             delivery.connection.lock().get_or_insert_with(|| waker.clone());
-            let new_buffer = || Vec::with_capacity(SEND_BYTES_MAX);
-            let mut buffer = outbox.buffers.pop().unwrap_or_else(new_buffer);
-            buffer.extend_from_slice(bytes);
+            if outbox.bytes.len() + bytes.len() > BYTES_MAX {
+                outbox.send();
+            }
+            let begin = outbox.bytes.len();
+            outbox.bytes.extend_from_slice(bytes);
             let socket = socket.as_fd().as_raw_fd();
-            outbox.sends.push(Send { socket, bytes: buffer, delivery: Arc::clone(delivery) });
+            let piece = begin..outbox.bytes.len();
+            outbox.sends.push(Send { socket, piece, delivery: Arc::clone(delivery) });
             if outbox.sends.len() == SENDS_MAX {
                 outbox.send();
             } else if outbox.sends.len() == 1
@@ -162,7 +171,8 @@ impl Outbox {
         let ring = IoUring::builder().setup_single_issuer().build(SENDS_MAX as u32)?;
         // Some that let us make a ring refuse its use.
         ring.submit()?;
-        Ok(Outbox { ring, sends: Vec::with_capacity(SENDS_MAX), buffers: Vec::new(), waker: None })
+        let bytes = Vec::with_capacity(BYTES_MAX);
+        Ok(Outbox { ring, sends: Vec::with_capacity(SENDS_MAX), bytes, waker: None })
     }
 
     /// Sends all that is in it.
@@ -175,14 +185,14 @@ impl Outbox {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         let mut queue = self.ring.submission();
         for (index, send) in self.sends.iter().enumerate() {
-            let entry =
-                opcode::Send::new(types::Fd(send.socket), send.bytes.as_ptr(), send.bytes.len() as u32)
-                    .flags(flags.bits() as i32)
-                    .build()
-                    .user_data(index as u64);
-            // SAFETY: The entry's memory is a buffer in `self.sends`, and its socket is open for as long as that is there
+            let bytes = &self.bytes[send.piece.clone()];
+            let entry = opcode::Send::new(types::Fd(send.socket), bytes.as_ptr(), bytes.len() as u32)
+                .flags(flags.bits() as i32)
+                .build()
+                .user_data(index as u64);
+            // SAFETY: The entry's memory is in `self.bytes`, and its socket is open for as long as it is in `self.sends`
             // (`put`). Below, this function ends only when the ring is done with every entry, or with the process; until
-            // then nothing touches `self.sends`. The sends do not wait, so even a panic in between, which ends the
+            // then nothing touches either. The sends do not wait, so even a panic in between, which ends the
             // program, would find them done.
             let pushed = unsafe { queue.push(&entry) };
             assert!(pushed.is_ok(), "there is room for all that an outbox takes");
@@ -203,15 +213,12 @@ impl Outbox {
             }
             for done in self.ring.completion() {
                 let send = &self.sends[done.user_data() as usize];
-                send.delivery.is_done(done.result(), &send.bytes);
+                send.delivery.is_done(done.result(), &self.bytes[send.piece.clone()]);
                 left -= 1;
             }
         }
-        self.buffers.extend(self.sends.drain(..).map(|send| {
-            let mut buffer = send.bytes;
-            buffer.clear();
-            buffer
-        }));
+        self.sends.clear();
+        self.bytes.clear();
     }
 }
 
