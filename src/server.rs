@@ -24,7 +24,7 @@ mod watchdog;
 
 use std::io::Write;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use std::{process, thread};
 
 use crossbeam_channel::{Sender, bounded};
@@ -37,7 +37,7 @@ use self::last_words::on_log_failure;
 use self::recovery::recover_all;
 use self::signals::{Wish, Wishes};
 use self::sockets::{bind, connections_max};
-use crate::bank::{Bank, BankShard, Brake};
+use crate::bank::{Bank, BankShard, Brake, Readers};
 use crate::clock;
 use crate::config::{CoreUse, ListenAddress, ServeSettings};
 use crate::cores::Cores;
@@ -107,6 +107,10 @@ pub fn bootstrap(settings: &ServeSettings) -> Result<(), ServerError> {
     Ok(())
 }
 
+/// How long the thread that starts the shards waits for the end, to stop them: always. The system might have no other
+/// one to give by then.
+const ENDER_WAITS: Duration = Duration::from_secs(u32::MAX as u64);
+
 /// Serves until a signal asks it to end.
 ///
 /// # Errors
@@ -114,6 +118,7 @@ pub fn bootstrap(settings: &ServeSettings) -> Result<(), ServerError> {
 pub fn run(settings: &ServeSettings) -> Result<(), ServerError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .thread_keep_alive(ENDER_WAITS)
         .build()
         .map_err(ServerError::system("start the runtime"))?;
     runtime.block_on(serve(settings))
@@ -152,7 +157,7 @@ async fn serve(settings: &ServeSettings) -> Result<(), ServerError> {
         // Recovery has changed nothing that the next one does not do again.
         () = wishes.end() => process::exit(0),
     };
-    api.ready(Arc::new(running.bank(settings.overdraft_default())));
+    api.ready(Arc::new(running.bank(settings.overdraft_default())?));
     // It serves although nobody reads this; `println` would panic, which ends the process.
     let _ = writeln!(std::io::stdout(), "teller listens on http://{address}");
 
@@ -281,12 +286,14 @@ impl Running {
         Ok(Running { shards, snapshot, brake, keeper, compaction, housekeeper, grower, watchdog, directory })
     }
 
-    fn bank(&self, overdraft: OverdraftDefault) -> Bank {
+    fn bank(&self, overdraft: OverdraftDefault) -> Result<Bank, ServerError> {
         let shard = |shard: &RunningShard| BankShard {
             handle: shard.threads.handle().clone(),
             log: Arc::clone(&shard.log) as _,
         };
-        Bank::new(self.shards.iter().map(shard).collect(), overdraft).braked_by(self.brake.clone())
+        let shards = self.shards.iter().map(shard).collect();
+        let readers = Readers::start().map_err(ServerError::system("start the readers of history"))?;
+        Ok(Bank::new(shards, overdraft, readers).braked_by(self.brake.clone()))
     }
 
     /// Has the keeper take a snapshot of every shard. One that is asked for already stands for this one.

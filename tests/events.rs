@@ -15,7 +15,7 @@ use process::{DataDir, TIME_MAX};
 use serde_json::Value;
 use support::{MemoryBank, Service};
 use teller::bank::events::{EventFilter, HORIZON_TIME_MAX, Happened, Position};
-use teller::bank::{AccountSelector, Bank, BankShard, KeyHome, Origin};
+use teller::bank::{AccountSelector, Bank, BankShard, KeyHome, Origin, Readers};
 use teller::http::Limits;
 use teller::ledger::operation::{Opening, Operation, Sum};
 use teller::ledger::{
@@ -365,7 +365,7 @@ async fn nothing_is_shown_that_is_not_durable() {
             (threads, BankShard { handle, log })
         })
         .unzip();
-    let bank = Arc::new(Bank::new(ways, rules.overdraft));
+    let bank = Arc::new(Bank::new(ways, rules.overdraft, Readers::start().expect("threads")));
     // An account in each shard.
     let mut accounts = BTreeMap::new();
     for number in 0.. {

@@ -353,6 +353,30 @@ fn at_the_end_each_shard_has_its_snapshot_whatever_becomes_of_the_others() {
     server.stop();
 }
 
+/// The system may have none to give: a container bounds how many there are. Reading history then ended the process.
+#[test]
+fn no_request_takes_a_thread_that_is_not_there_before_it() {
+    let data = DataDir::new();
+    let server = data.serve(FLAGS);
+    let client = server.client(1);
+    // Those that the journal opens its next generation with come and go.
+    let lasting = || {
+        let of_requests =
+            |name: &String| ["history", "http", "tokio"].iter().any(|kind| name.starts_with(kind));
+        let mut names: Vec<_> = server.threads().map(|(name, _)| name).filter(of_requests).collect();
+        names.sort();
+        names
+    };
+    let before = lasting();
+    assert_eq!(post(&client, "/accounts", r#"{"name":"a"}"#, None).status, 201);
+    assert_eq!(post(&client, "/accounts/a/deposit", r#"{"amount":1}"#, None).status, 201);
+    assert_eq!(json(&get(&client, "/v2/accounts/name:a/transactions"))["count"], 1);
+    assert_eq!(lasting(), before);
+    // Recovery's, which is the one that ends the service.
+    assert_eq!(before.iter().filter(|name| name.starts_with("tokio")).count(), 1);
+    server.stop();
+}
+
 #[test]
 fn a_commit_wakes_no_more_of_the_journals_threads_than_are_needed() {
     let data = DataDir::new();

@@ -578,7 +578,7 @@ impl Bank {
             let filter = Arc::clone(filter);
             let logs = self.shards.iter().map(|shard| (Arc::clone(&shard.log), shard.handle.clone()));
             let logs = Logs(logs.collect());
-            let read = self.read_logs(move || {
+            let read = self.readers.read(move || {
                 let halt = feed.advance(&logs, &filter, count, &mut found, &mut scanned)?;
                 Ok((feed, found, scanned, halt))
             });

@@ -15,9 +15,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{
-    AccountSelector, Bank, Executed, HISTORY_READER_WAIT_TIME_MAX, PAGE_ENTRIES_MAX, Refusal, refusal,
-};
+use super::{AccountSelector, Bank, Executed, PAGE_ENTRIES_MAX, Refusal, refusal};
 use crate::clock;
 use crate::ledger::{
     AccountChange, AccountId, AccountName, AccountNumber, Amount, Change, Currency, Effect, HoldId, HoldKey,
@@ -382,26 +380,7 @@ impl Bank {
         read: impl FnOnce(&mut HistoryReader<'_>) -> Result<T, StorageError> + Send + 'static,
     ) -> Result<T, Refusal> {
         let log = Arc::clone(&self.shard(shard).log);
-        self.read_logs(move || read(&mut HistoryReader::new(shard, &*log))).await
-    }
-
-    /// Reads logs on a thread that may block.
-    pub(super) async fn read_logs<T: Send + 'static>(
-        &self,
-        read: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
-    ) -> Result<T, Refusal> {
-        let _place = self.history_places.try_acquire().map_err(|_| Refusal::Overloaded)?;
-        let reader = Arc::clone(&self.history_readers).acquire_owned();
-        let reader = tokio::time::timeout(HISTORY_READER_WAIT_TIME_MAX, reader).await;
-        let reader = reader.map_err(|_| Refusal::Overloaded)?.map_err(|_| Refusal::Ended)?;
-        tokio::task::spawn_blocking(move || {
-            // Held by the thread: a client that goes away does not free the place of a thread that works on.
-            let _reader = reader;
-            read()
-        })
-        .await
-        .map_err(|_| Refusal::Ended)?
-        .map_err(Refusal::Storage)
+        self.readers.read(move || read(&mut HistoryReader::new(shard, &*log))).await
     }
 }
 

@@ -1,7 +1,8 @@
 //! The bank: everything that a caller can ask, in the words of the domain.
 //!
 //! It finds the shard, asks it, reads history, and knows how a repeated request gets its first answer. HTTP is
-//! above it, shards and logs below; it has no state of its own but for what spares it to read twice.
+//! above it, shards and logs below; it has no state of its own but for what spares it to read twice, who waits, and in
+//! which turn.
 //!
 //! # Idempotency keys
 //! A key belongs to the place that it is sent to: to one account, or to a collection (of accounts, transfers, holds,
@@ -15,14 +16,13 @@ pub mod events;
 mod history;
 mod holds;
 mod plan;
+mod readers;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
 
 use futures_util::FutureExt;
 use smallvec::smallvec;
-use tokio::sync::Semaphore;
 
 pub use batch::{
     BATCH_ATOMIC_ITEMS_MAX, BATCH_ITEMS_MAX, BatchItem, BatchItems, BatchOutcome, BatchRefusal, BatchResult,
@@ -32,6 +32,7 @@ pub use history::{
     AccountEntry, ENTRIES_EXAMINED_MAX, EntryFilter, Order, Page, PastAccount, Point, STATEMENT_ENTRIES_MAX,
     Statement, StatementLine,
 };
+pub use readers::Readers;
 
 use crate::ledger::operation::{Condition, Item, Opening, Operation, Place, Requirement, Sum, VelocityTerms};
 use crate::ledger::{
@@ -46,15 +47,6 @@ use crate::shard::request::{AccountFilter, AccountView, Reply, Request, TrialBal
 use crate::shard::work::{ItemReply, WorkReply, WorkRequest};
 use crate::storage::StorageError;
 use crate::storage::journal::JournalReader;
-
-/// How many readers of history work at one time. Each is a thread that may wait for the disk.
-const HISTORY_READERS_MAX: usize = 16;
-
-/// How many more wait for one of them to be done; beyond that a request is refused at once.
-const HISTORY_READERS_WAITING_MAX: usize = 256;
-
-/// How long one of those waits, before it is refused too.
-const HISTORY_READER_WAIT_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// How many entries a page of history has at most.
 pub const PAGE_ENTRIES_MAX: usize = 1000;
@@ -76,8 +68,7 @@ pub struct Bank {
     shards: Vec<BankShard>,
     /// The overdraft limit of accounts without one of their own, and the currency of those opened without one.
     overdraft: OverdraftDefault,
-    history_places: Semaphore,
-    history_readers: Arc<Semaphore>,
+    readers: Readers,
     accounts_known: events::AccountsKnown,
     hold_searches: holds::Searches,
     /// Numbers batches, so that the parts of each are decided in turn.
@@ -223,13 +214,12 @@ impl From<Rejection> for Refusal {
 impl Bank {
     /// A bank over these shards, in their order, whose accounts may go below zero by the default unless they have a
     /// limit of their own, and are in its currency unless they ask for another.
-    pub fn new(shards: Vec<BankShard>, overdraft: OverdraftDefault) -> Bank {
+    pub fn new(shards: Vec<BankShard>, overdraft: OverdraftDefault, readers: Readers) -> Bank {
         Bank {
             router: Router::new(shards.len()),
             shards,
             overdraft,
-            history_places: Semaphore::new(HISTORY_READERS_MAX + HISTORY_READERS_WAITING_MAX),
-            history_readers: Arc::new(Semaphore::new(HISTORY_READERS_MAX)),
+            readers,
             accounts_known: events::AccountsKnown::default(),
             hold_searches: holds::Searches::default(),
             turns: AtomicU64::new(0),

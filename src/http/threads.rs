@@ -49,12 +49,7 @@ impl Threads {
 
 impl Thread {
     fn start(cores: Cores) -> io::Result<Thread> {
-        let runtime = Builder::new_current_thread()
-            .enable_all()
-            .thread_name("http-blocking")
-            // Of those that may wait for the disk: they are many, and in no hurry.
-            .on_thread_start(move || cores.roam())
-            .build()?;
+        let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
         let thread = thread::Builder::new().name("http".into()).spawn(move || {
@@ -67,8 +62,6 @@ impl Thread {
                     _ = stopped => {}
                 }
             });
-            // Readers of history that are still at work have nobody to answer.
-            runtime.shutdown_background();
         })?;
         Ok(Thread { handle, stop: Some(stop), thread: Some(thread) })
     }

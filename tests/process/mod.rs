@@ -301,15 +301,22 @@ impl Server {
 
     /// How often each of its threads with such a name has slept, by name.
     pub(crate) fn sleeps(&self, name: &str) -> BTreeMap<String, u64> {
-        let tasks = format!("/proc/{}/task", self.child.id());
-        let threads = fs::read_dir(tasks).expect("it runs").map(|entry| entry.expect("readable").path());
-        let of = |thread: PathBuf| {
-            let called = fs::read_to_string(thread.join("comm")).ok()?;
+        let of = |(called, thread): (String, PathBuf)| {
             let status = fs::read_to_string(thread.join("status")).ok()?;
             let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
-            Some((called.trim().to_owned(), count.trim().parse().ok()?))
+            Some((called, count.trim().parse().ok()?))
         };
-        threads.filter_map(of).filter(|(called, _)| called.starts_with(name)).collect()
+        self.threads().filter(|(called, _)| called.starts_with(name)).filter_map(of).collect()
+    }
+
+    /// The name of each of its threads, and where the system tells of it.
+    pub(crate) fn threads(&self) -> impl Iterator<Item = (String, PathBuf)> {
+        let tasks = format!("/proc/{}/task", self.child.id());
+        let threads = fs::read_dir(tasks).expect("it runs").map(|entry| entry.expect("readable").path());
+        // One that has ended meanwhile is none.
+        threads.filter_map(|thread| {
+            Some((fs::read_to_string(thread.join("comm")).ok()?.trim().to_owned(), thread))
+        })
     }
 
     /// Asks for a snapshot, as `kill -USR1` does.

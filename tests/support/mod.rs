@@ -16,7 +16,7 @@ use hyper_util::client::legacy::Client as HyperClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
-use teller::bank::{Bank, BankShard, Brake};
+use teller::bank::{Bank, BankShard, Brake, Readers};
 use teller::cores::Cores;
 use teller::http::{Api, Drained, Limits, Threads, serve};
 use teller::ledger::{Amount, Currency, Ledger, OverdraftDefault, ShardId, Timestamp};
@@ -94,7 +94,8 @@ impl MemoryBank {
         };
         let (shards, ways) = (0..shards).map(start).unzip();
         let brake = Brake::default();
-        let bank = Bank::new(ways, rules.overdraft).braked_by(brake.clone());
+        let bank =
+            Bank::new(ways, rules.overdraft, Readers::start().expect("threads")).braked_by(brake.clone());
         MemoryBank { bank: Arc::new(bank), brake, shards }
     }
 

@@ -1,0 +1,80 @@
+//! The threads that read history, and may wait for the disk.
+//!
+//! What always holds:
+//!
+//! - they are there before the first request: the system may refuse a thread when it has no process numbers to spare, and
+//!   reading history does not depend on that;
+//! - as many read at one time as there are threads, [`WAITING_MAX`] more wait for one of them to be done, and none
+//!   waits for longer than [`WAIT_TIME_MAX`]; all others are refused at once;
+//! - a client that goes away does not free the place of a thread that works on.
+//!
+//! A reading that has begun is not broken off: each is bounded by how many entries it looks at.
+
+use std::io;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Sender, bounded};
+use tokio::sync::{Semaphore, oneshot};
+
+use super::Refusal;
+use crate::storage::StorageError;
+
+/// How many threads there are.
+const READERS_MAX: usize = 16;
+
+/// How many readings wait for one of them to be done.
+const WAITING_MAX: usize = 256;
+
+/// How long one of those waits, before it is refused too.
+const WAIT_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// The threads; they end when this is dropped, after what they are reading.
+#[derive(Debug)]
+pub struct Readers {
+    /// One for each reading that is under way or waits.
+    places: Semaphore,
+    /// One for each thread that has nothing to do.
+    free: Arc<Semaphore>,
+    work: Sender<Work>,
+}
+
+type Work = Box<dyn FnOnce() + Send>;
+
+impl Readers {
+    /// Starts them.
+    ///
+    /// # Errors
+    /// If the system does not give so many threads.
+    pub fn start() -> io::Result<Readers> {
+        let (work, given) = bounded::<Work>(READERS_MAX);
+        for _ in 0..READERS_MAX {
+            let given = given.clone();
+            thread::Builder::new()
+                .name("history".into())
+                .spawn(move || given.iter().for_each(|work| work()))?;
+        }
+        let places = Semaphore::new(READERS_MAX + WAITING_MAX);
+        Ok(Readers { places, free: Arc::new(Semaphore::new(READERS_MAX)), work })
+    }
+
+    /// Has one of them read.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let _place = self.places.try_acquire().map_err(|_| Refusal::Overloaded)?;
+        let reader = tokio::time::timeout(WAIT_TIME_MAX, Arc::clone(&self.free).acquire_owned()).await;
+        let reader = reader.map_err(|_| Refusal::Overloaded)?.map_err(|_| Refusal::Ended)?;
+        let (told, result) = oneshot::channel();
+        let work = move || {
+            let _reader = reader;
+            // Whoever asked may have gone.
+            let _ = told.send(read());
+        };
+        // There is room: no more is given than there are readers.
+        self.work.try_send(Box::new(work)).map_err(|_| Refusal::Ended)?;
+        result.await.map_err(|_| Refusal::Ended)?.map_err(Refusal::Storage)
+    }
+}
