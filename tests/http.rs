@@ -174,7 +174,8 @@ async fn the_books_balance() {
     assert_eq!(
         balance,
         json!({"balanced": true, "currencies": [{
-            "currency": "USD", "accounts": 2, "credit": "10.00", "debit": "-2.50", "world": "-7.50", "sum": "0.00"
+            "currency": "USD", "accounts": 2, "credit": "10.00", "debit": "-2.50", "world": "-7.50",
+            "in_flight": "0.00", "sum": "0.00"
         }], "_links": links})
     );
     service.stop().await;

@@ -11,9 +11,9 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use teller::ledger::operation::{HomedKey, Item, Opening, Operation, Place, PlainTransfer, Sum};
 use teller::ledger::workspace::Needs;
 use teller::ledger::{
-    AccountName, AccountNumber, AccountRef, Amount, Command, Currency, ExcessDecimals, HoldId,
-    IdempotencyKey, ItemOutcome, KeyDigest, Ledger, Note, OverdraftDefault, Quantity, Reference, Rejection,
-    Sequence, ShardId, Target, Timestamp,
+    AccountName, AccountNumber, AccountRef, Amount, Command, Currency, ExcessDecimals, HoldId, HoldStatus,
+    IdempotencyKey, ItemOutcome, KeyDigest, Ledger, Note, OverdraftDefault, Quantity, Reference, Rejected,
+    Rejection, Sequence, ShardId, Target, Timestamp,
 };
 use teller::shard::batch::{Moment, Output, Shard, ShardRules};
 use teller::shard::handle::{Asked, ShardError, ShardHandle};
@@ -148,6 +148,16 @@ fn keys_are_bounded_and_room_comes_back() {
     assert!(matches!(bench.serve(execute(deposit("a"), Some(3)), moment(1001, 2)).0, Reply::Executed { .. }));
     assert_eq!(bench.serve(execute(deposit("a"), Some(4)), moment(1001, 3)).0, Reply::KeysExhausted);
     assert!(matches!(bench.serve(execute(deposit("a"), Some(4)), moment(1002, 3)).0, Reply::Executed { .. }));
+}
+
+/// P1: that there is no room for another key is told only when the use that took the last place cannot be undone.
+#[test]
+fn that_keys_are_exhausted_waits_for_the_key_that_was_the_last() {
+    let mut bench = Bench::new();
+    bench.serve(execute(open("a"), Some(1)), moment(1, 0));
+    bench.serve(execute(deposit("a"), Some(2)), moment(2, 1));
+    assert_eq!(bench.serve(execute(deposit("a"), Some(3)), moment(2, 1)), (Reply::KeysExhausted, 2));
+    assert_eq!(bench.serve(execute(deposit("a"), Some(3)), moment(2, 2)), (Reply::KeysExhausted, 0));
 }
 
 /// A full disk refuses whatever would be recorded, and only that: reads and known keys are answered.
@@ -990,6 +1000,71 @@ fn a_request_ends_no_more_than_some_thousand_holds() {
         let Reply::Account(Some(view)) = reply else { panic!("{reply:?}") };
         assert!(view.held.is_zero() && !bench.shard.is_locked());
     }
+}
+
+/// A capture was refused since the hold had expired, while a read showed it as pending; and with the clock set back, the
+/// next capture was executed.
+#[test]
+fn a_full_disk_tells_nobody_that_a_hold_has_ended() {
+    let mut bench = Bench::new();
+    let account = AccountRef::Name(name("a"));
+    let needs = Needs { accounts: vec![account.clone()].into(), ..Needs::default() };
+    bench.serve(execute(open("a"), None), moment(1, 100));
+    let hold = Operation::Hold {
+        account: Place { shard: shard_id(), account },
+        amount: Sum::Exactly(quantity("1")),
+        to: None,
+        expires_in_ms: 1000,
+        note: Note::default(),
+    };
+    let (reply, _) = bench.serve(work(vec![item(hold, None)], false, None, vec![(0, needs)]), moment(1, 100));
+    assert!(matches!(reply, Reply::Worked(WorkReply::Items(_))), "{reply:?}");
+    let (key, created) = {
+        let (key, hold) = bench.shard.ledger().holds().iter().next().expect("it was placed");
+        (*key, hold.created)
+    };
+    let id = key.id(shard_id(), created);
+    let capture = || {
+        let capture = Operation::Capture { hold: id, amount: None, note: Note::default() };
+        let needs = Needs { holds: vec![id], ..Needs::default() };
+        work(vec![item(capture, None)], false, None, vec![(0, needs)])
+    };
+    let full = Moment { disk_full: true, ..moment(2000, 100) };
+    assert_eq!(bench.serve(capture(), full).0, Reply::Worked(WorkReply::DiskFull));
+    let (reply, _) = bench.serve(Request::Hold(id), full);
+    let Reply::Hold(Some(view)) = reply else { panic!("{reply:?}") };
+    assert_eq!(view.hold.status, HoldStatus::Pending);
+    let (reply, _) = bench.serve(capture(), moment(2000, 100));
+    let Reply::Worked(WorkReply::Items(items)) = reply else { panic!("{reply:?}") };
+    let expired = |rejected: &Rejected| matches!(rejected.rejection, Rejection::HoldEnded { .. });
+    assert!(matches!(&items[..], [ItemReply::Not(ItemOutcome::Refused(rejected))] if expired(rejected)));
+}
+
+/// P7: each batch of a shard looked at all holds that were over of accounts that were locked.
+#[test]
+fn of_the_holds_that_are_over_a_turn_looks_at_some_thousand() {
+    const LOCKED: u64 = 1100;
+    let mut benches = benches::<2>();
+    benches[0].serve(execute(open("free"), None), moment(1, 10_000));
+    let hold = |account: AccountRef, expires_in_ms| {
+        let place = Place { shard: id(0), account: account.clone() };
+        let amount = Sum::Exactly(quantity("0.01"));
+        let hold = Operation::Hold { account: place, amount, to: None, expires_in_ms, note: Note::default() };
+        let needs = Needs { accounts: vec![account].into(), ..Needs::default() };
+        work(vec![item(hold, None)], false, None, vec![(0, needs)])
+    };
+    (0..LOCKED).for_each(|_| drop(benches[0].serve(hold(place(0).account, 1000), moment(1, 10_000))));
+    benches[0].serve(hold(AccountRef::Name(name("free")), 1001), moment(1, 10_000));
+    benches[0].ask(1, transfer(0, 1, None));
+    let expire = |bench: &mut Bench| {
+        bench.shard.expire(moment(5000, 10_000), &mut bench.output);
+        bench.shard.ledger().holds().pending() as u64
+    };
+    assert_eq!(expire(&mut benches[0]), LOCKED + 1, "the free one stands behind all that are not");
+    carry(&mut benches, 0);
+    carry(&mut benches, 1);
+    let left: Vec<u64> = std::iter::repeat_with(|| expire(&mut benches[0])).take(5).collect();
+    assert_eq!(left, [845, 589, 333, 77, 0]);
 }
 
 /// P7: where too many wait, only those are refused who would have to wait, too.

@@ -26,10 +26,10 @@ use super::operation::{
     Sum,
 };
 use super::{
-    AccountId, AccountName, AccountNumber, AccountRef, Amount, AmountError, Currency, Details, Hold, HoldId,
-    HoldKey, HoldOutcome, HoldStatus, IdempotencyKey, KeyDigest, KeyStatus, KeyUse, LINKS_MAX, Link,
-    LinkKind, Metadata, Note, NoteError, Quantity, Reference, Rejected, Rejection, Sequence, ShardId, Terms,
-    Timestamp, Total, TransactionId, VelocityLimits,
+    AccountId, AccountName, AccountNumber, AccountRef, Allowance, Amount, AmountError, Currency, Details,
+    Hold, HoldId, HoldKey, HoldOutcome, HoldStatus, IdempotencyKey, KeyDigest, KeyStatus, KeyUse, LINKS_MAX,
+    Link, LinkKind, Metadata, Note, NoteError, Quantity, Reference, Rejected, Rejection, Sequence, ShardId,
+    Terms, Timestamp, Total, TransactionId, VelocityLimits,
 };
 use super::{HOLD_VERSION_MAX, METADATA_ENTRIES_MAX, state};
 
@@ -547,11 +547,43 @@ impl Workspace {
         if let Some((&currency, _)) = totals.iter().find(|(_, total)| !total.is_zero()) {
             return Err(Rejection::LegsUnbalanced { currency }.into());
         }
-        let before: Vec<_> = amounts.iter().map(|&(index, _)| self.accounts[index].available()).collect();
-        self.ensure_all_funds(&amounts).map_err(|stop| told_before(stop, &before))?;
+        let before: Vec<_> = amounts.iter().map(|&(index, _)| self.means(index)).collect();
+        self.ensure_all_funds(&amounts).map_err(|stop| self.told_before(stop, &amounts, &before))?;
         let mut draft = new_draft(Kind::Transfer, note);
-        self.move_all(&mut draft, &amounts).map_err(|stop| told_before(stop, &before))?;
+        self.move_all(&mut draft, &amounts).map_err(|stop| self.told_before(stop, &amounts, &before))?;
         self.finish(draft)
+    }
+
+    /// What an account could pay.
+    fn means(&self, index: usize) -> Means {
+        let account = &self.accounts[index];
+        let allowance = account
+            .details
+            .as_ref()
+            .map(|details| details.velocity.allowance(&details.spent, self.terms.now));
+        Means { available: account.available(), allowance: allowance.unwrap_or_default() }
+    }
+
+    /// A refusal that tells what a leg's account could pay before the transfer, and asks of it what other legs pulled from
+    /// it as well: it may protect one of them, and what that had left then is a state that never was.
+    fn told_before(&self, mut stop: Stop, legs: &[(usize, Amount)], before: &[Means]) -> Stop {
+        let Stop::Rejected(rejected) = &mut stop else { return stop };
+        let Some(leg) = rejected.at.map(usize::from) else { return stop };
+        let had = before[leg];
+        let pulled = had.available.checked_sub(self.accounts[legs[leg].0].available());
+        let pulled = pulled.filter(|pulled| pulled.is_positive()).unwrap_or(Amount::ZERO);
+        match &mut rejected.rejection {
+            Rejection::InsufficientFunds { available, required, .. } => {
+                *available = had.available;
+                *required = required.checked_add(pulled).unwrap_or(*required);
+            }
+            Rejection::VelocityLimit { allowance, required, .. } => {
+                *allowance = had.allowance;
+                *required = required.checked_add(pulled).unwrap_or(*required);
+            }
+            _ => {}
+        }
+        stop
     }
 
     fn reverse(
@@ -802,7 +834,8 @@ impl Workspace {
         self.accounts[index].details.as_ref().map_or(&[], |details| &details.protects)
     }
 
-    /// How many accounts the chain of protection has from this one on, itself counted, if `avoid` is not in it.
+    /// How many accounts the chain of protection has from this one on, itself counted, if `avoid` is not in it. It ends
+    /// before one that is closed, which pays for nobody.
     fn chain_below(&self, index: usize, avoid: usize) -> Result<usize, Stop> {
         let mut count = 1;
         let mut at = index;
@@ -811,12 +844,16 @@ impl Workspace {
             if at == avoid {
                 return Err(Rejection::LinkCycle.into());
             }
+            if self.accounts[at].closed {
+                break;
+            }
             count += 1;
         }
         Ok(count)
     }
 
-    /// How many accounts the longest chain of protection has down to this one, itself counted.
+    /// How many accounts the longest chain of protection has down to this one, itself counted. One that is closed needs
+    /// no protection.
     fn chain_above(&self, index: usize, count_max: usize) -> Result<usize, Stop> {
         if count_max == 0 {
             return Ok(1);
@@ -824,7 +861,11 @@ impl Workspace {
         let mut missing = Missing::default();
         let mut longest = 0;
         for id in self.protects(index) {
-            match self.known(*id).and_then(|above| self.chain_above(above, count_max - 1)) {
+            let above = self.known(*id).and_then(|above| match self.accounts[above].closed {
+                true => Ok(0),
+                false => self.chain_above(above, count_max - 1),
+            });
+            match above {
                 Ok(above) => longest = longest.max(above),
                 Err(Stop::Missing(more)) => missing.accounts.extend(more.accounts),
                 Err(stop) => return Err(stop),
@@ -1111,6 +1152,13 @@ impl Workspace {
     }
 }
 
+/// What an account could pay at one moment.
+#[derive(Clone, Copy)]
+struct Means {
+    available: Amount,
+    allowance: Allowance,
+}
+
 /// A decision in the making, which changes nothing so far.
 fn new_draft(kind: Kind, note: &Note) -> Decision {
     Decision { kind, note: note.clone(), parts: Vec::with_capacity(2) }
@@ -1127,18 +1175,6 @@ fn part_of(parts: &mut Vec<Part>, shard: ShardId) -> &mut Part {
 
 fn place_of(id: AccountId) -> Place {
     Place { shard: id.shard, account: AccountRef::Number { number: id.number, opened: id.opened } }
-}
-
-/// A refusal that tells what was available before the transfer: one leg may have been protected by the account of
-/// another, and what that had left then is a state that never was.
-fn told_before(mut stop: Stop, before: &[Amount]) -> Stop {
-    if let Stop::Rejected(rejected) = &mut stop
-        && let (Rejection::InsufficientFunds { available, .. }, Some(leg)) =
-            (&mut rejected.rejection, rejected.at)
-    {
-        *available = before[usize::from(leg)];
-    }
-    stop
 }
 
 fn in_currency(quantity: Quantity, currency: Currency, place: usize) -> Result<Amount, Stop> {

@@ -12,7 +12,7 @@
 //! - an event is applied and recorded in one turn, so the records are the history of the state, complete and
 //!   in order (P2);
 //! - a hold whose time is over ends before anyone looks at its account, as long as the disk has room to
-//!   record that;
+//!   record that; until then it is shown as it was, and nobody is told that it has ended;
 //! - nobody sees or changes an account that a work has locked: who asks for it waits, and is served in the
 //!   order of asking (P2);
 //! - what waits is counted, and so is what one request looks at (P7).
@@ -57,6 +57,9 @@ const HOLDS_SCANNED_MAX: usize = 10_000;
 
 /// How many holds expire in one turn, unless someone asks about their accounts.
 const EXPIRIES_PER_TURN_MAX: usize = 256;
+
+/// How many that are over are looked at in one turn, for those of accounts that are free.
+const EXPIRIES_SCANNED_MAX: usize = 4 * EXPIRIES_PER_TURN_MAX;
 
 /// How many a request ends of those of its accounts. Where more are due, it is refused, and the next one goes on.
 const EXPIRIES_PER_REQUEST_MAX: usize = 4096;
@@ -296,8 +299,8 @@ impl<To> Shard<To> {
             return;
         }
         let free = |key: &HoldKey| self.locks.is_free(&Resource::Account(key.account));
-        let due: Vec<_> =
-            self.ledger.holds().due(self.now(moment)).filter(free).take(EXPIRIES_PER_TURN_MAX).collect();
+        let looked_at = self.ledger.holds().due(self.now(moment)).take(EXPIRIES_SCANNED_MAX);
+        let due: Vec<_> = looked_at.filter(free).take(EXPIRIES_PER_TURN_MAX).collect();
         due.into_iter().for_each(|key| self.expire_hold(key, moment, output));
     }
 
@@ -531,8 +534,9 @@ impl<To> Shard<To> {
                 return Ok((Reply::KeyInFlight, Sequence::NONE));
             }
             match self.ledger.key_status(key, terms.now) {
+                // The use that filled it may be the newest event.
                 KeyStatus::New if self.ledger.keys().is_full(terms.keys_max, terms.now) => {
-                    return Ok((Reply::KeysExhausted, Sequence::NONE));
+                    return Ok((Reply::KeysExhausted, self.ledger.last()));
                 }
                 // Decided here, so the first reply waits as well. With another shard's help it may be there already.
                 KeyStatus::Settled(sequence)

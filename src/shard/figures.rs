@@ -41,8 +41,8 @@ pub struct ShardFigures {
 /// The group commits that have ended well.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CommitFigures {
-    /// How many took how long, to the end of the sync. With several shards, waiting for what others have to sync first
-    /// counts as well.
+    /// How many took how long, to the end of the sync. With several shards, it begins when what others have to sync first
+    /// is durable.
     pub classes: [u64; COMMIT_CLASSES],
     /// How long they took together, in microseconds.
     pub micros: u64,

@@ -4,7 +4,8 @@
 //! order of arrival, so two tickets wait for one another never within a shard, and nobody is overtaken for ever.
 //! Between shards, works visit them in ascending order, which keeps circles out too.
 //!
-//! Left out: shared locks. What only reads waits like what writes; it has the resource for an instant.
+//! Left out: shared locks. What only reads waits like what writes; it has the resource for an instant, a list while it
+//! waits for the last of its accounts.
 
 use std::collections::VecDeque;
 

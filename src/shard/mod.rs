@@ -2,15 +2,15 @@
 //!
 //! Two threads serve a shard. The *worker* drains the inbox, decides and applies each request in memory, and
 //! gets what it recorded committed, with the replies that depend on it: append, sync, and only then let the replies go
-//! (P1). It does so itself where the batch is small and the shard the only one; otherwise the *committer* does, and the
-//! worker decides the next batch meanwhile ([`commit`]). The longer a sync takes, the more requests share the next.
+//! (P1). It does so itself where the batch is small, the shard the only one and nothing else on its way; otherwise the
+//! *committer* does, and the worker decides the next batch meanwhile ([`commit`]). The longer a sync takes, the more requests share the next.
 //!
 //! What always holds:
 //!
 //! - a reply leaves only when the last event that it depends on is durable; a read of an account that has
 //!   nothing unsynced leaves at once;
-//! - the state in memory is ahead of the log by what is being committed, never by more, and nobody
-//!   outside sees that part;
+//! - the state in memory is ahead of the log by what is being committed, what waits for that, and what the worker
+//!   has in hand, never by more, and nobody outside sees that part;
 //! - inbox and hand-over are bounded: a full inbox refuses at once (P7);
 //! - an error of the log ends the process: its state is ahead of the disk by an unknown amount (P1, P6).
 //!

@@ -46,7 +46,7 @@
 //! | the decision, the settlements of some shards | the same, for the others | the start settles those |
 //! | the decision, all settlements | nothing to do | it happened |
 //! | a settlement, but not its decision | cannot be: the settlement's batch requires the decision | the start refuses (P6) |
-//! | the decision, but not what its grants showed | cannot be: the decision's batch requires that | the start refuses (P6) |
+//! | the decision, but not what its grants showed | cannot be: the decision's batch requires that | the start refuses (P6) if the decision has a part in that shard, or that shard's watermark is beyond its log |
 
 use std::sync::Arc;
 

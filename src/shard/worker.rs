@@ -189,7 +189,9 @@ impl<J: Journal> Worker<J> {
                     let Some(mail) = next.take() else { break };
                     match mail {
                         // Dropped: the client hears that the shard has ended.
-                        Mail::Requests(_) if stopping => {}
+                        Mail::Requests(requests) if stopping => {
+                            self.status.requests.fetch_sub(requests.len(), Ordering::Relaxed);
+                        }
                         Mail::Requests(requests) => {
                             self.status.requests.fetch_sub(requests.len(), Ordering::Relaxed);
                             requests_left = requests_left.saturating_sub(requests.len());

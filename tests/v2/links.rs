@@ -208,6 +208,52 @@ fn nobody_protects_itself() {
     teller.end();
 }
 
+/// It was counted for ever in the chains above and below it, and its links can be changed no more.
+#[test]
+fn a_closed_account_is_no_part_of_a_chain() {
+    let teller = Teller::start();
+    let accounts = teller.open_each([(0, "0"), (1, "0"), (2, "0"), (0, "0"), (1, "0"), (2, "0")]);
+    let [first, a, b, c, d, last] = &accounts;
+    for (account, by) in [(first, a), (a, b), (b, c)] {
+        protect(&teller, account, by).is(201);
+    }
+    protect(&teller, c, d).refused(422, "link-chain-too-long");
+    teller.delete(&format!("/v2/accounts/{first}")).is(204);
+    protect(&teller, c, d).is(201);
+    // Below it, too; and what leads round through it is no circle.
+    protect(&teller, d, last).refused(422, "link-chain-too-long");
+    teller.delete(&format!("/v2/accounts/{b}")).is(204);
+    protect(&teller, d, last).is(201);
+    protect(&teller, last, a).is(201);
+    teller.end();
+}
+
+/// What was told had been pulled already by another leg, and what was required had not: "50 is required, 120 available".
+#[test]
+fn a_refusal_tells_what_a_transfer_asks_of_an_account_in_all() {
+    let teller = Teller::start();
+    let [poor, rich, payee] = teller.open_each([(0, "0"), (1, "120"), (2, "0")]);
+    protect(&teller, &poor, &rich).is(201);
+    let legs = json!({ "legs": [
+        { "account": poor, "amount": "-100" }, { "account": rich, "amount": "-50" }, { "account": payee, "amount": "150" },
+    ] });
+    let refuse = |code: &str| {
+        let reply = teller.post("/v2/transfers", legs.clone());
+        reply.refused_at(422, code, "/legs/1/account")
+    };
+    let problem = refuse("insufficient-funds");
+    assert_eq!((&problem["available"], &problem["required"]), (&json!("120.00"), &json!("150.00")));
+    teller.post(&format!("/v2/accounts/{rich}/deposits"), json!({ "amount": "880" })).is(201);
+    let limited = json!({ "velocity_limits": { "per_day": "100" } });
+    teller.patch(&format!("/v2/accounts/{rich}"), limited).is(200);
+    let problem = refuse("velocity-limit");
+    assert_eq!(
+        (&problem["allowance"]["per_day"], &problem["required"]),
+        (&json!("100.00"), &json!("150.00"))
+    );
+    teller.end();
+}
+
 #[test]
 fn an_account_has_a_bounded_number_of_links() {
     let teller = Teller::start();

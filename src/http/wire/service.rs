@@ -78,7 +78,9 @@ resource! {
         debit: TotalText,
         /// What the world outside stands at: what was paid out, less what was paid in.
         world: TotalText,
-        /// All of it: zero.
+        /// What was on its way between shards at the moments at which they were read.
+        in_flight: TotalText,
+        /// All four of them: zero.
         sum: TotalText,
     }
 }
@@ -91,6 +93,7 @@ impl TrialBalance {
             credit: TotalText(line.credit, currency),
             debit: TotalText(line.debit, currency),
             world: TotalText(line.world, currency),
+            in_flight: TotalText(line.in_flight, currency),
             sum: TotalText(line.sum(), currency),
         };
         TrialBalance {
@@ -208,5 +211,31 @@ impl Write for Code {
         out.push(b'"');
         out.extend_from_slice(self.slug().as_bytes());
         out.push(b'"');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::{Amount, Total};
+
+    /// P3: while money was on its way between shards, what the reply showed did not add up, though it said so.
+    #[test]
+    fn all_columns_of_a_trial_balance_are_shown() {
+        let total = |units| {
+            let mut total = Total::default();
+            total.add(Amount::from_minor_units(units).expect("in range"));
+            total
+        };
+        let (credit, debit, world, in_flight) = (total(200), total(-300), total(-100), total(200));
+        let line = request::TrialBalanceLine { accounts: 3, credit, debit, world, in_flight };
+        let currency = Currency::from_code(b"EUR").expect("a currency");
+        let balance = request::TrialBalance { lines: [(currency, line)].into() };
+        let mut written = Vec::new();
+        TrialBalance::of(&balance).write(&mut written);
+        let reply: Value = serde_json::from_slice(&written).expect("JSON");
+        let columns = ["credit", "debit", "world", "in_flight", "sum"];
+        let shown = columns.map(|column| reply["currencies"][0][column].as_str().expect("text"));
+        assert_eq!((shown, &reply["balanced"]), (["2.00", "-3.00", "-1.00", "2.00", "0.00"], &json!(true)));
     }
 }
