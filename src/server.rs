@@ -41,7 +41,7 @@ use crate::bank::{Bank, BankShard, Brake, Readers};
 use crate::clock;
 use crate::config::{CoreUse, ListenAddress, ServeSettings};
 use crate::cores::Cores;
-use crate::http::{self, Api};
+use crate::http::{self, Api, Drained};
 use crate::ledger::{OverdraftDefault, SHARDS_MAX, ShardId};
 use crate::shard::batch::ShardRules;
 use crate::shard::worker::{Network, ShardThreads};
@@ -60,9 +60,7 @@ pub enum ServerError {
     #[error(transparent)]
     Storage(#[from] StorageError),
     /// The address.
-    #[error(
-        "cannot listen on {address}: {source}; stop what uses it, or choose another with --host and --port"
-    )]
+    #[error("cannot listen on {address}: {source}; {}", before_listening(source))]
     Bind {
         /// The address.
         address: ListenAddress,
@@ -89,6 +87,14 @@ pub enum ServerError {
         /// What the system says.
         source: std::io::Error,
     },
+}
+
+/// What to do about an address that cannot be had.
+fn before_listening(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => "stop what uses it, or choose another with --host and --port",
+        _ => "choose an address of this machine with --host, and a port with --port",
+    }
 }
 
 impl ServerError {
@@ -169,7 +175,9 @@ async fn serve(settings: &ServeSettings) -> Result<(), ServerError> {
     let _ = stop_http.send(());
     let end = async {
         // The listener only ends when it is told to, and then within its own time limit.
-        let _ = http.await;
+        if let Ok(Drained { connections_cut: connections @ 1.. }) = http.await {
+            tracing::warn!(connections, "cut off: they were not done in time");
+        }
         tokio::task::spawn_blocking(move || running.stop()).await.expect("shutdown does not panic")
     };
     tokio::select! {

@@ -335,6 +335,9 @@ fn unwanted_changes(ids: &Ids) -> Vec<Case> {
         for site in ["cross-site", "same-site", "", "x", "none\nsec-fetch-site: cross-site"] {
             cases.push(with(&format!("{head}\nsec-fetch-site: {site}"), body, 403, "cross-site", &[]));
         }
+        for origin in ["http://evil.example", "null"] {
+            cases.push(with(&format!("{head}\norigin: {origin}"), body, 403, "cross-site", &[]));
+        }
         let ours = format!("{head}\nsec-fetch-site: same-origin\nif-none-match: *");
         cases.push(with(&ours, body, 400, "invalid-if-none-match", &[":If-None-Match"]));
     }

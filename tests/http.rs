@@ -1006,19 +1006,8 @@ async fn results_of_large_batches_that_are_not_read_have_room_for_so_many() {
 #[tokio::test]
 async fn replies_that_are_not_read_have_room_for_so_many() {
     let service = Service::start_with(Limits { replies_kib_max: 6 * 1024, ..Limits::default() }).await;
-    service.open_with("a", "1").await;
-    // A page of it is 5.4 MB, more than the system keeps of a connection.
-    let value = "x".repeat(256);
-    let metadata: Vec<String> = (0..16).map(|entry| format!("\"{entry:064}\":\"{value}\"")).collect();
-    let metadata = metadata.join(",");
-    let deposit = format!(
-        "{{\"type\":\"deposit\",\"account\":\"name:a\",\"amount\":\"1\",\"metadata\":{{{metadata}}}}}\n"
-    );
+    let page = large_page(&service).await;
     let ndjson = [("content-type", "application/x-ndjson")];
-    let filled = service.send("POST", "/v2/batches?results=none", &ndjson, &deposit.repeat(1000)).await;
-    assert_eq!(filled.json()["executed"], 1000, "{filled:?}");
-
-    let page = "/v2/accounts/name:a/transactions?limit=1000&order=asc";
     let plain = "{\"type\":\"deposit\",\"account\":\"name:a\",\"amount\":\"1\"}\n".repeat(1000);
     let mut posted = 1001;
     // hyper leaves the second kind of connection before all has been read.
@@ -1051,6 +1040,21 @@ async fn replies_that_are_not_read_have_room_for_so_many() {
         posted += 2000;
     }
     service.stop().await;
+}
+
+/// Where a page is of 5.4 MB, more than the system keeps of a connection.
+async fn large_page(service: &Service) -> &'static str {
+    service.open_with("a", "1").await;
+    let value = "x".repeat(256);
+    let metadata: Vec<String> = (0..16).map(|entry| format!("\"{entry:064}\":\"{value}\"")).collect();
+    let metadata = metadata.join(",");
+    let deposit = format!(
+        "{{\"type\":\"deposit\",\"account\":\"name:a\",\"amount\":\"1\",\"metadata\":{{{metadata}}}}}\n"
+    );
+    let ndjson = [("content-type", "application/x-ndjson")];
+    let filled = service.send("POST", "/v2/batches?results=none", &ndjson, &deposit.repeat(1000)).await;
+    assert_eq!(filled.json()["executed"], 1000, "{filled:?}");
+    "/v2/accounts/name:a/transactions?limit=1000&order=asc"
 }
 
 /// hyper leaves a connection to whoever may have upgraded it as soon as the reply is written into its own buffer: what
@@ -1086,6 +1090,84 @@ async fn a_large_reply_is_whole_also_if_an_upgrade_was_offered_and_the_service_e
         assert!((1..=count + 2).contains(&whole_replies(&mut stream).await));
         assert_eq!(serving.await.expect("no panic"), Drained { connections_cut: 0 });
     }
+}
+
+/// What was sent behind a connection's last request was left unread, and closing with that has the system throw away what
+/// the client has not read: 886 replies to deposits, once.
+#[tokio::test]
+async fn no_reply_is_lost_to_requests_behind_it_when_the_service_ends() {
+    let mut service = Service::start().await;
+    service.open_with("a", "1").await;
+    let deposit = "POST /accounts/a/deposit HTTP/1.1\r\nhost: x\r\ncontent-length: 12\r\n\r\n{\"amount\":1}";
+    let (mut from, mut to) = connect_with_little_room(&service).await.into_split();
+    let writer = tokio::spawn(async move {
+        let _ = to.write_all(deposit.repeat(100_000).as_bytes()).await;
+        to
+    });
+    // Until nothing goes on, for there is no room for replies.
+    let mut before = 0;
+    in_time("all buffers are full", async {
+        while before == 0 || service.api.requests() != before {
+            before = service.api.requests();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    let bank = service.bank.take().expect("it is ready");
+    let serving = service.begin_stop();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let mut bytes = Vec::new();
+    in_time("it ends", from.read_to_end(&mut bytes)).await.expect("in order");
+    let (mut rest, mut count) = (&bytes[..], 0);
+    while !rest.is_empty() {
+        let (reply, behind) = Reply::parse(rest).expect("a whole reply");
+        assert_eq!(reply.status, 201);
+        (rest, count) = (behind, count + 1);
+    }
+    let name = AccountSelector::Name(AccountName::parse("a").expect("a name"));
+    let account = bank.bank.account(name).await.expect("it is there");
+    assert_eq!(account.posted.minor_units(), 100 * (count + 1) as i128);
+    drop(writer);
+    assert_eq!(serving.await.expect("no panic"), Drained { connections_cut: 0 });
+    bank.stop();
+}
+
+/// hyper looks for the rest of a body that nobody has read while the reply is being sent; that nothing came was taken for
+/// waiting for the next head, which has its time.
+#[tokio::test]
+async fn a_reply_may_take_longer_to_read_than_the_next_head_may_to_come() {
+    let limits = Limits { head_read_time_max: Duration::from_millis(100), ..Limits::default() };
+    let service = Service::start_with(limits).await;
+    let page = large_page(&service).await;
+    let request = format!("GET {page} HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\n");
+    let mut stream = slow_reader(&service, &request).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(whole_replies(&mut stream).await, 1);
+    service.stop().await;
+}
+
+/// What had come behind the request hid that the reader had gone, until the next thing was said to it.
+#[tokio::test]
+async fn a_reader_of_a_stream_who_has_sent_more_is_missed_all_the_same() {
+    let limits = Limits { stream_heartbeat: Duration::from_secs(3600), ..Limits::default() };
+    let service = Service::start_with(limits).await;
+    let streams = |count| {
+        let wanted = format!("\nteller_http_streams {count}\n");
+        let service = &service;
+        in_time("their number changes", async move {
+            while !service.get("/metrics").await.text().contains(&wanted) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+    };
+    let mut reader = service.connect().await;
+    let request = "GET /v2/events HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\n\r\n";
+    reader.write_all(request.as_bytes()).await.expect("open");
+    streams(1).await;
+    reader.write_all(b"\r\n").await.expect("open");
+    drop(reader);
+    streams(0).await;
+    service.stop().await;
 }
 
 const OFFER: &str = "GET /problems HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n";

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use hyper::HeaderMap;
 use hyper::header::{
-    ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH,
+    ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH, ORIGIN,
     TRANSFER_ENCODING, UPGRADE,
 };
 use uuid::Uuid;
@@ -57,7 +57,9 @@ pub(super) struct Headers<'a> {
     if_match: Sent<'a>,
     if_none_match: Sent<'a>,
     request_id: Sent<'a>,
-    are_from_another_site: bool,
+    origin: Sent<'a>,
+    /// Whether it is the page's own site, if a browser says that.
+    site_is_own: Option<bool>,
     offer_upgrade: bool,
 }
 
@@ -91,7 +93,8 @@ impl<'a> Headers<'a> {
             if_match: Sent::Never,
             if_none_match: Sent::Never,
             request_id: Sent::Never,
-            are_from_another_site: false,
+            origin: Sent::Never,
+            site_is_own: None,
             offer_upgrade: false,
         };
         for (name, value) in all {
@@ -102,6 +105,7 @@ impl<'a> Headers<'a> {
                 TRANSFER_ENCODING => &mut headers.transfer_encoding,
                 IF_MATCH => &mut headers.if_match,
                 IF_NONE_MATCH => &mut headers.if_none_match,
+                ORIGIN => &mut headers.origin,
                 UPGRADE => {
                     headers.offer_upgrade = true;
                     continue;
@@ -110,7 +114,7 @@ impl<'a> Headers<'a> {
                 _ if *name == X_REQUEST_ID => &mut headers.request_id,
                 _ if *name == SEC_FETCH_SITE => {
                     let is_own = matches!(value.as_bytes(), b"same-origin" | b"none");
-                    headers.are_from_another_site |= !is_own;
+                    headers.site_is_own = Some(is_own && headers.site_is_own != Some(false));
                     continue;
                 }
                 _ => continue,
@@ -135,20 +139,30 @@ impl<'a> Headers<'a> {
         self.offer_upgrade
     }
 
-    /// Whether a browser sends this for a page that is not from here (Fetch Metadata Request Headers, W3C). No page can
-    /// take that header away, and other programs do not send it.
+    /// Whether a browser sends this for a page that is not from here. It says so with `Sec-Fetch-Site` (Fetch Metadata
+    /// Request Headers, W3C), but only to where nobody can listen in: to this machine, and by `https`. To any other
+    /// address of the service it says with each change where the page is from (`Origin`; RFC 6454, 7.3, and the
+    /// Fetch standard). No page can take either header away, and other programs send neither.
+    ///
+    /// The first is believed where both are there, for a proxy may have put another name into `Host`.
     pub(super) fn are_from_another_site(&self) -> bool {
-        self.are_from_another_site
+        match (self.site_is_own, self.origin) {
+            (Some(is_own), _) => !is_own,
+            (None, Sent::Never) => false,
+            (None, Sent::Once(origin)) => {
+                !self.host.first().is_some_and(|host| is_origin_of(origin.as_bytes(), host.as_bytes()))
+            }
+            (None, Sent::Repeatedly(_)) => true,
+        }
     }
 
-    /// Whether the body comes in any other way than as it is or in chunks.
+    /// Whether the body comes in any other way than as it is or in chunks. In chunks of chunks, for example.
     pub(super) fn has_transfer_coding(&self) -> bool {
-        self.transfer_encoding.first().is_some()
-            && self
-                .all
-                .get_all(TRANSFER_ENCODING)
-                .iter()
-                .any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+        match self.transfer_encoding {
+            Sent::Never => false,
+            Sent::Once(coding) => !coding.as_bytes().eq_ignore_ascii_case(b"chunked"),
+            Sent::Repeatedly(_) => true,
+        }
     }
 }
 
@@ -198,6 +212,16 @@ impl RequestId {
 
 fn is_visible(bytes: &[u8], count_max: usize) -> bool {
     (1..=count_max).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
+}
+
+/// Whether a page from this origin, `null` or a scheme with a host and perhaps a port, is one of this host's. A port
+/// that is the scheme's own may be left away in either.
+fn is_origin_of(origin: &[u8], host: &[u8]) -> bool {
+    [(&b"http://"[..], &b":80"[..]), (b"https://", b":443")].iter().any(|(scheme, port)| {
+        let without_port =
+            |authority: &[u8]| authority.strip_suffix(*port).unwrap_or(authority).to_ascii_lowercase();
+        origin.strip_prefix(*scheme).is_some_and(|from| without_port(from) == without_port(host))
+    })
 }
 
 /// HTTP/1.1 wants to know whom the client thinks it talks to, exactly once, and HTTP/1.0 at most once (RFC 9112, 3.2).
@@ -771,6 +795,51 @@ mod tests {
             assert_eq!(Headers::of(&headers).has_transfer_coding(), is_other, "{coding}");
         }
         assert!(!Headers::of(&HeaderMap::new()).has_transfer_coding());
+        // The same as `chunked, chunked`, which RFC 9112, 6.1 forbids.
+        let twice = map(&[(&TRANSFER_ENCODING, "chunked"), (&TRANSFER_ENCODING, "chunked")]);
+        assert!(Headers::of(&twice).has_transfer_coding());
+    }
+
+    /// To an address that is neither this machine's nor `https` a browser says nothing of the site, but where the page is
+    /// from.
+    #[test]
+    fn where_a_page_is_from_is_told_by_its_origin_if_by_nothing_else() {
+        let is_other = |host: &str, origin: &str, site: Option<&str>| {
+            let mut headers = map(&[(&HOST, host), (&ORIGIN, origin)]);
+            if let Some(site) = site {
+                headers.insert(SEC_FETCH_SITE.clone(), HeaderValue::from_str(site).expect("visible"));
+            }
+            Headers::of(&headers).are_from_another_site()
+        };
+        for (host, origin) in [
+            ("10.0.0.7:3000", "http://10.0.0.7:3000"),
+            ("Bank.example", "http://bank.example"),
+            ("bank.example:80", "http://bank.example"),
+            ("bank.example", "https://bank.example:443"),
+            ("[::1]:3000", "http://[::1]:3000"),
+        ] {
+            assert!(!is_other(host, origin, None), "{host} {origin}");
+            assert!(is_other(host, origin, Some("cross-site")), "{host} {origin}");
+        }
+        for (host, origin) in [
+            ("10.0.0.7:3000", "http://10.0.0.7"),
+            ("10.0.0.7:3000", "http://10.0.0.7:3001"),
+            ("bank.example", "http://evil.example"),
+            ("bank.example", "http://bank.example.evil"),
+            ("bank.example", "https://bank.example:80"),
+            ("bank.example", "ftp://bank.example"),
+            ("bank.example", "bank.example"),
+            ("bank.example", "null"),
+            ("bank.example", ""),
+        ] {
+            assert!(is_other(host, origin, None), "{host} {origin}");
+            // A proxy has put its own name for the service into `Host`.
+            assert!(!is_other(host, origin, Some("same-origin")), "{host} {origin}");
+        }
+        let two = map(&[(&HOST, "a"), (&ORIGIN, "http://a"), (&ORIGIN, "http://a")]);
+        assert!(Headers::of(&two).are_from_another_site());
+        assert!(Headers::of(&map(&[(&ORIGIN, "http://a")])).are_from_another_site());
+        assert!(!Headers::of(&map(&[(&HOST, "a")])).are_from_another_site());
     }
 
     #[test]

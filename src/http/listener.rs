@@ -9,8 +9,8 @@
 //!   missed only when the next writes fail;
 //! - an error of accepting one connection does not end the accepting of others, and does not spin;
 //! - what is written goes out in order, by the thread's [outbox] or without;
-//! - a reply to a client that is still sending is not lost to the reset that closing would cause: the
-//!   connection is closed in one direction first, and what comes is thrown away for a moment.
+//! - a reply to a client that is still sending, or has sent what nobody will read, is not lost to the reset that closing
+//!   would cause: the connection is closed in one direction first, and what comes is thrown away for a moment.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -62,13 +62,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// How many connections are served at one time. Each costs some 10 kB at rest, so these cost 100 MB; one that has had
-    /// large bodies and replies keeps buffers for them, 64 KiB each, until it closes.
+    /// large bodies and replies keeps buffers for them, 64 KiB each, until it closes. What its client does not read takes
+    /// some 300 kB of the system's (`server/sockets.rs`).
     pub connections_max: usize,
     /// How long a client may take from the end of a request, or from connecting, to the end of the next head.
     pub head_read_time_max: Duration,
     /// How long a body may take to arrive.
     pub body_read_time_max: Duration,
-    /// How long a client may take nothing of a reply that waits for it.
+    /// How long a client may take to make room for more of a reply that waits for it: the system says that there is some
+    /// when a third of what it keeps for a client is free, which is some 90 kB.
     pub write_stall_time_max: Duration,
     /// How much the replies take together, in KiB, that do not go out in one piece, from when they may be made on.
     pub replies_kib_max: usize,
@@ -76,7 +78,7 @@ pub struct Limits {
     pub streams_max: usize,
     /// After how long without an event a stream says that it is there.
     pub stream_heartbeat: Duration,
-    /// How long a reader of a stream may take nothing of what waits for it.
+    /// How long a reader of a stream may take to make room for more of what waits for it, as much as of a reply.
     pub stream_stall_time_max: Duration,
     /// How long requests that are being worked on at the end have to be answered.
     pub drain_time_max: Duration,
@@ -285,7 +287,8 @@ impl Server {
 /// - *waiting* for a head, from the start and whenever a reply is on its way and there is nothing to read
 ///   ([`nothing_to_read`](Vigil::nothing_to_read)). Only this is timed here;
 /// - *answering*, from when a head has come ([`head_came`](Vigil::head_came));
-/// - *sending*, from when the reply is there ([`answered`](Vigil::answered)): neither of the others.
+/// - *sending*, from when the reply is there ([`answered`](Vigil::answered)): neither of the others. It ends with the
+///   next head that is waited for, and never if the reply is the last one.
 ///
 /// Its [`Order`] is to go on, until that changes, once, to one of the others, which wakes the task.
 ///
@@ -294,7 +297,7 @@ impl Server {
 pub(super) struct Vigil {
     head_read_time_max: Duration,
     began: Instant,
-    /// Whether a request is being answered.
+    /// Whether no head comes next: a request is being answered, or the reply under way is the last one.
     answering: AtomicBool,
     /// Since when a head is waited for, in microseconds after `began` and plus one; 0 while none is.
     head_awaited_since: AtomicU64,
@@ -399,10 +402,12 @@ impl Vigil {
             // One that is taken from hyper without an end would heap up; its reader knows where to go on.
             self.leaves_early.store(false, Relaxed);
         }
-        self.answering.store(false, Relaxed);
+        // Its last reply may take as long as its client reads.
+        self.answering.store(body_unread, Relaxed);
     }
 
-    /// Called when a read finds nothing: hyper reads the next head only after the reply is on its way.
+    /// Called when a read finds nothing: hyper reads the next head only after the reply is on its way, but for a body that
+    /// nobody has read, of which it throws away what has come.
     fn nothing_to_read(&self) {
         if self.head_awaited_since.load(Relaxed) == 0 && !self.answering.load(Relaxed) {
             self.head_awaited_since.store(self.began.elapsed().as_micros() as u64 + 1, Relaxed);
@@ -540,14 +545,11 @@ impl PatientStream {
         }
     }
 
-    /// Whether the reader of a stream has gone. Otherwise this task is woken when it goes.
+    /// Whether the reader of a stream has gone, or sends what would hide that. Otherwise this task is woken when it does.
     fn is_deserted(&self, cx: &mut Context<'_>) -> bool {
         let mut byte = [0; 1];
         self.vigil.streams.load(Relaxed)
-            && matches!(
-                self.inner.inner().poll_peek(cx, &mut tokio::io::ReadBuf::new(&mut byte)),
-                Poll::Ready(Ok(0) | Err(_))
-            )
+            && self.inner.inner().poll_peek(cx, &mut tokio::io::ReadBuf::new(&mut byte)).is_ready()
     }
 
     /// Has the system take all that was written before.
@@ -638,25 +640,21 @@ impl Write for PatientStream {
         if self.linger_end.is_none() {
             ready!(self.poll_sent(cx))?;
             ready!(Pin::new(&mut self.inner).poll_shutdown(cx))?;
-            if !self.vigil.lingers.load(Relaxed) {
-                return Poll::Ready(Ok(()));
-            }
-            self.linger_end = Some(Box::pin(tokio::time::sleep(LINGER_TIME_MAX)));
         }
         loop {
             let mut scrap = [0; 4096];
             let mut buffer = ReadBuf::new(&mut scrap);
             match Pin::new(&mut self.inner).poll_read(cx, buffer.unfilled()) {
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+                // Closing with this unread would take back what the client has not read.
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => self.vigil.lingers.store(true, Relaxed),
                 // The client is done, or gone.
                 Poll::Ready(_) => return Poll::Ready(Ok(())),
-                Poll::Pending => break,
+                Poll::Pending if self.vigil.lingers.load(Relaxed) => break,
+                Poll::Pending => return Poll::Ready(Ok(())),
             }
         }
-        match &mut self.linger_end {
-            Some(end) => end.as_mut().poll(cx).map(Ok),
-            None => Poll::Ready(Ok(())),
-        }
+        let end = || Box::pin(tokio::time::sleep(LINGER_TIME_MAX));
+        self.linger_end.get_or_insert_with(end).as_mut().poll(cx).map(Ok)
     }
 }
 

@@ -100,7 +100,7 @@ impl Metrics {
                 "stream_readers_dropped_total",
                 "counter",
                 self.streams.dropped.load(Relaxed),
-                "Readers of streams that were cut off for taking nothing.",
+                "Readers of streams that were cut off for not making room in time for more.",
             ),
         ] {
             family(out, &format!("teller_http_{name}"), kind, help)?;

@@ -23,7 +23,8 @@
 //! - everything is bounded: connections, heads, URIs, bodies, pages, and each wait for the client.
 //!
 //! Of several things wrong with a request, the client hears the first of these: the URI's length; `Host`; path;
-//! method; query parameters that are unknown; a condition that is not known there; whether the service has started; name
+//! method; query parameters that are unknown; for changes, whether it is for a page of another site; a condition that is
+//! not known there; whether the service has started; name
 //! or id in the path, and the other parameters; `If-Match`; `Idempotency-Key`; media type; the body's size and arrival;
 //! its syntax; its fields, all at once; and only then what the bank says.
 //!
@@ -60,11 +61,12 @@ pub use problem::{Code, Retry};
 pub use threads::Threads;
 pub(crate) use wire::write::Rfc3339;
 
-/// The longest body, in bytes. The largest legal request is a name of 255 characters, each written as an escape
-/// of up to 12 bytes: this leaves room for twenty of those.
+/// The longest body, in bytes, but for batches. A transfer among 64 accounts with names of 255 bytes has some 20,000,
+/// and other requests less. Where every character is written as an escape of 6 bytes for each of its own, such a transfer
+/// is too long; it can name the accounts by id.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
 
-/// The longest path with its query, in bytes. An encoded name has at most 765, a cursor 40.
+/// The longest path with its query, in bytes. An encoded name has at most 765, a list's cursor 40.
 pub const URI_BYTES_MAX: usize = 4096;
 
 /// The longest head of a request, in bytes: what browsers and proxies add fits several times over.

@@ -206,7 +206,7 @@ codes! {
         "HTTP/1.1 requires exactly one Host header, and HTTP/1.0 takes at most one: a name or an address of IP, and perhaps a port.";
     CrossSite "cross-site" FORBIDDEN Never,
         "The request comes from a page of another site",
-        "A browser says with Sec-Fetch-Site that a page which is not from here asks for this. Such a page may change nothing.";
+        "A browser says with Sec-Fetch-Site, or with Origin, that a page which is not from here asks for this. Such a page may change nothing.";
     NotFound "not-found" NOT_FOUND Never,
         "There is nothing at this path",
         "No resource has this path. Paths are case-sensitive and have no trailing slash; a slash in an account's name is written %2F.";
