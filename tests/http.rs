@@ -751,6 +751,9 @@ async fn metrics_count_requests() {
         "teller_http_request_seconds_count{route=\"/accounts/{name}/deposit\"} 1\n",
         "teller_http_requests_in_flight 1\n",
         "teller_http_connections 1\n",
+        "teller_http_large_batches 0\n",
+        "teller_http_large_reply_bytes 0\n",
+        "teller_http_history_readings 0\n",
         // An account was opened and something paid into it, and both clients had their replies.
         "teller_shard_events_total{shard=\"1\"} 2\n",
         "teller_shard_commit_seconds_count{shard=\"1\"} 2\n",
@@ -1017,6 +1020,11 @@ async fn replies_that_are_not_read_have_room_for_so_many() {
         reader.write_all(request.as_bytes()).await.expect("taken");
         reader.read_exact(&mut [0]).await.expect("it is answered");
 
+        let metrics = service.get("/metrics").await;
+        let taken =
+            metrics.text().lines().find_map(|line| line.strip_prefix("teller_http_large_reply_bytes "));
+        let taken: usize = taken.and_then(|bytes| bytes.parse().ok()).expect("it is counted");
+        assert!((5_000_000..6_000_000).contains(&taken), "{taken}");
         let refused = service.get(page).await;
         assert_eq!((refused.status.as_u16(), refused.code().as_str()), (503, "overloaded"));
         assert_eq!(refused.header("retry-after"), "1");

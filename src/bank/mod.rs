@@ -243,6 +243,11 @@ impl Bank {
         self.shards.iter().map(|shard| shard.handle.figures()).collect()
     }
 
+    /// How many readings of history are under way or wait for a thread.
+    pub fn history_readings(&self) -> usize {
+        self.readers.readings()
+    }
+
     /// The currency of accounts that are opened without one.
     pub fn currency(&self) -> Currency {
         self.overdraft.currency

@@ -59,6 +59,11 @@ impl Readers {
         Ok(Readers { places, free: Arc::new(Semaphore::new(READERS_MAX)), work })
     }
 
+    /// How many readings are under way or wait.
+    pub(super) fn readings(&self) -> usize {
+        READERS_MAX + WAITING_MAX - self.places.available_permits()
+    }
+
     /// Has one of them read.
     pub(super) async fn read<T: Send + 'static>(
         &self,

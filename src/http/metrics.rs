@@ -36,6 +36,17 @@ struct RouteMetrics {
     micros: AtomicU64,
 }
 
+/// What requests have taken just now of what there is for all of them together.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Taken {
+    /// Of the places of large batches.
+    pub(super) large_batches: usize,
+    /// Of the room of large replies, in bytes.
+    pub(super) reply_bytes: usize,
+    /// Of the places of readings of history.
+    pub(super) history_readings: usize,
+}
+
 impl Metrics {
     pub(super) fn new(streams: Arc<Streams>) -> Metrics {
         Metrics {
@@ -78,8 +89,9 @@ impl Metrics {
 
     /// Writes everything, with what there is to see of the shards; none until they have started. Routes that nobody has
     /// asked for are left out.
-    pub(super) fn write(&self, shards: &[ShardFigures], out: &mut String) -> fmt::Result {
+    pub(super) fn write(&self, taken: Taken, shards: &[ShardFigures], out: &mut String) -> fmt::Result {
         self.write_routes(out)?;
+        let Taken { large_batches, reply_bytes, history_readings } = taken;
         for (name, kind, value, help) in [
             ("requests_in_flight", "gauge", self.in_flight(), "Requests that are being worked on."),
             ("connections", "gauge", self.connections.load(Relaxed), "Open connections."),
@@ -88,6 +100,24 @@ impl Metrics {
                 "counter",
                 self.connections_refused.load(Relaxed),
                 "Connections for which there was no place.",
+            ),
+            (
+                "large_batches",
+                "gauge",
+                large_batches as u64,
+                "Batches that have one of the places of large ones.",
+            ),
+            (
+                "large_reply_bytes",
+                "gauge",
+                reply_bytes as u64,
+                "Bytes of the room of large replies that are taken, by what is read and by batches for their results.",
+            ),
+            (
+                "history_readings",
+                "gauge",
+                history_readings as u64,
+                "Readings of history that are under way or wait for a thread.",
             ),
             ("streams", "gauge", self.streams.open.load(Relaxed), "Streams of events that are being read."),
             (
@@ -263,7 +293,7 @@ mod tests {
         metrics.answered(Some(0), 201, Duration::from_micros(1500));
         metrics.answered(None, 404, Duration::from_secs(60));
         let mut text = String::new();
-        metrics.write(&[], &mut text).unwrap();
+        metrics.write(Taken::default(), &[], &mut text).unwrap();
         for line in [
             "teller_http_requests_total{route=\"/accounts\",status=\"2xx\"} 2\n",
             "teller_http_requests_total{route=\"none\",status=\"4xx\"} 1\n",
@@ -279,7 +309,7 @@ mod tests {
         }
         drop(inside);
         text.clear();
-        metrics.write(&[], &mut text).unwrap();
+        metrics.write(Taken::default(), &[], &mut text).unwrap();
         assert!(text.contains("teller_http_requests_in_flight 0\n"), "{text}");
         assert!(!text.contains("teller_shard_"), "before they have started there are no shards");
     }
@@ -302,8 +332,12 @@ mod tests {
         };
         (busy.commits.classes[1], busy.commits.classes[9]) = (5, 1);
         let mut text = String::new();
-        Metrics::new(Arc::default()).write(&[idle, busy], &mut text).unwrap();
+        let taken = Taken { large_batches: 3, reply_bytes: 4096, history_readings: 5 };
+        Metrics::new(Arc::default()).write(taken, &[idle, busy], &mut text).unwrap();
         for line in [
+            "teller_http_large_batches 3\n",
+            "teller_http_large_reply_bytes 4096\n",
+            "teller_http_history_readings 5\n",
             "# TYPE teller_shard_requests_waiting gauge\n",
             "teller_shard_requests_waiting{shard=\"0\"} 0\n",
             "teller_shard_requests_waiting{shard=\"1\"} 3\n",

@@ -186,12 +186,15 @@ impl HttpBody for Body {
 /// The room for replies that do not go out in one piece: pages and statements of some megabytes, and the results of batches.
 /// Of one for each connection they would come to tens of gigabytes.
 #[derive(Debug)]
-pub(super) struct ReplyRoom(Arc<Semaphore>);
+pub(super) struct ReplyRoom {
+    free: Arc<Semaphore>,
+    kib: usize,
+}
 
 impl ReplyRoom {
     /// So much of it.
     pub(super) fn of_kib(kib: usize) -> ReplyRoom {
-        ReplyRoom(Arc::new(Semaphore::new(kib)))
+        ReplyRoom { free: Arc::new(Semaphore::new(kib)), kib }
     }
 
     /// Takes room for a reply of so many bytes, if it needs any.
@@ -201,16 +204,21 @@ impl ReplyRoom {
         }
         let overloaded = || Problem::plain(Code::Overloaded);
         let wanted = u32::try_from(kib(bytes)).map_err(|_| overloaded())?;
-        let room = Arc::clone(&self.0).try_acquire_many_owned(wanted);
+        let room = Arc::clone(&self.free).try_acquire_many_owned(wanted);
         room.map(|room| Some(Room(room))).map_err(|_| overloaded())
     }
 
     /// Sees whether there is room for a reply of so many bytes, for who would else find out when all work is done.
     pub(super) fn look(&self, bytes: usize) -> Result<(), Problem> {
-        match bytes <= FRAME_BYTES_MAX || kib(bytes) <= self.0.available_permits() {
+        match bytes <= FRAME_BYTES_MAX || kib(bytes) <= self.free.available_permits() {
             true => Ok(()),
             false => Err(Problem::plain(Code::Overloaded)),
         }
+    }
+
+    /// How many bytes of it are taken.
+    pub(super) fn taken(&self) -> usize {
+        1024 * (self.kib - self.free.available_permits())
     }
 }
 
@@ -365,15 +373,15 @@ mod tests {
         let taken = room.take(200 * 1024).expect("there is enough");
         assert_eq!(room.take(100 * 1024 + 1).expect_err("there is not").code, Code::Overloaded);
         assert_eq!(room.look(100 * 1024 + 1).expect_err("there is not").code, Code::Overloaded);
-        assert!(room.look(100 * 1024).is_ok() && room.0.available_permits() == 100, "it takes none");
+        assert!(room.look(100 * 1024).is_ok() && room.free.available_permits() == 100, "it takes none");
         let large = Body::from(vec![b'x'; 100 * 1024 + 1]);
         assert_eq!(large.bytes_without_room(), 100 * 1024 + 1);
         let large = large.keeping(taken);
-        assert_eq!((large.bytes_without_room(), room.0.available_permits()), (0, 199));
+        assert_eq!((large.bytes_without_room(), room.free.available_permits()), (0, 199));
         let small = Body::from(vec![b'x'; 100]).keeping(room.take(199 * 1024).expect("the rest"));
-        assert_eq!((small.bytes_without_room(), room.0.available_permits()), (100, 199));
+        assert_eq!((small.bytes_without_room(), room.free.available_permits()), (100, 199));
         drop(large);
-        assert_eq!(room.0.available_permits(), 300);
+        assert_eq!(room.free.available_permits(), 300);
         assert_eq!(room.take(usize::MAX).expect_err("too much for anyone").code, Code::Overloaded);
     }
 

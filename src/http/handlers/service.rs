@@ -3,7 +3,8 @@
 use std::sync::LazyLock;
 
 use crate::http::api::Stage;
-use crate::http::call::Call;
+use crate::http::call::{Call, LARGE_BODIES_MAX};
+use crate::http::metrics::Taken;
 use crate::http::openapi::{self, docs};
 use crate::http::operation::{BANK, EVERY, IF_NONE_MATCH, Operation, ReplyHeader, Success};
 use crate::http::problem::{Code, Problem};
@@ -188,8 +189,14 @@ impl Call<'_> {
 
     pub(super) fn metrics(&self) -> Reply {
         let mut text = String::new();
-        let shards = self.api.bank().map(|bank| bank.shard_figures()).unwrap_or_default();
-        self.api.metrics.write(&shards, &mut text).expect("memory takes what is written to it");
+        let bank = self.api.bank().ok();
+        let shards = bank.map(|bank| bank.shard_figures()).unwrap_or_default();
+        let taken = Taken {
+            large_batches: LARGE_BODIES_MAX - self.api.large_body_places.available_permits(),
+            reply_bytes: self.api.reply_room.taken(),
+            history_readings: bank.map(|bank| bank.history_readings()).unwrap_or_default(),
+        };
+        self.api.metrics.write(taken, &shards, &mut text).expect("memory takes what is written to it");
         reply::fresh_text(METRICS_MEDIA_TYPE, text)
     }
 
