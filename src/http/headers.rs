@@ -57,9 +57,7 @@ pub(super) struct Headers<'a> {
     if_match: Sent<'a>,
     if_none_match: Sent<'a>,
     request_id: Sent<'a>,
-    origin: Sent<'a>,
-    /// Whether it is the page's own site, if a browser says that.
-    site_is_own: Option<bool>,
+    are_from_another_site: bool,
     offer_upgrade: bool,
 }
 
@@ -93,10 +91,11 @@ impl<'a> Headers<'a> {
             if_match: Sent::Never,
             if_none_match: Sent::Never,
             request_id: Sent::Never,
-            origin: Sent::Never,
-            site_is_own: None,
+            are_from_another_site: false,
             offer_upgrade: false,
         };
+        let mut origin = Sent::Never;
+        let mut site_is_own = None;
         for (name, value) in all {
             let sent = match *name {
                 HOST => &mut headers.host,
@@ -105,7 +104,7 @@ impl<'a> Headers<'a> {
                 TRANSFER_ENCODING => &mut headers.transfer_encoding,
                 IF_MATCH => &mut headers.if_match,
                 IF_NONE_MATCH => &mut headers.if_none_match,
-                ORIGIN => &mut headers.origin,
+                ORIGIN => &mut origin,
                 UPGRADE => {
                     headers.offer_upgrade = true;
                     continue;
@@ -114,13 +113,21 @@ impl<'a> Headers<'a> {
                 _ if *name == X_REQUEST_ID => &mut headers.request_id,
                 _ if *name == SEC_FETCH_SITE => {
                     let is_own = matches!(value.as_bytes(), b"same-origin" | b"none");
-                    headers.site_is_own = Some(is_own && headers.site_is_own != Some(false));
+                    site_is_own = Some(is_own && site_is_own != Some(false));
                     continue;
                 }
                 _ => continue,
             };
             *sent = sent.first().map_or(Sent::Once(value), Sent::Repeatedly);
         }
+        headers.are_from_another_site = match (site_is_own, origin) {
+            (Some(is_own), _) => !is_own,
+            (None, Sent::Never) => false,
+            (None, Sent::Once(origin)) => {
+                !headers.host.first().is_some_and(|host| is_origin_of(origin.as_bytes(), host.as_bytes()))
+            }
+            (None, Sent::Repeatedly(_)) => true,
+        };
         headers
     }
 
@@ -146,14 +153,7 @@ impl<'a> Headers<'a> {
     ///
     /// The first is believed where both are there, for a proxy may have put another name into `Host`.
     pub(super) fn are_from_another_site(&self) -> bool {
-        match (self.site_is_own, self.origin) {
-            (Some(is_own), _) => !is_own,
-            (None, Sent::Never) => false,
-            (None, Sent::Once(origin)) => {
-                !self.host.first().is_some_and(|host| is_origin_of(origin.as_bytes(), host.as_bytes()))
-            }
-            (None, Sent::Repeatedly(_)) => true,
-        }
+        self.are_from_another_site
     }
 
     /// Whether the body comes in any other way than as it is or in chunks. In chunks of chunks, for example.
