@@ -18,7 +18,8 @@ sequences have no gap, that replaying the history from its first event gives eve
 applied for another is what that one decided, and that all accounts and the outside world sum to zero in each \
 currency. It changes nothing, and needs some free space for a working copy of the journal.
 
-A crash can leave decisions in flight between shards. They are counted; the next start of the server applies them.
+A crash can leave decisions in flight between shards. They are counted, and have to fit the shards that they are for; \
+the next start of the server applies them.
 
 Needs the ledger's directory, and that no server uses it: end the server first.";
 

@@ -67,9 +67,8 @@ pub fn settle(sides: &mut [Side<'_>], now: Timestamp) -> Result<usize, StorageEr
         found.push(find(sides, side.ledger)?);
     }
     let mut events: Vec<Vec<Event>> = Vec::with_capacity(sides.len());
-    for (side, decided) in sides.iter_mut().zip(&found) {
-        let applied = decided.iter().map(|decided| apply(side.ledger, decided, now));
-        events.push(applied.collect::<Result<_, _>>()?);
+    for (side, decided) in sides.iter_mut().zip(found) {
+        events.push(apply_all(side.ledger, decided, now)?);
     }
     for (side, events) in sides.iter_mut().zip(&events) {
         append(side, events)?;
@@ -77,7 +76,7 @@ pub fn settle(sides: &mut [Side<'_>], now: Timestamp) -> Result<usize, StorageEr
     Ok(events.iter().map(Vec::len).sum())
 }
 
-/// What is in flight to a shard, oldest first.
+/// What is in flight to a shard, each other one's decisions oldest first.
 fn find(sides: &[Side<'_>], to: &Ledger) -> Result<Vec<Decided>, StorageError> {
     for from in to.received().keys() {
         if !sides.iter().any(|side| side.ledger.shard() == *from) {
@@ -92,8 +91,6 @@ fn find(sides: &[Side<'_>], to: &Ledger) -> Result<Vec<Decided>, StorageError> {
         let (sent, received) = (side.ledger.sent_to(to.shard()), to.received_from(from));
         found.extend(between(from, side.log, sent, to.shard(), received)?);
     }
-    // Those of one shard stay in their order: its time does not run backwards.
-    found.sort_by_key(|decided| (decided.by.time, decided.by.shard, decided.by.sequence));
     Ok(found)
 }
 
@@ -146,6 +143,20 @@ pub fn between(
     }
     found.reverse();
     Ok(found)
+}
+
+/// Applies all that is in flight to a shard, in memory, and returns the events.
+///
+/// # Errors
+/// If a part does not follow from the state: the logs are not of one moment.
+pub(super) fn apply_all(
+    ledger: &mut Ledger,
+    mut in_flight: Vec<Decided>,
+    now: Timestamp,
+) -> Result<Vec<Event>, StorageError> {
+    // Those of one shard stay in their order: its time does not run backwards.
+    in_flight.sort_by_key(|decided| (decided.by.time, decided.by.shard, decided.by.sequence));
+    in_flight.iter().map(|decided| apply(ledger, decided, now)).collect()
 }
 
 /// Applies a part, and returns the event.

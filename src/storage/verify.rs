@@ -6,7 +6,8 @@
 //!
 //! Then the shards are compared, pair by pair: what one applied is to the byte what the other decided for it, and all
 //! of it up to a point. What was decided behind that point is in flight: a crash leaves such decisions, and the next
-//! start applies them. With their parts, the clearing parts of all shards sum to zero (P3).
+//! start applies them. Each part has to fit the shard that it is for, as it will have to then; and with them the
+//! clearing parts of all shards sum to zero (P3).
 //!
 //! To compare, each replay adds up the digests of the decisions sent to each shard and of those applied from each; that
 //! every decision names the one before, which the replays check, gives their order. Only what is in flight is read once
@@ -22,7 +23,7 @@ use super::in_flight::{self, Decided};
 use super::journal::record::{Record, decision_digest};
 use super::log::{ShardFiles, StoredLog, replay_event, state_at_rest};
 use super::{RESTORE_BACKUP, StorageError, Watermark, snapshot};
-use crate::ledger::{Change, Currency, Ledger, Sequence, ShardId, Total, TransactionId};
+use crate::ledger::{Change, Currency, Ledger, Sequence, ShardId, Timestamp, Total, TransactionId};
 use crate::progress::Progress;
 
 /// What was proven of a ledger.
@@ -124,7 +125,9 @@ pub fn verify_ledger(files: &[ShardFiles], progress: &Progress) -> Result<Verifi
     let sides: Vec<Side<'_>> =
         files.iter().zip(&shards).map(|(files, verified)| Side::new(files, verified)).collect();
     let in_flight = compare(&sides)?;
-    Ok(VerifiedLedger { shards, in_flight })
+    let count = in_flight.values().map(|parts| parts.len() as u64).sum();
+    prove_in_flight_fits(files, in_flight, progress)?;
+    Ok(VerifiedLedger { shards, in_flight: count })
 }
 
 /// How many parts of decisions are in flight, for who reads a ledger without a proof of its history: its logs are only
@@ -246,23 +249,38 @@ fn replay(ledger: &mut Ledger, exchanged: &mut Exchanged, record: &Record<'_>) -
     })
 }
 
-/// Proves that the shards agree on what they exchanged, and says how much of it is in flight.
-fn compare(sides: &[Side<'_>]) -> Result<u64, StorageError> {
+/// Proves that the shards agree on what they exchanged, and says what of it is in flight to each.
+fn compare(sides: &[Side<'_>]) -> Result<BTreeMap<ShardId, Vec<Decided>>, StorageError> {
     let mut clearing = BTreeMap::<Currency, Total>::new();
     for (currency, part) in sides.iter().flat_map(|side| &side.exchanged.clearing) {
         clearing.entry(*currency).or_default().add_total(*part);
     }
     prove_senders_are_there(sides)?;
-    let mut count = 0;
+    let mut all_in_flight = BTreeMap::<ShardId, Vec<Decided>>::new();
     for sender in sides {
         for (to, in_flight) in prove_received(*sender, sides)? {
-            count += in_flight.len() as u64;
             in_flight.iter().for_each(|decided| clear(&mut clearing, decided, to));
+            all_in_flight.entry(to).or_default().extend(in_flight);
         }
         prove_nothing_is_made_up(*sender, sides)?;
     }
     prove_clearing_is_zero(&clearing, sides)?;
-    Ok(count)
+    Ok(all_in_flight)
+}
+
+/// Proves that the next start can apply what is in flight: the files of a shard that are older than what others decided
+/// on its accounts tell nothing else of it. The states are made once more, since what is in flight is seldom anything.
+fn prove_in_flight_fits(
+    files: &[ShardFiles],
+    in_flight: BTreeMap<ShardId, Vec<Decided>>,
+    progress: &Progress,
+) -> Result<(), StorageError> {
+    for (to, in_flight) in in_flight.into_iter().filter(|(_, in_flight)| !in_flight.is_empty()) {
+        let receiver = files.iter().find(|files| files.shard == to).expect("it was compared");
+        // Whether they fit does not depend on when it is.
+        in_flight::apply_all(&mut state_at_rest(receiver, progress)?, in_flight, Timestamp::default())?;
+    }
+    Ok(())
 }
 
 /// Proves that no shard has applied decisions of one that there is not.
@@ -385,7 +403,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::ledger::{Event, Timestamp};
+    use crate::ledger::Event;
     use crate::storage::journal::record::Draft;
     use crate::storage::journal::{Journal, JournalOptions};
     use crate::storage::log::recover;
@@ -489,6 +507,21 @@ mod tests {
         exchange.events[0].pop();
         let error = verified(&exchange.events).expect_err("shard 0 has not sent the last one");
         assert!(error.contains("shard 1 has applied decision 4 of shard 0"), "{error}");
+        assert!(error.contains("restore all shards from one backup"), "{error}");
+    }
+
+    /// Of a ledger with one shard's files from an older backup it said that the next start applies what is in flight;
+    /// that start refused.
+    #[test]
+    fn what_is_in_flight_to_a_shard_that_it_does_not_fit_is_refused() {
+        let mut exchange = Exchange::new(2);
+        exchange.transfer(1, &[(1, 70)]);
+        exchange.transfer(0, &[(0, -5), (1, 5)]);
+        assert_eq!(verified(&exchange.events), Ok(1));
+        // The transfer was decided on what the deposit had left.
+        exchange.events[1].truncate(1);
+        let error = verified(&exchange.events).expect_err("shard 1 is older");
+        assert!(error.contains("does not fit shard 1, which has to apply it"), "{error}");
         assert!(error.contains("restore all shards from one backup"), "{error}");
     }
 
