@@ -54,7 +54,8 @@ const SNAPSHOT_MINUTES_DEFAULT: u64 = 10;
 /// A day: beyond that the time to restart grows for no gain.
 const SNAPSHOT_MINUTES_MAX: u64 = 1440;
 
-/// Room for the snapshot and the archive segment that are being written when the disk fills up.
+/// Room for the snapshot and the archive segment that are being written when the disk fills up, and for those with which
+/// the process ends.
 const DISK_RESERVE_MIB_DEFAULT: u64 = 256;
 /// A pebibyte, so that the count of bytes stays far inside 64 bits.
 const DISK_RESERVE_MIB_MAX: u64 = 1 << 30;

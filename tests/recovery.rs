@@ -91,7 +91,7 @@ impl Compaction {
             shard.recovered.journal.roll().expect("rolled");
         }
         copy(live.path(), before.path());
-        shard.recovered.log.compact(&limits).expect("compacted");
+        shard.recovered.log.compact(&limits, &|_| true).expect("compacted");
         copy(live.path(), after.path());
         let seen = shard.seen().expect("intact");
         drop(running);
@@ -148,7 +148,7 @@ fn some_generations_at_a_time_become_one_snapshot_and_one_segment() {
     let shard = &running.shards[0];
     let limits = CompactionLimits::default();
     for (segments, last) in [(1, 5), (2, 7)] {
-        shard.recovered.log.compact(&limits).expect("compacted");
+        shard.recovered.log.compact(&limits, &|_| true).expect("compacted");
         let segment = names(&live.path().join(ARCHIVE)).pop().expect("one");
         assert!(segment.ends_with(&format!("{last:020}.segment")), "{segment}");
         let snapshots = names(&live.path().join(SNAPSHOTS));
@@ -255,6 +255,27 @@ fn any_number_of_generations_may_be_covered_already() {
     starts_as(state.path(), &seen);
 }
 
+/// A step took all of those, and so room for all, without which none of them could be archived.
+#[test]
+fn generations_that_are_covered_already_are_archived_one_by_one_if_need_be() {
+    let (live, finished) = (directory(), directory());
+    drop(start_with_sealed(live.path(), 5));
+    copy(live.path(), finished.path());
+    start(finished.path()).stop();
+    fs::remove_dir_all(live.path().join(SNAPSHOTS)).expect("removed");
+    copy(&finished.path().join(SNAPSHOTS), &live.path().join(SNAPSHOTS));
+    let running = start(live.path());
+    let log = &running.shards[0].recovered.log;
+    let one = CompactionLimits { generations: 1, ..CompactionLimits::default() };
+    for left in (0..5).rev() {
+        log.compact(&one, &|_| true).expect("compacted");
+        assert_eq!(log.sealed_generations(), left);
+    }
+    let seen = running.shards[0].seen().expect("intact");
+    drop(running);
+    starts_as(live.path(), &seen);
+}
+
 /// P10: a process that is killed again and again, before it has had time or room for a compaction, leaves generations in
 /// which nothing is; the next start is none the slower for them.
 #[test]
@@ -284,7 +305,7 @@ fn a_step_ends_behind_the_generation_with_which_it_has_enough_accounts() {
         let shard = &running.shards[0];
         for left in generations_left {
             let limits = CompactionLimits { accounts: 1, ..limits };
-            shard.recovered.log.compact(&limits).expect("compacted");
+            shard.recovered.log.compact(&limits, &|_| true).expect("compacted");
             assert_eq!(shard.recovered.log.sealed_generations(), left);
         }
     }
@@ -305,14 +326,18 @@ fn nothing_is_archived_before_a_snapshot_covers_it() {
     let error = shard
         .recovered
         .log
-        .compact(&CompactionLimits::default())
+        .compact(&CompactionLimits::default(), &|_| true)
         .expect_err("it cannot be written")
         .to_string();
     assert!(error.contains(&name), "{error}");
     assert_eq!(names(&live.path().join(ARCHIVE)), [""; 0]);
     assert!(shard.recovered.log.record(Sequence::FIRST).expect("intact").is_some());
     fs::remove_dir(&obstacle).expect("removed");
-    shard.recovered.log.compact(&CompactionLimits::default()).expect("the next one makes up for it");
+    shard
+        .recovered
+        .log
+        .compact(&CompactionLimits::default(), &|_| true)
+        .expect("the next one makes up for it");
     assert_eq!(names(&live.path().join(ARCHIVE)).len(), 1);
 }
 

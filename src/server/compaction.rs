@@ -137,7 +137,7 @@ fn compact_all(shards: &[Kept], reserve: &DiskReserve, ending: &AtomicBool) -> b
         if ending.load(Ordering::Relaxed) {
             break;
         }
-        match compact(log, reserve) {
+        match compact(log, &|bytes| reserve.has_room_for(bytes)) {
             Ok(worked) => got_on |= worked,
             // The log stays complete, only longer; the next time tries again.
             Err(error) => tracing::error!(shard = index, %error, "cannot compact the log"),
@@ -146,15 +146,20 @@ fn compact_all(shards: &[Kept], reserve: &DiskReserve, ending: &AtomicBool) -> b
     got_on
 }
 
-/// Takes a log a step further, if there is anything to do, and room for that.
-fn compact(log: &ShardLog, reserve: &DiskReserve) -> Result<bool, StorageError> {
-    let limits = CompactionLimits::default();
-    let needed = log.compaction_bytes(&limits)?;
-    if needed > 0 && !reserve.has_room_for(needed) {
-        tracing::warn!(needed, "there is no room to compact the log; making room is the operator's");
-        return Ok(false);
+/// Takes a log a step further, if there is anything to do, and room for that; where there is little, by one generation,
+/// for each frees room for the next. Whether it got on.
+fn compact(log: &ShardLog, has_room: &dyn Fn(u64) -> bool) -> Result<bool, StorageError> {
+    let whole = CompactionLimits::default();
+    let mut needed = 0;
+    for generations in [whole.generations, 1] {
+        let limits = CompactionLimits { generations, ..whole };
+        needed = log.compaction_bytes(&limits)?;
+        if needed == 0 || has_room(needed) {
+            return log.compact(&limits, has_room);
+        }
     }
-    log.compact(&limits)
+    tracing::warn!(needed, "there is no room to compact the log; making room is the operator's");
+    Ok(false)
 }
 
 /// Those whom compaction stands back for: clients, and the shards, which serve them.
@@ -249,7 +254,7 @@ mod tests {
         };
         (0..5).for_each(|_| seal_one(&threads, &log));
         let limits = CompactionLimits { generations: 1, ..CompactionLimits::default() };
-        let compact = || assert!(log.compact(&limits).expect("compacted"));
+        let compact = || assert!(log.compact(&limits, &|_| true).expect("compacted"));
         compact();
         let oldest = names().pop_first().expect("one is there");
         compact();
@@ -260,6 +265,35 @@ mod tests {
             assert_eq!(log.sealed_generations(), left);
             assert_eq!((names().len(), names().first()), (3, Some(&oldest)));
         }
+        threads.stop().expect("no log fails");
+    }
+
+    /// With room for one generation and not for four nothing was compacted, until changes had to be refused, though each
+    /// would have made room for the next.
+    #[test]
+    fn where_there_is_little_room_one_generation_is_compacted_at_a_time() {
+        let (_temporary, directory, threads, log) = start(&JournalOptions::default());
+        let segments = || fs::read_dir(directory.path().join("shard-0000/archive")).expect("read").count();
+        (0..4).for_each(|_| seal_one(&threads, &log));
+        let one = CompactionLimits { generations: 1, ..CompactionLimits::default() };
+        for left in [3, 2] {
+            let needed = log.compaction_bytes(&one).expect("looked at");
+            assert!(
+                needed > 0 && needed < log.compaction_bytes(&CompactionLimits::default()).expect("looked at")
+            );
+            assert!(!compact(&log, &|bytes| bytes < needed).expect("nothing fails"), "not even one fits");
+            // Once it has begun there is none for anything else: a merge may always wait.
+            let questions = Cell::new(0);
+            let has_room = |bytes| {
+                questions.set(questions.get() + 1);
+                questions.get() <= 2 && bytes <= needed
+            };
+            assert!(compact(&log, &has_room).expect("compacted"), "it gets on");
+            assert_eq!((log.sealed_generations(), segments()), (left, 4 - left));
+        }
+        assert!(compact(&log, &|_| true).expect("compacted"));
+        assert_eq!((log.sealed_generations(), segments()), (0, 1), "all fits, and what has waited is merged");
+        assert!(!compact(&log, &|_| false).expect("nothing to do"));
         threads.stop().expect("no log fails");
     }
 
@@ -284,7 +318,7 @@ mod tests {
         begun.recv_timeout(TIME_MAX).expect("there is something to do");
         assert!(brake.is_on());
         assert_eq!(hurry.level(), 7);
-        assert!(log.compact(&CompactionLimits::default()).expect("compacted"), "it got on");
+        assert!(log.compact(&CompactionLimits::default(), &|_| true).expect("compacted"), "it got on");
         assert_eq!(log.sealed_generations(), 5);
         tell_done.send(true).expect("it listens");
         begun.recv_timeout(TIME_MAX).expect("there is more to do");

@@ -57,9 +57,9 @@ const MERGE_RATIO_MAX: u64 = 4;
 /// complete and holds the same records.
 #[derive(Clone, Copy, Debug)]
 pub struct CompactionLimits {
-    /// How many generations go into the same snapshot, besides those that the one before covers already. What waits takes
-    /// memory until it is compacted, so it is better done in steps; larger steps are not cheaper, unless the snapshot takes
-    /// longer than the generations.
+    /// How many generations go into the same snapshot, besides those that the one before covers already; if there are as
+    /// many of those, so many are archived without one. What waits takes memory until it is compacted, so it is better done
+    /// in steps; larger steps are not cheaper, unless the snapshot takes longer than the generations, and take more room.
     pub generations: usize,
     /// With so many changed accounts, or so many opened, no further generation goes into the same snapshot. This bounds
     /// the memory that accounts take meanwhile, at some 250 bytes each: a generation can have 1.5 million. Keys, holds,
@@ -647,11 +647,16 @@ impl ShardLog {
     }
 
     /// Turns the oldest sealed generations, as many as one snapshot takes, into that and archive segments, and deletes
-    /// them. Whether there was anything to do. One thread does this at a time.
+    /// them; segments are merged if `has_room` for so many bytes. Whether there was anything to do. One thread does this at
+    /// a time.
     ///
     /// # Errors
     /// If something cannot be read, is not as it was written, or cannot be written. The generations then stay.
-    pub fn compact(&self, limits: &CompactionLimits) -> Result<bool, StorageError> {
+    pub fn compact(
+        &self,
+        limits: &CompactionLimits,
+        has_room: &dyn Fn(u64) -> bool,
+    ) -> Result<bool, StorageError> {
         let files = &self.files;
         let base = self.newest_snapshot_file()?;
         let mut sealed = self.next_step(base.as_ref(), limits);
@@ -659,7 +664,7 @@ impl ShardLog {
             return Ok(false);
         }
         if sealed.iter().all(|generation| is_covered(generation, base.as_ref())) {
-            self.archive(&sealed, limits)?;
+            self.archive(&sealed, limits, has_room)?;
             return Ok(true);
         }
         let segments = self.segments.read().clone();
@@ -701,12 +706,13 @@ impl ShardLog {
         }
         // The state is not needed while the archive is written.
         drop(ledger);
-        self.archive(&sealed, limits)?;
+        self.archive(&sealed, limits, has_room)?;
         Ok(true)
     }
 
-    /// The generations that the next snapshot is made of, or fewer: those that the one before covers, and a few more. A
-    /// shutdown that was cut short can leave any number of covered ones, and only behind all of them a snapshot gets on.
+    /// The generations that the next snapshot is made of, or fewer: those that the one before covers, and a few more. Only
+    /// behind all of the covered ones a snapshot gets on, and a shutdown that was cut short can leave any number: then a few
+    /// of them go into the archive first, or the step would need room for all.
     fn next_step(
         &self,
         base: Option<&(Sequence, PathBuf)>,
@@ -714,7 +720,7 @@ impl ShardLog {
     ) -> Vec<Arc<Generation>> {
         let mut sealed = self.generations.sealed();
         let covered = sealed.iter().take_while(|generation| is_covered(generation, base)).count();
-        sealed.truncate(covered + limits.generations);
+        sealed.truncate(limits.generations + if covered < limits.generations { covered } else { 0 });
         sealed
     }
 
@@ -728,7 +734,8 @@ impl ShardLog {
     }
 
     /// How much disk space the next [`ShardLog::compact`] takes at the most, roughly: a snapshot half as large again as the
-    /// newest, and the records once more; zero if there is nothing to do.
+    /// newest, and the records once more; zero if there is nothing to do. The merging of segments is not in it: that waits
+    /// until there is room.
     ///
     /// # Errors
     /// If the snapshots cannot be looked at.
@@ -763,7 +770,8 @@ impl ShardLog {
             snapshot::write(&files.snapshots, files.ledger, files.shard, ledger, &end)?;
             self.prune_snapshots();
         }
-        self.archive(&self.generations.sealed(), &CompactionLimits::default())
+        // The reserve is there for this, and then nobody is left to write anything.
+        self.archive(&self.generations.sealed(), &CompactionLimits::default(), &|_| true)
     }
 
     /// Deletes snapshots that nothing depends on any more. One that stays is only in the way of the next ones.
@@ -784,7 +792,12 @@ impl ShardLog {
     }
 
     /// Archives generations that a durable snapshot covers, and deletes them.
-    fn archive(&self, sealed: &[Arc<Generation>], limits: &CompactionLimits) -> Result<(), StorageError> {
+    fn archive(
+        &self,
+        sealed: &[Arc<Generation>],
+        limits: &CompactionLimits,
+        has_room: &dyn Fn(u64) -> bool,
+    ) -> Result<(), StorageError> {
         let files = &self.files;
         let archived = self.archived();
         let mut writer: Option<SegmentWriter> = None;
@@ -813,7 +826,7 @@ impl ShardLog {
                 archiving.drain(..).try_for_each(|number| self.generations.remove(number))?;
             }
         }
-        self.merge_segments()
+        self.merge_segments(has_room)
     }
 
     /// How far the archive reaches.
@@ -821,17 +834,18 @@ impl ShardLog {
         self.segments.read().last().map_or(self.files.genesis(), |segment| segment.after())
     }
 
-    /// Merges the newest segments for as long as the one before the last is not much larger than the last.
-    fn merge_segments(&self) -> Result<(), StorageError> {
+    /// Merges the newest segments for as long as the one before the last is not much larger than the last, and there is
+    /// room for both once more. Without it they wait: that frees next to nothing.
+    fn merge_segments(&self, has_room: &dyn Fn(u64) -> bool) -> Result<(), StorageError> {
         let files = &self.files;
         loop {
             let [older, newer] = match &self.segments.read()[..] {
                 [.., older, newer] => [Arc::clone(older), Arc::clone(newer)],
                 _ => return Ok(()),
             };
-            let pays = older.bytes() <= MERGE_RATIO_MAX * newer.bytes()
-                && older.bytes() + newer.bytes() <= MERGED_SEGMENT_BYTES_MAX;
-            if !pays {
+            let bytes = older.bytes() + newer.bytes();
+            let pays = older.bytes() <= MERGE_RATIO_MAX * newer.bytes() && bytes <= MERGED_SEGMENT_BYTES_MAX;
+            if !pays || !has_room(bytes) {
                 return Ok(());
             }
             let merged = archive::merge(&files.archive, files.ledger, files.shard, &[&older, &newer])?;

@@ -119,7 +119,7 @@ impl Shard {
         self.recovered.journal.roll().expect("rolled");
         let is_large = self.ledger().last().get().is_multiple_of(2);
         let limits = if is_large { AS_A_LARGE_LEDGER } else { CompactionLimits::default() };
-        self.recovered.log.compact(&limits).expect("compacted");
+        self.recovered.log.compact(&limits, &|_| true).expect("compacted");
     }
 
     pub(crate) fn ledger(&self) -> &Ledger {
