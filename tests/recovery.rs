@@ -194,6 +194,71 @@ fn what_a_crash_leaves_half_made_or_half_removed_is_swept() {
     starts_as(state.path(), &compaction.seen);
 }
 
+/// Removes the directory, and puts this one there.
+fn put(state: &Path, directory: &str, from: &Path) {
+    fs::remove_dir_all(state.join(directory)).expect("removed");
+    copy(&from.join(directory), &state.join(directory));
+}
+
+/// History was asked of the generation first, and had its error for an answer, though the archive has it.
+#[test]
+fn what_a_generation_has_lost_is_read_from_the_archive() {
+    let compaction = Compaction::new();
+    let state = compaction.with(&[SNAPSHOTS, ARCHIVE]);
+    let journal = state.path().join(JOURNAL);
+    // Of its six records sled finds two.
+    let cut = journal.join(&names(&journal)[1]).join("db");
+    let record = &compaction.seen.records[compaction.seen.records.len() - 4];
+    let mut bytes = fs::read(&cut).expect("read");
+    let at = bytes.windows(record.len()).position(|window| window == record).expect("it is there");
+    bytes[at] ^= 1;
+    fs::write(&cut, bytes).expect("written");
+    let (mut running, log) = logged(|| start(state.path()));
+    assert!(log.contains("WARN") && log.contains("the generation has lost its end"), "{log}");
+    let shard = &mut running.shards[0];
+    shard.deposit("alice", 100);
+    let seen = shard.seen().expect("the archive has it");
+    assert_eq!(seen.records[..seen.records.len() - 1], compaction.seen.records);
+    drop(running);
+    starts_as(state.path(), &seen);
+}
+
+/// It was there until the next compaction, and history came from there.
+#[test]
+fn a_generation_of_another_history_is_refused_though_the_archive_has_its_sequences() {
+    let (live, branch, state) = (directory(), directory(), directory());
+    let mut running = start(live.path());
+    running.shards[0].open("alice");
+    copy(live.path(), branch.path());
+    running.shards[0].deposit("alice", 1);
+    copy(live.path(), state.path());
+    running.shards[0].compact();
+    [SNAPSHOTS, ARCHIVE].iter().for_each(|directory| put(state.path(), directory, live.path()));
+    start(state.path());
+    let mut running = start(branch.path());
+    running.shards[0].deposit("alice", 2);
+    put(state.path(), JOURNAL, branch.path());
+    let error = Running::start(state.path(), LEDGER, 1).err().expect("another history").to_string();
+    assert!(
+        error.contains("0000000002 is corrupt at sequence 2") && error.contains("one history"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_generation_that_is_missing_among_those_that_the_archive_has_is_refused() {
+    let (live, state) = (directory(), directory());
+    let running = start_with_sealed(live.path(), 3);
+    copy(live.path(), state.path());
+    running.shards[0].recovered.log.compact(&CompactionLimits::default(), &|_| true).expect("compacted");
+    [SNAPSHOTS, ARCHIVE].iter().for_each(|directory| put(state.path(), directory, live.path()));
+    start(state.path());
+    let journal = state.path().join(JOURNAL);
+    fs::remove_dir_all(journal.join(&names(&journal)[1])).expect("removed");
+    let error = Running::start(state.path(), LEDGER, 1).err().expect("a gap").to_string();
+    assert!(error.contains("sequence 3 should follow, but a record starts at 4"), "{error}");
+}
+
 /// The journal's leftovers were swept when all had been read, so a disk that was full of them had no room for reading.
 #[test]
 fn what_a_crash_leaves_of_generations_is_swept_before_anything_is_read() {

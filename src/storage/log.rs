@@ -8,7 +8,9 @@
 //!
 //! What always holds:
 //!
-//! - segments and generations follow one another without a gap, each linked to the one before by the chain;
+//! - segments and generations follow one another without a gap, each linked to the one before by the chain; a generation
+//!   that the archive has already, since a crash kept it from being removed, is of the same history;
+//! - what the archive has is read from there;
 //! - a generation is removed only after a snapshot at or behind its end and a segment with all its records are
 //!   durable and have been read back;
 //! - so at every moment, and after every crash, the log is complete from sequence 1, and there is a snapshot
@@ -182,6 +184,16 @@ impl StoredLog {
         read_generations(&paths, visit)
     }
 
+    /// The generation that should have the end of the archive, and has less: its own end is lost.
+    fn cut_short(&self) -> Option<&Generation> {
+        let archived = self.segments.last()?.last();
+        let known = self.generations.iter().rev().find_map(|generation| {
+            let (first, last) = generation.range()?;
+            (first <= archived).then_some((generation, last))
+        });
+        known.filter(|(_, last)| *last < archived).map(|(generation, _)| generation)
+    }
+
     /// How many bytes of segments and records there are.
     pub fn bytes(&self) -> u64 {
         let segments: u64 = self.segments.iter().map(|segment| segment.bytes()).sum();
@@ -234,17 +246,21 @@ impl StoredLog {
 
 impl JournalReader for StoredLog {
     fn record(&self, sequence: Sequence) -> Result<Option<Vec<u8>>, StorageError> {
+        if let Some(segment) = segment_with(&self.segments, sequence) {
+            return segment.record(sequence).map(Some);
+        }
         for generation in self.generations.iter().rev() {
             if let Some(record) = generation.record(sequence)? {
                 return Ok(Some(record));
             }
         }
-        let segments = &self.segments;
-        match segments.get(segments.partition_point(|segment| segment.last() < sequence)) {
-            Some(segment) if segment.contains(sequence) => segment.record(sequence).map(Some),
-            _ => Ok(None),
-        }
+        Ok(None)
     }
+}
+
+fn segment_with(segments: &[Arc<Segment>], sequence: Sequence) -> Option<&Arc<Segment>> {
+    let segment = segments.get(segments.partition_point(|segment| segment.last() < sequence));
+    segment.filter(|segment| segment.contains(sequence))
 }
 
 /// What gets the records of a walk.
@@ -279,10 +295,14 @@ fn walk<S: Borrow<Segment>>(
             segment.replay(&mut |record| walk.step(segment.path(), record))?;
         }
     }
-    let archived = walk.position.last;
+    let archived = walk.position;
+    let mut known = None;
     journal(&mut |path, record| {
-        let known = record.last() <= archived;
-        if known { Ok(()) } else { walk.step(path, record) }
+        if record.last() > archived.last {
+            return walk.step(path, record);
+        }
+        known = Some(check_known(files.shard, path, record, known, archived)?);
+        Ok(())
     })?;
     let end = walk.position;
     if end.last < from.last {
@@ -294,6 +314,30 @@ fn walk<S: Borrow<Segment>>(
         });
     }
     Ok(end)
+}
+
+/// Checks that a record which the archive has already continues the one before, and at their end that the generations
+/// tell what the archive does. Returns the position behind it.
+fn check_known(
+    shard: ShardId,
+    path: &Path,
+    record: &Record<'_>,
+    before: Option<LogPosition>,
+    archived: LogPosition,
+) -> Result<LogPosition, StorageError> {
+    pace::rest();
+    let corrupt = |what| StorageError::Corrupt {
+        path: path.to_owned(),
+        position: format!("sequence {}", record.first()),
+        what,
+        next_step: RESTORE_BACKUP,
+    };
+    let before = before.unwrap_or_else(|| record.before());
+    let after = record.follow(shard, &before).map_err(|error| corrupt(error.what))?;
+    if after.last == archived.last && after.chain != archived.chain {
+        return Err(corrupt("the generation and the archive are not of one history".into()));
+    }
+    Ok(after)
 }
 
 struct Walk<'a> {
@@ -478,6 +522,10 @@ pub fn recover(
         );
     }
     let end = follow(files, &mut stored, &mut ledger, start, progress)?;
+    if let Some(generation) = stored.cut_short() {
+        let path = generation.path().display();
+        tracing::warn!(%path, "the generation has lost its end; nothing else has, for it is archived already");
+    }
 
     files.sync_names()?;
     let merged = archive::remove_leftovers(&files.archive, files.ledger, files.shard)?;
@@ -594,28 +642,15 @@ pub struct ShardLog {
 
 impl JournalReader for ShardLog {
     fn record(&self, sequence: Sequence) -> Result<Option<Vec<u8>>, StorageError> {
-        // Generations first: a segment is listed before its generation goes, so what has left the one by now
-        // is in the other.
+        // The archive first: its segments were read back, while a generation that it has may have been damaged since.
+        if let Some(record) = self.archived_record(sequence)? {
+            return Ok(Some(record));
+        }
         if let Some(record) = self.generations.record(sequence)? {
             return Ok(Some(record));
         }
-        let mut failed: Option<(Arc<Segment>, StorageError)> = None;
-        loop {
-            let segment = {
-                let segments = self.segments.read();
-                let segment = segments.get(segments.partition_point(|segment| segment.last() < sequence));
-                segment.filter(|segment| segment.contains(sequence)).cloned()
-            };
-            let Some(segment) = segment else { return Ok(None) };
-            if let Some((_, error)) = failed.filter(|(before, _)| Arc::ptr_eq(before, &segment)) {
-                return Err(error);
-            }
-            match segment.record(sequence) {
-                Ok(record) => return Ok(Some(record)),
-                // It may have been merged, and deleted, since it was looked up; then another one is listed.
-                Err(error) => failed = Some((segment, error)),
-            }
-        }
+        // A segment is listed before its generation goes, so what has left the one by now is in the other.
+        self.archived_record(sequence)
     }
 }
 
@@ -827,6 +862,24 @@ impl ShardLog {
             }
         }
         self.merge_segments(has_room)
+    }
+
+    /// The record that holds this sequence, if the archive has it.
+    fn archived_record(&self, sequence: Sequence) -> Result<Option<Vec<u8>>, StorageError> {
+        let mut failed: Option<(Arc<Segment>, StorageError)> = None;
+        loop {
+            let Some(segment) = segment_with(&self.segments.read(), sequence).cloned() else {
+                return Ok(None);
+            };
+            if let Some((_, error)) = failed.filter(|(before, _)| Arc::ptr_eq(before, &segment)) {
+                return Err(error);
+            }
+            match segment.record(sequence) {
+                Ok(record) => return Ok(Some(record)),
+                // It may have been merged, and deleted, since it was looked up; then another one is listed.
+                Err(error) => failed = Some((segment, error)),
+            }
+        }
     }
 
     /// How far the archive reaches.

@@ -374,6 +374,12 @@ impl<'a> Record<'a> {
         self.bytes
     }
 
+    /// The position that this record continues, as it says itself.
+    pub fn before(&self) -> LogPosition {
+        let last = Sequence::new(self.first.get() - 1).expect("the first sequence is 1");
+        LogPosition { last, chain: self.before }
+    }
+
     /// The position behind this record, if it is the one that continues `before`.
     ///
     /// # Errors
