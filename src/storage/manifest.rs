@@ -94,7 +94,7 @@ impl DataDirectory {
         let path = std::path::absolute(path).map_err(StorageError::io("find", path))?;
         files::create_directories(&path)?;
         // Before the lock, so that no lock file is left in a directory that is not ours; and again under it.
-        look(&path)?;
+        look_unlocked(&path)?;
         let lock = lock(&path, true)?;
         let manifest = match look(&path)? {
             Content::Ledger => {
@@ -120,10 +120,13 @@ impl DataDirectory {
     /// [`StorageError::NoLedger`] if there is none; otherwise as [`DataDirectory::open`].
     pub fn open_existing(path: &Path) -> Result<DataDirectory, StorageError> {
         let path = std::path::absolute(path).map_err(StorageError::io("find", path))?;
-        if !is_directory(&path)? || look(&path)? == Content::Nothing {
+        if !is_directory(&path)? || look_unlocked(&path)? == Content::Nothing {
             return Err(StorageError::NoLedger { path });
         }
         let lock = lock(&path, false)?;
+        if look(&path)? == Content::Nothing {
+            return Err(StorageError::NoLedger { path });
+        }
         let manifest = open_manifest(&path)?;
         Ok(DataDirectory { path, manifest, _lock: lock })
     }
@@ -176,6 +179,16 @@ enum Content {
     Nothing,
     /// A manifest.
     Ledger,
+}
+
+/// As [`look`], before the directory is locked. What seems to be lost may be what another process is creating, since the
+/// directory is not looked at all at once: that is judged under the lock, or nobody gets to judge it.
+fn look_unlocked(path: &Path) -> Result<Content, StorageError> {
+    match look(path) {
+        Err(StorageError::Corrupt { .. }) => Ok(Content::Ledger),
+        Err(StorageError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(Content::Ledger),
+        looked => looked,
+    }
 }
 
 fn look(path: &Path) -> Result<Content, StorageError> {
@@ -571,6 +584,27 @@ mod tests {
         fs::create_dir(temporary.path().join("shard-0002")).expect("created");
         let error = open(temporary.path(), None).expect_err("one shard too many").to_string();
         assert!(error.contains("does not count"), "{error}");
+    }
+
+    /// A second start that listed the directory before the first one had written the manifest, and looked into the shards
+    /// after that had begun to work, was told to restore a backup.
+    #[test]
+    fn what_is_lost_is_judged_by_who_has_the_lock() {
+        let temporary = temporary();
+        let ledger = open(temporary.path(), None).expect("created");
+        let shard = ledger.shard_directory(ShardId::new(0).expect("in range"));
+        fs::write(shard.join("data"), b"").expect("written");
+        fs::remove_file(temporary.path().join(MANIFEST)).expect("removed");
+        let attempts = || [open(temporary.path(), None), DataDirectory::open_existing(temporary.path())];
+        for result in attempts() {
+            let error = result.expect_err("the first has it");
+            assert!(matches!(error, StorageError::Locked { .. }), "{error}");
+        }
+        drop(ledger);
+        for result in attempts() {
+            let error = result.expect_err("it is lost");
+            assert!(matches!(error, StorageError::Corrupt { .. }), "{error}");
+        }
     }
 
     #[test]
