@@ -775,7 +775,7 @@ fn read_index(bytes: &[u8], trailer: &Trailer) -> Result<Vec<Block>, Malformed> 
 }
 
 fn read_at(file: &File, path: &Path, offset: u64, bytes: &mut [u8]) -> Result<(), StorageError> {
-    file.read_exact_at(bytes, offset).map_err(StorageError::io("read", path))
+    file.read_exact_at(bytes, offset).map_err(StorageError::unreadable(path, offset, RESTORE_BACKUP))
 }
 
 #[cfg(test)]

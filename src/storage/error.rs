@@ -36,7 +36,7 @@ pub enum StorageError {
         /// How many bytes are needed.
         bytes: u64,
     },
-    /// Bytes are not what was written. Nothing has been changed.
+    /// Bytes are not what was written, or the disk does not give them. Nothing has been changed.
     #[error("{} is corrupt at {position}: {what}; {next_step}", path.display())]
     Corrupt {
         /// The file.
@@ -89,6 +89,21 @@ impl StorageError {
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StorageError {
         let path = path.to_owned();
         move |source| StorageError::Io { action, path, source }
+    }
+
+    /// An error of reading an open file, from byte `offset` on: a sector that the disk cannot read, as a rule.
+    pub fn unreadable(
+        path: &Path,
+        offset: u64,
+        next_step: &'static str,
+    ) -> impl FnOnce(io::Error) -> StorageError {
+        let path = path.to_owned();
+        move |error| StorageError::Corrupt {
+            path,
+            position: format!("byte {offset}"),
+            what: format!("it cannot be read: {error}"),
+            next_step,
+        }
     }
 
     /// Corruption found by a decoder that started at byte `base` of the file.

@@ -298,7 +298,7 @@ pub struct HashedFile {
 }
 
 impl HashedFile {
-    /// Opens a file; `next_step` is for the errors that [`HashedFile::corrupt`] makes.
+    /// Opens a file; `next_step` is for the errors that [`HashedFile::read`] and [`HashedFile::corrupt`] make.
     ///
     /// # Errors
     /// If it cannot be opened.
@@ -326,7 +326,8 @@ impl HashedFile {
             return Err(self.corrupt(self.offset, what));
         }
         pace::rest();
-        self.reader.read_exact(bytes).map_err(StorageError::io("read", &self.path))?;
+        let unreadable = StorageError::unreadable(&self.path, self.offset, self.next_step);
+        self.reader.read_exact(bytes).map_err(unreadable)?;
         self.hasher.update(bytes);
         self.offset += bytes.len() as u64;
         Ok(())
@@ -436,5 +437,15 @@ mod tests {
         assert!(error.contains("corrupt at byte 3") && error.contains("do so"), "{error}");
         assert_eq!((file.offset(), file.length()), (3, 5));
         assert_eq!(file.hash(), blake3::hash(b"123"));
+    }
+
+    /// What the disk says was all: neither the place nor the next step.
+    #[test]
+    fn a_file_that_cannot_be_read_is_told_with_the_position_and_the_next_step() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let mut file = HashedFile::open(directory.path(), "do so").expect("a directory opens");
+        file.length = 3;
+        let error = file.array::<3>().expect_err("and has no bytes").to_string();
+        assert!(error.contains("corrupt at byte 0: it cannot be read") && error.contains("do so"), "{error}");
     }
 }

@@ -177,7 +177,7 @@ impl Watermark {
         if length != FILE_BYTES as u64 {
             return Err(corrupt(path, length, &format!("the file has {length} bytes, not {FILE_BYTES}")));
         }
-        file.read_exact_at(&mut bytes, 0).map_err(StorageError::io("read", path))?;
+        file.read_exact_at(&mut bytes, 0).map_err(StorageError::unreadable(path, 0, RESTORE_BACKUP))?;
         for (offset, &byte) in bytes.iter().enumerate() {
             if byte != 0 && offset % SLOT_STRIDE >= SLOT_BYTES {
                 return Err(corrupt(path, offset as u64, "a byte that is never written is not zero"));

@@ -136,9 +136,10 @@
 mod spare;
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::mem;
 use std::ops::Deref;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -231,6 +232,9 @@ pub const GUARDED_THREAD: &str = "opening ";
 const CREATING: &str = ".creating";
 const REMOVED: &str = ".removed";
 const READING: &str = "reading";
+
+/// Who may use the copy that is there meanwhile.
+const COPY_MODE: u32 = 0o600;
 
 /// How many generations the process has begun to make (fact 1).
 static CREATED: AtomicU64 = AtomicU64::new(0);
@@ -380,7 +384,7 @@ impl Generation {
         lock.file().sync_data().map_err(StorageError::io("sync", &file_path))?;
         read_from_disk(lock.file());
         fs::create_dir(&reading).map_err(StorageError::io("create", &reading))?;
-        copy_to_read(&file_path, &reading.join("db"), segment_bytes)?;
+        copy_to_read(lock.file(), &file_path, &reading.join("db"), segment_bytes)?;
         let database = configuration(&reading, segment_bytes).open().map_err(|error| match error {
             ::sled::Error::Io(error) if is_for_want_of_room(&error) => no_room(path, segment_bytes),
             // Of the system, too many open files for example: nothing is wrong with the log. sled has errors of this kind
@@ -855,14 +859,24 @@ pub fn sweep_generations(parent: &Path) -> Result<(), StorageError> {
     Ok(())
 }
 
-/// Makes the copy of a generation's `db` that sled opens.
-fn copy_to_read(db: &Path, copy: &Path, segment_bytes: usize) -> Result<(), StorageError> {
-    match fs::copy(db, copy) {
+/// Makes the copy of a generation's `db` that sled opens. It is our own, whatever the original allows: sled writes to it,
+/// and a ledger may have been copied read-only.
+fn copy_to_read(mut db: &File, path: &Path, copy: &Path, segment_bytes: usize) -> Result<(), StorageError> {
+    let created = File::options().write(true).create(true).truncate(true).mode(COPY_MODE).open(copy);
+    let mut copied = created.map_err(StorageError::io("create", copy))?;
+    match io::copy(&mut db, &mut copied) {
         Ok(_) => Ok(()),
         Err(error) if is_for_want_of_room(&error) => {
-            Err(no_room(db.parent().expect("it is in a generation"), segment_bytes))
+            Err(no_room(path.parent().expect("it is in a generation"), segment_bytes))
         }
-        Err(error) => Err(StorageError::io("copy to", copy)(error)),
+        // Reading on tells which of the two it is.
+        Err(error) => match io::copy(&mut db, &mut io::sink()) {
+            Ok(_) => Err(StorageError::io("copy to", copy)(error)),
+            Err(error) => {
+                let offset = db.stream_position().unwrap_or_default();
+                Err(StorageError::unreadable(path, offset, RESTORE_BACKUP)(error))
+            }
+        },
     }
 }
 

@@ -1,6 +1,6 @@
 //! The contract on sled, and one test for each of the facts that `sled.rs` lists.
 
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 
 use super::super::contract::{Bed, Chain, sequence, suite};
 use super::*;
@@ -539,7 +539,9 @@ fn without_room_for_the_copies_the_error_says_how_much_they_take() {
     let later = left_by(&path, directory.path(), 2);
     // A file that is as full as a disk can be.
     let refused = |path: &Path| {
-        copy_to_read(&path.join("db"), Path::new("/dev/full"), TEST_SEGMENT_BYTES).expect_err("it is full")
+        let db = path.join("db");
+        let file = File::open(&db).expect("it is there");
+        copy_to_read(&file, &db, Path::new("/dev/full"), TEST_SEGMENT_BYTES).expect_err("it is full")
     };
     let error = refused(&path).to_string();
     assert!(error.contains(&path.display().to_string()), "{error}");
@@ -547,6 +549,33 @@ fn without_room_for_the_copies_the_error_says_how_much_they_take() {
     assert!(error.contains("try again"), "{error}");
     let error = refused(&later).to_string();
     assert!(error.contains(&format!("make room for {TEST_SEGMENT_BYTES} bytes more")), "{error}");
+}
+
+/// A sector that the disk cannot read was told as an error of copying to a file that is gone, without a next step.
+#[test]
+fn a_file_that_cannot_be_read_is_named_with_the_next_step() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (path, _) = written(directory.path(), 3, 10);
+    let db = path.join("db");
+    fs::remove_file(&db).expect("removed");
+    // Like a file with a bad sector, it opens.
+    fs::create_dir(&db).expect("created");
+    let error = open(&path).expect_err("a directory has no bytes").to_string();
+    let told = format!("{} is corrupt at byte 0: it cannot be read", db.display());
+    assert!(error.starts_with(&told) && error.ends_with(RESTORE_BACKUP), "{error}");
+}
+
+/// Whoever is not root could not verify a ledger that had been copied read-only.
+#[test]
+fn the_copy_that_is_read_can_be_written_though_the_original_cannot() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (path, _) = written(directory.path(), 3, 10);
+    let db = path.join("db");
+    fs::set_permissions(&db, fs::Permissions::from_mode(0o444)).expect("set");
+    let (file, copy) = (File::open(&db).expect("readable"), directory.path().join("copy"));
+    copy_to_read(&file, &db, &copy, TEST_SEGMENT_BYTES).expect("copied");
+    assert_eq!(fs::metadata(&copy).expect("there").permissions().mode() & 0o777, COPY_MODE);
+    assert_eq!(fs::read(&copy).expect("readable"), fs::read(&db).expect("readable"));
 }
 
 #[test]
