@@ -939,6 +939,26 @@ fn a_missing_generation_shows_as_an_error_and_not_as_the_end() {
     assert_eq!(bed.shared.record(sequence(16)).expect("readable"), None);
 }
 
+/// Reading for a compaction wrote as much as there was, over segments whose records were durable only there.
+#[test]
+fn reading_a_generation_writes_no_more_than_a_leaf() {
+    for bytes in [2500, 3900] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let generation = create(directory.path());
+        let mut chain = Chain::new();
+        // Parts whose last leaf has 17 entries.
+        while generation.parts.read().len() < 5 {
+            insert(&generation, &chain.record_of(1, bytes));
+        }
+        generation.sync().expect("synced");
+        let before = fs::read(generation.path().join("db")).expect("readable");
+        generation.replay(&mut |_| Ok(())).expect("replays");
+        generation.sync().expect("synced");
+        let after = fs::read(generation.path().join("db")).expect("readable");
+        assert!(before == after, "fact 14: {} bytes became {}", before.len(), after.len());
+    }
+}
+
 /// Not a check but a measurement; run it by name, with `--ignored --nocapture`.
 #[test]
 #[ignore = "measures"]
