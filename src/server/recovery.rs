@@ -2,7 +2,8 @@
 //!
 //! As many at a time as there are cores; then what was in flight between them is settled, so no account
 //! answers before both sides of a transfer know of it. A start that fails loses nothing, and the next one finds
-//! what it found. What recovery makes of a log is told in `storage/log.rs`.
+//! what it found, or less in flight if it failed while that was written. What recovery makes of a log is told in
+//! `storage/log.rs`.
 
 use std::thread;
 

@@ -82,8 +82,8 @@ const BLOCK_BYTES_TYPICAL_MAX: usize = RECORD_BYTES_TYPICAL_MAX + LENGTH_BYTES_M
 /// The most bytes of any block before compression: the largest record alone.
 const BLOCK_BYTES_MAX: usize = RECORD_BYTES_MAX + LENGTH_BYTES_MAX;
 
-/// The most blocks of a segment, which bounds the index in memory to 24 MB. A generation has a few thousand, a segment
-/// those of a few generations.
+/// The most blocks of a segment, which bounds the index in memory to 24 MB. A generation has some 500, or up to 2,000 if
+/// its records fill little more than half a block each; a segment has those of a few generations.
 const BLOCKS_MAX: usize = 1 << 20;
 
 /// A segment in the making.

@@ -1,8 +1,8 @@
 //! What one shard has decided and another one, when the process ended, had not yet applied.
 //!
-//! A decision is durable in the log of the shard that made it before any other shard applies its part, and nobody
-//! is told of it before that. So a crash can leave decisions *in flight*: they are facts, and their parts are applied
-//! at the next start, before any account answers (P2, P5).
+//! A decision is durable in the log of the shard that made it before any other shard writes that it has applied its part
+//! (in memory it has at once), and nobody is told of it before that. So a crash can leave decisions *in flight*: they are
+//! facts, and their parts are applied at the next start, before any account answers (P2, P5).
 //!
 //! ```text
 //! log of shard A    7 for B    9 for B and C    12 for B          A sent to B up to 12
@@ -55,8 +55,8 @@ pub struct Decided {
 }
 
 /// Applies all that is in flight among all the shards of a ledger, and makes that durable. Says how many parts there
-/// were. A part that is applied is an event of its shard from `now`, or from the time of what came before it if that
-/// is later.
+/// were. A part that is applied is an event of its shard from `now`, or from the time of what came before it, or of the
+/// decision, if that is later.
 ///
 /// # Errors
 /// If the logs contradict one another or cannot be read; then nothing was written. Or if the events cannot be written:

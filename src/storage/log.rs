@@ -495,8 +495,10 @@ impl Recovered {
 /// watermark. Afterwards all that was read is durable, and a new generation is ready.
 ///
 /// # Errors
-/// If anything is not as it was written (P6). Nothing has been changed then, but that files and generations which were in
-/// the making, or being deleted, when the last process ended are gone.
+/// If anything is not as it was written (P6). Nothing that the log consists of has been changed then. Gone are files and
+/// generations which were in the making, or being deleted, when the last process ended; and if all could be read and what
+/// came after failed, perhaps also segments that a merged one has, and generations without a record, while the watermark
+/// may stand at the log's end.
 pub fn recover(
     files: &ShardFiles,
     options: JournalOptions,

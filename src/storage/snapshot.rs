@@ -60,8 +60,8 @@
 //! What always holds:
 //!
 //! - the same state gives the same bytes (P8);
-//! - a file that [`write()`] or [`rewrite()`] has returned was durable under its name, and was then read back, decoded
-//!   item by item and found to be that state;
+//! - a file that [`write()`] or [`rewrite()`] has returned is durable under its name, which it got when it had been read
+//!   back, decoded item by item and found to be that state;
 //! - every byte is covered by a checksum: the blocks' tell where, the last one misses nothing;
 //! - reading takes memory in proportion to the file's length, whatever the counts in it say.
 //!

@@ -78,8 +78,8 @@
 //! 8. `Config::mode` is stored and never read; there is nothing to choose. A `conf` whose checksum fails is
 //!    used with a warning, and one of 8 bytes or less is written anew [`config.rs: read_config`]. So `conf` is
 //!    compared to the byte with what this version writes.
-//! 9. Opening zeroes everything behind the last message it could read, in the last segment, and every segment
-//!    that it could not place [`pagecache/snapshot.rs: advance_snapshot`]: after one flipped bit, the records
+//! 9. Opening zeroes everything behind the last message it could read, in the last segment but for its last byte, and
+//!    every segment that it could not place [`pagecache/snapshot.rs: advance_snapshot`]: after one flipped bit, the records
 //!    behind it are gone for good. Hence the copy, which takes as much disk again until the generation is dropped.
 //! 10. Corruption can also panic: a page of which only links are left cannot be written to the snapshot
 //!     [`serialization.rs: PageState::serialized_size`], and there are assertions
@@ -88,7 +88,8 @@
 //!     becomes an error that says where; in this program panics unwind.
 //! 11. IO threads may hold the database a moment longer than its last handle [`pagecache/iobuf.rs:
 //!     maybe_seal_and_write_iobuf` spawns `write_to_log` with its own reference, which tells the waiters before
-//!     it is done], and with it the lock on `db`. So [`Generation::close`] waits for that lock.
+//!     it is done], and with it the lock on `db`. So [`Generation::close`] waits for that lock. Only tests do: else
+//!     no process opens again what it has written.
 //! 12. All seven IO threads are woken for each write, for one of them to do it. So `sled/spare.rs` puts to rest those
 //!     that a server does not need, and says in which case a commit could then hang, until they are called back.
 //! 13. What makes a tree goes into the log as everything does, and in this order: an empty leaf, a root, and the page that
