@@ -354,6 +354,28 @@ async fn a_cursor_belongs_to_one_list() {
     service.stop().await;
 }
 
+/// A + in a query was taken for itself: what curl's --data-urlencode and most libraries send found nothing.
+#[tokio::test]
+async fn a_plus_in_a_query_is_a_space() {
+    let service = Service::start().await;
+    open(&service, json!({"name": "a b"})).await;
+    let deposit = json!({"amount": "1", "reference": "rent june", "metadata": {"paid by": "c+d e"}});
+    made(&service, "/v2/accounts/name:a%20b/deposits", deposit).await;
+    // In a path it is itself.
+    assert_eq!(service.get("/v2/accounts/name:a+b").await.code(), "account-not-found");
+    let path = "/v2/accounts/name:a%20b/transactions";
+    for query in ["reference=rent+june", "reference=rent%20june", "metadata[paid+by]=c%2Bd+e"] {
+        assert_eq!(read(&service, &format!("{path}?{query}")).await["count"], 1, "{query}");
+    }
+    assert_eq!(read(&service, &format!("{path}?reference=rent%2Bjune")).await["count"], 0);
+    let page = read(&service, &format!("{path}?metadata[paid+by]=c%2Bd+e&from=0&limit=1")).await;
+    let link = text(&page["_links"]["self"], "href");
+    assert_eq!(read(&service, &link).await, page);
+    assert_eq!(read(&service, "/v2/accounts?prefix=a+").await["count"], 1);
+    assert_eq!(read(&service, "/v2/events?account=name:a+b&types=deposit").await["count"], 1);
+    service.stop().await;
+}
+
 /// A filter that finds little does not keep a reader busy without end: the page is short, and says where to go on.
 #[tokio::test]
 async fn a_page_examines_a_bounded_number_of_entries() {
@@ -776,7 +798,6 @@ async fn what_makes_no_sense_is_refused_with_its_place() {
         ("from=", "invalid-parameter", "?from"),
         ("from=yesterday", "invalid-parameter", "?from"),
         ("from=2026-02-30T00:00:00Z", "invalid-parameter", "?from"),
-        ("from=2026-01-01T00:00:00%2001:00", "invalid-parameter", "?from"),
         ("from=v1", "invalid-parameter", "?from"),
         ("from=2&to=1", "invalid-parameter", "?to"),
         ("amount_min=-1", "invalid-parameter", "?amount_min"),
@@ -813,6 +834,7 @@ async fn what_makes_no_sense_is_refused_with_its_place() {
         ("to=2100-01-01T00:00:00Z", 1),
         ("from=1970-01-01T00:00:00+01:00", 1),
         ("from=1970-01-01T00:00:00%2B01:00", 1),
+        ("from=1970-01-01T00:00:00%2001:00", 1),
     ] {
         assert_eq!(
             read(&service, &format!("{account}/transactions?{query}")).await["count"],

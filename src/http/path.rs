@@ -1,10 +1,10 @@
-//! The text of paths: percent-encoding, undone once and done right.
+//! The text of paths and queries: percent-encoding, undone once and done right.
 
 use std::borrow::Cow;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-/// Decodes a segment of a path, or a part of a query.
+/// Decodes a segment of a path.
 ///
 /// # Errors
 /// If a percent sign is not followed by two hexadecimal digits, or the bytes are not UTF-8.
@@ -22,6 +22,18 @@ pub(super) fn decode(encoded: &str) -> Result<Cow<'_, str>, &'static str> {
         rest = &rest[percent + 3..];
     }
     percent_decode_str(encoded).decode_utf8().map_err(|_| "is not UTF-8 once it is decoded")
+}
+
+/// Decodes a part of a query. There a + is a space, as forms have it (WHATWG URL, 5.1): so curl (`-G --data-urlencode`),
+/// browsers and most libraries write one, and what was asked for with a + of its own is not found by that.
+///
+/// # Errors
+/// As [`decode`] has them.
+pub(super) fn decode_query(encoded: &str) -> Result<Cow<'_, str>, &'static str> {
+    if !encoded.contains('+') {
+        return decode(encoded);
+    }
+    decode(&encoded.replace('+', " ")).map(|text| Cow::Owned(text.into_owned()))
 }
 
 /// Encodes a text as a segment of a path. Only what RFC 3986 calls unreserved stays as it is.
@@ -42,9 +54,10 @@ mod tests {
         assert_eq!(decode("a%2Fb%20c").unwrap(), "a/b c");
         assert_eq!(decode("%2541").unwrap(), "%41");
         assert_eq!(decode("a+b").unwrap(), "a+b");
+        assert_eq!(decode_query("a+b%2Bc%20d").unwrap(), "a b+c d");
         assert_eq!(decode("Kate%C5%99ina").unwrap(), "Kateřina");
         for bad in ["%", "%4", "%zz", "a%", "%%41", "%4g", "%ff", "%c5", "%ed%a0%80"] {
-            assert!(decode(bad).is_err(), "{bad}");
+            assert!(decode(bad).is_err() && decode_query(&format!("+{bad}")).is_err(), "{bad}");
         }
         for name in ["a/b c", "%41", "Kateřina", "..", "a+b?#"] {
             assert_eq!(decode(&encode(name).to_string()).unwrap(), name);

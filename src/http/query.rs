@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use serde_json::{Value, json};
 
-use super::path::{decode, encode};
+use super::path::{decode_query, encode};
 use super::problem::{Code, FieldError, Place, Problem};
 use super::wire::schema::{Describe, Schemas, with_meaning};
 
@@ -92,7 +92,7 @@ impl<'q> Query<'q> {
         let mut unknown = Vec::new();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let name = decode(name).unwrap_or(Cow::Borrowed(name));
+            let name = decode_query(name).unwrap_or(Cow::Borrowed(name));
             let bracketed = name.strip_suffix(']').and_then(|name| name.split_once('['));
             let find = |wanted: &str| shape.names.iter().position(|known| *known == wanted);
             // Without its key it is known, and not valid.
@@ -133,7 +133,7 @@ impl<'q> Query<'q> {
             }
             (Some(_), Some(_)) => Err("stands there more than once".into()),
             (Some(given), None) => {
-                decode(given.value).map_err(Cow::Borrowed).and_then(|text| P::parse(&text))
+                decode_query(given.value).map_err(Cow::Borrowed).and_then(|text| P::parse(&text))
             }
         };
         let place = Place::Parameter(name.into());
@@ -144,7 +144,7 @@ impl<'q> Query<'q> {
     pub(super) fn canonical(&self, except: &[&str]) -> Vec<String> {
         let text = |given: &Given<'_>| {
             // A value that cannot be decoded has been refused by whoever read it.
-            let value = decode(given.value).unwrap_or_default();
+            let value = decode_query(given.value).unwrap_or_default();
             match &given.key {
                 Some(key) => format!("{}%5B{}%5D={}", given.name, encode(key), encode(&value)),
                 None => format!("{}={}", given.name, encode(&value)),
@@ -164,7 +164,7 @@ impl<'q> Query<'q> {
             if values.iter().any(|(known, _)| known == key) {
                 return Err(format!("has the key {key:?} more than once").into());
             }
-            values.push((key.clone(), decode(given.value)?.into()));
+            values.push((key.clone(), decode_query(given.value)?.into()));
         }
         Ok(values)
     }
@@ -277,6 +277,8 @@ mod tests {
         let parse = |query| Some2::read(&Query::split(Some(query), Some2::SHAPE)?);
         let read = parse("limit=1&order=a%20b").unwrap();
         assert_eq!((read.limit, read.order), (Word("1".into()), Some(Word("a b".into()))));
+        let read = parse("limit=1+%2B&order=+").unwrap();
+        assert_eq!((read.limit, read.order), (Word("1 +".into()), Some(Word(" ".into()))));
         let read = parse("").unwrap();
         assert_eq!((read.limit, read.order), (Word("none".into()), None));
         for (query, code) in [
@@ -333,6 +335,7 @@ mod tests {
         assert_eq!(parse("").unwrap(), None);
         assert_eq!(parse("words[a]=1&words%5Bb%5D=%5D").unwrap(), words(&[("a", "1"), ("b", "]")]));
         assert_eq!(parse("words[a[b]]=").unwrap(), words(&[("a[b]", "")]));
+        assert_eq!(parse("words[a+b]=c+d").unwrap(), words(&[("a b", "c d")]));
         for query in ["words=1", "words[a]=1&words[a]=2", "words[a]=1&words", "words[a]=%zz"] {
             assert_eq!(parse(query).map(drop).expect_err(query).code, Code::InvalidParameter);
         }

@@ -15,7 +15,7 @@ use crate::bank::{AccountSelector, Bank, PAGE_ENTRIES_MAX, Refusal};
 use crate::http::call::Call;
 use crate::http::headers;
 use crate::http::operation::{BANK, EVERY, Operation, ReplyHeader, RequestHeader, Success};
-use crate::http::path::decode;
+use crate::http::path::decode_query;
 use crate::http::problem::{Code, Place, Problem};
 use crate::http::query::{Parameter, Query, parameters};
 use crate::http::reply::{self, JSON, Reply};
@@ -341,7 +341,9 @@ impl Parameter for Accounts {
     fn parse_list(values: &[&str]) -> Result<Accounts, Cow<'static, str>> {
         let accounts = values
             .iter()
-            .map(|value| parse_reference(&decode(value)?).map_err(|error| Cow::from(format!("{error}"))))
+            .map(|value| {
+                parse_reference(&decode_query(value)?).map_err(|error| Cow::from(format!("{error}")))
+            })
             .collect::<Result<Vec<_>, _>>()?;
         if accounts.len() > ACCOUNTS_MAX {
             return Err(
@@ -371,7 +373,7 @@ impl Parameter for Kinds {
     fn parse_list(values: &[&str]) -> Result<Kinds, Cow<'static, str>> {
         let mut kinds = Vec::new();
         for value in values {
-            let name = decode(value)?;
+            let name = decode_query(value)?;
             let kind =
                 TransactionType::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
                     let known = TransactionType::ALL.map(TransactionType::name).join(", ");

@@ -24,7 +24,8 @@ version 1 (`/accounts`, `/transactions`) is the original service's wire, with am
 
 Every path that has GET has HEAD too, and every path has OPTIONS. A refusal is `application/problem+json`; its \
 `code` is one of `/problems`. A request that changes something may carry an `Idempotency-Key`: sent again, it takes \
-effect once and gets the first reply. Unknown fields and parameters are refused, never ignored.";
+effect once and gets the first reply. Unknown fields and parameters are refused, never ignored. In a query a `+` is a \
+space; a plus is `%2B`, but in the offset of a time it may stand as it is.";
 
 /// The document.
 pub(super) fn document() -> Value {
