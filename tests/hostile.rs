@@ -727,7 +727,11 @@ fn wrong_operations(ids: &Ids) -> Vec<Case> {
         ),
         (
             r#"{"from":"name:alice","to":"name:bob","amount":"1","conditions":[{"account":"name:a","available_lt":"1"}]}"#,
-            &["/conditions/0/available_lt"],
+            &["/conditions/0/available_lt", "/conditions/0"],
+        ),
+        (
+            r#"{"from":"name:alice","to":"name:bob","amount":"1","conditions":[{"account":"name:alice","version":1},{"account":"name:nobody"}]}"#,
+            &["/conditions/1"],
         ),
         (r#"{"legs":[]}"#, &["/legs"]),
         (r#"{"legs":{}}"#, &["/legs"]),
@@ -818,6 +822,10 @@ fn wrong_operations(ids: &Ids) -> Vec<Case> {
         (r#""account":"name:alice","amount":"1","expires_in":99999999999999999999"#, &["/expires_in"]),
         (r#""account":"name:alice","amount":"1","expires":60"#, &["/expires"]),
         (r#""account":"name:alice","amount":"1","legs":[]"#, &["/legs"]),
+        (
+            r#""account":"name:alice","amount":"1","conditions":[{"account":"name:alice"}]"#,
+            &["/conditions/0"],
+        ),
     ] {
         cases.push(with("POST /v2/holds", format!("{{{members}}}"), 400, invalid, places));
     }
@@ -1245,6 +1253,7 @@ fn wrong_batches(ids: &Ids) -> Vec<Case> {
         r#"{"type":"deposit","account":"name:nobody","amount":"1"}"#.to_owned(),
         r#"{"type":"withdraw","account":"name:bob","amount":"1"}"#.to_owned(),
         r#"{"type":"withdraw","account":"name:alice","amount":"1","conditions":[{"account":"name:bob","version":9}]}"#.to_owned(),
+        r#"{"type":"deposit","account":"name:alice","amount":"1","conditions":[{"account":"name:alice"}]}"#.to_owned(),
         r#"{"type":"close","account":"name:bob"}"#.to_owned(),
         r#"{"type":"open","name":"alice"}"#.to_owned(),
         r#"{"type":"open"}"#.to_owned(),

@@ -140,6 +140,8 @@ fn conditions_are_checked_with_the_transfer() {
     let both = json!({ "account": a, "available_gte": "10", "version": 2 });
     transfer(json!([both, too_much])).refused_at(422, "condition-not-met", "/conditions/1");
     let nobody = json!({ "account": "name:nobody", "version": 1 });
+    let nothing = json!({ "account": "name:nobody" });
+    transfer(json!([both, nothing])).refused_at(400, "invalid-request", "/conditions/1");
     transfer(json!([both, nobody])).refused_at(404, "account-not-found", "/conditions/1");
     let decimals = json!({ "account": a, "available_gte": "1.001" });
     transfer(json!([both, decimals])).refused_at(422, "too-many-decimals", "/conditions/1");

@@ -58,14 +58,39 @@ body! {
 }
 
 body! {
-    /// What has to be true of an account.
-    pub(in crate::http) struct ConditionBody {
+    /// What has to be true of an account: `available_gte`, `version`, or both.
+    pub(in crate::http) struct ConditionMembers {
         /// The account.
         account: AccountSelector,
         /// At least so much is available.
         available_gte: Option<AvailableText>,
         /// The account is at this version.
         version: Option<VersionNumber>,
+    }
+}
+
+/// A condition that says something: one that did not would be met by any account, also by one that is not there.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::http) struct ConditionBody(ConditionMembers);
+
+impl Describe for ConditionBody {
+    fn describe(schemas: &mut Schemas) -> Json {
+        schemas.named::<Self>("ConditionBody", |schemas| {
+            let mut schema = schemas.inline(ConditionMembers::describe);
+            schema["minProperties"] = 2.into();
+            schema
+        })
+    }
+}
+
+impl Read for ConditionBody {
+    fn read(value: Value<'_>, errors: &mut Errors) -> Option<Self> {
+        let condition = ConditionBody(ConditionMembers::read(value, errors)?);
+        if condition.requirements().next().is_none() {
+            errors.push(value.at(), "needs available_gte or version");
+            return None;
+        }
+        Some(condition)
     }
 }
 
@@ -180,7 +205,7 @@ pub(in crate::http) fn note(reference: &Option<Reference>, metadata: &Option<Met
 pub(in crate::http) fn conditions(bank: &Bank, conditions: Option<&Conditions>) -> Vec<Condition> {
     let mut all = Vec::new();
     for condition in conditions.map_or(&[][..], |conditions| &conditions.0) {
-        let account = bank.place(condition.account.clone());
+        let account = bank.place(condition.0.account.clone());
         let requirements = condition.requirements();
         all.extend(requirements.map(|requirement| Condition { account: account.clone(), requirement }));
     }
@@ -200,8 +225,8 @@ pub(in crate::http) fn requirement_pointer(
 
 impl ConditionBody {
     fn requirements(&self) -> impl Iterator<Item = Requirement> + use<> {
-        let available = self.available_gte.map(|amount| Requirement::AvailableAtLeast(amount.0));
-        let version = self.version.map(|version| Requirement::Version(version.0));
+        let available = self.0.available_gte.map(|amount| Requirement::AvailableAtLeast(amount.0));
+        let version = self.0.version.map(|version| Requirement::Version(version.0));
         [available, version].into_iter().flatten()
     }
 }
