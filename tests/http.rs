@@ -464,6 +464,53 @@ async fn the_service_describes_itself_before_it_has_started() {
     service.stop().await;
 }
 
+/// The examples of the page refused one another: all had one key, both sides were one account, and conditions asked for a
+/// version that no account had.
+#[tokio::test]
+async fn the_examples_of_the_page_are_done() {
+    let service = Service::start().await;
+    for name in ["alice", "bob"] {
+        service.open_with(name, "100").await;
+    }
+    let page = service.get("/docs").await;
+    let unescape = |text: &str| {
+        let text = text.replace("&quot;", "\"").replace("&#39;", "'");
+        text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+    };
+    let (mut done, mut keys) = (0, Vec::new());
+    for example in page.text().split("<pre>").skip(1).filter_map(|rest| rest.split("</pre>").next()) {
+        let example = unescape(example);
+        let after = |marker: &str, end: char| {
+            let (_, rest) = example.split_once(marker)?;
+            Some(rest.split(end).next().expect("there is a first part").to_owned())
+        };
+        let method = after("curl -X ", ' ').unwrap_or_else(|| "GET".to_owned());
+        let path = after("http://127.0.0.1:3000", ' ').expect("an address").trim().to_owned();
+        let key = after("Idempotency-Key: ", '\'');
+        let body = after(" -d '", '\'').unwrap_or_default();
+        // What opens, closes, or names what only an earlier reply tells of.
+        if ["GET", "DELETE"].contains(&&*method) || path.ends_with("/accounts") || path.contains("/019aab5e-")
+        {
+            continue;
+        }
+        let headers: Vec<_> = key.iter().map(|key| ("idempotency-key", key.as_str())).collect();
+        let reply = service.send(&method, &path, &headers, &body).await;
+        assert!(
+            reply.status.is_success() && reply.header("idempotent-replayed").is_empty(),
+            "{example}: {reply:?}"
+        );
+        assert!(!reply.text().contains("\"problem\""), "{example}: {reply:?}");
+        keys.extend(key);
+        done += 1;
+    }
+    assert_eq!(done, 9);
+    keys.sort();
+    keys.dedup();
+    // Linking needs none.
+    assert_eq!(keys.len(), done - 1);
+    service.stop().await;
+}
+
 /// The document called every body required, also where it may be left away, and named one media type of each, also
 /// where two are taken.
 #[tokio::test]

@@ -126,26 +126,42 @@ impl Page<'_> {
             self.schema_in_brief(&content["schema"])?;
             writeln!(self.out, ". {}</p>", Marked(text(&operation["requestBody"]["description"])))?;
         }
-        let body = members(bodies).next();
+        // What may be left away is: then there is nothing in it to be said.
+        let body = members(bodies).next().filter(|_| operation["requestBody"]["required"] == true);
         self.out.push_str("<table>\n<tr><th>status<th>body<th>meaning</tr>\n");
         for (status, response) in members(&operation["responses"]) {
             write!(self.out, "<tr><td>{}<td>", Escaped(status))?;
-            for (media_type, content) in members(&response["content"]) {
+            let bodies = &response["content"];
+            for (index, (media_type, content)) in members(bodies).enumerate() {
                 if media_type == "application/problem+json" {
                     self.schema_in_brief(&content["schema"]["allOf"][0])?;
-                } else {
-                    self.schema_in_brief(&content["schema"])?;
+                    continue;
                 }
+                if index > 0 {
+                    self.out.push_str("<br>");
+                }
+                if members(bodies).nth(1).is_some() {
+                    write!(self.out, "<code>{}</code>: ", Escaped(media_type))?;
+                }
+                self.schema_in_brief(&content["schema"])?;
             }
             writeln!(self.out, "<td>{}</tr>", Marked(text(&response["description"])))?;
         }
         self.out.push_str("</table>\n");
-        self.curl(path, &verb, &parameters, body.map(|(_, content)| &content["schema"]))?;
+        let id = text(&operation["operationId"]);
+        self.curl(id, path, &verb, &parameters, body.map(|(_, content)| &content["schema"]))?;
         self.out.push_str("</section>\n");
         Ok(())
     }
 
-    fn curl(&mut self, path: &str, verb: &str, parameters: &[&Value], body: Option<&Value>) -> fmt::Result {
+    fn curl(
+        &mut self,
+        id: &str,
+        path: &str,
+        verb: &str,
+        parameters: &[&Value],
+        body: Option<&Value>,
+    ) -> fmt::Result {
         let mut address = path.to_owned();
         for parameter in parameters.iter().filter(|parameter| parameter["in"] == "path") {
             let example = example(self.document, &parameter["schema"]);
@@ -156,7 +172,8 @@ impl Page<'_> {
             _ => format!("curl -X {verb} {EXAMPLE_ORIGIN}{address}"),
         };
         if parameters.iter().any(|parameter| parameter["name"] == "Idempotency-Key") {
-            line.push_str(" -H 'Idempotency-Key: 7d5f3c62'");
+            // Another request needs another key.
+            write!(line, " -H 'Idempotency-Key: {id}'")?;
         }
         if let Some(schema) = body {
             let body = example(self.document, schema);
@@ -171,15 +188,9 @@ impl Page<'_> {
             let (name, meaning) = (Escaped(name), Marked(text(&schema["description"])));
             writeln!(self.out, "<section id=\"schema-{name}\">\n<h3>{name}</h3>\n<p>{meaning}</p>")?;
             if schema["properties"].is_object() {
-                let required: Vec<&str> = items(&schema["required"]).map(text).collect();
-                self.out.push_str("<table>\n<tr><th>field<th>type<th>meaning</tr>\n");
-                for (field, schema) in members(&schema["properties"]) {
-                    let mark = if required.contains(&field) { "" } else { "?" };
-                    write!(self.out, "<tr><td><code>{}{mark}</code><td>", Escaped(field))?;
-                    self.schema_in_brief(schema)?;
-                    writeln!(self.out, "<td>{}</tr>", Marked(text(&schema["description"])))?;
-                }
-                self.out.push_str("</table>\n");
+                self.fields(schema)?;
+            } else if items(&schema["oneOf"]).any(|choice| choice["properties"].is_object()) {
+                items(&schema["oneOf"]).try_for_each(|choice| self.fields(choice))?;
             } else {
                 self.out.push_str("<p>");
                 self.schema_in_brief(schema)?;
@@ -187,6 +198,20 @@ impl Page<'_> {
             }
             self.out.push_str("</section>\n");
         }
+        Ok(())
+    }
+
+    /// The fields of an object.
+    fn fields(&mut self, schema: &Value) -> fmt::Result {
+        let required: Vec<&str> = items(&schema["required"]).map(text).collect();
+        self.out.push_str("<table>\n<tr><th>field<th>type<th>meaning</tr>\n");
+        for (field, schema) in members(&schema["properties"]) {
+            let mark = if required.contains(&field) { "" } else { "?" };
+            write!(self.out, "<tr><td><code>{}{mark}</code><td>", Escaped(field))?;
+            self.schema_in_brief(schema)?;
+            writeln!(self.out, "<td>{}</tr>", Marked(text(&schema["description"])))?;
+        }
+        self.out.push_str("</table>\n");
         Ok(())
     }
 
@@ -206,42 +231,56 @@ impl Page<'_> {
         Ok(())
     }
 
-    /// A schema in one line: its name, or its type and bounds.
+    /// A schema in one line: its name, or its type, bounds and choices.
     fn schema_in_brief(&mut self, schema: &Value) -> fmt::Result {
         if let Some(name) = schema["$ref"].as_str().and_then(|path| path.rsplit('/').next()) {
             let name = Escaped(name);
             return write!(self.out, "<a href=\"#schema-{name}\">{name}</a>");
         }
-        let choices = items(&schema["anyOf"]);
-        for (index, choice) in choices.enumerate() {
-            if index > 0 {
-                self.out.push_str(" or ");
+        let mut separator = "";
+        if let Some(kind) = schema["type"].as_str() {
+            write!(self.out, "{}", Escaped(kind))?;
+            separator = ", ";
+        }
+        if schema["items"].is_object() {
+            self.out.push_str(" of ");
+            self.schema_in_brief(&schema["items"])?;
+        }
+        let shown = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let values = items(&schema["enum"]).chain(schema.get("const"));
+        let values: Vec<String> = values.map(shown).collect();
+        if !values.is_empty() {
+            let colon = if separator.is_empty() { "" } else { ": " };
+            write!(self.out, "{colon}<code>{}</code>", Escaped(&values.join(" ")))?;
+            separator = ", ";
+        }
+        for name in BOUNDS {
+            if let Some(value) = schema.get(name) {
+                write!(self.out, "{separator}{name} <code>{}</code>", Escaped(&shown(value)))?;
+                separator = ", ";
             }
+        }
+        for choice in items(&schema["anyOf"]).chain(items(&schema["oneOf"])) {
+            self.out.push_str(separator);
             self.schema_in_brief(choice)?;
-        }
-        match schema["type"].as_str() {
-            Some("array") => {
-                self.out.push_str("array of ");
-                self.schema_in_brief(&schema["items"])?;
-            }
-            Some(kind) => write!(self.out, "{}", Escaped(kind))?,
-            None => {}
-        }
-        if let Some(choices) = schema["enum"].as_array() {
-            let choices: Vec<&str> = choices.iter().map(text).collect();
-            write!(self.out, ": <code>{}</code>", Escaped(&choices.join(" ")))?;
-        }
-        for (name, value) in members(schema) {
-            if ["format", "pattern", "minimum", "maximum", "minItems", "maxItems", "maxProperties", "default"]
-                .contains(&name)
-            {
-                let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-                write!(self.out, ", {name} <code>{}</code>", Escaped(&value))?;
-            }
+            separator = " or ";
         }
         Ok(())
     }
 }
+
+/// What the brief description of a schema tells besides its type and its choices.
+const BOUNDS: [&str; 9] = [
+    "format",
+    "pattern",
+    "minimum",
+    "maximum",
+    "minItems",
+    "maxItems",
+    "minProperties",
+    "maxProperties",
+    "default",
+];
 
 /// What a reference stands for; anything else stands for itself.
 fn resolved<'v>(document: &'v Value, value: &'v Value) -> &'v Value {
@@ -313,11 +352,31 @@ mod tests {
         for loading in ["<script", "src=", "<link", "@import", "url(", "https:"] {
             assert!(!page.contains(loading), "{loading}");
         }
-        assert!(page.contains("-d &#39;{&quot;amount&quot;:&quot;12.34&quot;,"), "{page}");
+        assert!(page.contains("-d &#39;{&quot;amount&quot;:&quot;12.34&quot;}&#39;"), "{page}");
         // Links inside the page lead somewhere.
         for target in page.split("href=\"#").skip(1).filter_map(|rest| rest.split('"').next()) {
             assert!(page.contains(&format!("id=\"{target}\"")), "{target}");
         }
+    }
+
+    /// Choices and constants were left out: of a transfer the page showed nothing, of an item of a batch no field, and of
+    /// an amount not that it may be all.
+    #[test]
+    fn choices_and_constants_are_shown() {
+        let document = super::super::document();
+        let page = page(&document);
+        let shown = |from: &str, expected: &str| {
+            let section = page.split(&format!("id=\"{from}\"")).nth(1).expect(from);
+            let section = section.split("</section>").next().expect(from);
+            assert!(section.contains(expected), "{expected} is not in {section}");
+        };
+        let link = |name: &str| format!("<a href=\"#schema-{name}\">{name}</a>");
+        shown("schema-Transfer", &format!("{} or {}", link("PairTransfer"), link("LegTransfer")));
+        shown("schema-AmountOrAll", &format!("{} or <code>all</code>", link("Amount")));
+        shown("schema-BatchItem", "<code>type</code><td><code>capture</code>");
+        shown("schema-BatchItem", "<code>legs</code>");
+        shown("listEvents", "string, <code>now</code> or pattern");
+        shown("readStatement", "<br><code>text/csv; charset=utf-8; header=present</code>: string<br>");
     }
 
     #[test]

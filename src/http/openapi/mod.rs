@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::operation::{Operation, ReplyHeader, RequestHeader, WITHOUT_OPERATION};
 use super::problem::{Code, Problem, Retry};
 use super::routes::{ROUTES, Route};
-use super::wire::schema::{Describe, Schemas, with_meaning};
+use super::wire::schema::{Describe, Schemas, with_example, with_meaning};
 use super::wire::write::Id;
 use crate::bank::AccountSelector;
 use crate::ledger::AccountName;
@@ -90,7 +90,10 @@ fn path_parameter(name: &str, schemas: &mut Schemas) -> Value {
     let (schema, meaning) = match name {
         "account" => (AccountSelector::describe(schemas), "An account reference."),
         "name" => (AccountName::describe(schemas), "The name of an open account."),
-        "other" => (AccountSelector::describe(schemas), "The reference of the other account."),
+        "other" => (
+            with_example(AccountSelector::describe(schemas), "name:bob"),
+            "The reference of the other account.",
+        ),
         "id" | "hold" => (Id::describe(schemas), "The resource's id."),
         "code" => (Code::describe(schemas), "The problem's code."),
         other => unreachable!("the variable {other} of a route is described here"),
@@ -392,13 +395,14 @@ impl ReplyHeader {
     }
 }
 
-/// An example of a schema: the first that it has itself, or one made of its members' examples.
+/// An example of a schema: the first that it has itself, or one made of the examples of the members that it needs. With
+/// those that may be absent it would ask for what hardly ever holds, such as a version.
 fn example(document: &Value, schema: &Value) -> Value {
-    if let Some(path) = schema["$ref"].as_str() {
-        return example(document, document.pointer(&path[1..]).unwrap_or(&Value::Null));
-    }
     if let Some(example) = schema.pointer("/examples/0").or_else(|| schema.pointer("/enum/0")) {
         return example.clone();
+    }
+    if let Some(path) = schema["$ref"].as_str() {
+        return example(document, document.pointer(&path[1..]).unwrap_or(&Value::Null));
     }
     if let Some(only) = schema.get("const") {
         return only.clone();
@@ -408,9 +412,9 @@ fn example(document: &Value, schema: &Value) -> Value {
     }
     match schema["type"].as_str() {
         Some("object") => {
-            let properties = schema["properties"].as_object().into_iter().flatten();
-            properties
-                .map(|(name, schema)| (name.clone(), example(document, schema)))
+            let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            required
+                .map(|name| (name.to_owned(), example(document, &schema["properties"][name])))
                 .collect::<Map<_, _>>()
                 .into()
         }

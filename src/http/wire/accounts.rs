@@ -107,6 +107,7 @@ impl DebitLimitBody {
 
 body! {
     /// A change of an account's terms: a merge patch (RFC 7396). What is null is removed, what is not there stays.
+    #[example = json!({ "metadata": { "invoice": "2026-117" }, "overdraft_limit": "50.00" })]
     pub(in crate::http) struct AccountPatch {
         /// Its own overdraft limit; null goes back to the service's.
         overdraft_limit: Patch<LimitText>,

@@ -33,6 +33,10 @@ body! {
         /// All or nothing: at most 1,000 items then; false without it.
         atomic: Option<Flag>,
         /// The operations.
+        #[example = json!([
+            { "type": "deposit", "account": "name:alice", "amount": "12.34" },
+            { "type": "transfer", "from": "name:alice", "to": "name:bob", "amount": "12.34" }
+        ])]
         items: List<RawItem, 1, BATCH_ITEMS_MAX>,
     }
 }

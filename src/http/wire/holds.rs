@@ -30,6 +30,7 @@ body! {
         /// How much; `"all"` for what is available.
         amount: AmountOrAll,
         /// Who is to be paid by a capture. Without it the money leaves for the outside world.
+        #[example = "name:bob"]
         to: Option<AccountSelector>,
         /// For how long, in seconds; a week without it.
         expires_in: Option<HoldSeconds>,

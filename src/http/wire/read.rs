@@ -469,12 +469,13 @@ impl Visitor<'_> for FieldName<'_> {
 }
 
 /// Declares a body, or a part of one: a struct that is read from an object with exactly its fields, and that is
-/// described by their types and doc comments.
+/// described by their types and doc comments. Where the example of a type would not do, it has one of its own.
 macro_rules! body {
     (
         $(#[doc = $about:literal])*
+        $(#[example = $whole_example:expr])?
         $visibility:vis struct $Body:ident {
-            $($(#[doc = $meaning:literal])* $field:ident: $Field:ty,)*
+            $($(#[doc = $meaning:literal])* $(#[example = $example:expr])? $field:ident: $Field:ty,)*
         }
     ) => {
         $(#[doc = $about])*
@@ -489,10 +490,13 @@ macro_rules! body {
                     let mut object = $crate::http::wire::schema::ObjectSchema::new(concat!($($about),*));
                     $(
                         let schema = <$Field as $crate::http::wire::schema::Describe>::describe(schemas);
+                        $(let schema = $crate::http::wire::schema::with_example(schema, $example);)?
                         let required = !<$Field as $crate::http::wire::read::Read>::OPTIONAL;
                         object.member(stringify!($field), required, schema, concat!($($meaning),*));
                     )*
-                    object.closed()
+                    let schema = object.closed();
+                    $(let schema = $crate::http::wire::schema::with_example(schema, $whole_example);)?
+                    schema
                 })
             }
         }

@@ -123,6 +123,12 @@ pub(in crate::http) fn with_meaning(mut schema: Value, meaning: &str) -> Value {
     schema
 }
 
+/// The schema with an example of its own.
+pub(in crate::http) fn with_example(mut schema: Value, example: impl Into<Value>) -> Value {
+    schema["examples"] = json!([example.into()]);
+    schema
+}
+
 /// The schema, or null.
 pub(in crate::http) fn or_null(schema: &Value) -> Value {
     json!({ "anyOf": [schema, { "type": "null" }] })

@@ -21,6 +21,7 @@ body! {
         /// Who pays.
         from: AccountSelector,
         /// Who is paid.
+        #[example = "name:bob"]
         to: AccountSelector,
         /// How much; `"all"` for what the payer has available.
         amount: AmountOrAll,
@@ -37,6 +38,9 @@ body! {
     /// What moves money among accounts, all or nothing.
     pub(in crate::http) struct LegTransfer {
         /// The accounts and what each gets. The amounts sum to zero in each currency.
+        #[example = json!([
+            { "account": "name:alice", "amount": "-12.34" }, { "account": "name:bob", "amount": "12.34" }
+        ])]
         legs: List<Leg, 2, LEGS_MAX>,
         /// The client's reference.
         reference: Option<Reference>,
