@@ -736,6 +736,13 @@ async fn a_statement_adds_up_in_every_format() {
     let early = read(&service, &format!("{path}/statement?from=0&to=1")).await;
     assert_eq!((&early["count"], &early["closing_balance"]), (&json!(0), &json!("0.00")));
 
+    // It began at the opening, after its end, and its links were refused.
+    let before = read(&service, &format!("{path}/statement?to=1")).await;
+    assert_eq!((&before["from"], &before["to"]), (&early["to"], &early["to"]));
+    for link in ["self", "account", "transactions"] {
+        assert_eq!(service.get(before["_links"][link]["href"].as_str().unwrap()).await.status, 200, "{link}");
+    }
+
     let get = async |query: &str, accept: &str| {
         service.send("GET", &format!("{path}/statement{query}"), &[("accept", accept)], "").await
     };

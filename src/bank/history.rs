@@ -637,7 +637,9 @@ impl Chain {
             closing.minor_units() - opening.minor_units(),
             "a statement adds up"
         );
-        let from = from.unwrap_or(account.opened);
+        // What ends before the account was opened does not begin after its end.
+        let opened = to.map_or(account.opened, |to| to.min(account.opened));
+        let from = from.unwrap_or(opened);
         Ok(Some(Statement { account, from, to, opening, closing, paid_in, paid_out, lines }))
     }
 }

@@ -79,7 +79,7 @@ parameters! {
 parameters! {
     /// Which statement.
     struct StatementQuery {
-        /// From this moment on; from the account's opening without it.
+        /// From this moment on. Without it from the account's opening, or from `to` if that is before.
         from: Option<Moment>,
         /// Before this moment, which must not be in the future; until now without it.
         to: Option<Moment>,
