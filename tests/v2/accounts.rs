@@ -151,20 +151,34 @@ fn a_merge_patch_changes_what_it_names() {
     let path = format!("/v2/accounts/{account}");
     let patched = teller.patch(&path, json!({ "overdraft_limit": "3", "metadata": { "b": null, "c": "3" } }));
     let change = patched.is(200);
+    // It says what was set, wherever it is read, and what was not set is not there.
+    let changes = json!({ "overdraft_limit": "3.00", "metadata": { "a": "1", "c": "3" } });
+    assert_eq!((&change["changes"], relations(&change)), (&changes, vec!["account", "self"]));
+    assert_eq!(change["_links"]["account"]["href"], format!("/v2/accounts/{}", teller.id(&account)));
+    assert_eq!(teller.get(&format!("/v2/transactions/{}", text(&change["id"]))).is(200), change);
+    let event = &teller.get("/v2/events?types=amendment").is(200)["items"][0];
+    assert_eq!((&event["id"], &event["changes"]), (&change["id"], &changes));
+    let other = &teller.get("/v2/events?types=opening").is(200)["items"][0];
+    assert_eq!((other.get("changes"), relations(other)), (None, vec!["self"]));
     assert_eq!((&change["type"], patched.header("etag")), (&json!("amendment"), "\"3\""));
     assert_eq!(sides(&change), [side("0.00", "10.00", "0.00", 3)]);
     let read = teller.account(&account);
     assert_eq!((&read["available"], &read["metadata"]), (&json!("13.00"), &json!({ "a": "1", "c": "3" })));
     assert_eq!(read["velocity_limits"], json!({ "per_day": "5.00", "per_month": "9.00", "debits": null }));
     let debits = json!({ "count": 2, "window_seconds": 3600 });
-    teller.patch(&path, json!({ "velocity_limits": { "per_day": null, "debits": debits } })).is(200);
+    let change = json!({ "velocity_limits": { "per_day": null, "debits": debits } });
+    let limits = json!({ "per_day": null, "per_month": "9.00", "debits": debits });
+    assert_eq!(teller.patch(&path, change).is(200)["changes"], json!({ "velocity_limits": limits }));
     let read = teller.account(&account);
-    assert_eq!(read["velocity_limits"], json!({ "per_day": null, "per_month": "9.00", "debits": debits }));
+    assert_eq!(read["velocity_limits"], limits);
     // Null goes back to the service's own limit, and takes everything else away.
-    teller
-        .patch(&path, json!({ "overdraft_limit": null, "metadata": null, "velocity_limits": null }))
-        .is(200);
+    let nothing = json!({ "overdraft_limit": null, "metadata": null, "velocity_limits": null });
+    let patched = teller.send("PATCH", &path, &[("idempotency-key", "k")], nothing.to_string());
+    let changes = json!({ "overdraft_limit": null, "metadata": {}, "velocity_limits": null });
+    assert_eq!(patched.is(200)["changes"], changes);
+    assert_eq!(teller.patch(&path, json!({})).is(200)["changes"], json!({}));
     teller.restart();
+    teller.send("PATCH", &path, &[("idempotency-key", "k")], nothing.to_string()).repeats(&patched);
     let read = teller.account(&account);
     assert_eq!(
         (&read["overdraft_limit"], &read["metadata"], &read["velocity_limits"], &read["allowance"]),

@@ -375,7 +375,7 @@ resource! {
 }
 
 impl VelocityLimitsKept {
-    fn of(limits: VelocityLimits, currency: Currency) -> VelocityLimitsKept {
+    pub(super) fn of(limits: VelocityLimits, currency: Currency) -> VelocityLimitsKept {
         let money = |amount| MoneyText(amount, currency);
         VelocityLimitsKept {
             per_day: limits.per_day.map(money),

@@ -19,7 +19,15 @@ pub(in crate::http) trait Write: Describe {
     /// Writes it.
     fn write(&self, out: &mut Vec<u8>);
 
-    /// The schema of a field of this type, which is always there.
+    /// Whether a field of this type may be left away; [`Write::is_there`] says whether it is.
+    const OPTIONAL: bool = false;
+
+    /// Whether there is anything to write.
+    fn is_there(&self) -> bool {
+        true
+    }
+
+    /// The schema of a field of this type where it is there.
     fn describe_field(schemas: &mut Schemas) -> Value {
         Self::describe(schemas)
     }
@@ -149,7 +157,8 @@ macro_rules! resource {
                     $(
                         let schema = <$Field as $crate::http::wire::write::Write>::describe_field(schemas);
                         let name = $crate::http::wire::write::member_name!($field $($name)?);
-                        object.member(name, true, schema, concat!($($meaning),*));
+                        let required = !<$Field as $crate::http::wire::write::Write>::OPTIONAL;
+                        object.member(name, required, schema, concat!($($meaning),*));
                     )*
                     object.open()
                 })
@@ -162,7 +171,9 @@ macro_rules! resource {
                 $(
                     let name =
                         concat!(",\"", $crate::http::wire::write::member_name!($field $($name)?), "\":");
-                    $crate::http::wire::write::Write::write(&self.$field, object.literal_key(name));
+                    if $crate::http::wire::write::Write::is_there(&self.$field) {
+                        $crate::http::wire::write::Write::write(&self.$field, object.literal_key(name));
+                    }
                 )*
                 object.end();
             }
@@ -216,6 +227,31 @@ impl<T: Write> Write for Option<T> {
     /// Unlike in a request, what is not there is written as null.
     fn describe_field(schemas: &mut Schemas) -> Value {
         or_null(&T::describe_field(schemas))
+    }
+}
+
+/// What is left away where nothing is known of it, or nothing to be said: null would say something.
+pub(in crate::http) struct IfAny<T>(pub(in crate::http) Option<T>);
+
+impl<T: Describe> Describe for IfAny<T> {
+    fn describe(schemas: &mut Schemas) -> Value {
+        T::describe(schemas)
+    }
+}
+
+impl<T: Write> Write for IfAny<T> {
+    const OPTIONAL: bool = true;
+
+    fn write(&self, out: &mut Vec<u8>) {
+        self.0.write(out);
+    }
+
+    fn is_there(&self) -> bool {
+        self.0.is_some()
+    }
+
+    fn describe_field(schemas: &mut Schemas) -> Value {
+        T::describe_field(schemas)
     }
 }
 
