@@ -266,6 +266,11 @@ fn reading_a_transfer_is_cached_until_it_is_reversed() {
     let reversal = teller.post(&format!("{path}/reverse"), json!({})).is(201);
     let reversed = teller.send("GET", &path, &[("if-none-match", &tag)], "").is(200);
     assert_eq!(reversed["reversed_by"], reversal["id"]);
+    // An event tells what happened then, and not that it may be reversed, which it cannot any more.
+    let events = teller.get("/v2/events?types=transfer,reversal").is(200);
+    for event in events["items"].as_array().expect("a list") {
+        assert_eq!((event.get("reversed_by"), relations(event)), (None, vec!["self"]), "{event}");
+    }
     assert_eq!(relations(&reversed), ["self"]);
     teller.end();
 }

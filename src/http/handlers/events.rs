@@ -169,7 +169,7 @@ impl Call<'_> {
         let link = links.header();
         let mut reply = reply::fresh(&EventPage {
             count: page.events.len() as u64,
-            items: page.events.iter().map(|event| TransactionDetail::of(&event.executed, None)).collect(),
+            items: page.events.iter().map(|event| TransactionDetail::event(&event.executed)).collect(),
             next: Text(&next),
             more: page.more,
             links,

@@ -33,8 +33,9 @@ resource! {
         hold_id: Option<Id>,
         /// The transfer that it pays back.
         reversal_of: Option<Id>,
-        /// The reversal that paid it back. Only reading it tells.
-        reversed_by: Option<Id>,
+        /// The reversal that paid it back; null if there was none when it was read, or made. Events, which tell what
+        /// happened then, do not have it.
+        reversed_by: IfAny<Option<Id>>,
         /// When it was booked.
         created: Time,
         /// Where to go from here.
@@ -155,10 +156,18 @@ impl<'a> TransactionDetail<'a> {
             changes: IfAny(amended.map(|(_, changes)| changes)),
             hold_id: hold.map(Id),
             reversal_of: reversal_of.map(Id),
-            reversed_by: reversed_by.map(|by| Id(by.to_uuid())),
+            reversed_by: IfAny(Some(reversed_by.map(|by| Id(by.to_uuid())))),
             created: Time(executed.id.time),
             links: Links(DetailLinks { id, account, hold, exists: true, can_be_reversed }),
         }
+    }
+
+    /// The transaction as an event: whether it has been reversed since is not known there.
+    pub(in crate::http) fn event(executed: &'a Executed) -> TransactionDetail<'a> {
+        let mut detail = TransactionDetail::of(executed, None);
+        detail.reversed_by = IfAny(None);
+        detail.links.0.can_be_reversed = false;
+        detail
     }
 
     /// The transaction that there would be.
@@ -261,7 +270,7 @@ impl Linked for DetailLinks {
             name: "reverse",
             path: "/v2/transfers/{id}/reverse",
             offered: |links| links.can_be_reversed,
-            meaning: "POST pays the transfer back.",
+            meaning: "POST pays the transfer back. Events do not know whether it was.",
         },
         Relation {
             name: "hold",

@@ -88,7 +88,7 @@ pub(in crate::http) fn write_event(out: &mut Vec<u8>, happened: &Happened) {
     let began = write!(out, "id: {}\nevent: {kind}\ndata: ", Cursor(&happened.after));
     began.expect("memory takes what is written to it");
     // JSON as it is written here has no line breaks.
-    TransactionDetail::of(&happened.executed, None).write(out);
+    TransactionDetail::event(&happened.executed).write(out);
     out.extend_from_slice(b"\n\n");
 }
 
