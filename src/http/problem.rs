@@ -512,12 +512,11 @@ impl From<Rejection> for Problem {
                 Problem::new(Code::NothingAvailable, format!("{} is available", available.text(currency)))
                     .fact(Fact::Amount("available", available, currency))
             }
-            Rejection::VelocityLimit { allowance, required, currency } => Problem::new(
-                Code::VelocityLimit,
-                format!("{} is more than may leave the account now", required.text(currency)),
-            )
-            .fact(Fact::Amount("required", required, currency))
-            .fact(Fact::Allowance(allowance, currency)),
+            Rejection::VelocityLimit { allowance, required, currency } => {
+                Problem::new(Code::VelocityLimit, passed_limits(allowance, required, currency))
+                    .fact(Fact::Amount("required", required, currency))
+                    .fact(Fact::Allowance(allowance, currency))
+            }
             Rejection::BalanceOutOfRange => Problem::plain(Code::BalanceOutOfRange),
             Rejection::AccountsExhausted => Problem::plain(Code::AccountsExhausted),
             Rejection::HoldsExhausted => Problem::plain(Code::HoldsExhausted),
@@ -578,6 +577,20 @@ impl From<Rejection> for Problem {
             Rejection::LinksExhausted => Problem::plain(Code::LinksExhausted),
         }
     }
+}
+
+/// Which velocity limits a debit would pass: the amount may be the least of them.
+fn passed_limits(allowance: Allowance, required: Amount, currency: Currency) -> String {
+    let required_text = required.text(currency);
+    let of_amounts = [(allowance.in_day, "today"), (allowance.in_month, "this month")];
+    let of_amounts = of_amounts.into_iter().filter_map(|(left, period)| {
+        let left = left.filter(|left| required > *left)?;
+        let left = left.text(currency);
+        Some(format!("{required_text} is more than the {left} that may leave the account {period}"))
+    });
+    let of_count = (allowance.debits == Some(0))
+        .then(|| "the account may make no further debit in this window".to_owned());
+    of_amounts.chain(of_count).collect::<Vec<_>>().join("; ")
 }
 
 impl Code {
@@ -701,6 +714,25 @@ mod tests {
             r#"{"type":"/problems/insufficient-funds","title":"The account does not have the funds","status":422,"detail":"50.01 is required, 50.00 is available","code":"insufficient-funds","request_id":"r-1","retryable":false,"available":50.00,"required":50.01}"#
         );
         assert!(body(&problem, Version::Two).ends_with(r#""available":"50.00","required":"50.01"}"#));
+    }
+
+    /// It said that the amount was more than might leave, also where one debit too many was the reason.
+    #[test]
+    fn a_velocity_limit_that_is_passed_is_named() {
+        let amount = |cents| Amount::from_minor_units(cents).unwrap();
+        let detail = |in_day, in_month, debits| {
+            let allowance = Allowance { in_day, in_month, debits };
+            let (required, currency) = (amount(501), Currency::USD);
+            Problem::from(Rejection::VelocityLimit { allowance, required, currency }).detail
+        };
+        let (enough, little) = (Some(amount(501)), Some(amount(500)));
+        let of_day = "5.01 is more than the 5.00 that may leave the account today";
+        let of_month = "5.01 is more than the 5.00 that may leave the account this month";
+        let of_count = "the account may make no further debit in this window";
+        assert_eq!(detail(little, enough, Some(1)), of_day);
+        assert_eq!(detail(enough, little, None), of_month);
+        assert_eq!(detail(enough, None, Some(0)), of_count);
+        assert_eq!(detail(little, little, Some(0)), format!("{of_day}; {of_month}; {of_count}"));
     }
 
     #[test]

@@ -289,7 +289,8 @@ impl RequestHeader {
                     "examples": ["7d5f3c62"],
                 }),
                 "Makes the request safe to repeat: 1 to 255 printable characters of ASCII, bare or as a quoted \
-                 string. A key belongs to one account, or, for openings, to the collection.",
+                 string. It belongs to what the request is sent to: the account, hold or transfer that the path names, or \
+                 the collection. An item of a batch may have a `key` of its own; the two never meet.",
             ),
             RequestHeader::IfMatch => (
                 json!({

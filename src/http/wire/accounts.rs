@@ -192,7 +192,7 @@ resource! {
         id: Id,
         /// The account's name.
         name: &'a AccountName,
-        /// The booked balance, with two decimals.
+        /// The booked balance, with the currency's decimals.
         balance: MoneyNumber,
         /// When it was opened, in Unix seconds.
         created: Seconds,

@@ -2,7 +2,7 @@
 //!
 //! A reply's resource is a struct declared with [`resource!`]: it is written and described by its fields. That is
 //! done here rather than derived because version 1 prints amounts as JSON numbers with exactly
-//! two decimals (`12.30`): no number type of serde_json writes that without a float or a detour over its own
+//! the decimals of the currency (`12.30`): no number type of serde_json writes that without a float or a detour over its own
 //! allocation, and an [`Amount`] must see neither. Text is escaped by serde_json.
 
 use std::fmt::{self, Display};
