@@ -935,13 +935,12 @@ fn wrong_operations(ids: &Ids) -> Vec<Case> {
             "unsupported-media-type",
             &[":Content-Encoding"],
         ));
-        cases.push(with(
-            &format!("{head}\nidempotency-key: \""),
-            pair,
-            400,
-            "invalid-idempotency-key",
-            &[":Idempotency-Key"],
-        ));
+        // Linking needs no key.
+        let (code, places) = match head == link {
+            true => (invalid, &["/from", "/to", "/amount", "/kind"][..]),
+            false => ("invalid-idempotency-key", &[":Idempotency-Key"][..]),
+        };
+        cases.push(with(&format!("{head}\nidempotency-key: \""), pair, 400, code, places));
         cases.push(with(&format!("{head}?x=1"), pair, 400, "unknown-parameter", &["?x"]));
     }
     for head in [transfers, "POST /v2/holds", link, "PATCH /v2/accounts/name:alice"] {

@@ -142,7 +142,9 @@ impl<'a> Call<'a> {
 
     /// Checks what the headers say of a JSON body, then reads it.
     pub(super) async fn read_json(&mut self) -> Result<Bytes, Problem> {
-        headers::check_idempotency_key(self.headers())?;
+        if self.operation.is_keyed() {
+            headers::check_idempotency_key(self.headers())?;
+        }
         headers::check_media_type(self.headers(), self.found.route.version == Version::Two, &[])?;
         self.read_body().await
     }

@@ -199,16 +199,19 @@ pub(super) const BANK: &[Code] = &[Code::Starting, Code::Ending, Code::Overloade
 /// What can be in the way of any change.
 pub(super) const CHANGE: &[Code] = &[
     Code::CrossSite,
-    Code::InvalidIdempotencyKey,
-    Code::IdempotencyKeyReused,
-    Code::IdempotencyKeyInFlight,
-    Code::IdempotencyKeysExhausted,
     Code::InvalidIfMatch,
     Code::InvalidIfNoneMatch,
     Code::DiskFull,
     Code::InvalidBody,
     Code::PayloadTooLarge,
     Code::RequestTimeout,
+];
+/// What can be in the way of a change that takes an idempotency key.
+pub(super) const KEYS: &[Code] = &[
+    Code::InvalidIdempotencyKey,
+    Code::IdempotencyKeyReused,
+    Code::IdempotencyKeyInFlight,
+    Code::IdempotencyKeysExhausted,
 ];
 /// What can be wrong with a body of JSON.
 pub(super) const JSON_BODY: &[Code] =

@@ -41,10 +41,21 @@ fn accounts_are_linked_and_unlinked() {
         assert_eq!((&other["count"], &other["protects"]), (&json!(0), &json!([teller.id(&a)])));
     }
     let key = [("idempotency-key", "k")];
+    // Linking needs no key, and takes no notice of one.
+    let again = teller.send("PUT", &path, &[("idempotency-key", "\"")], r#"{"kind":"related"}"#);
+    again.is(200);
+    teller.send("PUT", &path, &key, r#"{"kind":"overdraft-protection"}"#).is(200);
     let removed = teller.send("DELETE", &path, &key, "");
     removed.is(204);
     teller.restart();
     teller.send("DELETE", &path, &key, "").repeats(&removed);
+    // The same request, whichever way it names the two.
+    let [a_id, b_id] = [&a, &b].map(|account| teller.id(account));
+    for path in [format!("/v2/accounts/{a}/links/{b_id}"), format!("/v2/accounts/{a_id}/links/{b}")] {
+        teller.send("DELETE", &path, &key, "").repeats(&removed);
+    }
+    let other = format!("/v2/accounts/{a}/links/{c}");
+    teller.send("DELETE", &other, &key, "").refused(422, "idempotency-key-reused");
     teller.delete(&path).refused(404, "link-not-found");
     assert_eq!(teller.get(&format!("/v2/accounts/{b}/links")).is(200)["protects"], json!([]));
     teller

@@ -4,10 +4,10 @@ use hyper::StatusCode;
 
 use crate::bank::{AccountSelector, KeyHome, Origin};
 use crate::http::call::Call;
-use crate::http::headers::Scope;
+use crate::http::headers::{self, Scope};
 use crate::http::operation::{
-    BANK, CHANGE, EVERY, IF_NONE_MATCH, JSON_BODY, KEYED, Operation, REFERRED, ReplyHeader, RequestBody,
-    Success,
+    BANK, CHANGE, EVERY, IF_NONE_MATCH, JSON_BODY, KEYED, KEYS, Operation, REFERRED, ReplyHeader,
+    RequestBody, Success,
 };
 use crate::http::problem::{Code, Problem};
 use crate::http::reply::{self, Caching, Content, JSON, Reply};
@@ -15,6 +15,7 @@ use crate::http::routes::Endpoint;
 use crate::http::wire::account_links::{AccountLink, AccountLinkList, LinkRequest};
 use crate::http::wire::read::read_body;
 use crate::http::wire::schema::Describe;
+use crate::http::wire::values::NAME_PREFIX;
 use crate::http::wire::write::Id;
 use crate::ledger::AccountId;
 use crate::ledger::operation::Operation as LedgerOperation;
@@ -25,7 +26,7 @@ pub(in crate::http) static PUT: Operation = Operation {
     id: "linkAccount",
     summary: "Link an account to another",
     details: "Or change what the link is for: 201 if there was none before, else 200. The same request again changes \
-        nothing.",
+        nothing, so it needs no `Idempotency-Key`, and takes no notice of one.",
     request: Some(RequestBody::json::<LinkRequest>()),
     success: Success {
         status: 201,
@@ -90,6 +91,7 @@ pub(in crate::http) static DELETE: Operation = Operation {
         EVERY,
         BANK,
         CHANGE,
+        KEYS,
         REFERRED,
         &[Code::AccountClosed, Code::LinkNotFound, Code::UnexpectedBody],
     ],
@@ -140,8 +142,12 @@ impl Call<'_> {
         let (account, to) = (self.account()?, self.other_account()?);
         self.read_nothing().await?;
         let place = bank.place(account.clone());
-        let other = self.found.segments[1].as_bytes();
-        let origin = self.account_origin(&account, other).await?;
+        // The other account is a part of the request, whichever way it is referred to.
+        let other = match headers::has_idempotency_key(self.headers()) {
+            true => format!("{NAME_PREFIX}{}", &*self.name_of(&to).await?),
+            false => String::new(),
+        };
+        let origin = self.account_origin(&account, other.as_bytes()).await?;
         let home = KeyHome::Shard(place.shard);
         let operation = LedgerOperation::Unlink { account: place, to: bank.place(to) };
         let done = bank.operate(operation, Vec::new(), home, false, origin).await?;
@@ -161,7 +167,7 @@ impl Call<'_> {
         account: &AccountSelector,
         body: &[u8],
     ) -> Result<Origin, Problem> {
-        if !crate::http::headers::has_idempotency_key(self.headers()) {
+        if !headers::has_idempotency_key(self.headers()) {
             return Ok(Origin { key: None, request_id: Box::default() });
         }
         let name = self.name_of(account).await?;

@@ -12,7 +12,7 @@ use crate::bank::{
 use crate::http::call::Call;
 use crate::http::headers::{self, Scope};
 use crate::http::operation::{
-    BANK, CHANGE, EVERY, HOLD, JSON_BODY, KEYED, MOVING, Operation, ReplyHeader, RequestBody, Success,
+    BANK, CHANGE, EVERY, HOLD, JSON_BODY, KEYED, KEYS, MOVING, Operation, ReplyHeader, RequestBody, Success,
 };
 use crate::http::problem::{Code, Party, Place, Problem};
 use crate::http::query::{Parameter, Query, parameters};
@@ -83,6 +83,7 @@ pub(in crate::http) static EXECUTE: Operation = Operation {
         EVERY,
         BANK,
         CHANGE,
+        KEYS,
         JSON_BODY,
         HOLD,
         MOVING,
