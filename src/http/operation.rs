@@ -103,6 +103,11 @@ impl RequestBody {
         }
     }
 
+    /// The media types that it may have.
+    pub(super) fn media_types(&self) -> impl Iterator<Item = &'static str> + Clone + use<> {
+        [self.media_type].into_iter().chain(self.other_types.iter().map(|(media_type, _)| *media_type))
+    }
+
     /// The same body under another media type.
     pub(super) const fn of_type(self, media_type: &'static str) -> RequestBody {
         RequestBody { media_type, ..self }
@@ -172,6 +177,7 @@ pub(super) enum ReplyHeader {
     /// In every reply.
     RequestId,
     CacheControl,
+    Allow,
     ETag,
     Location,
     Link,
@@ -242,11 +248,5 @@ pub(super) const HOLD: &[Code] = &[Code::InvalidId, Code::HoldNotFound];
 /// What can be wrong with a transaction's id in a path.
 pub(super) const TRANSACTION: &[Code] = &[Code::InvalidId, Code::TransactionNotFound];
 /// The problems of requests that have not found an operation.
-pub(super) const WITHOUT_OPERATION: &[Code] = &[
-    Code::NotFound,
-    Code::MethodNotAllowed,
-    Code::InvalidHost,
-    Code::UriTooLong,
-    Code::UnknownParameter,
-    Code::TooManyConnections,
-];
+pub(super) const WITHOUT_OPERATION: &[Code] =
+    &[Code::NotFound, Code::MethodNotAllowed, Code::InvalidHost, Code::UriTooLong, Code::TooManyConnections];

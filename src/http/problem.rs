@@ -248,7 +248,7 @@ codes! {
         "A path with its query has at most 4,096 bytes.";
     UnsupportedMediaType "unsupported-media-type" UNSUPPORTED_MEDIA_TYPE Never,
         "The body's media type is not supported",
-        "Send application/json in UTF-8 without a content encoding.";
+        "Send application/json in UTF-8 without a content encoding. PATCH takes application/merge-patch+json too, and a batch application/x-ndjson.";
     RequestTimeout "request-timeout" REQUEST_TIMEOUT After(1),
         "The body took too long to arrive",
         "The body did not arrive in time. Nothing was done.";

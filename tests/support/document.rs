@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 /// Headers that HTTP itself has, whatever the operation.
 const HEADERS_OF_HTTP: &[&str] =
-    &["content-type", "content-length", "date", "connection", "transfer-encoding", "allow"];
+    &["content-type", "content-length", "date", "connection", "transfer-encoding"];
 
 /// Makes sure that the document tells of a reply.
 #[track_caller]

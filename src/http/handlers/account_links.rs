@@ -102,7 +102,7 @@ impl Call<'_> {
     pub(super) async fn put_link(&mut self) -> Result<Reply, Problem> {
         let bank = self.bank()?;
         let (account, to) = (self.account()?, self.other_account()?);
-        let body = self.read_json().await?;
+        let body = self.read_taken().await?;
         let LinkRequest { kind } = read_body(&body)?;
         let operation =
             LedgerOperation::Link { account: bank.place(account.clone()), to: bank.place(to.clone()), kind };

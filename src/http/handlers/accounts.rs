@@ -255,7 +255,7 @@ fn cursor_place(shard: ShardId, number: AccountNumber) -> u64 {
 impl Call<'_> {
     pub(super) async fn open_account_v1(&mut self) -> Result<Reply, Problem> {
         let bank = self.bank()?;
-        let body = self.read_json().await?;
+        let body = self.read_taken().await?;
         let origin = self.origin(Scope::Accounts, &body)?;
         let open: OpenAccountV1 = read_body(&body)?;
         let opened = bank.open(Opening::plain(open.name, bank.currency(), None), origin).await?;
@@ -268,7 +268,7 @@ impl Call<'_> {
 
     pub(super) async fn open_account(&mut self) -> Result<Reply, Problem> {
         let bank = self.bank()?;
-        let body = self.read_json().await?;
+        let body = self.read_taken().await?;
         let origin = self.origin(Scope::Accounts, &body)?;
         let open: OpenAccount = read_body(&body)?;
         let opened = bank.open(open.to_opening(bank.currency()), origin).await?;
@@ -341,7 +341,7 @@ impl Call<'_> {
         let bank = self.bank()?;
         let account = self.account()?;
         let version = headers::if_match(self.headers())?;
-        let body = self.read_json().await?;
+        let body = self.read_taken().await?;
         let origin = self.account_origin(&account, &body).await?;
         let patch: AccountPatch = read_body(&body)?;
         let place = bank.place(account);

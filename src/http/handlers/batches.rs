@@ -165,7 +165,7 @@ impl Call<'_> {
         let bank = self.bank()?;
         let BatchQuery { results: wanted, atomic } = BatchQuery::read(query)?;
         let asked_atomic = atomic.is_some_and(|flag| flag.0);
-        let body = self.read_either(NDJSON).await?;
+        let body = self.read_taken().await?;
         let batch;
         let is_lines = headers::is_media_type(self.headers(), NDJSON);
         let (read, atomic) = if is_lines {

@@ -134,7 +134,7 @@ impl Call<'_> {
     pub(super) async fn place_hold(&mut self, query: &Query<'_>) -> Result<Reply, Problem> {
         let bank = self.bank()?;
         let DryRunQuery { dry_run: DryRun(dry_run) } = DryRunQuery::read(query)?;
-        let body = self.read_json().await?;
+        let body = self.read_taken().await?;
         let origin = self.origin(Scope::Collection("holds"), &body)?;
         let hold: HoldRequest = read_body(&body)?;
         let conditions = conditions(bank, hold.conditions.as_ref());
@@ -182,7 +182,7 @@ impl Call<'_> {
     pub(super) async fn capture_hold(&mut self) -> Result<Reply, Problem> {
         self.bank()?;
         let hold = self.hold_id()?;
-        let body = self.read_json().await?;
+        let body = self.read_taken().await?;
         let CaptureRequest { amount, reference, metadata } = read_optional_body(&body)?;
         let (amount, note) = (amount.map(|amount| amount.0), note(&reference, &metadata));
         self.end_hold(LedgerOperation::Capture { hold, amount, note }, &body).await
@@ -191,7 +191,7 @@ impl Call<'_> {
     pub(super) async fn void_hold(&mut self) -> Result<Reply, Problem> {
         self.bank()?;
         let hold = self.hold_id()?;
-        let body = self.read_json().await?;
+        let body = self.read_taken().await?;
         let VoidRequest { reference, metadata } = read_optional_body(&body)?;
         self.end_hold(LedgerOperation::Void { hold, note: note(&reference, &metadata) }, &body).await
     }

@@ -188,7 +188,7 @@ impl Call<'_> {
         let bank = api.bank()?;
         let name = self.name()?;
         let version = headers::if_match(self.headers())?;
-        let body = self.read_json().await?;
+        let body = self.read_taken().await?;
         let origin = self.origin(Scope::Account(&name), &body)?;
         let posting: PostingV1 = read_body(&body)?;
         let account = AccountSelector::Name(name.clone());
@@ -207,7 +207,7 @@ impl Call<'_> {
         let bank = self.bank()?;
         let account = self.account()?;
         let version = headers::if_match(self.headers())?;
-        let body = self.read_json().await?;
+        let body = self.read_taken().await?;
         let origin = self.account_origin(&account, &body).await?;
         let posting: Posting = read_body(&body)?;
         let note = note(&posting.reference, &posting.metadata);

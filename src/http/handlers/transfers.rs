@@ -141,7 +141,7 @@ impl Call<'_> {
     ) -> Result<impl Wait<'s> + use<'s>, Problem> {
         let bank = api.bank()?;
         let DryRunQuery { dry_run: DryRun(dry_run) } = DryRunQuery::read(query)?;
-        let body = self.read_json().await?;
+        let body = self.read_taken().await?;
         let origin = self.origin(Scope::Collection("transfers"), &body)?;
         let transfer: Transfer = read_body(&body)?;
         let (operation, conditions) = transfer.to_operation(bank);
@@ -169,7 +169,7 @@ impl Call<'_> {
         let bank = self.bank()?;
         let id = self.transaction_id()?;
         let DryRunQuery { dry_run: DryRun(dry_run) } = DryRunQuery::read(query)?;
-        let body = self.read_json().await?;
+        let body = self.read_taken().await?;
         let origin = self.origin(Scope::Transfer(&id.to_uuid().to_string()), &body)?;
         let Reversal { amount, reference, metadata } = read_optional_body(&body)?;
         let amount = amount.map(|amount| amount.0);

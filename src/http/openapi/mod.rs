@@ -200,6 +200,9 @@ fn responses_of(
         let slugs: Vec<&str> = codes.iter().map(|code| code.slug()).collect();
         let retry = |code: &Code| code.retry() != Retry::Never;
         let (mut certain, mut at_times) = (vec![ReplyHeader::CacheControl], Vec::new());
+        if codes.contains(&Code::MethodNotAllowed) {
+            certain.push(ReplyHeader::Allow);
+        }
         if codes.iter().all(retry) {
             certain.push(ReplyHeader::RetryAfter);
         } else if codes.iter().any(retry) {
@@ -319,6 +322,7 @@ impl ReplyHeader {
     const ALL: &'static [ReplyHeader] = &[
         ReplyHeader::RequestId,
         ReplyHeader::CacheControl,
+        ReplyHeader::Allow,
         ReplyHeader::ETag,
         ReplyHeader::Location,
         ReplyHeader::Link,
@@ -335,6 +339,7 @@ impl ReplyHeader {
         match self {
             ReplyHeader::RequestId => "X-Request-Id",
             ReplyHeader::CacheControl => "Cache-Control",
+            ReplyHeader::Allow => "Allow",
             ReplyHeader::ETag => "ETag",
             ReplyHeader::Location => "Location",
             ReplyHeader::Link => "Link",
@@ -357,6 +362,7 @@ impl ReplyHeader {
             ReplyHeader::CacheControl => {
                 (json!({ "type": "string" }), "For how long the reply may be used without asking again.")
             }
+            ReplyHeader::Allow => (json!({ "type": "string" }), "The methods that there are."),
             ReplyHeader::ETag => (
                 json!({ "type": "string", "pattern": "^\"[!#-~]+\"$" }),
                 "What tells this representation from others: of an account its version.",
