@@ -567,7 +567,7 @@ fn wrong_in_version_two(ids: &Ids) -> Vec<Case> {
             let body = format!("{{\"amount\":{amount}}}");
             cases.push(with(&head, body, 400, "invalid-request", &["/amount"]));
         }
-        cases.push(with(&head, r#"{"amount":"1.001"}"#, 422, "too-many-decimals", &[]));
+        cases.push(with(&head, r#"{"amount":"1.001"}"#, 422, "too-many-decimals", &["/amount"]));
         cases.push(with(
             &head,
             r#"{"amount":"1000000000000000000000000"}"#,
@@ -645,7 +645,22 @@ fn refused_by_the_ledger(ids: &Ids) -> Vec<Case> {
         bare(&format!("DELETE /v2/accounts/{}", ids.closed), 409, "account-closed", &[]),
         bare("DELETE /accounts/alice", 409, "account-not-empty", &[]),
         bare(&format!("DELETE /v2/accounts/{}", ids.account), 409, "account-not-empty", &[]),
-        with(OPEN_V2, r#"{"name":"new","overdraft_limit":"1.001"}"#, 422, "too-many-decimals", &[]),
+        with(
+            OPEN_V2,
+            r#"{"name":"new","overdraft_limit":"1.001"}"#,
+            422,
+            "too-many-decimals",
+            &["/overdraft_limit"],
+        ),
+        with(
+            OPEN_V2,
+            r#"{"name":"new","overdraft_limit":"1.10","velocity_limits":{"per_day":"0.001","per_month":"1.001"}}"#,
+            422,
+            "too-many-decimals",
+            &["/velocity_limits/per_day", "/velocity_limits/per_month"],
+        ),
+        with("POST /accounts/yen/deposit", r#"{"amount":0.5}"#, 422, "too-many-decimals", &["/amount"]),
+        with("POST /accounts/yen/withdraw", r#"{"amount":1.5}"#, 422, "too-many-decimals", &["/amount"]),
         with(
             OPEN_V2,
             r#"{"name":"new","overdraft_limit":"100000000000000000000000.01"}"#,
@@ -1337,9 +1352,30 @@ fn refused_operations(ids: &Ids) -> Vec<Case> {
             r#"{"amount":"0.0001"}"#,
             422,
             "too-many-decimals",
-            &[],
+            &["/amount"],
         ),
-        with("PATCH /v2/accounts/name:yen", r#"{"overdraft_limit":"0.5"}"#, 422, "too-many-decimals", &[]),
+        with(
+            "PATCH /v2/accounts/name:yen",
+            r#"{"overdraft_limit":"0.5"}"#,
+            422,
+            "too-many-decimals",
+            &["/overdraft_limit"],
+        ),
+        with(
+            "PATCH /v2/accounts/name:yen",
+            r#"{"overdraft_limit":null,"velocity_limits":{"per_day":null,"per_month":"0.5"}}"#,
+            422,
+            "too-many-decimals",
+            &["/velocity_limits/per_month"],
+        ),
+        with(
+            &format!("POST /v2/transfers/{}/reverse", ids.transfer),
+            r#"{"amount":"0.001"}"#,
+            422,
+            "too-many-decimals",
+            &["/amount"],
+        ),
+        bare("GET /v2/events?account=name:alice,name:nobody", 404, "account-not-found", &["?account"]),
         with(
             "PUT /v2/accounts/name:alice/links/name:alice",
             r#"{"kind":"related"}"#,

@@ -17,7 +17,7 @@ use super::wire::write::{self, Id, MoneyNumber, MoneyText, Object, Write};
 use super::wire::{AllowanceLeft, AllowanceLeftV1, Version};
 use crate::bank::Refusal;
 use crate::ledger::workspace::CONDITION_PLACES_FROM;
-use crate::ledger::{Allowance, Amount, Currency, HoldOutcome, Rejected, Rejection};
+use crate::ledger::{Allowance, Amount, Currency, HoldOutcome, Quantity, Rejected, Rejection};
 
 /// How many wrong fields one reply lists. A body of 64 KiB can have thousands of unknown fields; nobody reads
 /// more than these.
@@ -325,6 +325,8 @@ pub(super) struct Problem {
     first_request_id: Option<Box<str>>,
     /// Which of the accounts that the request names met it, if it names several.
     pub(super) party: Option<u16>,
+    /// How many decimals an amount may have, if one has more.
+    decimals_max: Option<u8>,
     /// What the log should know and the client should not.
     pub(super) inside: Option<String>,
 }
@@ -338,6 +340,7 @@ impl Problem {
             facts: Vec::new(),
             first_request_id: None,
             party: None,
+            decimals_max: None,
             inside: None,
         }
     }
@@ -380,6 +383,43 @@ impl Problem {
             self.errors.push(FieldError { place: Place::Pointer(pointer), detail });
         }
         self
+    }
+
+    /// Points to the amount of a body that has one and names no account, if its decimals are what is wrong.
+    pub(super) fn pointing_to_amount(self) -> Problem {
+        match self.code {
+            Code::TooManyDecimals => Problem { party: Some(0), ..self }.pointing(|_| "/amount".into()),
+            _ => self,
+        }
+    }
+
+    /// Points to those of an account's limits, each with where it stands, whose decimals are what is wrong.
+    pub(super) fn pointing_to_limits(
+        mut self,
+        limits: impl IntoIterator<Item = (&'static str, Option<Quantity>)>,
+    ) -> Problem {
+        let Some(decimals_max) = self.decimals_max else { return self };
+        let is_too_fine =
+            |limit: &Option<Quantity>| limit.is_some_and(|limit| limit.truncated(decimals_max) != limit);
+        for (pointer, _) in limits.into_iter().filter(|(_, limit)| is_too_fine(limit)) {
+            let place = Place::Pointer(pointer.into());
+            self.errors.push(FieldError { place, detail: self.detail.clone() });
+        }
+        self
+    }
+
+    /// Says which account met it, where no body names it: `accounts` are those that take part, in their order.
+    pub(super) fn naming(mut self, accounts: &[&str]) -> Problem {
+        let party = self.party.take();
+        match party.and_then(|party| accounts.get(usize::from(party))) {
+            Some(account) => self.about(account),
+            None => self,
+        }
+    }
+
+    /// Says which account it is about.
+    pub(super) fn about(self, account: &str) -> Problem {
+        Problem { detail: format!("{} ({account})", self.detail).into(), ..self }
     }
 
     /// Whether an earlier request was refused with it, and this one repeats that.
@@ -520,10 +560,13 @@ impl From<Rejection> for Problem {
             Rejection::BalanceOutOfRange => Problem::plain(Code::BalanceOutOfRange),
             Rejection::AccountsExhausted => Problem::plain(Code::AccountsExhausted),
             Rejection::HoldsExhausted => Problem::plain(Code::HoldsExhausted),
-            Rejection::TooManyDecimals { currency } => Problem::new(
-                Code::TooManyDecimals,
-                format!("an amount of {currency} has at most {} decimals", currency.scale()),
-            ),
+            Rejection::TooManyDecimals { currency } => Problem {
+                decimals_max: Some(currency.scale()),
+                ..Problem::new(
+                    Code::TooManyDecimals,
+                    format!("an amount of {currency} has at most {} decimals", currency.scale()),
+                )
+            },
             Rejection::CurrencyMismatch { expected, found } => {
                 Problem::new(Code::CurrencyMismatch, format!("the account is in {found}, not in {expected}"))
             }

@@ -44,6 +44,27 @@ fn lines(items: &[Value]) -> String {
 }
 
 #[test]
+fn too_many_decimals_are_pointed_at_in_items_that_name_no_currency() {
+    let teller = Teller::start();
+    let account = teller.open(0, "a", "10");
+    let hold = text(&teller.post("/v2/holds", json!({ "account": account, "amount": "2" })).is(201)["id"]);
+    let fine = json!({ "per_day": "1", "per_month": "0.001" });
+    let items = json!([
+        { "type": "capture", "hold": hold, "amount": "0.001" },
+        { "type": "capture", "hold": hold, "amount": "9" },
+        { "type": "open", "name": "new", "overdraft_limit": "0.001" },
+        { "type": "open", "name": "new", "overdraft_limit": "0.01", "velocity_limits": fine },
+        { "type": "deposit", "account": account, "amount": "0.001" },
+    ]);
+    let batch = teller.post("/v2/batches", json!({ "items": items })).is(200);
+    let errors = results(&batch).iter().map(|result| result["problem"]["errors"].clone());
+    let pointers: Vec<Value> = errors.map(|errors| errors[0]["pointer"].clone()).collect();
+    let expected = json!(["/amount", null, "/overdraft_limit", "/velocity_limits/per_month", "/amount"]);
+    assert_eq!(json!(pointers), expected, "{batch}");
+    teller.end();
+}
+
+#[test]
 fn items_of_every_kind_come_one_after_the_other() {
     let teller = Teller::start();
     let [a, b] = teller.open_each([(0, "10"), (1, "0")]);

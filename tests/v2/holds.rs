@@ -42,7 +42,7 @@ fn a_hold_reserves_and_a_capture_pays_a_part_and_releases_the_rest() {
     let capture = format!("{path}/capture");
     let problem = teller.post(&capture, json!({ "amount": "6.01" })).refused(422, "hold-exceeded");
     assert_eq!(problem["held"], "6.00");
-    teller.post(&capture, json!({ "amount": "0.001" })).refused(422, "too-many-decimals");
+    teller.post(&capture, json!({ "amount": "0.001" })).refused_at(422, "too-many-decimals", "/amount");
     let captured = teller.post(&capture, json!({ "amount": "2.5", "metadata": { "k": "v" } })).is(201);
     assert_eq!((&captured["type"], &captured["hold_id"]), (&json!("capture"), &hold["id"]));
     assert_eq!(sides(&captured), [side("-2.50", "7.50", "0.00", 4), side("2.50", "2.50", "0.00", 2)]);
@@ -226,7 +226,8 @@ fn a_hold_for_an_account_that_was_closed_can_only_be_given_up() {
     let [a, b] = teller.open_each([(0, "10"), (1, "0")]);
     let (path, _) = place(&teller, json!({ "account": a, "amount": "4", "to": b }));
     teller.delete(&format!("/v2/accounts/{b}")).is(204);
-    teller.post(&format!("{path}/capture"), json!({})).refused(409, "account-closed");
+    let problem = teller.post(&format!("{path}/capture"), json!({})).refused(409, "account-closed");
+    assert_eq!(problem["detail"], "The account is closed (the one that is to be paid)");
     teller.post(&format!("{path}/void"), json!({})).is(201);
     assert_eq!(teller.account(&a)["available"], "10.00");
     teller.end();

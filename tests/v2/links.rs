@@ -67,6 +67,36 @@ fn accounts_are_linked_and_unlinked() {
 }
 
 #[test]
+fn a_refusal_says_which_of_the_two_accounts_it_is_about() {
+    let teller = Teller::start();
+    let [a, b] = teller.open_each([(0, "0"), (1, "0")]);
+    let yen = teller.open_as(2, "yen", "0", json!({ "currency": "JPY" }));
+    let closed = teller.id(&b);
+    teller.delete(&format!("/v2/accounts/{b}")).is(204);
+    let protection = json!({ "kind": "overdraft-protection" });
+    for (first, second, status, code, which) in [
+        ("name:nobody", &*a, 404, "account-not-found", "first"),
+        (&*a, "name:nobody", 404, "account-not-found", "second"),
+        (&*closed, &*a, 409, "account-closed", "first"),
+        (&*a, &*closed, 409, "account-closed", "second"),
+        (&*a, &*yen, 422, "currency-mismatch", "second"),
+    ] {
+        let path = format!("/v2/accounts/{first}/links/{second}");
+        let told = |problem: Value| {
+            let detail = text(&problem["detail"]);
+            assert!(detail.ends_with(&format!("(the {which} one in the path)")), "{path}: {detail}");
+        };
+        told(teller.put(&path, protection.clone()).refused(status, code));
+        if code == "account-not-found" {
+            told(teller.get(&path).refused(status, code));
+            told(teller.delete(&path).refused(status, code));
+            told(teller.send("DELETE", &path, &[("idempotency-key", "k")], "").refused(status, code));
+        }
+    }
+    teller.end();
+}
+
+#[test]
 fn a_chain_of_four_helps_out_wherever_its_accounts_are() {
     let mut teller = Teller::start();
     let accounts = teller.open_each([(0, "1"), (2, "2"), (1, "3"), (0, "4"), (1, "50")]);

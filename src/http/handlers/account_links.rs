@@ -98,6 +98,10 @@ pub(in crate::http) static DELETE: Operation = Operation {
     ..Operation::PLAIN
 };
 
+/// The accounts of a link, in their order. By where they stand, so that a repeated request which refers to them in another
+/// way is told what the first one was.
+const IN_THE_PATH: [&str; 2] = ["the first one in the path", "the second one in the path"];
+
 impl Call<'_> {
     pub(super) async fn put_link(&mut self) -> Result<Reply, Problem> {
         let bank = self.bank()?;
@@ -108,18 +112,19 @@ impl Call<'_> {
             LedgerOperation::Link { account: bank.place(account.clone()), to: bank.place(to.clone()), kind };
         // What is changed does not say what was there before. Simplified: of two who at one moment link the same accounts
         // in two ways, both may hear that their link is new.
-        let (before, to) = (bank.account(account).await?, self.id_of(to).await?);
+        let (before, to) = (self.first_account(account).await?, self.id_of(to).await?);
         let was_there = links_of(&before).iter().any(|link| link.to == to);
         // Putting is idempotent by itself: the same request again finds the link there.
         let origin = Origin { key: None, request_id: self.request_id.as_str().into() };
-        let done = bank.operate(operation, Vec::new(), KeyHome::Key, false, origin).await?;
+        let done = bank.operate(operation, Vec::new(), KeyHome::Key, false, origin).await;
+        let done = done.map_err(|refusal| Problem::from(refusal).naming(&IN_THE_PATH))?;
         let is_new = !was_there && done.value.decision.effects().next().is_some();
         let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
         Ok(reply::json(status, &AccountLink::of(before.id, to, kind)))
     }
 
     pub(super) async fn read_link(&self) -> Result<Reply, Problem> {
-        let account = self.bank()?.account(self.account()?).await?;
+        let account = self.first_account(self.account()?).await?;
         let to = self.id_of(self.other_account()?).await?;
         let link = links_of(&account).iter().find(|link| link.to == to);
         let link = link.ok_or_else(|| Problem::plain(Code::LinkNotFound))?;
@@ -144,20 +149,29 @@ impl Call<'_> {
         let place = bank.place(account.clone());
         // The other account is a part of the request, whichever way it is referred to.
         let other = match headers::has_idempotency_key(self.headers()) {
-            true => format!("{NAME_PREFIX}{}", &*self.name_of(&to).await?),
+            true => format!("{NAME_PREFIX}{}", &*self.name_of(&to).await.map_err(missing(1))?),
             false => String::new(),
         };
-        let origin = self.account_origin(&account, other.as_bytes()).await?;
+        let origin = self.account_origin(&account, other.as_bytes()).await.map_err(missing(0))?;
         let home = KeyHome::Shard(place.shard);
         let operation = LedgerOperation::Unlink { account: place, to: bank.place(to) };
-        let done = bank.operate(operation, Vec::new(), home, false, origin).await?;
+        let done = bank.operate(operation, Vec::new(), home, false, origin).await;
+        let done = done.map_err(|refusal| Problem::from(refusal).naming(&IN_THE_PATH))?;
         Ok(reply::marked(reply::empty(StatusCode::NO_CONTENT), &done))
     }
 
+    async fn first_account(&self, account: AccountSelector) -> Result<AccountView, Problem> {
+        self.bank()?.account(account).await.map_err(|refusal| missing(0)(refusal.into()))
+    }
+
+    /// The id of the second account.
     async fn id_of(&self, account: AccountSelector) -> Result<AccountId, Problem> {
         match account {
             AccountSelector::Id(id) => Ok(id),
-            name @ AccountSelector::Name(_) => Ok(self.bank()?.account(name).await?.id),
+            name @ AccountSelector::Name(_) => {
+                let account = self.bank()?.account(name).await;
+                Ok(account.map_err(|refusal| missing(1)(refusal.into()))?.id)
+            }
         }
     }
 
@@ -172,6 +186,14 @@ impl Call<'_> {
         }
         let name = self.name_of(account).await?;
         self.origin(Scope::Account(&name), body)
+    }
+}
+
+/// Says of an account that is not there which one of the path it is.
+fn missing(party: usize) -> impl FnOnce(Problem) -> Problem {
+    move |problem| match problem.code {
+        Code::AccountNotFound => problem.about(IN_THE_PATH[party]),
+        _ => problem,
     }
 }
 

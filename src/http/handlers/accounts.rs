@@ -271,7 +271,8 @@ impl Call<'_> {
         let body = self.read_taken().await?;
         let origin = self.origin(Scope::Accounts, &body)?;
         let open: OpenAccount = read_body(&body)?;
-        let opened = bank.open(open.to_opening(bank.currency()), origin).await?;
+        let opened = bank.open(open.to_opening(bank.currency()), origin).await;
+        let opened = opened.map_err(|refusal| Problem::from(refusal).pointing_to_limits(open.limits()))?;
         let location = reply::location_of("/v2/accounts/", opened.value.id.to_uuid());
         let mut reply = reply::json(StatusCode::CREATED, &Account::opened(&opened.value));
         reply.headers_mut().insert(LOCATION, location);
@@ -349,7 +350,8 @@ impl Call<'_> {
             .map(|version| Condition { account: place.clone(), requirement: Requirement::Match(version) });
         let home = KeyHome::Shard(place.shard);
         let operation = LedgerOperation::Amend { account: place, amendment: Box::new(patch.to_amendment()) };
-        let done = bank.operate(operation, conditions.into_iter().collect(), home, false, origin).await?;
+        let done = bank.operate(operation, conditions.into_iter().collect(), home, false, origin).await;
+        let done = done.map_err(|refusal| Problem::from(refusal).pointing_to_limits(patch.limits()))?;
         let mut reply = reply::json(StatusCode::OK, &TransactionDetail::of(&done.value, None));
         if let Some((_, effect)) = done.value.decision.effects().next() {
             reply.headers_mut().insert(ETAG, headers::etag_of_version(effect.after.version));

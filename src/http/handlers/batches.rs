@@ -20,7 +20,7 @@ use crate::http::reply::{self, JSON, Reply};
 use crate::http::routes::Endpoint;
 use crate::http::wire::Account;
 use crate::http::wire::batches::{
-    Batch, BatchReply, ItemBody, ItemResult, Lines, RawItem, problem_body, read_item,
+    Batch, BatchItem, BatchReply, ItemBody, ItemResult, Lines, RawItem, problem_body, read_item,
 };
 use crate::http::wire::detail::TransactionDetail;
 use crate::http::wire::holds::HoldResource;
@@ -28,7 +28,7 @@ use crate::http::wire::read::read_body;
 use crate::http::wire::schema::{Describe, Schemas};
 use crate::http::wire::values::Flag;
 use crate::http::wire::write::Write;
-use crate::ledger::Kind;
+use crate::ledger::{Kind, Quantity};
 
 /// The longest body of a batch, in bytes.
 pub(in crate::http) const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -226,6 +226,10 @@ impl Call<'_> {
                     BatchResult::Done(_) => {}
                     BatchResult::Refused(refusal) => {
                         let problem = Problem::from(refusal).pointing(|party| pointer(items[place], party));
+                        let problem = match problem.code {
+                            Code::TooManyDecimals => problem.pointing_to_limits(limits(items[place])),
+                            _ => problem,
+                        };
                         refusals.push((place, problem));
                     }
                     BatchResult::NotAttempted => refusals.push((place, Problem::plain(Code::NotAttempted))),
@@ -348,6 +352,15 @@ fn atomic_of(query: Option<Flag>, body: Option<Flag>) -> Result<bool, Problem> {
 /// Where in an item stands what has met a refusal. Refusals are few: those items are read again rather than all kept.
 fn pointer(raw: &str, party: Party) -> Cow<'static, str> {
     read_item(raw).map_or("".into(), |(item, _)| item.into_pointer(party))
+}
+
+/// The limits of an account that an item opens.
+fn limits(raw: &str) -> impl IntoIterator<Item = (&'static str, Option<Quantity>)> + use<> {
+    let open = match read_item(raw) {
+        Ok((BatchItem::Open(open), _)) => Some(open),
+        _ => None,
+    };
+    open.into_iter().flat_map(|open| open.limits())
 }
 
 fn refused(index: usize, problem: &Problem, request_id: &str) -> ItemResult {

@@ -27,7 +27,7 @@ use crate::http::wire::events::{
 };
 use crate::http::wire::links::PageLinks;
 use crate::http::wire::schema::{Describe, Schemas};
-use crate::http::wire::values::parse_reference;
+use crate::http::wire::values::{NAME_PREFIX, parse_reference};
 use crate::http::wire::write::Text;
 use crate::ledger::TransactionType;
 
@@ -118,7 +118,8 @@ impl Call<'_> {
         let position = self.position(bank, after, is_stream)?;
         let mut filter = EventFilter { accounts: Vec::with_capacity(accounts.len()), kinds };
         for account in accounts {
-            filter.accounts.push(bank.account(account).await?.id);
+            let found = bank.account(account.clone()).await;
+            filter.accounts.push(found.map_err(|refusal| not_found(&account, refusal))?.id);
         }
         if is_stream {
             return self.event_stream(bank, position, filter, limit);
@@ -291,6 +292,20 @@ impl Follower {
         self.said = Instant::now();
         writer.send(chunk, events).await
     }
+}
+
+/// The refusal to look for events of an account that is not there.
+fn not_found(account: &AccountSelector, refusal: Refusal) -> Problem {
+    let problem = Problem::from(refusal);
+    if problem.code != Code::AccountNotFound {
+        return problem;
+    }
+    let account = match account {
+        AccountSelector::Name(name) => format!("{NAME_PREFIX}{}", &**name),
+        AccountSelector::Id(id) => id.to_uuid().to_string(),
+    };
+    let detail = format!("names an account that is not there: {account}");
+    Problem::at(Code::AccountNotFound, Place::Parameter("account".into()), detail)
 }
 
 /// The address of a page.

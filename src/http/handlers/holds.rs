@@ -130,6 +130,9 @@ pub(in crate::http) static VOID: Operation = Operation {
     ..Operation::PLAIN
 };
 
+/// The accounts that the end of a hold is about, in their order.
+const PARTIES_OF_A_HOLD: [&str; 2] = ["the one whose money is held", "the one that is to be paid"];
+
 impl Call<'_> {
     pub(super) async fn place_hold(&mut self, query: &Query<'_>) -> Result<Reply, Problem> {
         let bank = self.bank()?;
@@ -200,7 +203,9 @@ impl Call<'_> {
         let hold = self.hold_id()?;
         let origin = self.origin(Scope::Hold(&hold.to_uuid().to_string()), body)?;
         let home = KeyHome::Shard(hold.shard);
-        let done = self.bank()?.operate(operation, Vec::new(), home, false, origin).await?;
+        let done = self.bank()?.operate(operation, Vec::new(), home, false, origin).await;
+        let done =
+            done.map_err(|refusal| Problem::from(refusal).pointing_to_amount().naming(&PARTIES_OF_A_HOLD))?;
         Ok(made(&done, false))
     }
 }

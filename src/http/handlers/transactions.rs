@@ -194,7 +194,7 @@ impl Call<'_> {
         let account = AccountSelector::Name(name.clone());
         let posted = bank.post(account, version, direction, posting.amount.0, origin);
         Ok(posted.map(move |posted| {
-            let posted = posted?;
+            let posted = posted.map_err(|refusal| Problem::from(refusal).pointing_to_amount())?;
             let transaction = TransactionV1::of(&posted.value, &name, posted.value.currency);
             let mut reply = reply::json(StatusCode::CREATED, &transaction);
             let location = reply::location_of("/transactions/", posted.value.id.to_uuid());
@@ -211,7 +211,8 @@ impl Call<'_> {
         let origin = self.account_origin(&account, &body).await?;
         let posting: Posting = read_body(&body)?;
         let note = note(&posting.reference, &posting.metadata);
-        let posted = bank.post_noted(account, version, direction, posting.amount.0, note, origin).await?;
+        let posted = bank.post_noted(account, version, direction, posting.amount.0, note, origin).await;
+        let posted = posted.map_err(|refusal| Problem::from(refusal).pointing_to_amount())?;
         let mut reply = reply::json(StatusCode::CREATED, &Transaction::of(&posted.value));
         let location = reply::location_of("/v2/transactions/", posted.value.executed.id.to_uuid());
         reply.headers_mut().insert(LOCATION, location);

@@ -173,7 +173,8 @@ impl Call<'_> {
         let origin = self.origin(Scope::Transfer(&id.to_uuid().to_string()), &body)?;
         let Reversal { amount, reference, metadata } = read_optional_body(&body)?;
         let amount = amount.map(|amount| amount.0);
-        let done = bank.reverse(id, amount, note(&reference, &metadata), dry_run, origin).await?;
+        let done = bank.reverse(id, amount, note(&reference, &metadata), dry_run, origin).await;
+        let done = done.map_err(|refusal| Problem::from(refusal).pointing_to_amount())?;
         Ok(made(&done, dry_run))
     }
 }

@@ -15,8 +15,8 @@ use super::write::{Id, MoneyNumber, MoneyText, Seconds, Text, Time, resource};
 use crate::bank::OpenedAccount;
 use crate::ledger::operation::{Amendment, Opening, VelocityChange, VelocityTerms};
 use crate::ledger::{
-    self, AccountName, Allowance, Amount, Currency, DebitLimit, Effect, Reference, Spent, VelocityLimits,
-    WINDOW_SECONDS_MAX,
+    self, AccountName, Allowance, Amount, Currency, DebitLimit, Effect, Quantity, Reference, Spent,
+    VelocityLimits, WINDOW_SECONDS_MAX,
 };
 use crate::shard::request::AccountView;
 
@@ -49,7 +49,32 @@ body! {
     }
 }
 
+/// Where the limits of an account's terms stand in a body, and what they are.
+pub(in crate::http) type LimitsByPlace = [(&'static str, Option<Quantity>); 3];
+
+fn limits_by_place(
+    overdraft: Option<LimitText>,
+    per_day: Option<LimitText>,
+    per_month: Option<LimitText>,
+) -> LimitsByPlace {
+    let quantity = |limit: Option<LimitText>| limit.map(|limit| limit.0);
+    [
+        ("/overdraft_limit", quantity(overdraft)),
+        ("/velocity_limits/per_day", quantity(per_day)),
+        ("/velocity_limits/per_month", quantity(per_month)),
+    ]
+}
+
 impl OpenAccount {
+    pub(in crate::http) fn limits(&self) -> LimitsByPlace {
+        let velocity = self.velocity_limits;
+        limits_by_place(
+            self.overdraft_limit,
+            velocity.and_then(|limits| limits.per_day),
+            velocity.and_then(|limits| limits.per_month),
+        )
+    }
+
     pub(in crate::http) fn to_opening(&self, default_currency: Currency) -> Opening {
         Opening {
             name: self.name.clone(),
@@ -133,6 +158,15 @@ body! {
 }
 
 impl AccountPatch {
+    pub(in crate::http) fn limits(&self) -> LimitsByPlace {
+        let velocity = self.velocity_limits.set();
+        limits_by_place(
+            self.overdraft_limit.set().copied(),
+            velocity.and_then(|limits| limits.per_day.set().copied()),
+            velocity.and_then(|limits| limits.per_month.set().copied()),
+        )
+    }
+
     pub(in crate::http) fn to_amendment(&self) -> Amendment {
         Amendment {
             overdraft_limit: self.overdraft_limit.change(|limit| limit.0),

@@ -387,6 +387,7 @@ impl BatchItem {
         let conditions = match self {
             BatchItem::Transfer(transfer) => return transfer.into_places().pointer(party),
             BatchItem::Hold(hold) => return hold.pointer(party),
+            BatchItem::Capture(_) if matches!(party, Party::Amount(_)) => return "/amount".into(),
             // It names no account: the hold knows them.
             BatchItem::Capture(_) | BatchItem::Void(_) => return "/hold".into(),
             BatchItem::Open(_) => None,

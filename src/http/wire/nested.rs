@@ -22,6 +22,14 @@ pub(in crate::http) enum Patch<T> {
 }
 
 impl<T> Patch<T> {
+    /// What it sets.
+    pub(in crate::http) fn set(&self) -> Option<&T> {
+        match self {
+            Patch::Set(set) => Some(set),
+            Patch::Keep | Patch::Remove => None,
+        }
+    }
+
     /// The change: the outer `None` leaves what is, the inner one takes it away.
     pub(in crate::http) fn change<U>(&self, value: impl FnOnce(&T) -> U) -> Option<Option<U>> {
         match self {
