@@ -45,6 +45,7 @@ fn wrong_usage_exits_2_and_names_the_flag_or_the_variable() {
         (&["import", "x.csv", "--connections=0"], &[], "from 1 to 64"),
         (&["export", "--what=accounts", "--account=alice"], &[], "--account"),
         (&["export", "--what=accounts", "--format=hledger"], &[], "--what accounts"),
+        (&["export", "--what=accounts", "--format=hledger"], &[], "Usage: teller export"),
         (&["export", "--what=accounts", "--format=beancount"], &[], "--what accounts"),
         (&["export", "--account="], &[], "must not be empty"),
         (&["bench"], &[], "Usage: teller bench"),

@@ -74,7 +74,7 @@ pub fn run(cli: Cli) -> Result<(), Box<dyn Error>> {
         }
         Command::Export(args) => {
             if let Err(contradiction) = args.check() {
-                usage_error(ErrorKind::ArgumentConflict, &contradiction);
+                usage_error("export", ErrorKind::ArgumentConflict, &contradiction);
             }
             start_log(&args.log);
             export::run(&args, &valid(args.location.resolve(&environment)))
@@ -85,7 +85,7 @@ pub fn run(cli: Cli) -> Result<(), Box<dyn Error>> {
         }
         Command::Bench(args) => {
             if let Err(contradiction) = args.check() {
-                usage_error(ErrorKind::ArgumentConflict, &contradiction);
+                usage_error("bench", ErrorKind::ArgumentConflict, &contradiction);
             }
             args.log().into_iter().for_each(start_log);
             bench::run(&args, &valid(args.location().resolve(&environment)))
@@ -102,12 +102,18 @@ fn start_log(args: &LogArgs) {
 }
 
 fn valid<T>(setting: Result<T, SettingError>) -> T {
-    setting.unwrap_or_else(|error| usage_error(ErrorKind::ValueValidation, &error))
+    setting.unwrap_or_else(|error| usage_error("", ErrorKind::ValueValidation, &error))
 }
 
-/// Ends the process as the parser does when it refuses a command line.
-fn usage_error(kind: ErrorKind, error: &dyn Display) -> ! {
-    Cli::command().error(kind, error).exit()
+/// Ends the process as the parser does when it refuses a command line, with the usage of this subcommand, or of none.
+fn usage_error(subcommand: &str, kind: ErrorKind, error: &dyn Display) -> ! {
+    let mut command = Cli::command();
+    // Until then a subcommand does not know whose it is.
+    command.build();
+    match command.find_subcommand_mut(subcommand) {
+        Some(subcommand) => subcommand.error(kind, error).exit(),
+        None => command.error(kind, error).exit(),
+    }
 }
 
 #[cfg(test)]
