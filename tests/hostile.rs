@@ -1151,7 +1151,7 @@ fn wrong_batches(ids: &Ids) -> Vec<Case> {
     let batch = format!("{{\"items\":[{item}]}}");
     let mut cases = vec![
         bare(batches, 400, "malformed-json", &[]),
-        bare(ndjson, 400, "malformed-json", &[]),
+        bare(ndjson, 400, "invalid-request", &[""]),
         with(batches, "{", 400, "malformed-json", &[]),
         with(batches, item, 400, "invalid-request", &["/type", "/account", "/amount", "/items"]),
         with(batches, format!("[{item}]"), 400, "invalid-request", &[""]),
@@ -1197,9 +1197,9 @@ fn wrong_batches(ids: &Ids) -> Vec<Case> {
         ),
         with(batches, " ".repeat(8 * 1024 * 1024 + 1), 413, "payload-too-large", &[]),
         with(batches, "[".repeat(8 * 1024 * 1024), 400, "malformed-json", &[]),
-        with(ndjson, "\n \r\n\t\n", 400, "malformed-json", &[]),
+        with(ndjson, "\n \r\n\t\n", 400, "invalid-request", &[""]),
         with(ndjson, b"{\"type\":\"deposit\",\"account\":\"name:\xff\"}\n", 400, "malformed-json", &[]),
-        with(ndjson, "1\n".repeat(10_001), 400, "invalid-request", &[]),
+        with(ndjson, "1\n".repeat(10_001), 400, "invalid-request", &[""]),
         with(ndjson, " ".repeat(8 * 1024 * 1024 + 1), 413, "payload-too-large", &[]),
         with(
             &format!("{ndjson}\ncontent-encoding: gzip"),

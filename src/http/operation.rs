@@ -243,6 +243,29 @@ pub(super) const MOVING: &[Code] = &[
     Code::TooManyDecimals,
     Code::VelocityLimit,
 ];
+/// What can be in the way of an item of a batch, which is told in its result.
+pub(super) const ITEM: &[&[Code]] = &[
+    MOVING,
+    &[
+        Code::AccountExists,
+        Code::AccountsExhausted,
+        Code::DiskFull,
+        Code::Ending,
+        Code::HoldEnded,
+        Code::HoldExceeded,
+        Code::HoldNotFound,
+        Code::HoldsExhausted,
+        Code::IdempotencyKeyInFlight,
+        Code::IdempotencyKeyReused,
+        Code::IdempotencyKeysExhausted,
+        Code::InternalError,
+        Code::InvalidRequest,
+        Code::LegsUnbalanced,
+        Code::MalformedJson,
+        Code::NotAttempted,
+        Code::Overloaded,
+    ],
+];
 /// What can be wrong with a hold's id in a path.
 pub(super) const HOLD: &[Code] = &[Code::InvalidId, Code::HoldNotFound];
 /// What can be wrong with a transaction's id in a path.

@@ -12,7 +12,7 @@ use crate::bank::{
 use crate::http::call::Call;
 use crate::http::headers::{self, Scope};
 use crate::http::operation::{
-    BANK, CHANGE, EVERY, HOLD, JSON_BODY, KEYED, KEYS, MOVING, Operation, ReplyHeader, RequestBody, Success,
+    BANK, CHANGE, EVERY, JSON_BODY, KEYED, KEYS, Operation, ReplyHeader, RequestBody, Success,
 };
 use crate::http::problem::{Code, Party, Place, Problem};
 use crate::http::query::{Parameter, Query, parameters};
@@ -79,26 +79,7 @@ pub(in crate::http) static EXECUTE: Operation = Operation {
         headers_at_times: &[ReplyHeader::IdempotentReplayed],
         ..Success::EMPTY
     },
-    problems: &[
-        EVERY,
-        BANK,
-        CHANGE,
-        KEYS,
-        JSON_BODY,
-        HOLD,
-        MOVING,
-        &[
-            Code::AccountExists,
-            Code::AccountsExhausted,
-            Code::BatchTooLarge,
-            Code::HoldEnded,
-            Code::HoldExceeded,
-            Code::HoldsExhausted,
-            Code::InvalidParameter,
-            Code::LegsUnbalanced,
-            Code::NotAttempted,
-        ],
-    ],
+    problems: &[EVERY, BANK, CHANGE, KEYS, JSON_BODY, &[Code::BatchTooLarge, Code::InvalidParameter]],
     ..Operation::PLAIN
 };
 
@@ -307,10 +288,9 @@ impl<'a> ReadItems<'a> {
             }
         }
         match read.raws.len() {
-            0 => Err(Problem::new(Code::MalformedJson, "the body is empty; at least one item is needed")),
+            0 => Err(wrong_body("has 0 items; at least 1 is needed".to_owned())),
             count if count > BATCH_ITEMS_MAX => {
-                let detail = format!("the body has more than {BATCH_ITEMS_MAX} items");
-                Err(Problem::new(Code::InvalidRequest, detail))
+                Err(wrong_body(format!("has more than {BATCH_ITEMS_MAX} items; at most so many are allowed")))
             }
             _ => Ok(read),
         }
@@ -336,6 +316,11 @@ impl<'a> ReadItems<'a> {
         self.places.push(self.raws.len());
         self.raws.push(raw);
     }
+}
+
+/// The refusal of lines that are no batch as a whole.
+fn wrong_body(detail: String) -> Problem {
+    Problem::at(Code::InvalidRequest, Place::Pointer("".into()), detail)
 }
 
 fn atomic_of(query: Option<Flag>, body: Option<Flag>) -> Result<bool, Problem> {

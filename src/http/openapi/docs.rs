@@ -133,10 +133,6 @@ impl Page<'_> {
             write!(self.out, "<tr><td>{}<td>", Escaped(status))?;
             let bodies = &response["content"];
             for (index, (media_type, content)) in members(bodies).enumerate() {
-                if media_type == "application/problem+json" {
-                    self.schema_in_brief(&content["schema"]["allOf"][0])?;
-                    continue;
-                }
                 if index > 0 {
                     self.out.push_str("<br>");
                 }
@@ -236,6 +232,10 @@ impl Page<'_> {
         if let Some(name) = schema["$ref"].as_str().and_then(|path| path.rsplit('/').next()) {
             let name = Escaped(name);
             return write!(self.out, "<a href=\"#schema-{name}\">{name}</a>");
+        }
+        // Of a problem, whose other part only says which codes there are.
+        if let Some(first) = schema.pointer("/allOf/0") {
+            return self.schema_in_brief(first);
         }
         let mut separator = "";
         if let Some(kind) = schema["type"].as_str() {
@@ -376,6 +376,7 @@ mod tests {
         shown("schema-BatchItem", "<code>type</code><td><code>capture</code>");
         shown("schema-BatchItem", "<code>legs</code>");
         shown("listEvents", "string, <code>now</code> or pattern");
+        shown("schema-ItemResult", &format!("{}<td>Why it was refused: <code>", link("Problem")));
         shown("readStatement", "<br><code>text/csv; charset=utf-8; header=present</code>: string<br>");
     }
 

@@ -19,7 +19,8 @@ use super::transfers::{
 use super::values::{AmountText, Flag, parse_reference};
 use super::write::{Object, Write, resource};
 use crate::bank::{AccountSelector, BATCH_ITEMS_MAX, Bank};
-use crate::http::problem::{Party, Problem};
+use crate::http::operation::ITEM;
+use crate::http::problem::{Code, Party, Problem};
 use crate::http::wire::Version;
 use crate::ledger::operation::{Condition, Operation, Sum};
 use crate::ledger::{Currency, ExcessDecimals, HoldId, IdError, Note, Quantity, Reference};
@@ -492,6 +493,14 @@ impl Describe for ItemResult {
         schemas.named::<Self>("ItemResult", |schemas| {
             let resources =
                 [super::Account::describe(schemas), TransactionDetail::describe(schemas), HoldResource::describe(schemas)];
+            let codes: Vec<&str> = ITEM.concat().into_iter().map(Code::slug).collect();
+            let problem = json!({
+                "allOf": [
+                    Problem::describe(schemas),
+                    { "type": "object", "properties": { "code": { "enum": codes } } },
+                ],
+            });
+            let meaning = format!("Why it was refused: `{}`.", codes.join("`, `"));
             json!({
                 "type": "object",
                 "description": "What became of one item.",
@@ -503,7 +512,7 @@ impl Describe for ItemResult {
                         "description": "Whether an earlier request with the same key did it.",
                     },
                     "result": { "anyOf": resources, "description": "What it would have been answered." },
-                    "problem": with_meaning(Problem::describe(schemas), "Why it was refused."),
+                    "problem": with_meaning(problem, &meaning),
                 },
                 "required": ["index", "status", "replayed"],
             })
