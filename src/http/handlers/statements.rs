@@ -79,7 +79,7 @@ parameters! {
 parameters! {
     /// Which statement.
     struct StatementQuery {
-        /// From this moment on. Without it from the account's opening, or from `to` if that is before.
+        /// From this moment on, which must not be in the future. Without it from the account's opening, or from `to` if that is before.
         from: Option<Moment>,
         /// Before this moment, which must not be in the future; until now without it.
         to: Option<Moment>,
@@ -134,8 +134,8 @@ impl Call<'_> {
         let account = self.account()?;
         let StatementQuery { from, to, format } = StatementQuery::read(query)?;
         let (from, to) = between(from, to)?;
-        if let Some(to) = to {
-            not_in_the_future("to", to)?;
+        for (name, moment) in [("from", from), ("to", to)] {
+            moment.map_or(Ok(()), |moment| not_in_the_future(name, moment))?;
         }
         let format = match format {
             Some(Format(place)) => place,

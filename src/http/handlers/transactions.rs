@@ -17,7 +17,7 @@ use crate::http::operation::{
     BANK, CHANGE, EVERY, IF_MATCH, IF_NONE_MATCH, JSON_BODY, KEYED_IF_MATCH, KEYS, NAMED, Operation,
     REFERRED, ReplyHeader, RequestBody, Success, TRANSACTION,
 };
-use crate::http::problem::{Code, Problem};
+use crate::http::problem::{Code, Place, Problem};
 use crate::http::query::{Parameter, Query, parameters};
 use crate::http::reply::{self, Caching, Content, JSON, Reply};
 use crate::http::routes::Endpoint;
@@ -169,7 +169,7 @@ parameters! {
         to: Option<Moment>,
         /// Those that move at least so much, in or out; or hold or release so much, if they move nothing.
         amount_min: Option<LimitText>,
-        /// The same: at most so much.
+        /// The same: at most so much, and not less than `amount_min`.
         amount_max: Option<LimitText>,
         /// With exactly this reference.
         reference: Option<Reference>,
@@ -244,6 +244,12 @@ impl Call<'_> {
         let account = self.account()?;
         let read = HistoryQuery::read(query)?;
         let (from, to) = between(read.from, read.to)?;
+        if let (Some(min), Some(max)) = (read.amount_min, read.amount_max)
+            && max.0 < min.0
+        {
+            let place = Place::Parameter("amount_max".into());
+            return Err(Problem::at(Code::InvalidParameter, place, "must not be less than amount_min"));
+        }
         let filter = EntryFilter {
             types: read.types.map(|types| types.0),
             from,

@@ -94,6 +94,14 @@ impl Parameter for MetadataFilter {
 
     fn parse_keyed(values: KeyedValues) -> Parsed<MetadataFilter> {
         // Metadata that cannot be is asked for by mistake.
+        for (key, value) in &values {
+            if let Some(detail) = bounded_text(key, 1, METADATA_KEY_BYTES_MAX) {
+                return Err(format!("has a key that {detail}").into());
+            }
+            if let Some(detail) = bounded_text(value, 0, METADATA_VALUE_BYTES_MAX) {
+                return Err(format!("has a value for the key {key:?} that {detail}").into());
+            }
+        }
         let metadata = ledger::Metadata::new(values).map_err(|error| error.to_string())?;
         Ok(MetadataFilter(metadata.entries().to_vec()))
     }
