@@ -186,7 +186,10 @@ impl Page<'_> {
             if schema["properties"].is_object() {
                 self.fields(schema)?;
             } else if items(&schema["oneOf"]).any(|choice| choice["properties"].is_object()) {
-                items(&schema["oneOf"]).try_for_each(|choice| self.fields(choice))?;
+                for choice in items(&schema["oneOf"]) {
+                    writeln!(self.out, "<h4>{}</h4>", Escaped(text(&choice["properties"]["type"]["const"])))?;
+                    self.fields(choice)?;
+                }
             } else {
                 self.out.push_str("<p>");
                 self.schema_in_brief(schema)?;
@@ -238,8 +241,9 @@ impl Page<'_> {
             return self.schema_in_brief(first);
         }
         let mut separator = "";
-        if let Some(kind) = schema["type"].as_str() {
-            write!(self.out, "{}", Escaped(kind))?;
+        for kind in schema["type"].as_str().into_iter().chain(items(&schema["type"]).map(text)) {
+            let or = if separator.is_empty() { "" } else { " or " };
+            write!(self.out, "{or}{}", Escaped(kind))?;
             separator = ", ";
         }
         if schema["items"].is_object() {
@@ -374,7 +378,9 @@ mod tests {
         shown("schema-Transfer", &format!("{} or {}", link("PairTransfer"), link("LegTransfer")));
         shown("schema-AmountOrAll", &format!("{} or <code>all</code>", link("Amount")));
         shown("schema-BatchItem", "<code>type</code><td><code>capture</code>");
+        shown("schema-BatchItem", "<h4>deposit</h4>");
         shown("schema-BatchItem", "<code>legs</code>");
+        shown("schema-Problem", "<code>available?</code><td>string or number<td>");
         shown("listEvents", "string, <code>now</code> or pattern");
         shown("schema-ItemResult", &format!("{}<td>Why it was refused: <code>", link("Problem")));
         shown("readStatement", "<br><code>text/csv; charset=utf-8; header=present</code>: string<br>");
