@@ -504,7 +504,7 @@ fn decision(event: &mut Event) -> &mut Decision {
 }
 
 /// One leg protected by the account of another left that one short; it was refused with what the pull had left it,
-/// which nobody could ever have seen.
+/// which nobody could ever have seen, and then as if the pull was not asked of it as well.
 #[test]
 fn a_refused_leg_tells_what_was_available_before_the_transfer() {
     let mut bench = pair();
@@ -515,7 +515,7 @@ fn a_refused_leg_tells_what_was_available_before_the_transfer() {
     let operation = Operation::MultiTransfer { legs, note: Note::default() };
     let item = Item { operation, conditions: Vec::new(), key: None };
     let ItemOutcome::Refused(rejected) = bench.run(0, &item) else { panic!("it lacks 30.00") };
-    let (available, required) = (units(10_000), units(8000));
+    let (available, required) = (units(10_000), units(13_000));
     assert_eq!(
         rejected.rejection,
         Rejection::InsufficientFunds { available, required, currency: Currency::USD }
