@@ -19,6 +19,11 @@
 //! that serve while shards are at work on all the others, and else the others. Left to the system it waited on the core of
 //! a shard while the others slept, for a sleep of some milliseconds is too short for the system to see it.
 //!
+//! All this is for cores that are ours and our clients'. Another program that computes on the shards' core has it for a
+//! slice of the scheduler's each time, and a commit waits for the core three times: with one such program on two cores,
+//! deposits with 64 connections fell from 90,000 a second to 4,000, and threads that may move make 55,000. So the threads
+//! are let go while that is so ([`Cores::let_go`]; `server/contention.rs` sees when).
+//!
 //! What always holds:
 //!
 //! - cores are split only if every thread that serves, and every shard, can have one of its own, and if the cores that
@@ -35,6 +40,12 @@ use std::{fs, io, thread};
 use libc::{SCHED_BATCH, SCHED_OTHER, SYS_sched_getscheduler, SYS_sched_setscheduler, c_int, c_long};
 use rustix::process::{Pid, getpid};
 use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity};
+
+/// How the names of the threads that serve begin.
+const SERVING: &[&str] = &["http"];
+
+/// The same of those that a deposit waits for: the shards' workers, and the journal's.
+const WORKING: &[&str] = &["shard-", "sled-io-"];
 
 /// Some of the cores of the process, if they are split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,18 +110,30 @@ impl Cores {
         self.put(gettid(), SCHED_OTHER);
     }
 
-    /// Keeps those threads that there are, and whose names begin in one of these ways, on the cores that do not serve.
-    pub fn keep_off(&self, names: &[&str]) {
-        for (id, name) in threads() {
-            if names.iter().any(|beginning| name.starts_with(beginning)) {
-                self.keep(Some(id), Place::Other);
-            }
-        }
+    /// Keeps the threads that serve, the shards' workers and the journal's on their cores, as many as there are by now.
+    pub fn keep_apart(&self) {
+        self.keep_named(SERVING, Place::Serving);
+        self.keep_named(WORKING, Place::Other);
+    }
+
+    /// Lets the same threads run anywhere. They wait for their turn all the same.
+    pub fn let_go(&self) {
+        self.keep_named(SERVING, Place::Anywhere);
+        self.keep_named(WORKING, Place::Anywhere);
+    }
+
+    fn keep_named(&self, names: &[&str], place: Place) {
+        threads_named(names).for_each(|id| self.keep(Some(id), place));
+    }
+
+    /// The threads that serve and the shards' workers, if they are kept on cores.
+    pub fn kept(&self) -> Vec<Pid> {
+        self.0.iter().flat_map(|_| threads_named(SERVING).chain(threads_named(&WORKING[..1]))).collect()
     }
 
     /// Has those threads that there are, and whose names begin so, wait for their turn.
     pub fn have_wait(&self, name: &str) {
-        threads().filter(|(_, other)| other.starts_with(name)).for_each(|(id, _)| self.put(id, SCHED_BATCH));
+        threads_named(&[name]).for_each(|id| self.put(id, SCHED_BATCH));
     }
 
     /// Keeps a thread, this one if none is named, on some cores.
@@ -140,11 +163,12 @@ impl Cores {
     }
 }
 
-/// The threads of the process, with their names.
-fn threads() -> impl Iterator<Item = (Pid, String)> {
+/// The threads of the process whose names begin in one of these ways.
+fn threads_named(beginnings: &[&str]) -> impl Iterator<Item = Pid> {
     fs::read_dir("/proc/self/task").into_iter().flatten().flatten().filter_map(|thread| {
         let name = fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
-        Some((Pid::from_raw(thread.file_name().to_str()?.parse().ok()?)?, name))
+        beginnings.iter().find(|beginning| name.starts_with(**beginning))?;
+        Pid::from_raw(thread.file_name().to_str()?.parse().ok()?)
     })
 }
 
@@ -245,7 +269,7 @@ mod tests {
         };
         thread::spawn(placed).join().expect("no panic");
         let kept = move || {
-            cores.keep_off(&["to be kept", "no such name"]);
+            cores.keep_named(&["to be kept", "no such name"], Place::Other);
             cores.have_wait("to be kept off");
             mine()
         };

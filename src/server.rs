@@ -13,6 +13,7 @@
 
 mod background;
 mod compaction;
+mod contention;
 mod housekeeping;
 mod last_words;
 mod recovery;
@@ -32,6 +33,7 @@ use uuid::Uuid;
 
 use self::background::{Background, Kept};
 use self::compaction::{Clients, Compactor, Keeper};
+use self::contention::Contention;
 use self::housekeeping::{DiskReserve, Grower, Housekeeper};
 use self::last_words::on_log_failure;
 use self::recovery::recover_all;
@@ -255,7 +257,7 @@ impl Running {
 
         let recovered = recover_all(&directory, &journal_options(settings, wake_keeper.clone()))?;
         let shards = RunningShard::start_all(recovered, shard_rules(settings, directory.shards()));
-        cores.keep_off(&["shard-", "sled-io-"]);
+        cores.keep_apart();
         cores.have_wait("shard-");
         // Before it starts what works in the background.
         cores.wait_for_turn();
@@ -286,6 +288,7 @@ impl Running {
             reserve: Arc::clone(&reserve),
             grower: wake_grower,
             keeper: wake_keeper,
+            contention: Contention::new(cores),
         }
         .start()?;
         let grower = Grower { shards: kept, reserve, work }.start()?;

@@ -1,7 +1,7 @@
 //! Room: on the disk, in the logs, and ahead of them.
 //!
 //! The *housekeeper* looks once a second whether there is room for more, and refuses changes while there is
-//! not; and it makes the watermarks durable. The *grower* keeps the files of the logs some way ahead of small
+//! not; it makes the watermarks durable, and sees whether others want the cores of threads ([`Contention`]). The *grower* keeps the files of the logs some way ahead of small
 //! commits. Neither it nor compaction begins what would take of the [`DiskReserve`]. That is for what had begun when
 //! changes used up the rest, for commits until that is seen, and for the snapshots with which the process ends.
 //!
@@ -17,6 +17,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, select};
 
 use super::ServerError;
 use super::background::{Background, HOUSEKEEPING_INTERVAL, Kept};
+use super::contention::Contention;
 use super::last_words::end_without_the_log;
 
 /// How long the grower rests between two steps: some ten commits, of which one has written the step.
@@ -35,21 +36,24 @@ pub(super) struct Housekeeper {
     pub(super) grower: Sender<()>,
     /// Wakes the keeper.
     pub(super) keeper: Sender<()>,
+    /// Sees whether others want the cores on which threads are kept.
+    pub(super) contention: Contention,
 }
 
 impl Housekeeper {
     /// Starts its thread. It has looked for room once before this returns, and so before anything is served.
-    pub(super) fn start(self) -> Result<Background, ServerError> {
+    pub(super) fn start(mut self) -> Result<Background, ServerError> {
         look_for_room(&self.shards, &self.reserve);
         Background::start("housekeeper", move |stop| self.keep_house(stop))
     }
 
-    fn keep_house(&self, stop: &Receiver<()>) {
+    fn keep_house(&mut self, stop: &Receiver<()>) {
         let mut appended = vec![0; self.shards.len()];
         while stop.recv_timeout(HOUSEKEEPING_INTERVAL) == Err(RecvTimeoutError::Timeout) {
             if look_for_room(&self.shards, &self.reserve) == Room::Undone {
                 let _ = self.keeper.try_send(());
             }
+            self.contention.look();
             for (index, (handle, log)) in self.shards.iter().enumerate() {
                 let before = mem::replace(&mut appended[index], handle.durable().get());
                 if appended[index] > before {
@@ -173,6 +177,7 @@ mod tests {
     use crossbeam_channel::bounded;
 
     use super::*;
+    use crate::cores::Cores;
     use crate::server::samples::{TIME_MAX, seal_one, start, wait_until};
     use crate::storage::journal::JournalOptions;
     use crate::storage::log::CompactionLimits;
@@ -189,7 +194,9 @@ mod tests {
         let (grower, _work) = bounded(1);
         let (keeper, woken) = bounded(1);
         let (shards, reserve) = (Arc::clone(&kept), Arc::new(reserve(0)));
-        let housekeeper = Housekeeper { shards, reserve, grower, keeper }.start().expect("a thread");
+        let contention = Contention::new(Cores::shared());
+        let housekeeper = Housekeeper { shards, reserve, grower, keeper, contention };
+        let housekeeper = housekeeper.start().expect("a thread");
         for _ in 0..2 {
             woken.recv_timeout(TIME_MAX).expect("it is woken");
         }
