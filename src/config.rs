@@ -138,8 +138,8 @@ pub struct ServeArgs {
 
     /// Whether the threads that serve connections and the shards have cores of their own, and wait for their turn there
     /// instead of interrupting others. "split" lets them run anywhere while another program computes on those cores, for
-    /// a minute and then longer; with "shared" the system decides, as it does where there are fewer cores than such threads, or where the process has a share of the time of more
-    /// cores. [default: split]
+    /// a minute and then longer; with "shared" the system decides, as it does where there are fewer cores than such
+    /// threads, or where the process has a share of the time of more cores. [default: split]
     #[arg(long, value_name = "USE", hide_possible_values = true)]
     pub cores: Option<CoreUse>,
 
