@@ -1038,6 +1038,8 @@ fn a_full_disk_tells_nobody_that_a_hold_has_ended() {
     let Reply::Worked(WorkReply::Items(items)) = reply else { panic!("{reply:?}") };
     let expired = |rejected: &Rejected| matches!(rejected.rejection, Rejection::HoldEnded { .. });
     assert!(matches!(&items[..], [ItemReply::Not(ItemOutcome::Refused(rejected))] if expired(rejected)));
+    // Now that has been recorded, and is told as any refusal is.
+    assert_eq!(bench.serve(capture(), full).0, Reply::Worked(WorkReply::Items(items)));
 }
 
 /// P7: each batch of a shard looked at all holds that were over of accounts that were locked.

@@ -34,7 +34,7 @@ const WAIT_TIME_MAX: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Readers {
     /// One for each reading that is under way or waits.
-    places: Semaphore,
+    places: Arc<Semaphore>,
     /// One for each thread that has nothing to do.
     free: Arc<Semaphore>,
     work: Sender<Work>,
@@ -55,8 +55,8 @@ impl Readers {
                 .name("history".into())
                 .spawn(move || given.iter().for_each(|work| work()))?;
         }
-        let places = Semaphore::new(READERS_MAX + WAITING_MAX);
-        Ok(Readers { places, free: Arc::new(Semaphore::new(READERS_MAX)), work })
+        let places = |count| Arc::new(Semaphore::new(count));
+        Ok(Readers { places: places(READERS_MAX + WAITING_MAX), free: places(READERS_MAX), work })
     }
 
     /// How many readings are under way or wait.
@@ -69,12 +69,12 @@ impl Readers {
         &self,
         read: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
     ) -> Result<T, Refusal> {
-        let _place = self.places.try_acquire().map_err(|_| Refusal::Overloaded)?;
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| Refusal::Overloaded)?;
         let reader = tokio::time::timeout(WAIT_TIME_MAX, Arc::clone(&self.free).acquire_owned()).await;
         let reader = reader.map_err(|_| Refusal::Overloaded)?.map_err(|_| Refusal::Ended)?;
         let (told, result) = oneshot::channel();
         let work = move || {
-            let _reader = reader;
+            let _held = (place, reader);
             // Whoever asked may have gone.
             let _ = told.send(read());
         };

@@ -216,6 +216,8 @@ pub struct Workspace {
     used_keys: HashMap<KeyDigest, IdempotencyKey>,
     keys_full: HashSet<ShardId>,
     decided: Vec<Decided>,
+    /// Whether something was refused since a hold's time is over that has not been ended.
+    expiry_seen: bool,
     /// The copies as they were before the operation under way.
     undo: Vec<(usize, AccountState)>,
     undo_holds: Vec<(HoldId, Option<Hold>)>,
@@ -241,6 +243,7 @@ impl Workspace {
             used_keys: HashMap::new(),
             keys_full: HashSet::new(),
             decided: Vec::new(),
+            expiry_seen: false,
             undo: Vec::new(),
             undo_holds: Vec::new(),
         };
@@ -274,6 +277,11 @@ impl Workspace {
         if grant.keys_full {
             self.keys_full.insert(shard);
         }
+    }
+
+    /// Whether something was refused since a hold's time is over, where that was not recorded before.
+    pub fn has_seen_expiry(&self) -> bool {
+        self.expiry_seen
     }
 
     /// What has been decided, in order.
@@ -577,9 +585,13 @@ impl Workspace {
                 *available = had.available;
                 *required = required.checked_add(pulled).unwrap_or(*required);
             }
+            // What was pulled counts, also where the account was given as much; and each pull is a debit.
             Rejection::VelocityLimit { allowance, required, .. } => {
-                *allowance = had.allowance;
-                *required = required.checked_add(pulled).unwrap_or(*required);
+                let left = |of: &Allowance| of.in_day.or(of.in_month);
+                let spent = left(&had.allowance).zip(left(allowance));
+                let spent = spent.and_then(|(had, left)| had.checked_sub(left)).unwrap_or(Amount::ZERO);
+                *required = required.checked_add(spent).unwrap_or(*required);
+                *allowance = Allowance { debits: allowance.debits, ..had.allowance };
             }
             _ => {}
         }
@@ -1083,13 +1095,14 @@ impl Workspace {
         Ok(())
     }
 
-    fn pending_hold(&self, id: HoldId) -> Result<(usize, Hold), Stop> {
+    fn pending_hold(&mut self, id: HoldId) -> Result<(usize, Hold), Stop> {
         let hold = self.holds.get(&id).expect("every hold is asked for").ok_or(Rejection::HoldNotFound)?;
         let index = self.numbers[&(id.shard, id.account)];
         let currency = self.accounts[index].currency;
         match hold.status {
             HoldStatus::Ended { outcome, .. } => Err(Rejection::HoldEnded { outcome, currency }.into()),
             HoldStatus::Pending if hold.expires <= self.terms.now => {
+                self.expiry_seen = true;
                 Err(Rejection::HoldEnded { outcome: HoldOutcome::Expired, currency }.into())
             }
             HoldStatus::Pending => Ok((index, hold)),

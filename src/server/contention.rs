@@ -59,8 +59,9 @@ struct Waits {
 /// When threads are kept apart.
 #[derive(Debug)]
 struct Truce {
-    /// Until when they are let go, or since when they have been kept apart.
+    /// Until when they are let go; `None` while they are kept apart.
     until: Option<Instant>,
+    /// Since when they are kept apart, if they are.
     since: Instant,
     /// For how long they are let go the next time.
     time: Duration,

@@ -1,8 +1,8 @@
 //! Room: on the disk, in the logs, and ahead of them.
 //!
 //! The *housekeeper* looks once a second whether there is room for more, and refuses changes while there is
-//! not; it makes the watermarks durable, and sees whether others want the cores of threads ([`Contention`]). The *grower* keeps the files of the logs some way ahead of small
-//! commits. Neither it nor compaction begins what would take of the [`DiskReserve`]. That is for what had begun when
+//! not; it makes the watermarks durable, and sees whether others want the cores of threads ([`Contention`]). The
+//! *grower* keeps the files of the logs some way ahead of small commits. Neither it nor compaction begins what would take of the [`DiskReserve`]. That is for what had begun when
 //! changes used up the rest, for commits until that is seen, and for the snapshots with which the process ends.
 //!
 //! But for that look both sleep while nothing is appended. To make room is left to compaction, or to the

@@ -170,11 +170,7 @@ impl ShardHandle {
             self.status.requests.fetch_sub(1, Ordering::Relaxed);
             return Err(ShardError::Overloaded);
         }
-        let reply = courier::send(&self.inbox, request);
-        if reply.is_err() {
-            self.status.requests.fetch_sub(1, Ordering::Relaxed);
-        }
-        reply
+        courier::send(&self.inbox, request)
     }
 
     /// Reads an account by a look at the shard, if it is there, nothing stands against telling it, and the shard is

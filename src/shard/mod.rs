@@ -3,7 +3,8 @@
 //! Two threads serve a shard. The *worker* drains the inbox, decides and applies each request in memory, and
 //! gets what it recorded committed, with the replies that depend on it: append, sync, and only then let the replies go
 //! (P1). It does so itself where the batch is small, the shard the only one and nothing else on its way; otherwise the
-//! *committer* does, and the worker decides the next batch meanwhile ([`commit`]). The longer a sync takes, the more requests share the next.
+//! *committer* does, and the worker decides the next batch meanwhile ([`commit`]). The longer a sync takes, the more
+//! requests share the next.
 //!
 //! What always holds:
 //!

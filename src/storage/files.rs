@@ -88,6 +88,17 @@ pub fn length(path: &Path) -> Result<u64, StorageError> {
     fs::metadata(path).map(|metadata| metadata.len()).map_err(StorageError::io("look at", path))
 }
 
+/// All that is in a small file.
+///
+/// # Errors
+/// If it cannot be opened, for whatever reason; or not be read, which is told as damage, with the next step.
+pub fn read_whole(path: &Path, next_step: &'static str) -> Result<Vec<u8>, StorageError> {
+    let mut file = File::open(path).map_err(StorageError::io("open", path))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(StorageError::unreadable(path, 0, next_step))?;
+    Ok(bytes)
+}
+
 /// The names in a directory, sorted.
 ///
 /// # Errors

@@ -184,14 +184,15 @@ impl StoredLog {
         read_generations(&paths, visit)
     }
 
-    /// The generation that should have the end of the archive, and has less: its own end is lost.
-    fn cut_short(&self) -> Option<&Generation> {
+    /// Where the generations end that the archive has as well, if that is before its end: then one of them has lost its
+    /// own end, or all that it had.
+    fn known_up_to(&self) -> Option<Sequence> {
         let archived = self.segments.last()?.last();
         let known = self.generations.iter().rev().find_map(|generation| {
             let (first, last) = generation.range()?;
-            (first <= archived).then_some((generation, last))
+            (first <= archived).then_some(last)
         });
-        known.filter(|(_, last)| *last < archived).map(|(generation, _)| generation)
+        known.filter(|last| *last < archived)
     }
 
     /// How many bytes of segments and records there are.
@@ -524,9 +525,9 @@ pub fn recover(
         );
     }
     let end = follow(files, &mut stored, &mut ledger, start, progress)?;
-    if let Some(generation) = stored.cut_short() {
-        let path = generation.path().display();
-        tracing::warn!(%path, "the generation has lost its end; nothing else has, for it is archived already");
+    if let Some(known) = stored.known_up_to() {
+        let path = files.journal.display();
+        tracing::warn!(%path, last = known.get(), "a generation has lost its end; nothing is, for the archive has it");
     }
 
     files.sync_names()?;
@@ -701,7 +702,8 @@ impl ShardLog {
             return Ok(false);
         }
         if sealed.iter().all(|generation| is_covered(generation, base.as_ref())) {
-            self.archive(&sealed, limits, has_room)?;
+            self.archive(&sealed, limits)?;
+            self.merge_segments(has_room)?;
             return Ok(true);
         }
         let segments = self.segments.read().clone();
@@ -743,7 +745,8 @@ impl ShardLog {
         }
         // The state is not needed while the archive is written.
         drop(ledger);
-        self.archive(&sealed, limits, has_room)?;
+        self.archive(&sealed, limits)?;
+        self.merge_segments(has_room)?;
         Ok(true)
     }
 
@@ -807,8 +810,12 @@ impl ShardLog {
             snapshot::write(&files.snapshots, files.ledger, files.shard, ledger, &end)?;
             self.prune_snapshots();
         }
-        // The reserve is there for this, and then nobody is left to write anything.
-        self.archive(&self.generations.sealed(), &CompactionLimits::default(), &|_| true)
+        self.archive(&self.generations.sealed(), &CompactionLimits::default())?;
+        // The reserve is there for this, too: it gives its room back. Nothing depends on it.
+        if let Err(error) = self.merge_segments(&|_| true) {
+            tracing::warn!(shard = files.shard.index(), %error, "segments of the archive are not merged");
+        }
+        Ok(())
     }
 
     /// Deletes snapshots that nothing depends on any more. One that stays is only in the way of the next ones.
@@ -829,12 +836,7 @@ impl ShardLog {
     }
 
     /// Archives generations that a durable snapshot covers, and deletes them.
-    fn archive(
-        &self,
-        sealed: &[Arc<Generation>],
-        limits: &CompactionLimits,
-        has_room: &dyn Fn(u64) -> bool,
-    ) -> Result<(), StorageError> {
+    fn archive(&self, sealed: &[Arc<Generation>], limits: &CompactionLimits) -> Result<(), StorageError> {
         let files = &self.files;
         let archived = self.archived();
         let mut writer: Option<SegmentWriter> = None;
@@ -863,7 +865,7 @@ impl ShardLog {
                 archiving.drain(..).try_for_each(|number| self.generations.remove(number))?;
             }
         }
-        self.merge_segments(has_room)
+        Ok(())
     }
 
     /// The record that holds this sequence, if the archive has it.

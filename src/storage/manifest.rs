@@ -301,7 +301,7 @@ fn open_manifest(path: &Path) -> Result<Manifest, StorageError> {
         let error = Malformed { offset: MANIFEST_BYTES_MAX as usize, what };
         return Err(StorageError::malformed(&file, 0, error, RESTORE_BACKUP));
     }
-    let bytes = fs::read(&file).map_err(StorageError::io("read", &file))?;
+    let bytes = files::read_whole(&file, RESTORE_BACKUP)?;
     let manifest = Manifest::parse(&file, &bytes)?;
     for number in 0..manifest.shards {
         let shard = path.join(shard_name(number));

@@ -292,6 +292,25 @@ fn a_refusal_tells_what_a_transfer_asks_of_an_account_in_all() {
         (&problem["allowance"]["per_day"], &problem["required"]),
         (&json!("100.00"), &json!("150.00"))
     );
+    // A limit of how many debits: the one that it may make is the pull.
+    let counted = json!({ "velocity_limits": { "per_day": null, "debits": { "count": 1, "window_seconds": 2678400 } } });
+    teller.patch(&format!("/v2/accounts/{rich}"), counted).is(200);
+    let problem = refuse("velocity-limit");
+    assert_eq!(problem["detail"], "the account may make no further debit in this window");
+
+    // What is between the two gets as much as it gives.
+    let [poor, middle, rich] =
+        [("p2", "0"), ("m2", "10"), ("r2", "110")].map(|(name, amount)| teller.open(0, name, amount));
+    protect(&teller, &poor, &middle).is(201);
+    protect(&teller, &middle, &rich).is(201);
+    teller
+        .patch(&format!("/v2/accounts/{middle}"), json!({ "velocity_limits": { "per_day": "22" } }))
+        .is(200);
+    let legs = json!({ "legs": [
+        { "account": middle, "amount": "-10" }, { "account": poor, "amount": "-13" }, { "account": payee, "amount": "23" },
+    ] });
+    let problem = teller.post("/v2/transfers", legs).refused_at(422, "velocity-limit", "/legs/0/account");
+    assert_eq!(problem["detail"], "23.00 is more than the 22.00 that may leave the account today");
     teller.end();
 }
 

@@ -24,8 +24,8 @@ use super::{Moment, Output, Sealed, Shard, Waiting};
 use crate::ledger::operation::{HomedKey, Item};
 use crate::ledger::workspace::{Decided, Grant, Missing, Needs, Workspace};
 use crate::ledger::{
-    AccountNumber, Decision, HoldOutcome, IdempotencyKey, ItemOutcome, Rejection, Sequence, ShardId, Terms,
-    Timestamp, TransactionId, decide_plain,
+    AccountNumber, Decision, IdempotencyKey, ItemOutcome, Sequence, ShardId, Terms, Timestamp, TransactionId,
+    decide_plain,
 };
 use crate::shard::locks::{Resource, Resources, Ticket};
 use crate::shard::request::Reply;
@@ -291,6 +291,7 @@ impl<To> Shard<To> {
         if let Some(reply) = passing(request, &ends).filter(|_| is_one_by_one) {
             return Ok((reply, Decisions::new()));
         }
+        let has_seen_expiry = workspace.has_seen_expiry();
         let decided = workspace.into_decided();
         let first_id = TransactionId { time: terms.now, shard: self.id, sequence: first };
         if request.dry_run {
@@ -299,8 +300,9 @@ impl<To> Shard<To> {
             // Of a dry run nobody else is told anything.
             return Ok((items_reply(request, ends, &decisions), Decisions::new()));
         }
-        if work.disk_full && (decided.iter().any(is_recorded) || ends.iter().any(is_for_an_expiry)) {
-            // Only now: what was done before, under a key, is told all the same, and so are refusals.
+        if work.disk_full && (decided.iter().any(is_recorded) || has_seen_expiry) {
+            // Only now: what was done before, under a key, is told all the same, and so are refusals. But not that a hold
+            // has expired which for whoever looks at it still stands, and will if the clock is set back.
             return Ok((WorkReply::DiskFull, Decisions::new()));
         }
         let decisions = self.record_decisions(decided, first_id, output);
@@ -550,13 +552,6 @@ fn known_key(workspace: &Workspace, key: &IdempotencyKey) -> Option<WorkReply> {
         ItemOutcome::KeysExhausted => Some(WorkReply::KeysExhausted),
         _ => None,
     }
-}
-
-/// Whether an item is refused since a hold's time is over. Where nothing can be recorded the hold still stands, for
-/// whoever looks at it, and will if the clock is set back.
-fn is_for_an_expiry(end: &ItemEnd) -> bool {
-    let ItemEnd::Not(ItemOutcome::Refused(rejected)) = end else { return false };
-    matches!(rejected.rejection, Rejection::HoldEnded { outcome: HoldOutcome::Expired, .. })
 }
 
 /// Whether a decision makes an event. One with neither parts nor a key changes nothing: it is a link that was

@@ -159,7 +159,7 @@ use super::record::{
 };
 use super::{Journal, JournalReader};
 use crate::ledger::{Sequence, ShardId};
-use crate::storage::files::{LockedFile, read_from_disk, sync_directory};
+use crate::storage::files::{LockedFile, read_from_disk, read_whole, sync_directory};
 use crate::storage::{RESTORE_BACKUP, StorageError};
 
 /// Bytes of records after which a generation is sealed. Opening a generation takes time and memory in
@@ -1062,7 +1062,7 @@ impl Generations {
         }
     }
 
-    /// The sealed generations, oldest first. All in them is durable.
+    /// The sealed generations, oldest first. All records in them are durable.
     pub fn sealed(&self) -> Vec<Arc<Generation>> {
         self.readable.read().sealed.clone()
     }
@@ -1440,7 +1440,7 @@ fn check_entries(path: &Path) -> Result<(), StorageError> {
 /// Checks that `conf` is what sled writes for the copy: it would itself go on with a damaged one.
 fn check_configuration(path: &Path, reading: &Path) -> Result<(), StorageError> {
     let conf_path = path.join("conf");
-    let found = fs::read(&conf_path).map_err(StorageError::io("read", &conf_path))?;
+    let found = read_whole(&conf_path, RESTORE_BACKUP)?;
     let expected_path = reading.join("conf");
     let expected = fs::read(&expected_path).map_err(StorageError::io("read", &expected_path))?;
     if found == expected {
