@@ -152,7 +152,7 @@ body! {
         per_day: Patch<LimitText>,
         /// The most that may leave in a month.
         per_month: Patch<LimitText>,
-        /// How many debits there may be in a window.
+        /// How many debits there may be in a window: both numbers, for neither means anything without the other.
         debits: Patch<DebitLimitBody>,
     }
 }
