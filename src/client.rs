@@ -15,7 +15,7 @@ use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
-/// The largest reply, in bytes. What an import asks for has some kilobytes; a page of a thousand entries may have six
+/// The largest reply, in bytes. What an import asks for has some hundred kilobytes; a page of a thousand entries may have six
 /// million.
 const REPLY_BYTES_MAX: usize = 8 << 20;
 

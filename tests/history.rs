@@ -657,6 +657,8 @@ async fn who_waits_for_a_reader_of_history_for_long_is_sent_away() {
     let first = in_time("one too many is answered", requests.join_next()).await;
     let first = first.expect("there are some").expect("no panic");
     assert_eq!((first.status.as_u16(), first.code().as_str()), (503, "overloaded"));
+    let metrics = service.get("/metrics").await;
+    assert!(metrics.text().contains(&format!("\nteller_http_history_readings {READERS}\n")), "{metrics:?}");
     is_closed.store(false, SeqCst);
     while let Some(reply) = requests.join_next().await {
         assert_eq!(reply.expect("no panic").status, 200);

@@ -990,6 +990,11 @@ async fn only_so_many_large_bodies_are_read_at_one_time() {
         }
     })
     .await;
+    let metrics = service.get("/metrics").await;
+    assert!(
+        metrics.text().contains(&format!("\nteller_http_large_batches {LARGE_BODIES_MAX}\n")),
+        "{metrics:?}"
+    );
     for framing in [declared, chunked] {
         let bytes =
             service.send_bytes(format!("{}{}", head(framing), begin(framing)).as_bytes(), false).await;

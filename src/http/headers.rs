@@ -149,7 +149,7 @@ impl<'a> Headers<'a> {
     /// Whether a browser sends this for a page that is not from here. It says so with `Sec-Fetch-Site` (Fetch Metadata
     /// Request Headers, W3C), but only to where nobody can listen in: to this machine, and by `https`. To any other
     /// address of the service it says with each change where the page is from (`Origin`; RFC 6454, 7.3, and the
-    /// Fetch standard). No page can take either header away, and other programs send neither.
+    /// Fetch standard). No page can take either header away, and programs that are no browser need not send them.
     ///
     /// The first is believed where both are there, for a proxy may have put another name into `Host`.
     pub(super) fn are_from_another_site(&self) -> bool {

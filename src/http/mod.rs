@@ -24,9 +24,9 @@
 //!
 //! Of several things wrong with a request, the client hears the first of these: the URI's length; `Host`; path;
 //! method; query parameters that are unknown; for changes, whether it is for a page of another site; a condition that is
-//! not known there; whether the service has started; name
-//! or id in the path, and the other parameters; `If-Match`; `Idempotency-Key`; media type; the body's size and arrival;
-//! its syntax; its fields, all at once; and only then what the bank says.
+//! not known there; whether the service has started; name or id in the path, and the other parameters; `If-Match`;
+//! `Idempotency-Key`; media type; the body's size and arrival, which come before its type where it may be left away; its
+//! syntax; its fields, all at once; and only then what the bank says.
 //!
 //! A request that has reached the bank takes effect whether or not its client waits for the reply; a client
 //! that lost the connection asks again with the same idempotency key.
@@ -61,8 +61,8 @@ pub use problem::{Code, Retry};
 pub use threads::Threads;
 pub(crate) use wire::write::Rfc3339;
 
-/// The longest body, in bytes, but for batches. A transfer among 64 accounts with names of 255 bytes has some 20,000,
-/// and other requests less. Where every character is written as an escape of 6 bytes for each of its own, such a transfer
+/// The longest body, in bytes, but for batches. A transfer among 64 accounts with names of 255 bytes, as many conditions
+/// and all of its metadata has some 45,000, and other requests less. Where every character is written as an escape of 6 bytes for each of its own, such a transfer
 /// is too long; it can name the accounts by id.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
 

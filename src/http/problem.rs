@@ -622,18 +622,19 @@ impl From<Rejection> for Problem {
     }
 }
 
-/// Which velocity limits a debit would pass: the amount may be the least of them.
+/// Which velocity limits a debit would pass: the amount may be the least of them. Short, for each item of a batch may be
+/// refused so.
 fn passed_limits(allowance: Allowance, required: Amount, currency: Currency) -> String {
-    let required_text = required.text(currency);
-    let of_amounts = [(allowance.in_day, "today"), (allowance.in_month, "this month")];
-    let of_amounts = of_amounts.into_iter().filter_map(|(left, period)| {
-        let left = left.filter(|left| required > *left)?;
-        let left = left.text(currency);
-        Some(format!("{required_text} is more than the {left} that may leave the account {period}"))
-    });
-    let of_count = (allowance.debits == Some(0))
-        .then(|| "the account may make no further debit in this window".to_owned());
-    of_amounts.chain(of_count).collect::<Vec<_>>().join("; ")
+    let mut text = format!("{} was to leave the account", required.text(currency));
+    for (left, period) in [(allowance.in_day, "today"), (allowance.in_month, "this month")] {
+        if let Some(left) = left.filter(|left| required > *left) {
+            text.push_str(&format!("; {} may leave it {period}", left.text(currency)));
+        }
+    }
+    if allowance.debits == Some(0) {
+        text.push_str("; it may make no further debit in this window");
+    }
+    text
 }
 
 impl Code {
@@ -769,13 +770,13 @@ mod tests {
             Problem::from(Rejection::VelocityLimit { allowance, required, currency }).detail
         };
         let (enough, little) = (Some(amount(501)), Some(amount(500)));
-        let of_day = "5.01 is more than the 5.00 that may leave the account today";
-        let of_month = "5.01 is more than the 5.00 that may leave the account this month";
-        let of_count = "the account may make no further debit in this window";
-        assert_eq!(detail(little, enough, Some(1)), of_day);
-        assert_eq!(detail(enough, little, None), of_month);
-        assert_eq!(detail(enough, None, Some(0)), of_count);
-        assert_eq!(detail(little, little, Some(0)), format!("{of_day}; {of_month}; {of_count}"));
+        let begin = "5.01 was to leave the account";
+        let (of_day, of_month) = ("; 5.00 may leave it today", "; 5.00 may leave it this month");
+        let of_count = "; it may make no further debit in this window";
+        assert_eq!(detail(little, enough, Some(1)), format!("{begin}{of_day}"));
+        assert_eq!(detail(enough, little, None), format!("{begin}{of_month}"));
+        assert_eq!(detail(enough, None, Some(0)), format!("{begin}{of_count}"));
+        assert_eq!(detail(little, little, Some(0)), format!("{begin}{of_day}{of_month}{of_count}"));
     }
 
     #[test]

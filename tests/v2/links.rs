@@ -296,7 +296,10 @@ fn a_refusal_tells_what_a_transfer_asks_of_an_account_in_all() {
     let counted = json!({ "velocity_limits": { "per_day": null, "debits": { "count": 1, "window_seconds": 2678400 } } });
     teller.patch(&format!("/v2/accounts/{rich}"), counted).is(200);
     let problem = refuse("velocity-limit");
-    assert_eq!(problem["detail"], "the account may make no further debit in this window");
+    assert_eq!(
+        problem["detail"],
+        "150.00 was to leave the account; it may make no further debit in this window"
+    );
 
     // What is between the two gets as much as it gives.
     let [poor, middle, rich] =
@@ -310,7 +313,7 @@ fn a_refusal_tells_what_a_transfer_asks_of_an_account_in_all() {
         { "account": middle, "amount": "-10" }, { "account": poor, "amount": "-13" }, { "account": payee, "amount": "23" },
     ] });
     let problem = teller.post("/v2/transfers", legs).refused_at(422, "velocity-limit", "/legs/0/account");
-    assert_eq!(problem["detail"], "23.00 is more than the 22.00 that may leave the account today");
+    assert_eq!(problem["detail"], "23.00 was to leave the account; 22.00 may leave it today");
     teller.end();
 }
 

@@ -79,7 +79,8 @@ parameters! {
 parameters! {
     /// Which statement.
     struct StatementQuery {
-        /// From this moment on, which must not be in the future. Without it from the account's opening, or from `to` if that is before.
+        /// From this moment on, which must not be in the future. Without it from the account's opening, or from `to` if that
+        /// is before.
         from: Option<Moment>,
         /// Before this moment, which must not be in the future; until now without it.
         to: Option<Moment>,

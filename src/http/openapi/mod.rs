@@ -23,8 +23,8 @@ Start at `GET /` and follow `_links`. Version 2 (`/v2/...`) writes amounts as te
 version 1 (`/accounts`, `/transactions`) is the original service's wire, with amounts as numbers.
 
 Every path that has GET has HEAD too, and every path has OPTIONS. A refusal is `application/problem+json`; its \
-`code` is one of `/problems`. A request that changes something may carry an `Idempotency-Key`: sent again, it takes \
-effect once and gets the first reply. Unknown fields and parameters are refused, never ignored. In a query a `+` is a \
+`code` is one of `/problems`. A POST, PATCH or DELETE may carry an `Idempotency-Key`: sent again, it takes \
+effect once and gets the first reply; PUT needs none. Unknown fields and parameters are refused, never ignored. In a query a `+` is a \
 space; a plus is `%2B`, but in the offset of a time it may stand as it is.";
 
 /// The document.
