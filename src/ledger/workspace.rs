@@ -590,7 +590,7 @@ impl Workspace {
                 let left = |of: &Allowance| of.in_day.or(of.in_month);
                 let spent = left(&had.allowance).zip(left(allowance));
                 let spent = spent.and_then(|(had, left)| had.checked_sub(left)).unwrap_or(Amount::ZERO);
-                *required = required.checked_add(spent).unwrap_or(*required);
+                *required = required.checked_add(spent.max(pulled)).unwrap_or(*required);
                 *allowance = Allowance { debits: allowance.debits, ..had.allowance };
             }
             _ => {}
