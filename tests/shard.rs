@@ -110,8 +110,10 @@ fn a_key_is_in_flight_then_settled_and_never_another_request_s() {
     assert_eq!(bench.serve(execute(open("a"), Some(1)), moment(2, 0)), (Reply::KeyInFlight, 0));
     assert_eq!(bench.serve(execute(open("a"), Some(1)), moment(3, 1)), (Reply::Settled(Sequence::FIRST), 0));
     let key = IdempotencyKey { digest: KeyDigest([1; 16]), fingerprint: [9; 16] };
-    let other = Request::Execute { command: open("b"), key: Some(key), request_id: "r-2".into() };
-    assert_eq!(bench.serve(other, moment(4, 1)), (Reply::KeyReused, 0));
+    let other = || Request::Execute { command: open("b"), key: Some(key), request_id: "r-2".into() };
+    assert_eq!(bench.serve(other(), moment(4, 1)), (Reply::KeyReused, 0));
+    // P1: the use that it contradicts can still be undone.
+    assert_eq!(bench.serve(other(), moment(4, 0)), (Reply::KeyReused, 1));
     assert_eq!(bench.shard.ledger().last(), Sequence::FIRST, "nothing of that was recorded");
 }
 
@@ -158,6 +160,62 @@ fn that_keys_are_exhausted_waits_for_the_key_that_was_the_last() {
     bench.serve(execute(deposit("a"), Some(2)), moment(2, 1));
     assert_eq!(bench.serve(execute(deposit("a"), Some(3)), moment(2, 1)), (Reply::KeysExhausted, 2));
     assert_eq!(bench.serve(execute(deposit("a"), Some(3)), moment(2, 2)), (Reply::KeysExhausted, 0));
+}
+
+/// P1: the same of works, whose items have keys of their own.
+#[test]
+fn what_a_work_says_of_keys_waits_for_the_uses_that_it_depends_on() {
+    let mut bench = Bench::new();
+    bench.serve(execute(open("a"), None), moment(1, 0));
+    let mut pay = |number: u8, fingerprint: u8, durable| {
+        let deposit = Operation::Deposit { account: place(0), amount: quantity("1"), note: Note::default() };
+        let key = IdempotencyKey { digest: KeyDigest([number; 16]), fingerprint: [fingerprint; 16] };
+        let needs = Needs { accounts: vec![place(0).account].into(), keys: vec![key], ..Needs::default() };
+        let key = Some(HomedKey { home: shard_id(), key });
+        let request = work(vec![item(deposit, key)], false, None, vec![(0, needs)]);
+        let (reply, after) = bench.serve(request, moment(1, durable));
+        let Reply::Worked(WorkReply::Items(items)) = reply else { panic!("{reply:?}") };
+        (items[0].clone(), after)
+    };
+    pay(1, 1, 1);
+    assert_eq!(pay(1, 9, 1), (ItemReply::Not(ItemOutcome::KeyReused), 2));
+    pay(2, 2, 2);
+    assert_eq!(pay(3, 3, 2), (ItemReply::Not(ItemOutcome::KeysExhausted), 3));
+    assert_eq!(pay(3, 3, 3), (ItemReply::Not(ItemOutcome::KeysExhausted), 0));
+}
+
+/// P1: the sums of a shard say what its newest event did.
+#[test]
+fn a_trial_balance_waits_for_all_that_it_adds_up() {
+    let mut bench = Bench::new();
+    bench.serve(execute(open("a"), None), moment(1, 0));
+    bench.serve(execute(deposit("a"), None), moment(1, 1));
+    assert!(matches!(bench.serve(Request::TrialBalance, moment(1, 1)), (Reply::TrialBalance(_), 2)));
+    assert!(matches!(bench.serve(Request::TrialBalance, moment(1, 2)), (Reply::TrialBalance(_), 0)));
+}
+
+/// P7: plain transfers are executed at once, but not past a full disk.
+#[test]
+fn a_full_disk_refuses_plain_transfers_too() {
+    let pay = || {
+        let place = |text| Place { shard: shard_id(), account: AccountRef::Name(name(text)) };
+        let amount = Sum::Exactly(quantity("0.01"));
+        item(Operation::Transfer { from: place("a"), to: place("b"), amount, note: Note::default() }, None)
+    };
+    let accounts = ["a", "b"].map(|text| AccountRef::Name(name(text)));
+    let needs = Needs { accounts: accounts.into_iter().collect(), ..Needs::default() };
+    let plain = PlainTransfer::of(pay().operation).expect("a plain one").1;
+    let list = PlainList { shard: shard_id(), transfers: vec![plain] };
+    for request in [
+        Request::Work(Box::new(WorkRequest::plain(list, true))),
+        work(vec![pay()], false, None, vec![(0, needs)]),
+    ] {
+        let mut bench = Bench::new();
+        ["a", "b"].iter().for_each(|text| drop(bench.serve(execute(open(text), None), moment(1, 100))));
+        let full = Moment { disk_full: true, ..moment(1, 100) };
+        assert_eq!(bench.serve(request, full).0, Reply::Worked(WorkReply::DiskFull));
+        assert_eq!(bench.shard.ledger().last().get(), 2);
+    }
 }
 
 /// A full disk refuses whatever would be recorded, and only that: reads and known keys are answered.
@@ -596,12 +654,53 @@ fn too_many_who_wait_are_refused_at_once() {
     let waiting = waiting.expect("waiting has an end") as usize - 1;
     assert_eq!(waiting, 4096);
     benches[0].ask(1, transfer(0, 1, None));
+    let mut in_turn = transfer(0, 1, None);
+    let Request::Work(work) = &mut in_turn else { unreachable!("it is one") };
+    work.take_turn(7, &[id(0), id(1)]);
+    benches[0].ask(2, in_turn);
     let refused: Vec<_> = benches[0].replies().into_iter().map(|(_, reply, _)| reply).collect();
-    assert_eq!(refused, [Reply::Overloaded, Reply::Worked(WorkReply::Overloaded)]);
+    let worked = || Reply::Worked(WorkReply::Overloaded);
+    assert_eq!(refused, [Reply::Overloaded, worked(), worked()]);
     carry(&mut benches, 0);
     carry(&mut benches, 1);
     assert_eq!(benches[0].replies().len(), waiting);
     assert!(!benches[0].shard.is_locked());
+}
+
+/// P7: who gives up at a shard lets go of what others have locked for it. Its accounts would answer nobody any more.
+#[test]
+fn who_gives_up_at_a_later_shard_lets_go_of_what_it_has_at_earlier_ones() {
+    let mut benches = benches::<3>();
+    benches[1].ask(0, transfer(1, 2, None));
+    (1..=4096).for_each(|number| benches[1].ask(number, read(1)));
+    benches[0].ask(5000, transfer(0, 1, None));
+    benches[0].ask(5001, read(0));
+    carry(&mut benches, 0);
+    let refused = benches[1].replies();
+    assert_eq!(refused, [(5000, Reply::Worked(WorkReply::Overloaded), 0)]);
+    assert!(benches[0].replies().is_empty(), "it waits for the end of the transfer");
+    carry(&mut benches, 1);
+    assert!(!benches[0].shard.is_locked());
+    assert!(matches!(&benches[0].replies()[..], [(5001, Reply::Account(Some(_)), _)]));
+}
+
+/// P8: what is decided is not before what it was decided on, whatever the clocks of the shards say: history is searched
+/// by time, and limits a day begin again when the day is another one.
+#[test]
+fn a_decision_is_not_before_what_the_other_shard_has_seen() {
+    let mut benches = benches::<2>();
+    let late = Timestamp::from_millis(5000);
+    benches[0].serve(execute(deposit("a"), None), moment(5000, 100));
+    benches[0].ask(1, transfer(0, 1, None));
+    // Where it is one millisecond behind the epoch.
+    carry(&mut benches, 0);
+    carry(&mut benches, 1);
+    let updated = |bench: &Bench| {
+        let account = bench.shard.ledger().account_by_number(AccountNumber::new(0)).expect("there");
+        assert!(account.version >= 2);
+        account.updated
+    };
+    assert!(benches.iter().all(|bench| updated(bench) >= late && bench.shard.ledger().time() >= late));
 }
 
 /// P7: a list of accounts waits for each that it may show, so a few of them are as many as thousands of others.
