@@ -162,26 +162,28 @@ fn that_keys_are_exhausted_waits_for_the_key_that_was_the_last() {
     assert_eq!(bench.serve(execute(deposit("a"), Some(3)), moment(2, 2)), (Reply::KeysExhausted, 0));
 }
 
-/// P1: the same of works, whose items have keys of their own.
+/// P1: the same of works, whose items have keys of their own, and other accounts than those uses.
 #[test]
 fn what_a_work_says_of_keys_waits_for_the_uses_that_it_depends_on() {
     let mut bench = Bench::new();
-    bench.serve(execute(open("a"), None), moment(1, 0));
-    let mut pay = |number: u8, fingerprint: u8, durable| {
-        let deposit = Operation::Deposit { account: place(0), amount: quantity("1"), note: Note::default() };
+    ["a", "b"].iter().for_each(|text| drop(bench.serve(execute(open(text), None), moment(1, 0))));
+    let mut pay = |text: &str, number: u8, fingerprint: u8, durable| {
+        let account = AccountRef::Name(name(text));
+        let place = Place { shard: shard_id(), account: account.clone() };
+        let deposit = Operation::Deposit { account: place, amount: quantity("1"), note: Note::default() };
         let key = IdempotencyKey { digest: KeyDigest([number; 16]), fingerprint: [fingerprint; 16] };
-        let needs = Needs { accounts: vec![place(0).account].into(), keys: vec![key], ..Needs::default() };
+        let needs = Needs { accounts: vec![account].into(), keys: vec![key], ..Needs::default() };
         let key = Some(HomedKey { home: shard_id(), key });
         let request = work(vec![item(deposit, key)], false, None, vec![(0, needs)]);
         let (reply, after) = bench.serve(request, moment(1, durable));
         let Reply::Worked(WorkReply::Items(items)) = reply else { panic!("{reply:?}") };
         (items[0].clone(), after)
     };
-    pay(1, 1, 1);
-    assert_eq!(pay(1, 9, 1), (ItemReply::Not(ItemOutcome::KeyReused), 2));
-    pay(2, 2, 2);
-    assert_eq!(pay(3, 3, 2), (ItemReply::Not(ItemOutcome::KeysExhausted), 3));
-    assert_eq!(pay(3, 3, 3), (ItemReply::Not(ItemOutcome::KeysExhausted), 0));
+    pay("a", 1, 1, 2);
+    assert_eq!(pay("b", 1, 9, 2), (ItemReply::Not(ItemOutcome::KeyReused), 3));
+    pay("a", 2, 2, 3);
+    assert_eq!(pay("b", 3, 3, 3), (ItemReply::Not(ItemOutcome::KeysExhausted), 4));
+    assert_eq!(pay("b", 3, 3, 4), (ItemReply::Not(ItemOutcome::KeysExhausted), 0));
 }
 
 /// P1: the sums of a shard say what its newest event did.
