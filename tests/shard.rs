@@ -648,7 +648,13 @@ fn a_key_on_its_way_between_two_shards_is_in_flight() {
 #[test]
 fn too_many_who_wait_are_refused_at_once() {
     let mut benches = benches::<2>();
-    benches[0].ask(0, transfer(0, 1, None));
+    let in_turn = || {
+        let mut request = transfer(0, 1, None);
+        let Request::Work(work) = &mut request else { unreachable!("it is one") };
+        work.take_turn(7, &[id(0), id(1)]);
+        request
+    };
+    benches[0].ask(0, in_turn());
     let waiting = (1..100_000).find(|&number| {
         benches[0].ask(number, read(0));
         matches!(benches[0].output.ready.last(), Some((_, Reply::Overloaded)))
@@ -656,10 +662,7 @@ fn too_many_who_wait_are_refused_at_once() {
     let waiting = waiting.expect("waiting has an end") as usize - 1;
     assert_eq!(waiting, 4096);
     benches[0].ask(1, transfer(0, 1, None));
-    let mut in_turn = transfer(0, 1, None);
-    let Request::Work(work) = &mut in_turn else { unreachable!("it is one") };
-    work.take_turn(7, &[id(0), id(1)]);
-    benches[0].ask(2, in_turn);
+    benches[0].ask(2, in_turn());
     let refused: Vec<_> = benches[0].replies().into_iter().map(|(_, reply, _)| reply).collect();
     let worked = || Reply::Worked(WorkReply::Overloaded);
     assert_eq!(refused, [Reply::Overloaded, worked(), worked()]);
