@@ -185,7 +185,8 @@ struct Simulation {
     made_at: HashMap<Waiter, (u64, Timestamp)>,
     observations: Vec<Observation>,
     keys_max: usize,
-    disk_full: bool,
+    /// Which shards may record nothing: for want of room on the disk, which all feel, or since too much of one waits.
+    disk_full: Vec<bool>,
     /// What was decided for one request, since the last crash: the shard, and the first and the last event.
     together: Vec<(usize, Sequence, Sequence)>,
     /// The ends of the logs after the last crash.
@@ -231,7 +232,7 @@ impl Simulation {
             made_at: HashMap::new(),
             observations: Vec::new(),
             keys_max,
-            disk_full: false,
+            disk_full: vec![false; count],
             together: Vec::new(),
             recovered: vec![Sequence::NONE; count],
             run: Run { rows: [0; CRASH_ROWS.len()], tally: BTreeMap::new() },
@@ -250,17 +251,21 @@ impl Simulation {
                 830..940 => drop(self.sync(shard)),
                 940..950 => self.snapshot(shard),
                 950..963 => self.lose_patience(),
-                963..970 => self.disk_full = self.random.percent(10),
+                963..967 => self.disk_full[shard] = self.random.percent(20),
+                967..970 => {
+                    let full = self.random.percent(10);
+                    self.disk_full.fill(full);
+                }
                 970..978 => {
                     self.now += self.random.below(40_000);
-                    self.disk_full = false;
+                    self.disk_full.fill(false);
                 }
                 978..990 => self.come_to_rest(),
                 _ => self.crash(),
             }
         }
         self.crash();
-        self.disk_full = false;
+        self.disk_full.fill(false);
         // Everyone who still waits for an outcome gets one.
         for _ in 0..20 {
             (0..self.clients.len()).for_each(|client| self.send(client));
@@ -273,7 +278,7 @@ impl Simulation {
 
     fn moment(&self, index: usize) -> Moment {
         let durable = self.shards[index].journal.durable().last;
-        Moment { now: Timestamp::from_millis(self.now), durable, disk_full: self.disk_full }
+        Moment { now: Timestamp::from_millis(self.now), durable, disk_full: self.disk_full[index] }
     }
 
     /// A shard works: mostly to the end of its batch, sometimes only by one step, so that others come in between.
@@ -454,11 +459,11 @@ impl Simulation {
             assert!(!client.is_waiting(), "everybody is answered: {:?}", client.task);
         }
         let mut in_flight = BTreeMap::<Currency, Total>::new();
-        for shard in &self.shards {
+        for (shard, disk_full) in self.shards.iter().zip(&self.disk_full) {
             let is_due =
                 |hold: &Hold| hold.status == HoldStatus::Pending && hold.expires.millis() <= self.now;
             let due = shard.shard.ledger().holds().iter().find(|(_, hold)| is_due(hold));
-            assert!(due.is_none() || self.disk_full, "what is held comes free when its time is over");
+            assert!(due.is_none() || *disk_full, "what is held comes free when its time is over");
             assert!(!shard.shard.is_locked(), "nothing is locked when nothing is under way");
             for (currency, part) in shard.shard.ledger().clearing() {
                 in_flight.entry(*currency).or_default().add_total(*part);
@@ -472,7 +477,7 @@ impl Simulation {
         let shard = &self.shards[index];
         shard.batch.is_none()
             && shard.commits.len() < BATCHES_WAITING_MAX
-            && !self.disk_full
+            && !self.disk_full[index]
             && !shard.shard.is_locked()
             && shard.shard.next_expiry().is_some_and(|expires| expires.millis() <= self.now)
     }
