@@ -796,6 +796,32 @@ async fn a_batch_that_cannot_read_an_earlier_outcome_tells_what_was_done() {
     service.stop().await;
 }
 
+/// P5: the same where a later chunk is refused as a whole: who was told so for all of it would send all of it again.
+#[tokio::test]
+async fn a_batch_of_which_a_part_was_looked_at_tells_what_became_of_each_item() {
+    let service = Service::over(MemoryBank::start(1), Limits::default()).await;
+    service.open_with("a", "1").await;
+    for shard in service.bank.as_ref().expect("ready").bank.shards() {
+        shard.handle.set_disk_full(true);
+    }
+    let item = |kind: &str, amount: &str| {
+        format!("{{\"type\":\"{kind}\",\"account\":\"name:a\",\"amount\":\"{amount}\"}}\n").repeat(1000)
+    };
+    // The ledger refuses the first ones, which a full disk keeps nobody from; and the disk the others.
+    let batch = item("withdraw", "1000000") + &item("deposit", "1");
+    let ndjson = [("content-type", "application/x-ndjson")];
+    let reply = service.send("POST", "/v2/batches", &ndjson, &batch).await;
+    assert_eq!(reply.status, 200, "{}", reply.code());
+    let reply = reply.json();
+    let codes = [0, 1999].map(|place: usize| &reply["results"][place]["problem"]["code"]);
+    assert_eq!(codes, ["insufficient-funds", "disk-full"]);
+    assert_eq!(reply["executed"], 0);
+    // Nothing was looked at: the whole is refused.
+    let refused = service.send("POST", "/v2/batches", &ndjson, &item("deposit", "1")).await;
+    assert_eq!((refused.status.as_u16(), refused.code().as_str()), (503, "disk-full"));
+    service.stop().await;
+}
+
 #[tokio::test]
 async fn metrics_count_requests() {
     let service = Service::start().await;
