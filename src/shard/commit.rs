@@ -468,20 +468,62 @@ mod tests {
             let log = Log::new(shard_id(), memory(), shards, Instant::now(), on_failure);
             let log = Arc::new(Mutex::new(log));
             let (commits, mut committer) = commits(&log);
-            let batch = |first: usize, count: usize| {
-                let change = Change::Refused {
-                    rejection: Rejection::AccountNotFound,
-                    request_id: "r".repeat(EVENT_BYTES).into(),
-                };
-                let event = Event { time: Timestamp::from_millis(1), key: None, change };
-                let first = Sequence::new(first as u64).expect("in range");
-                let draft = Draft::group(first, &vec![event; count]).expect("it fits");
-                Commit::Batch(Batch { drafts: vec![draft], ..Batch::default() })
-            };
-            assert!(commits.hand_over(batch(1 + count, 1)).is_ok());
+            assert!(commits.hand_over(Commit::Batch(batch(1 + count, 1))).is_ok());
             let mut done = 0;
-            committer.commit(&mut log.lock(), batch(1, count), &mut done).expect("committed");
+            let first = Commit::Batch(batch(1, count));
+            committer.commit(&mut log.lock(), first, &mut done).expect("committed");
             assert_eq!(done, merged);
         }
+    }
+
+    /// A batch with so many large events from a sequence on.
+    fn batch(first: usize, count: usize) -> Batch<ReplyTo> {
+        batch_of(EVENT_BYTES, first, count)
+    }
+
+    fn batch_of(event_bytes: usize, first: usize, count: usize) -> Batch<ReplyTo> {
+        let rejection = Rejection::AccountNotFound;
+        let change = Change::Refused { rejection, request_id: "r".repeat(event_bytes).into() };
+        let event = Event { time: Timestamp::from_millis(1), key: None, change };
+        let first = Sequence::new(first as u64).expect("in range");
+        let draft = Draft::group(first, &vec![event; count]).expect("it fits");
+        Batch { drafts: vec![draft], ..Batch::default() }
+    }
+
+    /// P2: the worker commits a small batch itself, but not past a large one that the committer has.
+    #[test]
+    fn a_small_batch_stays_behind_a_large_one() {
+        let shards = Arc::from([ShardHandle::of_nobody()]);
+        let on_failure: OnLogFailure = Arc::new(|_, error| panic!("{error}"));
+        let log = Log::new(shard_id(), memory(), shards, Instant::now(), on_failure);
+        let log = Arc::new(Mutex::new(log));
+        let (commits, committer) = commits(&log);
+        let small = || batch_of(1, 2, 1);
+        assert!(small().bytes() <= SMALL_BYTES_MAX && batch(1, 1).bytes() > SMALL_BYTES_MAX);
+        assert!(commits.commit(batch(1, 1)).is_ok());
+        assert!(committer.queue.try_take().is_some(), "the committer has it in hand");
+        assert!(commits.commit(small()).is_ok());
+        assert!(committer.queue.try_take().is_some(), "it waits behind it");
+    }
+
+    /// Two shards that each waited for the other with something appended and not synced would wait for ever.
+    #[test]
+    fn what_waits_for_another_shard_does_not_hold_up_what_is_appended() {
+        let shards: Arc<[ShardHandle]> = Arc::from([ShardHandle::of_nobody(), ShardHandle::of_nobody()]);
+        let on_failure: OnLogFailure = Arc::new(|_, error| panic!("{error}"));
+        let log = Log::new(shard_id(), memory(), shards, Instant::now(), on_failure);
+        let log = Arc::new(Mutex::new(log));
+        let (commits, mut committer) = commits(&log);
+        let requires = [(ShardId::new(1).expect("a shard"), Sequence::FIRST)].into();
+        assert!(commits.hand_over(Commit::Batch(Batch { requires, ..batch(2, 1) })).is_ok());
+        let (tell, told) = mpsc::channel();
+        let committing = thread::spawn(move || {
+            let mut done = 0;
+            let first = Commit::Batch(batch(1, 1));
+            committer.commit(&mut log.lock(), first, &mut done).expect("committed");
+            tell.send((done, committer.next.is_some())).expect("somebody listens");
+        });
+        assert_eq!(told.recv_timeout(Duration::from_secs(60)), Ok((1, true)));
+        committing.join().expect("no panic");
     }
 }
