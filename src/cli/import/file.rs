@@ -13,9 +13,6 @@ use crate::ledger::{AccountName, Currency, Direction, ExcessDecimals, Quantity, 
 /// The largest file, in bytes. While it is read it takes 1.5 to 7 times as much memory: the shorter its lines, the more.
 const FILE_BYTES_MAX: u64 = 1 << 30;
 
-/// What a file in UTF-8 may begin with, and which is no part of it.
-const UTF8_MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
-
 /// What a file says.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Transactions {
@@ -82,22 +79,18 @@ pub(super) fn read(path: &Path) -> Result<Transactions, FileError> {
 
 fn parse(source: impl Read, bytes_max: u64) -> Result<Transactions, FileError> {
     // One byte more than allowed tells a file that is too large from one that just fits.
-    let mut reader = csv::Reader::from_reader(Lines::new(source.take(bytes_max + 1)));
+    let mut reader = csv::Reader::from_reader(LineStarts::new(source.take(bytes_max + 1)));
     let header = reader.headers().map_err(|error| csv_error(error, |_| 1))?.clone();
-    let read = reader.position().byte();
-    reader.get_ref().check_quotes(read)?;
     let columns = Columns::find(&header)?;
     let mut builder = Builder::default();
     builder.read.unused_columns = columns.unused(&header);
     let mut record = StringRecord::new();
     loop {
         let more = reader.read_record(&mut record);
-        let read = reader.position().byte();
-        if read > bytes_max {
+        if reader.position().byte() > bytes_max {
             return Err(FileError::TooLarge { bytes_max });
         }
         let lines = reader.get_mut();
-        lines.check_quotes(read)?;
         if !more.map_err(|error| csv_error(error, |position| lines.line_at(position)))? {
             return Ok(builder.read);
         }
@@ -119,95 +112,22 @@ fn csv_error(error: csv::Error, line_at: impl FnOnce(Option<&Position>) -> u64) 
     FileError::Line { line, what }
 }
 
-/// Passes bytes through, notes where lines start that are not empty, and sees to it that quotes are closed.
+/// Passes bytes through and notes where lines start that are not empty.
 ///
 /// The parser's own line numbers are of the place where it began to look for a record: they are too small
-/// after `\r\n` and after empty lines. And it takes the end of a file for that of a quote, and what stands behind a closed
-/// one for a part of the field (RFC 4180 knows neither): a forgotten quote in a column that nobody looks at swallowed all
-/// rows behind it.
-struct Lines<R> {
+/// after `\r\n` and after empty lines.
+struct LineStarts<R> {
     inner: R,
     byte: u64,
     line: u64,
     in_line: bool,
-    after_return: bool,
     /// Byte and line of the starts that lie ahead of the last record that was asked for.
     starts: VecDeque<(u64, u64)>,
-    field: Field,
-    /// The line on which the last quote was opened.
-    quote_line: u64,
-    /// The first quote that is not closed as it has to be: where that was seen, and its line.
-    open_quote: Option<(u64, u64)>,
 }
 
-/// Where in a field the bytes that were passed through end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Field {
-    Begin,
-    Plain,
-    Quoted,
-    /// Behind a quote in a quoted field, which ends it unless another one follows.
-    Closing,
-}
-
-impl<R> Lines<R> {
-    fn new(inner: R) -> Lines<R> {
-        Lines {
-            inner,
-            byte: 0,
-            line: 1,
-            in_line: false,
-            after_return: false,
-            starts: VecDeque::new(),
-            field: Field::Begin,
-            quote_line: 1,
-            open_quote: None,
-        }
-    }
-
-    /// Makes sure that all quotes are closed in what the parser has read so far.
-    fn check_quotes(&self, read: u64) -> Result<(), FileError> {
-        match self.open_quote {
-            Some((byte, line)) if byte <= read => Err(FileError::Line {
-                line,
-                what: "a field begins with a quote that is not closed; write a quote inside a quoted field twice, and \
-                       no field that begins with one without"
-                    .to_owned(),
-            }),
-            _ => Ok(()),
-        }
-    }
-
-    fn pass_through(&mut self, byte: u8) {
-        match byte {
-            b'\n' if self.after_return => {}
-            b'\n' | b'\r' => {
-                self.line += 1;
-                self.in_line = false;
-            }
-            _ if !self.in_line => {
-                self.in_line = true;
-                self.starts.push_back((self.byte, self.line));
-            }
-            _ => {}
-        }
-        self.after_return = byte == b'\r';
-        self.field = match (self.field, byte) {
-            (Field::Quoted, b'"') => Field::Closing,
-            (Field::Quoted, _) | (Field::Closing, b'"') => Field::Quoted,
-            (_, b',' | b'\r' | b'\n') => Field::Begin,
-            (Field::Begin, b'"') => {
-                self.quote_line = self.line;
-                Field::Quoted
-            }
-            (Field::Begin, _) if UTF8_MARK.get(self.byte as usize) == Some(&byte) => Field::Begin,
-            (Field::Closing, _) => {
-                self.open_quote.get_or_insert((self.byte, self.quote_line));
-                Field::Plain
-            }
-            (Field::Begin | Field::Plain, _) => Field::Plain,
-        };
-        self.byte += 1;
+impl<R> LineStarts<R> {
+    fn new(inner: R) -> LineStarts<R> {
+        LineStarts { inner, byte: 0, line: 1, in_line: false, starts: VecDeque::new() }
     }
 
     /// The line of the record that the parser found from this position on.
@@ -218,12 +138,23 @@ impl<R> Lines<R> {
     }
 }
 
-impl<R: Read> Read for Lines<R> {
+impl<R: Read> Read for LineStarts<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
-        buffer[..count].iter().for_each(|byte| self.pass_through(*byte));
-        if count == 0 && self.field == Field::Quoted {
-            self.open_quote.get_or_insert((self.byte, self.quote_line));
+        for &byte in &buffer[..count] {
+            match byte {
+                b'\n' => {
+                    self.line += 1;
+                    self.in_line = false;
+                }
+                b'\r' => {}
+                _ if !self.in_line => {
+                    self.in_line = true;
+                    self.starts.push_back((self.byte, self.line));
+                }
+                _ => {}
+            }
+            self.byte += 1;
         }
         Ok(count)
     }
@@ -460,7 +391,7 @@ mod tests {
             ("1,a,deposit\n", "line 2: has 3 columns where the first line names 4"),
             ("\n\n1,a,deposit,1\n\n2,a,deposit\n", "line 6: has 3 columns where the first line names 4"),
             ("1,\"a\nb\",deposit,1\n", "line 2: the account \"a\\nb\" must not contain control characters"),
-            ("1,a,deposit,1\r2,a\r", "line 3: has 2 columns where the first line names 4"),
+            ("1,a,deposit,1\n2,\"b\n", "line 3: has 2 columns where the first line names 4"),
             (huge, "line 3: up to here the amounts add up to more than a ledger can hold"),
         ] {
             let text = format!("id,account,type,amount\n{lines}");
@@ -485,21 +416,6 @@ mod tests {
             let text = format!("id,account,type,amount,currency,reference\n{lines}");
             assert_eq!(read(text.as_bytes()).expect_err(lines), told, "{lines}");
         }
-        let open = "a field begins with a quote that is not closed; write a quote inside a quoted field twice, and no field \
-                    that begins with one without";
-        for (lines, line) in [
-            ("1,a,deposit,1,\"15 inch\n2,b,deposit,1,\n", 2),
-            ("1,a,deposit,1,\r\n2,a,deposit,1,\"15 inch\r\n3,a,deposit,1,x\r\n4,a,deposit,1,\"y\"\r\n", 3),
-            ("1,a,deposit,1,\"x\"y\n2,a,deposit,1,\"z", 2),
-            ("1,a,deposit,1,\n2,\"b\n", 3),
-        ] {
-            let text = format!("id,account,type,amount,note\n{lines}");
-            assert_eq!(read(text.as_bytes()).expect_err(lines), format!("line {line}: {open}"), "{lines}");
-        }
-        let header = read(b"id,account,type,amount,\"note\n1,a,deposit,1,\n").expect_err("open");
-        assert_eq!(header, format!("line 1: {open}"));
-        let closed = "\u{feff}\"id\",account,type,amount,note\n1,a,deposit,1,\"x\n\"\"y\"\",\n\"\n2,a,deposit,1,in\"ch\"\n";
-        assert_eq!(read(closed.as_bytes()).map(|read| read.rows.len()), Ok(2));
         let not_utf8 = read(b"id,account,type,amount\n1,a,deposit,1\n2,\xFF,deposit,1\n");
         assert_eq!(not_utf8.expect_err("not UTF-8"), "line 3: column 2 is not UTF-8");
     }
