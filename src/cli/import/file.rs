@@ -79,23 +79,37 @@ pub(super) fn read(path: &Path) -> Result<Transactions, FileError> {
 
 fn parse(source: impl Read, bytes_max: u64) -> Result<Transactions, FileError> {
     // One byte more than allowed tells a file that is too large from one that just fits.
-    let mut reader = csv::Reader::from_reader(LineStarts::new(source.take(bytes_max + 1)));
-    let header = reader.headers().map_err(|error| csv_error(error, |_| 1))?.clone();
+    let mut reader = csv::Reader::from_reader(Watch::new(source.take(bytes_max + 1)));
+    let header = reader.headers().cloned();
+    check(&reader, bytes_max)?;
+    let header = header.map_err(|error| csv_error(error, |_| 1))?;
     let columns = Columns::find(&header)?;
     let mut builder = Builder::default();
     builder.read.unused_columns = columns.unused(&header);
     let mut record = StringRecord::new();
     loop {
         let more = reader.read_record(&mut record);
-        if reader.position().byte() > bytes_max {
-            return Err(FileError::TooLarge { bytes_max });
-        }
+        check(&reader, bytes_max)?;
         let lines = reader.get_mut();
         if !more.map_err(|error| csv_error(error, |position| lines.line_at(position)))? {
             return Ok(builder.read);
         }
         let line = lines.line_at(record.position());
         builder.add(line, &columns, &record).map_err(|what| FileError::Line { line, what })?;
+    }
+}
+
+/// Refuses what the parser lets through, as far as it has read.
+fn check<R: Read>(reader: &csv::Reader<Watch<R>>, bytes_max: u64) -> Result<(), FileError> {
+    let byte = reader.position().byte();
+    if byte > bytes_max {
+        return Err(FileError::TooLarge { bytes_max });
+    }
+    match &reader.get_ref().wrong_quote {
+        Some((quote, what)) if quote.byte < byte => {
+            Err(FileError::Line { line: quote.line, what: (*what).to_owned() })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -112,22 +126,53 @@ fn csv_error(error: csv::Error, line_at: impl FnOnce(Option<&Position>) -> u64) 
     FileError::Line { line, what }
 }
 
-/// Passes bytes through and notes where lines start that are not empty.
+/// Passes bytes through and notes where lines start that are not empty, and the first quote that is wrong.
 ///
 /// The parser's own line numbers are of the place where it began to look for a record: they are too small
-/// after `\r\n` and after empty lines.
-struct LineStarts<R> {
+/// after `\r\n` and after empty lines. And it refuses no quote: one that is never closed makes all lines behind it
+/// one field, whose transactions would be missing without a word.
+struct Watch<R> {
     inner: R,
     byte: u64,
     line: u64,
     in_line: bool,
     /// Byte and line of the starts that lie ahead of the last record that was asked for.
     starts: VecDeque<(u64, u64)>,
+    place: Place,
+    wrong_quote: Option<(Quote, &'static str)>,
 }
 
-impl<R> LineStarts<R> {
-    fn new(inner: R) -> LineStarts<R> {
-        LineStarts { inner, byte: 0, line: 1, in_line: false, starts: VecDeque::new() }
+/// Where in a record the next byte stands, as the parser takes it.
+#[derive(Clone, Copy)]
+enum Place {
+    FieldStart,
+    Unquoted,
+    Quoted(Quote),
+    /// Behind a quote in a quoted field: the first of two, or the closing one.
+    BehindQuote(Quote),
+}
+
+/// A quote that opens a field.
+#[derive(Clone, Copy)]
+struct Quote {
+    byte: u64,
+    line: u64,
+}
+
+/// What the parser passes over where a file begins with it.
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+
+impl<R> Watch<R> {
+    fn new(inner: R) -> Watch<R> {
+        Watch {
+            inner,
+            byte: 0,
+            line: 1,
+            in_line: false,
+            starts: VecDeque::new(),
+            place: Place::FieldStart,
+            wrong_quote: None,
+        }
     }
 
     /// The line of the record that the parser found from this position on.
@@ -136,12 +181,47 @@ impl<R> LineStarts<R> {
         while self.starts.pop_front_if(|(start, _)| *start < byte).is_some() {}
         self.starts.front().map_or(self.line, |(_, line)| *line)
     }
+
+    /// Where the byte behind this one stands.
+    fn behind(&mut self, byte: u8) -> Place {
+        match (self.place, byte) {
+            (Place::FieldStart, b'"') => Place::Quoted(Quote { byte: self.byte, line: self.line }),
+            (Place::Quoted(quote), b'"') => Place::BehindQuote(quote),
+            (Place::Quoted(quote), _) | (Place::BehindQuote(quote), b'"') => Place::Quoted(quote),
+            (_, b',' | b'\r' | b'\n') => Place::FieldStart,
+            (Place::FieldStart, _) if self.is_byte_order_mark(byte) => Place::FieldStart,
+            (Place::FieldStart | Place::Unquoted, _) => Place::Unquoted,
+            (Place::BehindQuote(quote), _) => {
+                self.refuse(
+                    quote,
+                    "a quote that is opened here is closed before the end of its column: a quote within a column is \
+                     written twice",
+                );
+                Place::Unquoted
+            }
+        }
+    }
+
+    fn is_byte_order_mark(&self, byte: u8) -> bool {
+        usize::try_from(self.byte).is_ok_and(|at| BYTE_ORDER_MARK.get(at) == Some(&byte))
+    }
+
+    fn refuse(&mut self, quote: Quote, what: &'static str) {
+        self.wrong_quote.get_or_insert((quote, what));
+    }
 }
 
-impl<R: Read> Read for LineStarts<R> {
+impl<R: Read> Read for Watch<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
+        if let Place::Quoted(quote) = self.place
+            && count == 0
+            && !buffer.is_empty()
+        {
+            self.refuse(quote, "a quote that is opened here is never closed");
+        }
         for &byte in &buffer[..count] {
+            self.place = self.behind(byte);
             match byte {
                 b'\n' => {
                     self.line += 1;
@@ -391,7 +471,8 @@ mod tests {
             ("1,a,deposit\n", "line 2: has 3 columns where the first line names 4"),
             ("\n\n1,a,deposit,1\n\n2,a,deposit\n", "line 6: has 3 columns where the first line names 4"),
             ("1,\"a\nb\",deposit,1\n", "line 2: the account \"a\\nb\" must not contain control characters"),
-            ("1,a,deposit,1\n2,\"b\n", "line 3: has 2 columns where the first line names 4"),
+            ("1,a,deposit,1\n2,\"b\n", "line 3: a quote that is opened here is never closed"),
+            ("1,a,deposit\n2,\"b\n", "line 2: has 3 columns where the first line names 4"),
             (huge, "line 3: up to here the amounts add up to more than a ledger can hold"),
         ] {
             let text = format!("id,account,type,amount\n{lines}");
@@ -416,8 +497,42 @@ mod tests {
             let text = format!("id,account,type,amount,currency,reference\n{lines}");
             assert_eq!(read(text.as_bytes()).expect_err(lines), told, "{lines}");
         }
+        let closed = "a quote that is opened here is closed before the end of its column: a quote within a column is \
+                      written twice";
+        for (lines, told) in [
+            // All behind it was one column that nobody looks at, and missing in the ledger.
+            (
+                "1,a,deposit,1,\n2,a,deposit,1,\"15 inch\n3,a,deposit,1,\n4,b,deposit,1,\n",
+                "line 3: a quote that is opened here is never closed",
+            ),
+            (
+                "1,a,deposit,1,\"15 inch\n2,a,deposit,1,\n3,a,deposit,1,\"17 inch\"\n",
+                &format!("line 2: {closed}"),
+            ),
+            ("1,a,deposit,1,\"x\ny\" z\n", &format!("line 2: {closed}")),
+            ("1,a,deposit,1,\"x\"\"\n", "line 2: a quote that is opened here is never closed"),
+        ] {
+            let text = format!("id,account,type,amount,note\n{lines}");
+            assert_eq!(read(text.as_bytes()).expect_err(lines), told, "{lines}");
+        }
+        let names = read(b"\xEF\xBB\xBF\"id,account,type,amount\n1,a,deposit,1\n");
+        assert_eq!(names.expect_err("open"), "line 1: a quote that is opened here is never closed");
         let not_utf8 = read(b"id,account,type,amount\n1,a,deposit,1\n2,\xFF,deposit,1\n");
         assert_eq!(not_utf8.expect_err("not UTF-8"), "line 3: column 2 is not UTF-8");
+    }
+
+    #[test]
+    fn quotes_that_are_right_may_have_lines_and_quotes_within() {
+        let read_file = read(
+            b"\xEF\xBB\xBF\"id\",account,type,amount,note\n\
+              1,a,deposit,1,\"a\nb\"\n\
+              2,a,deposit,1,\"\"\r\n\
+              3,a,deposit,1,15\" of \"\"it\n\
+              4,a,deposit,1,\"\"\"x\"\",\"\"\"",
+        )
+        .expect("valid");
+        let lines = read_file.rows.iter().map(|row| row.line);
+        assert_eq!(lines.collect::<Vec<_>>(), [2, 4, 5, 6]);
     }
 
     #[test]
