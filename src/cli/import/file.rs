@@ -136,6 +136,8 @@ struct Watch<R> {
     byte: u64,
     line: u64,
     in_line: bool,
+    /// A line ends with `\r`, `\n`, or both in this order, as the parser has it.
+    behind_return: bool,
     /// Byte and line of the starts that lie ahead of the last record that was asked for.
     starts: VecDeque<(u64, u64)>,
     place: Place,
@@ -169,6 +171,7 @@ impl<R> Watch<R> {
             byte: 0,
             line: 1,
             in_line: false,
+            behind_return: false,
             starts: VecDeque::new(),
             place: Place::FieldStart,
             wrong_quote: None,
@@ -222,12 +225,13 @@ impl<R: Read> Read for Watch<R> {
         }
         for &byte in &buffer[..count] {
             self.place = self.behind(byte);
+            let of_one_end = byte == b'\n' && self.behind_return;
+            self.behind_return = byte == b'\r';
             match byte {
-                b'\n' => {
-                    self.line += 1;
+                b'\n' | b'\r' => {
+                    self.line += u64::from(!of_one_end);
                     self.in_line = false;
                 }
-                b'\r' => {}
                 _ if !self.in_line => {
                     self.in_line = true;
                     self.starts.push_back((self.byte, self.line));
@@ -514,6 +518,13 @@ mod tests {
         ] {
             let text = format!("id,account,type,amount,note\n{lines}");
             assert_eq!(read(text.as_bytes()).expect_err(lines), told, "{lines}");
+        }
+        // A line's end may be any that the parser takes for one.
+        for end in ["\r", "\r\n", "\n"] {
+            let lines =
+                ["id,account,type,amount", "1,a,deposit,1", "", "2,\"b\",deposit,1", "3,a,deposit,0", ""];
+            let told = read(lines.join(end).as_bytes()).expect_err(end);
+            assert_eq!(told, "line 5: the amount \"0\" is not more than 0", "{end:?}");
         }
         let names = read(b"\xEF\xBB\xBF\"id,account,type,amount\n1,a,deposit,1\n");
         assert_eq!(names.expect_err("open"), "line 1: a quote that is opened here is never closed");
