@@ -80,6 +80,24 @@ fn every_workload_counts_what_the_ledger_has() {
     server.stop();
 }
 
+/// It was compared with itself under another name, and given the number of shards that a new one would get here.
+#[test]
+fn a_server_that_runs_has_the_shards_that_it_has() {
+    let data = DataDir::new();
+    let server = data.serve(&["--shards=3"]);
+    let url = format!("--url={}", server.url());
+    for other in ["--shards=2", "--compare=shards=2", "--compare=read,shards=4"] {
+        let ran = bench(&["deposit"], &[&url, other]);
+        ran.refused("--url names a server with shards=3, which it keeps");
+    }
+    assert_eq!(changes(&server), 0, "nothing was written before that");
+    let report = report(bench(&["transfer", "--pairs=cross-shard"], &[&url, "--compare=shards=3,pairs=any"]));
+    for side in report["sides"].as_array().expect("a list") {
+        assert_eq!(side["settings"]["shards"], 3, "{report}");
+    }
+    server.stop();
+}
+
 #[test]
 fn a_server_of_its_own_is_compared_and_gone_afterwards() {
     let root = DataDir::new();

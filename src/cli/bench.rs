@@ -60,7 +60,8 @@ Measures a server on this machine under a load, beside references that are measu
 
 It starts a server of its own, this very program with a temporary ledger in the data directory, opens accounts, and \
 measures; the server and the ledger are gone afterwards, after an error or Ctrl-C too. With --url it loads a server \
-that runs already, and WRITES TO ITS LEDGER: accounts bench-0000000000 and so on, and their transactions, which stay.
+that runs already, and WRITES TO ITS LEDGER: accounts bench-0000000000 and so on, and their transactions, which stay. \
+It has as many shards as it has: what is compared there is another load.
 
 --compare measures something else as well, in turn with the first, and prints the ratio of each pair of rounds: median, \
 lowest and highest, or none where the other side has answered nothing. A pair counts if the machine was alike in both rounds: its first two cores as far apart before and \
@@ -295,7 +296,8 @@ impl Args {
     /// Looks for contradictions before anything is started.
     pub(super) fn check(&self) -> Result<(), String> {
         let Some((workload, args)) = self.load() else { return Ok(()) };
-        let shards = default_shards();
+        // A server that runs is asked how many it has; until then it may have several.
+        let shards = if args.url.is_some() { crate::ledger::SHARDS_MAX } else { default_shards() };
         Spec::new(workload, &args.shape, shards)?;
         for against in &args.compare {
             match against {

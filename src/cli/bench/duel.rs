@@ -14,6 +14,7 @@ use super::reply::Protocol;
 use super::report::{Comparison, LoadReport, Round, Settings, Side, median};
 use super::teller::{Start, Teller};
 use super::{Bench, BenchError, LoadArgs, default_shards, pairs, redis};
+use crate::client::BaseUrl;
 use crate::progress::Progress;
 use crate::random::Random;
 
@@ -55,16 +56,25 @@ struct Arena<'a> {
 /// Measures a load and what it is to be compared with.
 pub(super) fn run(workload: Workload, args: &LoadArgs, bench: &Bench) -> Result<LoadReport, BenchError> {
     let mut arena = Arena { bench, tellers: Vec::new(), others: Vec::new(), contenders: Vec::new() };
-    let shards = default_shards();
+    let running = args.url.as_ref().map(|url| Teller::running(url.clone())).transpose()?;
+    let shards = running.as_ref().map_or_else(default_shards, Teller::shards);
     let first = Spec::new(workload, &args.shape, shards).map_err(BenchError::Setting)?;
     let changed = args.compare.iter().filter_map(|against| match against {
         Against::Load(change) => Some(Spec::changed(workload, &args.shape, change, shards)),
         Against::Bare | Against::Redis => None,
     });
     let changed: Vec<Spec> = changed.collect::<Result<_, _>>().map_err(BenchError::Setting)?;
+    if let Some(other) = std::iter::once(&first).chain(&changed).find(|spec| spec.shards != shards)
+        && running.is_some()
+    {
+        let asked = other.shards;
+        return Err(BenchError::Setting(format!(
+            "--url names a server with shards={shards}, which it keeps: nothing can be measured there with shards={asked}"
+        )));
+    }
     let is_little = |spec: &Spec| spec.workload == Workload::Batch || spec.rate.is_some();
     let rounds = args.rounds.settle(std::iter::once(&first).chain(&changed).any(is_little));
-    arena.start_tellers(&first, &changed, args)?;
+    arena.start_tellers(&first, &changed, args, running)?;
     for against in &args.compare {
         match against {
             Against::Bare => arena.add_bare(&first, rounds.warm_up)?,
@@ -102,7 +112,14 @@ pub(super) fn run(workload: Workload, args: &LoadArgs, bench: &Bench) -> Result<
 
 impl Arena<'_> {
     /// Starts a server for each number of accounts and shards, and adds the loads.
-    fn start_tellers(&mut self, first: &Spec, changed: &[Spec], args: &LoadArgs) -> Result<(), BenchError> {
+    /// With one that runs already, adds the loads of that.
+    fn start_tellers(
+        &mut self,
+        first: &Spec,
+        changed: &[Spec],
+        args: &LoadArgs,
+        mut running: Option<Teller>,
+    ) -> Result<(), BenchError> {
         let specs: Vec<&Spec> = std::iter::once(first).chain(changed).collect();
         // With --url there is one server for all.
         let kind = |spec: &Spec| if args.url.is_some() { (0, 0) } else { (spec.accounts, spec.shards) };
@@ -116,7 +133,16 @@ impl Arena<'_> {
                     let of_kind: Vec<_> = specs.iter().filter(|spec| kind(spec) == kind_of_this).collect();
                     let accounts = of_kind.iter().map(|spec| spec.accounts).max().unwrap_or_default();
                     let funded = of_kind.iter().any(|spec| spec.needs_funds());
-                    let mut teller = self.start_teller(spec, args)?;
+                    let mut teller = match running.take() {
+                        Some(running) => {
+                            tracing::warn!(
+                                url = args.url.as_ref().map(BaseUrl::as_str),
+                                "this server's ledger is written to: accounts and transactions stay in it"
+                            );
+                            running
+                        }
+                        None => self.start_teller(spec, args)?,
+                    };
                     teller.open(accounts, funded, &self.bench.interrupt)?;
                     self.tellers.push(teller);
                     kinds.push(kind_of_this);
@@ -133,13 +159,6 @@ impl Arena<'_> {
     }
 
     fn start_teller(&self, spec: &Spec, args: &LoadArgs) -> Result<Teller, BenchError> {
-        if let Some(url) = &args.url {
-            tracing::warn!(
-                url = url.as_str(),
-                "this server's ledger is written to: accounts and transactions stay in it"
-            );
-            return Teller::running(url.clone());
-        }
         let ledger = format!("ledger-{}", self.tellers.len());
         let flags = &args.common.serve_flags;
         let start = Start { directory: &self.bench.directory, ledger: &ledger, shards: spec.shards, flags };

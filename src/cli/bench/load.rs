@@ -134,8 +134,8 @@ pub(super) struct Shape {
     #[arg(long, value_name = "COUNT", value_parser = parse_connections)]
     pub(super) connections: Option<usize>,
 
-    /// How many shards the server gets; with --url: has, which only `--pairs cross-shard` has to know.
-    /// [default: half the number of cores]
+    /// How many shards the server gets, 1 to 1024; with --url it has those that it has, and no other number is taken.
+    /// [default: half the number of cores; with --url as many as it has]
     #[arg(long, value_name = "COUNT", value_parser = parse_shards)]
     pub(super) shards: Option<usize>,
 
@@ -314,7 +314,10 @@ impl Spec {
             threads,
         };
         if pairs == Pairs::CrossShard && spec.shards == 1 {
-            return Err("with one shard no two accounts are on different ones: add --shards 2".into());
+            return Err(
+                "with one shard no two accounts are on different ones: --shards 2 starts a server with two"
+                    .into(),
+            );
         }
         Ok(spec)
     }

@@ -40,6 +40,7 @@ pub(super) struct Teller {
     child: Option<Child>,
     base: BaseUrl,
     address: std::net::SocketAddr,
+    shards: usize,
     acknowledged: Acknowledged,
 }
 
@@ -82,7 +83,8 @@ impl Teller {
         let program = std::env::current_exe()?;
         let (child, address) = Child::start_server(&program, &arguments, log, b"", LISTENS, interrupt)?;
         let base = BaseUrl::parse(&format!("http://{address}")).expect("it is one");
-        let teller = Teller { child: Some(child), base, address, acknowledged: Acknowledged::default() };
+        let (child, shards, acknowledged) = (Some(child), *shards, Acknowledged::default());
+        let teller = Teller { child, base, address, shards, acknowledged };
         teller.check_ready()?;
         Ok(teller)
     }
@@ -90,15 +92,23 @@ impl Teller {
     /// Uses a server that runs.
     pub(super) fn running(base: BaseUrl) -> Result<Teller, BenchError> {
         let address = base.loopback_address()?;
-        let mut teller = Teller { address, child: None, base, acknowledged: Acknowledged::default() };
+        let mut teller =
+            Teller { address, child: None, base, shards: 0, acknowledged: Acknowledged::default() };
         teller.check_ready()?;
-        teller.acknowledged.events_before = teller.sum_over_shards(EVENTS)?;
+        let events = teller.of_each_shard(EVENTS)?;
+        teller.shards = events.len();
+        teller.acknowledged.events_before = events.iter().sum();
         Ok(teller)
     }
 
     fn check_ready(&self) -> Result<(), BenchError> {
         let reply = runtime()?.block_on(self.client().get("/readyz"))?;
         if reply.status == 200 { Ok(()) } else { Err(unexpected("/readyz", &reply)) }
+    }
+
+    /// How many shards it has.
+    pub(super) fn shards(&self) -> usize {
+        self.shards
     }
 
     pub(super) fn address(&self) -> std::net::SocketAddr {
@@ -227,7 +237,7 @@ impl Teller {
     /// are at least as many new events as changes, which transfers are seen by. And the accounts have what they were
     /// given, no more and no less: only of a ledger that nobody else uses.
     pub(super) fn check_ledger(&self) -> Result<(), BenchError> {
-        self.acknowledged.check_events(self.sum_over_shards(EVENTS)?)?;
+        self.acknowledged.check_events(self.of_each_shard(EVENTS)?.iter().sum())?;
         if self.child.is_none() {
             return Ok(());
         }
@@ -244,14 +254,14 @@ impl Teller {
 
     /// How many group commits there were since it was started.
     pub(super) fn commits(&self) -> Result<u64, BenchError> {
-        self.sum_over_shards(COMMITS)
+        Ok(self.of_each_shard(COMMITS)?.iter().sum())
     }
 
-    /// A figure that `/metrics` has of each shard, of all shards together.
-    fn sum_over_shards(&self, name: &str) -> Result<u64, BenchError> {
+    /// A figure that `/metrics` has of each shard.
+    fn of_each_shard(&self, name: &str) -> Result<Vec<u64>, BenchError> {
         let reply = runtime()?.block_on(self.client().get("/metrics"))?;
         let text = String::from_utf8_lossy(&reply.body);
-        sum_over_shards(&text, name).ok_or_else(|| unexpected("/metrics", &reply))
+        of_each_shard(&text, name).ok_or_else(|| unexpected("/metrics", &reply))
     }
 
     fn client(&self) -> Client {
@@ -316,12 +326,12 @@ fn in_units(cents: i128) -> String {
     format!("{sign}{}.{:02}", cents / 100, cents % 100)
 }
 
-/// The sum of the samples `name{shard="..."} value`; none if there is none.
-fn sum_over_shards(metrics: &str, name: &str) -> Option<u64> {
+/// The samples `name{shard="..."} value`; none if there is none.
+fn of_each_shard(metrics: &str, name: &str) -> Option<Vec<u64>> {
     let samples = metrics.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix("{shard="));
     let values: Vec<u64> =
         samples.map(|rest| rest.rsplit(' ').next()?.parse().ok()).collect::<Option<_>>()?;
-    (!values.is_empty()).then(|| values.iter().sum())
+    (!values.is_empty()).then_some(values)
 }
 
 /// How many items of a batch were executed, where all were that are not there already.
@@ -388,12 +398,12 @@ mod tests {
     }
 
     #[test]
-    fn the_figures_of_all_shards_are_added() {
+    fn the_figures_are_of_each_shard() {
         let text =
             "# TYPE a_total counter\na_total{shard=\"0\"} 7\na_total{shard=\"1\"} 5\nb{shard=\"0\"} 1\n";
-        assert_eq!(sum_over_shards(text, "a_total"), Some(12));
-        assert_eq!(sum_over_shards(text, "a"), None);
-        assert_eq!(sum_over_shards("a_total{shard=\"0\"} many\n", "a_total"), None);
+        assert_eq!(of_each_shard(text, "a_total"), Some(vec![7, 5]));
+        assert_eq!(of_each_shard(text, "a"), None);
+        assert_eq!(of_each_shard("a_total{shard=\"0\"} many\n", "a_total"), None);
     }
 
     /// A ledger of a currency with three decimals, or with none, was called wrong.
