@@ -1,5 +1,6 @@
 //! Several sides, a round of each in turn.
 
+use std::cmp::Reverse;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -184,7 +185,7 @@ impl Arena<'_> {
             let started =
                 Child::start_server(&program, &arguments, log, &reply, LISTENS, &self.bench.interrupt)?;
             let (child, address) = started;
-            let run = Run { window: warm_up / TRIALS, ..self.plan(spec, load.clone(), address) };
+            let run = trial(self.plan(spec, load.clone(), address), warm_up);
             trials.push((threads, child, run, Vec::new()));
         }
         for _ in 0..TRIALS {
@@ -193,7 +194,7 @@ impl Arena<'_> {
                 self.bench.interrupt.check()?;
             }
         }
-        let best = trials.into_iter().max_by_key(|(_, _, _, reached)| median(reached));
+        let best = trials.into_iter().max_by_key(|(threads, _, _, reached)| rank(*threads, reached));
         let (threads, child, Run { address, .. }, _) = best.expect("one thread was tried");
         self.others.push(child);
         let s = if threads == 1 { "" } else { "s" };
@@ -293,6 +294,16 @@ impl Contender {
     }
 }
 
+/// A part of trying a number of threads. At a rate every number would reach the same.
+fn trial(plan: Run, warm_up: Duration) -> Run {
+    Run { window: warm_up / TRIALS, rate: None, ..plan }
+}
+
+/// How good a number of threads is that reached so much; of two that reached the same, the fewer leave more to the load.
+fn rank(threads: usize, reached: &[u64]) -> (u64, Reverse<usize>) {
+    (median(reached), Reverse(threads))
+}
+
 /// Asks one request of a load and returns the whole reply, as it came.
 fn ask_once(address: SocketAddr, load: &Load) -> Result<Vec<u8>, BenchError> {
     let mut request = Request::default();
@@ -316,5 +327,31 @@ fn ask_once(address: SocketAddr, load: &Load) -> Result<Vec<u8>, BenchError> {
         if read == 0 {
             return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::load::Shape;
+    use super::*;
+
+    /// With --rate all numbers of threads reached the rate, and the last of them was called the best.
+    #[test]
+    fn the_best_number_of_threads_is_found_without_a_rate_and_is_the_fewest_of_equals() {
+        let spec = Spec::new(Workload::Deposit, &Shape::default(), 1).expect("valid");
+        let plan = Run {
+            address: SocketAddr::from(([127, 0, 0, 1], 1)),
+            load: Arc::new(Load::to_redis(&spec, "0")),
+            connections: 1,
+            threads: 1,
+            rate: Some(1000),
+            lead: Duration::ZERO,
+            window: Duration::ZERO,
+            seed: 1,
+        };
+        let trial = trial(plan, Duration::from_secs(1));
+        assert_eq!((trial.rate, trial.window), (None, Duration::from_secs(1) / TRIALS));
+        assert!(rank(1, &[7, 5, 5]) > rank(4, &[5, 5, 6]), "the same median");
+        assert!(rank(4, &[6, 6, 5]) > rank(1, &[5, 5, 9]));
     }
 }
