@@ -3,6 +3,8 @@
 mod process;
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 
 use process::{DataDir, Ran, Server, get, history, json, post, program, run};
@@ -102,6 +104,52 @@ fn an_export_without_a_row_names_the_columns_and_can_be_imported() {
         let text = data.run(&["export", what]).succeeded();
         assert!(text.starts_with(&names) && text.lines().count() == 1 + rows, "{text}");
     }
+}
+
+/// An import elsewhere thaws accounts, and nothing said which had been frozen.
+#[test]
+fn an_export_of_accounts_says_which_are_frozen_and_what_is_held() {
+    let data = DataDir::new();
+    let server = data.serve(&["--shards=1", "--disk-reserve-mib=0"]);
+    for (path, body) in [
+        ("/v2/accounts", r#"{"name":"cold"}"#),
+        ("/v2/accounts", r#"{"name":"yen","currency":"JPY"}"#),
+        ("/v2/accounts/name:yen/deposits", r#"{"amount":"500"}"#),
+        ("/v2/holds", r#"{"account":"name:yen","amount":"120"}"#),
+    ] {
+        let reply = post(&server.client(1), path, body, None);
+        assert_eq!(reply.status, 201, "{path} {body}: {reply:?}");
+    }
+    freeze(&server, "cold");
+    server.stop();
+    let csv = data.run(&["export", "--what=accounts"]).succeeded();
+    let mut rows = csv::Reader::from_reader(csv.as_bytes());
+    let names = rows.headers().expect("names").iter().skip(9).map(str::to_owned);
+    assert_eq!(names.collect::<Vec<_>>(), ["frozen", "held"], "behind all that were there: {csv}");
+    let rows = rows.into_records().map(|row| row.expect("a row"));
+    let told: Vec<[String; 3]> = rows.map(|row| [1, 9, 10].map(|column| row[column].to_owned())).collect();
+    assert_eq!(told, [["cold", "true", "0.00"], ["yen", "false", "120"]], "{csv}");
+    let lines = data.run(&["export", "--what=accounts", "--format=ndjson"]).succeeded();
+    for (line, told) in
+        lines.lines().zip([r#""frozen":true,"held":"0.00"}"#, r#""frozen":false,"held":"120"}"#])
+    {
+        assert!(line.ends_with(told), "{line}");
+    }
+}
+
+/// The client of these tests, which is that of the import, changes nothing of accounts.
+fn freeze(server: &Server, name: &str) {
+    let body = r#"{"frozen":true}"#;
+    let request = format!(
+        "PATCH /v2/accounts/name:{name} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut stream = TcpStream::connect(server.address()).expect("it listens");
+    stream.write_all(request.as_bytes()).expect("sent");
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).expect("a reply");
+    assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
 }
 
 #[test]

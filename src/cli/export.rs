@@ -1,7 +1,8 @@
 //! `teller export`: a ledger's files as text on stdout.
 //!
 //! `rows` prints tables, CSV or JSON lines; `plain_text` prints the books of the bank for programs of plain-text
-//! accounting. Memory grows with the number of accounts, never with the length of history.
+//! accounting. Memory grows with the number of accounts, and with what else a state has: keys that are remembered, pending
+//! holds, references. It never grows with the length of history.
 
 mod plain_text;
 mod rows;
@@ -30,8 +31,10 @@ It changes nothing.
 The CSV of transactions has the columns that `teller import` reads (id, account, type, amount, currency, \
 reference), so it moves balances and histories to another server or to another number of shards: import it with an \
 --overdraft-limit that covers the lowest balance that any account ever had. A transfer arrives as a withdrawal and a \
-deposit. It does not have accounts without a transaction, closings, pending holds, links, metadata, and limits of \
-accounts' own.
+deposit. It does not have accounts without a transaction, references of openings, closings, freezes, pending holds, \
+links, metadata, limits of accounts' own, and idempotency keys: a request that the old ledger has executed is executed \
+again when it is repeated there. Frozen accounts can pay there: freeze them again before clients come; \
+--what accounts says which they are (frozen), and what is held of each balance (held).
 
 The formats hledger and beancount are journals for these two programs of plain-text accounting, with the transactions \
 in order of time and the final balances as assertions, so that `hledger check` and `bean-check` prove them. They are \
@@ -84,7 +87,7 @@ pub(super) enum What {
     /// Every transaction, a line for each account in it; an account's stand in their order
     #[default]
     Transactions,
-    /// Every account with its balance, closed ones too
+    /// Every account with its balance, and whether it is frozen; closed ones too
     Accounts,
 }
 

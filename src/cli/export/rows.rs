@@ -121,14 +121,16 @@ fn print_accounts(source: &Source, files: &ShardFiles, rows: &mut Rows) -> Resul
             created: account.opened.seconds(),
             updated: account.updated.seconds(),
             closed: account.closed().map(Timestamp::seconds),
+            frozen: account.frozen,
+            held: text(account.held),
         })?;
     }
     Ok(())
 }
 
 /// The names of a [`TransactionRow`]'s columns.
-const TRANSACTION_COLUMNS: [&str; 9] =
-    ["id", "account", "type", "amount", "balance", "created", "kind", "currency", "reference"];
+const TRANSACTION_COLUMNS: &[&str] =
+    &["id", "account", "type", "amount", "balance", "created", "kind", "currency", "reference"];
 
 /// One account's side of a transaction. The first columns are those that `teller import` reads: `type` says which way
 /// the money went, and the amount is positive. `created` is in Unix seconds; `kind` says what it was; the sides of a
@@ -148,10 +150,23 @@ struct TransactionRow<'a> {
 }
 
 /// The names of an [`AccountRow`]'s columns.
-const ACCOUNT_COLUMNS: [&str; 9] =
-    ["id", "name", "currency", "balance", "overdraft_limit", "version", "created", "updated", "closed"];
+const ACCOUNT_COLUMNS: &[&str] = &[
+    "id",
+    "name",
+    "currency",
+    "balance",
+    "overdraft_limit",
+    "version",
+    "created",
+    "updated",
+    "closed",
+    "frozen",
+    "held",
+];
 
-/// An account. Times are in Unix seconds; an account without a limit of its own has none here.
+/// An account. Times are in Unix seconds; an account without a limit of its own has none here; `held` is the sum of its
+/// pending holds. Whoever imports the transactions elsewhere has to see which accounts were frozen, for no transaction
+/// says it.
 #[derive(Serialize)]
 struct AccountRow<'a> {
     id: Uuid,
@@ -163,6 +178,8 @@ struct AccountRow<'a> {
     created: u64,
     updated: u64,
     closed: Option<u64>,
+    frozen: bool,
+    held: String,
 }
 
 /// Where rows go, buffered.
