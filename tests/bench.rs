@@ -136,14 +136,17 @@ fn a_server_of_its_own_is_compared_and_gone_afterwards() {
 fn the_rows_that_are_no_loads_print_their_figures() {
     let root = DataDir::new();
     let flag = format!("--data-dir={}", root.path().display());
+    // The rows set this one themselves.
+    let said = &["--", "--journal-mib", "512"][..];
     for (arguments, names) in [
         (&["memory", "--accounts=100"][..], &["resident_bytes", "peak_bytes", "bytes_per_account"][..]),
         (&["restart", "--accounts=100", "--deposits=300"], &["commits", "restart_ns", "replay_ns"]),
         (&["snapshot", "--accounts=100", "--connections=4", "--rounds=1"], &["worst_p99_with_ns", "slices"]),
         (&["idle", "--duration=0.1"], &["cpu_ns", "resident_bytes"]),
     ] {
-        let ran =
-            run(program(&[&["bench"], arguments, &["--shards=2", "--json", "--log=warn", &flag]].concat()));
+        let ran = run(program(
+            &[&["bench"], arguments, &["--shards=2", "--json", "--log=warn", &flag], said].concat(),
+        ));
         let report = report(ran);
         assert_eq!(report["row"], arguments[0]);
         for name in names {

@@ -61,6 +61,12 @@ fn wrong_usage_exits_2_and_names_the_flag_or_the_variable() {
         (&["bench", "transfer", "--pairs=cross-shard", "--shards=1"], &[], "no two accounts"),
         (&["bench", "read", "--url=http://192.0.2.1"], &[], "on this machine"),
         (&["bench", "read", "--url=http://127.0.0.1", "--", "--port=1"], &[], "runs already"),
+        (&["bench", "read", "--", "--port=1"], &[], "a port that nobody else uses"),
+        (&["bench", "idle", "--", "--host", "::1"], &[], "it listens on 127.0.0.1"),
+        (&["bench", "idle", "--", "--data-dir=/tmp"], &[], "--data-dir before -- says on which disk"),
+        (&["bench", "memory", "--", "--db-name=x"], &[], "its ledger is a temporary one"),
+        (&["bench", "restart", "--", "--cores=shared", "--shards", "2"], &[], "--shards before -- says"),
+        (&["bench", "snapshot", "--", "--log=info"], &[], "--log before -- is for what the bench logs"),
     ] {
         let ran = teller(arguments, variables);
         assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""), "{arguments:?} {variables:?}");

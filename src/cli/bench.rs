@@ -151,7 +151,9 @@ struct CommonArgs {
     #[command(flatten)]
     log: LogArgs,
 
-    /// Flags for the servers that are started, as `teller help serve` has them.
+    /// Flags for the servers that are started, as `teller help serve` has them: all but --host, --port, --data-dir,
+    /// --db-name, --shards and --log. They win over what a row sets itself (restart and snapshot: --journal-mib 1024
+    /// and --snapshot-minutes 1440).
     #[arg(last = true, value_name = "SERVE-FLAGS")]
     serve_flags: Vec<String>,
 }
@@ -295,6 +297,12 @@ enum BenchError {
 impl Args {
     /// Looks for contradictions before anything is started.
     pub(super) fn check(&self) -> Result<(), String> {
+        self.check_load()?;
+        let said = self.common().map_or(&[][..], |common| &common.serve_flags);
+        said.iter().try_for_each(|flag| check_serve_flag(flag))
+    }
+
+    fn check_load(&self) -> Result<(), String> {
         let Some((workload, args)) = self.load() else { return Ok(()) };
         // A server that runs is asked how many it has; until then it may have several.
         let shards = if args.url.is_some() { crate::ledger::SHARDS_MAX } else { default_shards() };
@@ -355,6 +363,25 @@ impl Args {
         let data_dir = self.common().and_then(|common| common.place.data_dir.clone());
         LocationArgs { data_dir, ..LocationArgs::default() }
     }
+}
+
+/// The name of a flag, which may have its value behind it; none of what is a value.
+fn flag_name(flag: &str) -> Option<&str> {
+    flag.strip_prefix("--").map(|rest| rest.split_once('=').map_or(rest, |(name, _)| name))
+}
+
+/// Refuses a flag for the servers that a bench has to choose itself.
+fn check_serve_flag(flag: &str) -> Result<(), String> {
+    let reason = match flag_name(flag) {
+        Some("host" | "port") => "it listens on 127.0.0.1, on a port that nobody else uses",
+        Some("data-dir" | "db-name") => {
+            "its ledger is a temporary one; --data-dir before -- says on which disk it is made"
+        }
+        Some("shards") => "--shards before -- says how many it has",
+        Some("log") => "what it logs is shown where it fails; --log before -- is for what the bench logs",
+        _ => return Ok(()),
+    };
+    Err(format!("{flag} behind -- is not for a server that a bench starts: {reason}"))
 }
 
 /// Measures what the command line asks for.

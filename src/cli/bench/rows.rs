@@ -12,7 +12,7 @@ use super::generator::{self, Run};
 use super::load::{Load, Shape, Spec, Workload};
 use super::report::{Figure, FiguresReport, Ratio, Spread, Value, median};
 use super::teller::{Start, Teller};
-use super::{Bench, BenchError, CommonArgs, default_shards, parse_duration, parse_rounds};
+use super::{Bench, BenchError, CommonArgs, default_shards, flag_name, parse_duration, parse_rounds};
 use crate::config::parse_whole;
 use crate::progress::Progress;
 use crate::random::Random;
@@ -116,13 +116,18 @@ impl ServerArgs {
     }
 
     fn start(&self, bench: &Bench, common: &CommonArgs, more: &[&str]) -> Result<Teller, BenchError> {
-        // What the user says comes last.
-        let flags: Vec<String> =
-            more.iter().map(|flag| (*flag).to_owned()).chain(common.serve_flags.iter().cloned()).collect();
+        let flags = flags(more, &common.serve_flags);
         let directory = &bench.directory;
         let start = Start { directory, ledger: LEDGER, shards: self.shards(), flags: &flags };
         Teller::start(&start, &bench.interrupt)
     }
+}
+
+/// What a row sets and what the user says behind `--`. `serve` takes a flag once, so a row's own gives way.
+fn flags(own: &[&str], said: &[String]) -> Vec<String> {
+    let is_said = |flag: &&&str| said.iter().any(|said| flag_name(said) == flag_name(flag));
+    let own = own.iter().filter(|flag| !is_said(flag)).map(|flag| (*flag).to_owned());
+    own.chain(said.iter().cloned()).collect()
 }
 
 /// The memory of a server with many accounts.
@@ -408,4 +413,20 @@ fn count(name: &'static str, count: u64) -> Figure {
 
 fn count_of(name: &'static str, of: usize) -> Figure {
     count(name, of as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The help says that flags may stand behind `--`, and the server refused those that the row had set.
+    #[test]
+    fn what_a_row_sets_gives_way_to_what_is_said_behind_the_dashes() {
+        let said = ["--journal-mib", "512", "--cores=shared"].map(str::to_owned);
+        assert_eq!(
+            flags(&NO_SNAPSHOTS, &said),
+            ["--snapshot-minutes=1440", "--journal-mib", "512", "--cores=shared"]
+        );
+        assert_eq!(flags(&NO_SNAPSHOTS, &[]), NO_SNAPSHOTS);
+    }
 }
