@@ -15,7 +15,7 @@
 //! - A reply that is not as it should be is counted by what is wrong with it, and never as throughput. A connection
 //!   on which bytes came that are no reply is given up.
 //! - Open loop only: a request that went out a millisecond after it could have is the generator's own fault, and is
-//!   counted as late.
+//!   counted as late; and so is one that never went out, though a connection was idle when it was due.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
@@ -78,9 +78,9 @@ pub(super) struct Measured {
     pub(super) totals: Totals,
     /// Replies that were not as they should be, by what was wrong.
     pub(super) errors: BTreeMap<String, u64>,
-    /// Open loop: requests that were due and never sent.
+    /// Open loop: requests that were due in the window and never sent, for want of an idle connection.
     pub(super) unsent: u64,
-    /// Open loop: requests that were due in the window and went out late though a connection was idle.
+    /// Open loop: requests that were due in the window and went out late or never though a connection was idle.
     pub(super) late: u64,
 }
 
@@ -421,10 +421,15 @@ impl<'a> Lane<'a> {
 
     fn finish(mut self, now: u64) -> Measured {
         if let Schedule::Open { .. } = self.schedule {
+            let idle_since = self.idle.iter().map(|(_, since)| *since).min();
             while let Some(due) = self.schedule.due(self.end_ns).filter(|due| *due < self.end_ns) {
                 self.schedule.sent();
                 if due >= self.begin_ns {
-                    self.measured.unsent += 1;
+                    // What became idle only later could not have taken it.
+                    match idle_since.is_some_and(|since| since <= due) {
+                        true => self.measured.late += 1,
+                        false => self.measured.unsent += 1,
+                    }
                     self.measured.latencies.record(now.min(self.end_ns).saturating_sub(due));
                 }
             }
@@ -627,5 +632,31 @@ mod tests {
         assert_eq!((lane.under_way, lane.measured.late), (1, 0), "due at 0, before the window");
         lane.send_due(110_000_000);
         assert_eq!((lane.under_way, lane.measured.late), (2, 1), "due at 100 ms, sent 10 ms later");
+    }
+
+    /// A thread that got no core before the end was told as a server that did not keep up with the rate.
+    #[test]
+    fn what_was_never_sent_though_a_connection_was_idle_is_late() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let spec = Spec::new(Workload::Deposit, &Shape::default(), 1).expect("valid");
+        let setting = Run {
+            address: listener.local_addr().expect("an address"),
+            load: Arc::new(Load::to_redis(&spec, "0")),
+            connections: 1,
+            threads: 1,
+            rate: Some(10),
+            lead: Duration::from_millis(50),
+            window: Duration::from_secs(1),
+            seed: 1,
+        };
+        // Due in the window are those at 100, 200 and so on to 1000 ms.
+        for (idle_since, late) in [(Some(0), 10), (Some(250_000_000), 8), (Some(1_100_000_000), 0), (None, 0)]
+        {
+            let mut lane = Lane::new(&setting, 0).expect("connected");
+            lane.idle = idle_since.map(|since| (0, since)).into_iter().collect();
+            let measured = lane.finish(1_200_000_000);
+            assert_eq!((measured.late, measured.unsent), (late, 10 - late), "{idle_since:?}");
+            assert_eq!(measured.latencies.count(), 10);
+        }
     }
 }

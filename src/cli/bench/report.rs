@@ -98,7 +98,8 @@ pub(super) struct Round {
     /// How many requests the latencies are of.
     pub(super) requests: u64,
     pub(super) latency_ns: Latencies,
-    /// With --rate: requests that were due and never sent; that the generator sent late.
+    /// Of an open loop, and 0 otherwise: requests that were due and never sent; that the generator sent late, or never
+    /// though it could have.
     pub(super) unsent: u64,
     pub(super) late: u64,
     #[serde(flatten)]
@@ -322,7 +323,8 @@ impl fmt::Display for LoadReport {
             }
             let sum = |pick: fn(&Round) -> u64| side.rounds.iter().map(pick).sum::<u64>();
             let (unsent, late) = (sum(|round| round.unsent), sum(|round| round.late));
-            if unsent > 0 {
+            let requests = sum(|round| round.requests);
+            if unsent * UNSENT_OR_LATE_SHARE > requests {
                 writeln!(
                     f,
                     "\n{}: {} requests were due and never sent: it did not keep up with the rate",
@@ -330,10 +332,10 @@ impl fmt::Display for LoadReport {
                     HumanCount(unsent)
                 )?;
             }
-            if late * LATE_SHARE > sum(|round| round.requests) {
+            if late * UNSENT_OR_LATE_SHARE > requests {
                 writeln!(
                     f,
-                    "\n{}: the generator sent {} requests late: it could not keep up itself, so the latencies say \
+                    "\n{}: the generator sent {} requests late or never: it could not keep up itself, so the latencies say \
                      too much; lower --rate, or give it --threads",
                     side.name,
                     HumanCount(late)
@@ -344,8 +346,9 @@ impl fmt::Display for LoadReport {
     }
 }
 
-/// One request late in so many is the generator's failure.
-const LATE_SHARE: u64 = 100;
+/// One request in so many that was never sent is the server's failure, one that was late the generator's. Fewer are due
+/// in the last moment of a round.
+const UNSENT_OR_LATE_SHARE: u64 = 100;
 
 /// A time as people read it.
 pub(super) fn time(ns: u64) -> String {
@@ -532,6 +535,26 @@ mod tests {
         let text = comparison.to_string();
         assert!(text.starts_with("bare: throughput 0.800 (0.600 to 0.900)"), "{text}");
         assert!(text.contains("alike in 1 of 3 pairs of rounds, too few: ALL COUNT"), "{text}");
+    }
+
+    /// One request that was due in the last microsecond made a server one that does not keep up.
+    #[test]
+    fn a_rate_that_was_not_kept_is_told_from_one_request_in_a_hundred_on() {
+        for (unsent, late, told) in [(1, 1, [false, false]), (2, 1, [true, false]), (1, 2, [false, true])] {
+            let mut side = side("teller", &[(60, 50)]);
+            side.rounds[0] = Round { requests: 100, unsent, late, ..side.rounds[0] };
+            let report = LoadReport {
+                row: "deposit",
+                seed: 1,
+                duration_ms: 1,
+                sides: vec![side],
+                comparisons: vec![],
+            };
+            let text = report.to_string();
+            let found =
+                ["did not keep up with the rate", "could not keep up itself"].map(|why| text.contains(why));
+            assert_eq!(found, told, "{text}");
+        }
     }
 
     #[test]
