@@ -440,7 +440,8 @@ impl<'a> Lane<'a> {
         measured.errors.extend([
             ("batches with refused items".to_owned(), self.refused_items),
             ("malformed replies".to_owned(), self.malformed),
-            ("lost connections".to_owned(), self.lost),
+            // A connection that is given up for what came on it is told as that.
+            ("lost connections".to_owned(), self.lost - self.malformed),
             ("no reply in time".to_owned(), self.under_way as u64),
         ]);
         measured.errors.retain(|_, count| *count > 0);
@@ -632,6 +633,33 @@ mod tests {
         assert_eq!((lane.under_way, lane.measured.late), (1, 0), "due at 0, before the window");
         lane.send_due(110_000_000);
         assert_eq!((lane.under_way, lane.measured.late), (2, 1), "due at 100 ms, sent 10 ms later");
+    }
+
+    /// It was told as two: one that is malformed, and a connection that is lost.
+    #[test]
+    fn a_reply_that_is_none_counts_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a connection");
+            let asked = stream.read(&mut [0; 1024]).expect("a request");
+            assert!(asked > 0);
+            stream.write_all(b"good morning\r\n").expect("it listens");
+        });
+        let spec = Spec::new(Workload::Deposit, &Shape::default(), 1).expect("valid");
+        let setting = Run {
+            address,
+            load: Arc::new(Load::to_redis(&spec, "0")),
+            connections: 1,
+            threads: 1,
+            rate: None,
+            lead: Duration::ZERO,
+            window: Duration::from_secs(10),
+            seed: 1,
+        };
+        let measured = run(&setting, &AtomicBool::new(false)).expect("it runs");
+        server.join().expect("it served");
+        assert_eq!(measured.errors, BTreeMap::from([("malformed replies".to_owned(), 1)]));
     }
 
     /// A thread that got no core before the end was told as a server that did not keep up with the rate.
