@@ -170,6 +170,12 @@ fn what_goes_wrong_is_told_and_cleaned_up() {
     assert_eq!(ran.code, Some(1), "{ran:?}");
     assert!(ran.stderr.contains("teller: http://127.0.0.1:1 cannot be reached"), "{ran:?}");
     assert_eq!(entries(root.path()), 0);
+    // "No such file or directory" was all that was told.
+    let file = root.path().join("file");
+    fs::write(&file, "").expect("written");
+    let place = file.join("ledgers").display().to_string();
+    run(program(&["bench", "idle", "--data-dir", &place]))
+        .refused(&format!("cannot make the directory {place}: Not a directory"));
 }
 
 #[test]

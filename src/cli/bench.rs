@@ -252,9 +252,12 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 /// Why there is no figure, or none to be believed.
 #[derive(Debug, thiserror::Error)]
 enum BenchError {
-    /// The system.
+    /// The system, in what says itself what it is about.
     #[error(transparent)]
     System(#[from] io::Error),
+    /// The system, which says why but not of what.
+    #[error("cannot {what}: {source}")]
+    Cannot { what: String, source: io::Error },
     /// A setting that only turned out to be wrong with the others.
     #[error("{0}")]
     Setting(String),
@@ -292,6 +295,14 @@ enum BenchError {
     /// Ctrl-C.
     #[error("interrupted; the servers that were started here and their ledgers are gone")]
     Interrupted,
+}
+
+impl BenchError {
+    /// Makes an error of the system's one that says what could not be done.
+    fn cannot(what: impl Into<String>) -> impl FnOnce(io::Error) -> BenchError {
+        let what = what.into();
+        |source| BenchError::Cannot { what, source }
+    }
 }
 
 impl Args {

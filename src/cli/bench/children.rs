@@ -114,7 +114,7 @@ struct Levels(Vec<PathBuf>);
 
 impl Levels {
     /// Makes a directory and all that are missing above it.
-    fn make(path: &Path) -> io::Result<Levels> {
+    fn make(path: &Path) -> Result<Levels, BenchError> {
         let is_missing = |level: &&Path| !level.as_os_str().is_empty() && !level.exists();
         let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
         let mut made = Levels(Vec::new());
@@ -123,7 +123,7 @@ impl Levels {
                 Ok(()) => made.0.push(level.to_owned()),
                 // Somebody else has made it meanwhile: it is theirs.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error),
+                Err(error) => return Err(cannot_make(level)(error)),
             }
         }
         Ok(made)
@@ -139,7 +139,7 @@ impl Drop for Levels {
 
 impl Directory {
     /// Makes a new directory in `parent`.
-    pub(super) fn new(parent: &Path) -> io::Result<Directory> {
+    pub(super) fn new(parent: &Path) -> Result<Directory, BenchError> {
         let above = Levels::make(parent)?;
         let process = std::process::id();
         let mut number = 0;
@@ -148,7 +148,7 @@ impl Directory {
             match fs::create_dir(&path) {
                 Ok(()) => return Ok(Directory { path, _above: above }),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
-                Err(error) => return Err(error),
+                Err(error) => return Err(cannot_make(&path)(error)),
             }
         }
     }
@@ -163,12 +163,22 @@ impl Directory {
     }
 }
 
+/// The error of a directory that cannot be made.
+pub(super) fn cannot_make(path: &Path) -> impl FnOnce(io::Error) -> BenchError {
+    BenchError::cannot(format!("make the directory {}", path.display()))
+}
+
 impl Drop for Directory {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir_all(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove what the bench has made");
         }
     }
+}
+
+/// This very program, which is what most children are, and what becomes the others.
+pub(super) fn this_program() -> Result<PathBuf, BenchError> {
+    std::env::current_exe().map_err(BenchError::cannot("find this program's own file"))
 }
 
 /// A process that was started here and ends here.
@@ -225,20 +235,23 @@ impl Child {
         log: PathBuf,
         piped: bool,
     ) -> Result<(Child, Option<ChildStdout>), BenchError> {
-        let file = File::create(&log)?;
-        let mut command = Command::new(std::env::current_exe()?);
+        let cannot_log = || BenchError::cannot(format!("make the file {}", log.display()));
+        let file = File::create(&log).map_err(cannot_log())?;
+        let this = this_program()?;
+        let mut command = Command::new(&this);
         command.args(["bench", "under", "--parent"]).arg(std::process::id().to_string()).arg("--");
         command.arg(program).args(arguments);
         // Whatever the operator has set for a server of their own is not for this one.
         std::env::vars_os()
             .filter(|(name, _)| name.to_string_lossy().starts_with("MZ_"))
             .for_each(|(name, _)| _ = command.env_remove(name));
-        command.process_group(0).stderr(file.try_clone()?);
+        command.process_group(0).stderr(file.try_clone().map_err(cannot_log())?);
         match piped {
             true => command.stdin(Stdio::piped()).stdout(Stdio::piped()),
             false => command.stdin(Stdio::null()).stdout(file),
         };
-        let mut process = command.spawn()?;
+        let cannot_start = BenchError::cannot(format!("start {}", this.display()));
+        let mut process = command.spawn().map_err(cannot_start)?;
         let stdout = process.stdout.take();
         Ok((Child { process, log, stdout: None }, stdout))
     }

@@ -1,13 +1,13 @@
 //! Several sides, a round of each in turn.
 
 use std::cmp::Reverse;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::bare::LISTENS;
-use super::children::Child;
+use super::children::{Child, this_program};
 use super::generator::{self, Measured, Run, Totals};
 use super::load::{Against, Load, Request, Spec, Workload};
 use super::machine::Conditions;
@@ -177,7 +177,7 @@ impl Arena<'_> {
         self.contenders[0].totals.add(&totals);
         self.contenders[0].teller.into_iter().for_each(|teller| self.tellers[teller].has_done(&totals));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let program = std::env::current_exe()?;
+        let program = this_program()?;
         let mut trials = Vec::new();
         for threads in if cores > 1 { vec![1, cores] } else { vec![1] } {
             let log = self.bench.directory.path().join(format!("bare-{threads}.log"));
@@ -190,7 +190,8 @@ impl Arena<'_> {
         }
         for _ in 0..TRIALS {
             for (_, _, run, reached) in &mut trials {
-                reached.push(generator::run(run, self.bench.interrupt.flag())?.per_second());
+                let measured = generator::run(run, self.bench.interrupt.flag());
+                reached.push(measured.map_err(cannot_load(run))?.per_second());
                 self.bench.interrupt.check()?;
             }
         }
@@ -253,7 +254,7 @@ impl Arena<'_> {
         contender.run.window = window;
         contender.run.seed = seed;
         let (measured, machine) = Conditions::of(|| generator::run(&contender.run, interrupt.flag()));
-        let measured = measured?;
+        let measured = measured.map_err(cannot_load(&contender.run))?;
         interrupt.check()?;
         if let Some(teller) = contender.teller {
             self.tellers[teller].has_done(&measured.totals);
@@ -304,10 +305,21 @@ fn rank(threads: usize, reached: &[u64]) -> (u64, Reverse<usize>) {
     (median(reached), Reverse(threads))
 }
 
+/// The error of a load that has no connection, or no thread or timer.
+pub(super) fn cannot_load(run: &Run) -> impl FnOnce(io::Error) -> BenchError {
+    BenchError::cannot(format!("load {}", run.address))
+}
+
 /// Asks one request of a load and returns the whole reply, as it came.
 fn ask_once(address: SocketAddr, load: &Load) -> Result<Vec<u8>, BenchError> {
     let mut request = Request::default();
     load.prepare(&mut request, &mut Random::new(0));
+    let reply = reply_to(address, &request).map_err(BenchError::cannot(format!("ask {address}")))?;
+    reply.ok_or_else(|| BenchError::Setting("the server's reply cannot be read".into()))
+}
+
+/// The whole reply to a request; none if it is malformed.
+fn reply_to(address: SocketAddr, request: &Request) -> io::Result<Option<Vec<u8>>> {
     let mut stream = TcpStream::connect_timeout(&address, REPLY_TIME_MAX)?;
     stream.set_read_timeout(Some(REPLY_TIME_MAX))?;
     stream.write_all(&request.bytes)?;
@@ -319,13 +331,13 @@ fn ask_once(address: SocketAddr, load: &Load) -> Result<Vec<u8>, BenchError> {
         let whole = match Protocol::Http.head(&reply) {
             Ok(Some(head)) => reply.len() >= head.bytes.saturating_add(head.body_bytes),
             Ok(None) => false,
-            Err(_) => return Err(BenchError::Setting("the server's reply cannot be read".into())),
+            Err(_) => return Ok(None),
         };
         if whole {
-            return Ok(reply);
+            return Ok(Some(reply));
         }
         if read == 0 {
-            return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
 }

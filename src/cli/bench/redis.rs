@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::BenchError;
-use super::children::{Child, Directory, Interrupt, free_port};
+use super::children::{Child, Directory, Interrupt, cannot_make, free_port};
 
 /// A deposit: the account's balance, the log of all, the amount.
 const SCRIPT: &str = "local balance = redis.call('INCRBY', KEYS[1], ARGV[1]) \
@@ -32,9 +32,9 @@ pub(super) fn start(
     interrupt: &Interrupt,
 ) -> Result<(Child, SocketAddr, String), BenchError> {
     let program = find().ok_or(BenchError::NoRedis)?;
-    let port = free_port()?;
+    let port = free_port().map_err(BenchError::cannot("find a free port of 127.0.0.1"))?;
     let data = directory.path().join("redis");
-    std::fs::create_dir_all(&data)?;
+    std::fs::create_dir_all(&data).map_err(cannot_make(&data))?;
     let data = data.display().to_string();
     let port_text = port.to_string();
     let settings = [

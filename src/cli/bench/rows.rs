@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::children::{Child, Interrupt};
+use super::duel::cannot_load;
 use super::generator::{self, Run};
 use super::load::{Load, Shape, Spec, Workload};
 use super::report::{Figure, FiguresReport, Ratio, Spread, Value, median};
@@ -320,7 +321,7 @@ impl<'a> Deposits<'a> {
     /// Makes deposits for as long as a slice. Their p99, in nanoseconds.
     fn slice(&mut self) -> Result<u64, BenchError> {
         self.run.seed = self.random.number();
-        let measured = generator::run(&self.run, self.interrupt.flag())?;
+        let measured = generator::run(&self.run, self.interrupt.flag()).map_err(cannot_load(&self.run))?;
         self.interrupt.check()?;
         let wrong: u64 = measured.errors.values().sum();
         if wrong > 0 {
@@ -344,12 +345,16 @@ impl<'a> Deposits<'a> {
         &mut self,
         mut meanwhile: impl FnMut(&mut Self) -> Result<(), BenchError>,
     ) -> Result<Duration, BenchError> {
-        let before = newest_snapshots(&self.ledger)?;
+        let newest = |deposits: &Self| {
+            let what = format!("read the directory {}", deposits.ledger.display());
+            newest_snapshots(&deposits.ledger).map_err(BenchError::cannot(what))
+        };
+        let before = newest(self)?;
         child(&self.teller).signal(Signal::USR1)?;
         let started = Instant::now();
         loop {
             meanwhile(self)?;
-            let now = newest_snapshots(&self.ledger)?;
+            let now = newest(self)?;
             if now.len() == self.shards && now.iter().all(|(shard, last)| before.get(shard) < Some(last)) {
                 return Ok(started.elapsed());
             }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use tokio::task::JoinSet;
 
 use super::BenchError;
-use super::children::{Child, Directory, Interrupt};
+use super::children::{Child, Directory, Interrupt, this_program};
 use super::generator::Totals;
 use super::load::{AMOUNT_CENTS, account_name};
 use crate::client::{BaseUrl, Client, ClientError, Response};
@@ -80,7 +80,7 @@ impl Teller {
             "--log=warn".to_owned(),
         ];
         arguments.extend_from_slice(flags);
-        let program = std::env::current_exe()?;
+        let program = this_program()?;
         let (child, address) = Child::start_server(&program, &arguments, log, b"", LISTENS, interrupt)?;
         let base = BaseUrl::parse(&format!("http://{address}")).expect("it is one");
         let (child, shards, acknowledged) = (Some(child), *shards, Acknowledged::default());
