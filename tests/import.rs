@@ -59,9 +59,11 @@ fn nothing_overtakes_a_refused_row_and_a_second_run_goes_on_there() {
     assert_eq!(amounts(&server, "a8"), [1000, 100]);
     // A row that says something else now is another transaction with the same id.
     let file = write(&data, "file.csv", &text.replace("4,a7,deposit,1\n", "4,a7,deposit,2\n"));
-    import(&server, &file, &[]).refused(
+    let ran = import(&server, &file, &[]);
+    ran.refused(
         "line 44: the deposit of 2.00 for the account \"a7\" was refused: 422 idempotency-key-reused",
     );
+    ran.refused("give this one an id of its own, and run the same command again");
 }
 
 /// A batch that is all or nothing has to fit one record of the log, whatever its rows say.

@@ -631,6 +631,9 @@ const KEYS_EXHAUSTED: &str = "idempotency-keys-exhausted";
 /// The refusal of a withdrawal that goes too far below zero.
 const INSUFFICIENT_FUNDS: &str = "insufficient-funds";
 
+/// The refusal of a key that has been used for something else.
+const KEY_REUSED: &str = "idempotency-key-reused";
+
 /// What to do about a refusal, up to [`AGAIN`].
 fn advice(code: &str) -> &'static str {
     match code {
@@ -642,6 +645,10 @@ fn advice(code: &str) -> &'static str {
         KEYS_EXHAUSTED => {
             "the import needs a key for each transaction and account: start the server with more \
              --idempotency-keys-max, and"
+        }
+        KEY_REUSED => {
+            "another transaction of this account was imported under the same id, from another file or from this one \
+             before it was changed: ids are unique within an account for good; give this one an id of its own, and"
         }
         _ => "when its cause is gone,",
     }
