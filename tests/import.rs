@@ -66,6 +66,21 @@ fn nothing_overtakes_a_refused_row_and_a_second_run_goes_on_there() {
     ran.refused("give this one an id of its own, and run the same command again");
 }
 
+/// Told was only that stdout takes nothing.
+#[test]
+fn where_stdout_fails_as_well_the_refusal_is_told() {
+    let data = DataDir::new();
+    let server = data.serve(&["--shards=1", "--disk-reserve-mib=0", "--max-overdraft=0"]);
+    let import_to_nowhere = |text: &str| {
+        let file = write(&data, "file.csv", text);
+        let full = fs::File::options().write(true).open("/dev/full").expect("Linux");
+        let command = program(&["import", file.to_str().expect("UTF-8"), "--url", &server.url()]);
+        process::Running::start_into(command, full).output()
+    };
+    import_to_nowhere("id,account,type,amount\n1,a,withdrawal,1\n").refused("line 2: the withdrawal of 1.00");
+    import_to_nowhere("id,account,type,amount\n1,b,deposit,1\n").refused("No space left on device");
+}
+
 /// A batch that is all or nothing has to fit one record of the log, whatever its rows say.
 #[test]
 fn the_longest_rows_fit_a_batch() {

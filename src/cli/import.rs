@@ -147,8 +147,10 @@ pub(super) fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         let _ = report.await;
         (board.tally(), result)
     });
-    print_summary(&tally, started.elapsed())?;
-    Ok(result.map_err(|error| ImportError::Play { path: path(), error })?)
+    let printed = print_summary(&tally, started.elapsed());
+    // Where both failed, only one is told: that the ledger lacks something counts for more.
+    result.map_err(|error| ImportError::Play { path: path(), error })?;
+    Ok(printed?)
 }
 
 /// Waits for one Ctrl-C.
