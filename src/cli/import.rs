@@ -153,6 +153,14 @@ pub(super) fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     Ok(printed?)
 }
 
+/// How much of a text of somebody else's is shown, in characters.
+const SHOWN_CHARACTERS_MAX: usize = 200;
+
+/// The beginning of a text of any length, as much as fits a message.
+fn beginning(text: &str) -> &str {
+    text.char_indices().nth(SHOWN_CHARACTERS_MAX).map_or(text, |(end, _)| &text[..end])
+}
+
 /// Waits for one Ctrl-C.
 async fn interrupts() {
     if tokio::signal::ctrl_c().await.is_err() {

@@ -8,10 +8,14 @@ use std::path::Path;
 
 use csv::{ErrorKind, Position, StringRecord};
 
+use super::beginning;
 use crate::ledger::{AccountName, Currency, Direction, ExcessDecimals, Quantity, Reference};
 
 /// The largest file, in bytes. While it is read it takes 1.5 to 7 times as much memory: the shorter its lines, the more.
 const FILE_BYTES_MAX: u64 = 1 << 30;
+
+/// How many of a file's columns are shown where one is missing.
+const COLUMNS_SHOWN_MAX: usize = 20;
 
 /// What a file says.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -20,7 +24,7 @@ pub(super) struct Transactions {
     pub(super) accounts: Vec<Account>,
     /// In the file's order.
     pub(super) rows: Vec<Row>,
-    /// The columns that nothing was read of.
+    /// The columns that nothing was read of, the beginnings of their names.
     pub(super) unused_columns: Vec<String>,
 }
 
@@ -265,7 +269,7 @@ impl Columns {
         };
         let need = |name: &str| {
             find(name)?.ok_or_else(|| {
-                let there: Vec<&str> = header.iter().collect();
+                let there: Vec<&str> = header.iter().map(beginning).take(COLUMNS_SHOWN_MAX).collect();
                 FileError::Header(format!(
                     "there is no column {name:?} in {there:?}; the columns id, account, type and amount are needed"
                 ))
@@ -287,7 +291,7 @@ impl Columns {
         let used =
             |index| needed.contains(&Some(index)) || [self.currency, self.reference].contains(&Some(index));
         let unused = header.iter().enumerate().filter(|(index, _)| !used(*index));
-        unused.map(|(_, name)| name.to_owned()).collect()
+        unused.map(|(_, name)| beginning(name).to_owned()).collect()
     }
 }
 
@@ -311,12 +315,14 @@ impl Builder {
             return Err("the id is empty".to_owned());
         }
         let name = field(columns.account);
-        let name = AccountName::parse(name).map_err(|error| format!("the account {name:?} {error}"))?;
+        let name =
+            AccountName::parse(name).map_err(|error| format!("the account {:?} {error}", beginning(name)))?;
         let digest = digest(&name, id);
         match self.lines.entry(digest) {
             Entry::Occupied(first) => {
                 return Err(format!(
-                    "the account {name:?} has the id {id:?} on line {} already",
+                    "the account {name:?} has the id {:?} on line {} already",
+                    beginning(id),
                     first.get()
                 ));
             }
@@ -326,6 +332,7 @@ impl Builder {
             "deposit" => Direction::Deposit,
             "withdrawal" => Direction::Withdrawal,
             other => {
+                let other = beginning(other);
                 return Err(format!("the type {other:?} is neither \"deposit\" nor \"withdrawal\""));
             }
         };
@@ -333,13 +340,16 @@ impl Builder {
         let currency = code
             .map(|code| {
                 let currency = Currency::from_code(code.as_bytes());
-                currency
-                    .ok_or_else(|| format!("the currency {code:?} is no code of ISO 4217 such as \"USD\""))
+                currency.ok_or_else(|| {
+                    format!("the currency {:?} is no code of ISO 4217 such as \"USD\"", beginning(code))
+                })
             })
             .transpose()?;
         let amount = self.amount(field(columns.amount), currency)?;
         let reference = optional(columns.reference)
-            .map(|text| Reference::parse(text).map_err(|error| format!("the reference {text:?} {error}")))
+            .map(|text| {
+                Reference::parse(text).map_err(|error| format!("the reference {:?} {error}", beginning(text)))
+            })
             .transpose()?;
         let account = self.account(name, currency, line)?;
         self.read.rows.push(Row { line, account, digest, direction, amount, reference });
@@ -347,13 +357,14 @@ impl Builder {
     }
 
     fn amount(&mut self, text: &str, currency: Option<Currency>) -> Result<Quantity, String> {
-        let wrong = |error| format!("the amount {text:?} {error}");
+        let shown = beginning(text);
+        let wrong = |error| format!("the amount {shown:?} {error}");
         let amount = Quantity::parse(text, ExcessDecimals::Refuse).map_err(wrong)?;
         if let Some(currency) = currency {
             amount.to_amount(currency).map_err(wrong)?;
         }
         if !amount.is_positive() {
-            return Err(format!("the amount {text:?} is not more than 0"));
+            return Err(format!("the amount {shown:?} is not more than 0"));
         }
         let volume = self.volumes.entry(currency).or_default();
         *volume = volume
@@ -530,6 +541,26 @@ mod tests {
         assert_eq!(names.expect_err("open"), "line 1: a quote that is opened here is never closed");
         let not_utf8 = read(b"id,account,type,amount\n1,a,deposit,1\n2,\xFF,deposit,1\n");
         assert_eq!(not_utf8.expect_err("not UTF-8"), "line 3: column 2 is not UTF-8");
+    }
+
+    /// A field of megabytes was told in full.
+    #[test]
+    fn of_a_long_field_the_beginning_is_told() {
+        let long = "\u{e9}".repeat(5000);
+        let read = |text: String| parse(text.as_bytes(), 1 << 20).expect_err("it is refused").to_string();
+        for line in [
+            format!("1,{long},deposit,1,,"),
+            format!("{long},a,deposit,1,,\n{long},a,deposit,1,,"),
+            format!("1,a,{long},1,,"),
+            format!("1,a,deposit,{long},,"),
+            format!("1,a,deposit,1,{long},"),
+            format!("1,a,deposit,1,,{long}"),
+        ] {
+            let told = read(format!("id,account,type,amount,currency,reference\n{line}\n"));
+            assert!(told.chars().count() < 320, "{told}");
+        }
+        let told = read(format!("{}\n", vec![long; 50].join(",")));
+        assert!(told.chars().count() < 20 * 210, "{told}");
     }
 
     #[test]

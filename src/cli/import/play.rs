@@ -41,6 +41,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::beginning;
 use super::file::{Account, Row, Transactions};
 use crate::client::{Client, ClientError, Response};
 use crate::ledger::{AccountName, Currency, Direction, Quantity};
@@ -55,9 +56,6 @@ const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// The longest pause that a server can ask for.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
-
-/// How much of a refusal without a readable problem is shown, in characters.
-const REFUSAL_CHARACTERS_MAX: usize = 200;
 
 /// What a path segment may contain as it is. Dots are written as `%2E`, so that an account named `..` is one.
 const PATH_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
@@ -622,7 +620,7 @@ struct FieldProblem {
 fn problem(response: &Response) -> Problem {
     serde_json::from_slice(&response.body).unwrap_or_else(|_| {
         let text = String::from_utf8_lossy(&response.body);
-        Problem { detail: text.trim().chars().take(REFUSAL_CHARACTERS_MAX).collect(), ..Problem::default() }
+        Problem { detail: beginning(text.trim()).to_owned(), ..Problem::default() }
     })
 }
 
