@@ -287,8 +287,8 @@ enum BenchError {
     #[error("the ledger is wrong: its log grew by {events} events where {changes} changes were acknowledged")]
     Events { events: u64, changes: u64 },
     /// Replies that are not as they should be.
-    #[error("{0} replies were not as they should be (see the table): these figures are of no use")]
-    WrongReplies(u64),
+    #[error("{count} replies were not as they should be ({which}): these figures are of no use")]
+    WrongReplies { count: u64, which: String },
     /// Something that was waited for.
     #[error("{0}")]
     TimedOut(String),
@@ -418,10 +418,7 @@ pub(super) fn run(args: &Args, location: &LedgerLocation) -> Result<(), Box<dyn 
     if let Some((workload, args)) = args.load() {
         let report = duel::run(workload, args, &bench)?;
         print(&report, args.common.json)?;
-        return match report.wrong_replies() {
-            0 => Ok(()),
-            count => Err(BenchError::WrongReplies(count).into()),
-        };
+        return Ok(check_replies(report.wrong_replies())?);
     }
     let (report, json) = match &args.row {
         Row::Memory(args) => (rows::memory(args, &bench)?, args.common.json),
@@ -432,6 +429,16 @@ pub(super) fn run(args: &Args, location: &LedgerLocation) -> Result<(), Box<dyn 
     };
     print(&report, json)?;
     Ok(())
+}
+
+/// An error if some replies were not as they should be, told by what was wrong with how many.
+fn check_replies(wrong: impl IntoIterator<Item = (String, u64)>) -> Result<(), BenchError> {
+    let (which, counts): (Vec<String>, Vec<u64>) =
+        wrong.into_iter().map(|(what, count)| (format!("{what}: {count}"), count)).unzip();
+    match counts.iter().sum() {
+        0 => Ok(()),
+        count => Err(BenchError::WrongReplies { count, which: which.join(", ") }),
+    }
 }
 
 /// What every row works with. The directory goes when this does, so it must outlive all that was started in it.
@@ -479,6 +486,18 @@ mod tests {
             let Rounds { count, duration, .. } = told.settle(batches);
             assert_eq!((count, duration), (7, Duration::from_secs(1)));
         }
+    }
+
+    /// The row of snapshots said "see the table", and had none.
+    #[test]
+    fn what_was_wrong_with_replies_is_told_with_how_many_there_were() {
+        check_replies([]).expect("none is wrong");
+        let error = check_replies([("status 503".to_owned(), 2), ("no reply in time".to_owned(), 1)]);
+        let told = error.expect_err("some are wrong").to_string();
+        assert_eq!(
+            told,
+            "3 replies were not as they should be (status 503: 2, no reply in time: 1): these figures are of no use"
+        );
     }
 
     #[test]

@@ -285,9 +285,10 @@ pub(super) struct LoadReport {
 }
 
 impl LoadReport {
-    /// How many replies were not as they should be.
-    pub(super) fn wrong_replies(&self) -> u64 {
-        self.sides.iter().flat_map(|side| side.errors.values()).sum()
+    /// How many replies were not as they should be, by the side and by what was wrong.
+    pub(super) fn wrong_replies(&self) -> impl Iterator<Item = (String, u64)> {
+        let of = |side: &Side, (what, count): (&String, &u64)| (format!("{}: {what}", side.name), *count);
+        self.sides.iter().flat_map(move |side| side.errors.iter().map(move |error| of(side, error)))
     }
 }
 
@@ -317,10 +318,10 @@ impl fmt::Display for LoadReport {
         for comparison in &self.comparisons {
             write!(f, "\n{} / {comparison}", first.name)?;
         }
+        for (what, count) in self.wrong_replies() {
+            writeln!(f, "\n{what}: {}", HumanCount(count))?;
+        }
         for side in &self.sides {
-            for (what, count) in &side.errors {
-                writeln!(f, "\n{}: {what}: {}", side.name, HumanCount(*count))?;
-            }
             let sum = |pick: fn(&Round) -> u64| side.rounds.iter().map(pick).sum::<u64>();
             let (unsent, late) = (sum(|round| round.unsent), sum(|round| round.late));
             let requests = sum(|round| round.requests);

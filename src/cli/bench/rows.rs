@@ -13,7 +13,9 @@ use super::generator::{self, Run};
 use super::load::{Load, Shape, Spec, Workload};
 use super::report::{Figure, FiguresReport, Ratio, Spread, Value, median};
 use super::teller::{Start, Teller};
-use super::{Bench, BenchError, CommonArgs, default_shards, flag_name, parse_duration, parse_rounds};
+use super::{
+    Bench, BenchError, CommonArgs, check_replies, default_shards, flag_name, parse_duration, parse_rounds,
+};
 use crate::config::parse_whole;
 use crate::progress::Progress;
 use crate::random::Random;
@@ -323,10 +325,7 @@ impl<'a> Deposits<'a> {
         self.run.seed = self.random.number();
         let measured = generator::run(&self.run, self.interrupt.flag()).map_err(cannot_load(&self.run))?;
         self.interrupt.check()?;
-        let wrong: u64 = measured.errors.values().sum();
-        if wrong > 0 {
-            return Err(BenchError::WrongReplies(wrong));
-        }
+        check_replies(measured.errors)?;
         self.teller.has_done(&measured.totals);
         Ok(nanos(measured.latencies.percentile(9_900)))
     }
