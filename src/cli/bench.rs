@@ -63,7 +63,7 @@ measures; the server and the ledger are gone afterwards, after an error or Ctrl-
 that runs already, and WRITES TO ITS LEDGER: accounts bench-0000000000 and so on, and their transactions, which stay. \
 It has as many shards as it has: what is compared there is another load.
 
---compare measures something else as well, in turn with the first, and prints the ratio of each pair of rounds: median, \
+--compare measures something else as well, in turn with the first, and prints the ratio of each pair of rounds: median (of two in the middle their mean), \
 lowest and highest, or none where the other side has answered nothing. A pair counts if the machine was alike in both rounds: its first two cores as far apart before and \
 after each, by the time in which they hand one another a cache line, and no more than 3 % of their time taken by the \
 host. Others are measured again, up to three times as many turns as asked for. It may be given several times:

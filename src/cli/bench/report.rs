@@ -56,7 +56,7 @@ impl Spread {
         let mut ratios: Vec<Ratio> = ratios.into_iter().collect::<Option<_>>()?;
         ratios.sort_unstable();
         Some(Spread {
-            median: median(&ratios),
+            median: Ratio(median_or_mean(ratios.iter().map(|ratio| ratio.0))),
             lowest: *ratios.first().expect("there is a round"),
             highest: *ratios.last().expect("there is a round"),
         })
@@ -74,7 +74,16 @@ fn or_none(what: &Option<impl fmt::Display>) -> String {
     what.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string)
 }
 
-/// The middle one; of two in the middle the lower one, so that it is always one that was measured.
+/// The middle one; of two in the middle their mean. The lower one would be in favour of whatever is better low, such as
+/// a latency, and against what is better high.
+pub(super) fn median_or_mean(values: impl IntoIterator<Item = u64>) -> u64 {
+    let mut sorted: Vec<u64> = values.into_iter().collect();
+    sorted.sort_unstable();
+    let (lower, higher) = (sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2]);
+    lower + (higher - lower).div_ceil(2)
+}
+
+/// The middle one; of two in the middle the lower one, for what has no mean or needs none.
 pub(super) fn median<T: Copy + Ord>(values: &[T]) -> T {
     let mut sorted = values.to_vec();
     sorted.sort_unstable();
@@ -172,7 +181,7 @@ pub(super) struct Side {
 impl Side {
     /// The medians of the rounds; the longest latency of all.
     pub(super) fn summarise(rounds: &[Round]) -> (u64, Latencies) {
-        let of = |pick: fn(&Round) -> u64| median(&rounds.iter().map(pick).collect::<Vec<_>>());
+        let of = |pick: fn(&Round) -> u64| median_or_mean(rounds.iter().map(pick));
         let latencies = Latencies {
             p50: of(|round| round.latency_ns.p50),
             p90: of(|round| round.latency_ns.p90),
@@ -464,9 +473,9 @@ mod tests {
     fn ratios_are_rounded_to_thousandths_and_printed_as_numbers() {
         assert_eq!(or_none(&Ratio::of(2, 3)), "0.667");
         let spread = Spread::of([Ratio::of(1, 1), Ratio::of(3, 2), Ratio::of(1, 8), Ratio::of(0, 1)]);
-        assert_eq!(or_none(&spread), "0.125 (0.000 to 1.500)");
+        assert_eq!(or_none(&spread), "0.563 (0.000 to 1.500)");
         let json = serde_json::to_string(&spread).expect("JSON");
-        assert_eq!(json, r#"{"median":0.125,"lowest":0.0,"highest":1.5}"#);
+        assert_eq!(json, r#"{"median":0.563,"lowest":0.0,"highest":1.5}"#);
     }
 
     /// A reference that had answered nothing was 0 times as slow, which every bar let through.
@@ -476,6 +485,16 @@ mod tests {
         let spread = Spread::of([Ratio::of(1, 1), Ratio::of(7, 0)]);
         assert_eq!(or_none(&spread), "none");
         assert_eq!(serde_json::to_string(&Value::Ratios(spread)).expect("JSON"), "null");
+    }
+
+    /// Of 24 rounds, as many as there are by default, the median of a latency was the lower and better one of two.
+    #[test]
+    fn of_two_in_the_middle_the_median_is_their_mean() {
+        assert_eq!(median_or_mean([30, 10, 20]), 20);
+        assert_eq!(median_or_mean([40, 10, 30, 20]), 25);
+        assert_eq!(median_or_mean([u64::MAX, u64::MAX - 1]), u64::MAX);
+        let p99 = [Ratio::of(1, 1), Ratio::of(3, 1), Ratio::of(2, 1), Ratio::of(9, 1)];
+        assert_eq!(or_none(&Spread::of(p99)), "2.500 (1.000 to 9.000)");
     }
 
     /// A side whose rounds have these throughputs, with the cores so far apart.
@@ -510,10 +529,10 @@ mod tests {
         let comparison = Comparison::of(&first, &other, 4);
         assert_eq!(
             comparison.to_string(),
-            "bare: throughput 0.700 (0.600 to 0.900), p99 1.000 (1.000 to 1.000)\n  \
+            "bare: throughput 0.750 (0.600 to 0.900), p99 1.000 (1.000 to 1.000)\n  \
              the machine was alike in 4 of 5 pairs of rounds\n  \
-             cores 50 ns apart: throughput 0.600 (0.600 to 0.900), p99 1.000 (1.000 to 1.000), 2 pairs\n  \
-             cores 470 ns apart: throughput 0.700 (0.700 to 0.800), p99 1.000 (1.000 to 1.000), 2 pairs\n"
+             cores 50 ns apart: throughput 0.750 (0.600 to 0.900), p99 1.000 (1.000 to 1.000), 2 pairs\n  \
+             cores 470 ns apart: throughput 0.750 (0.700 to 0.800), p99 1.000 (1.000 to 1.000), 2 pairs\n"
         );
         let json = serde_json::to_value(&comparison).expect("JSON");
         let pairs = serde_json::json!({"asked": 4, "measured": 5, "alike": 4, "counted": 4});

@@ -11,7 +11,7 @@ use super::children::{Child, Interrupt};
 use super::duel::cannot_load;
 use super::generator::{self, Run};
 use super::load::{Load, Shape, Spec, Workload};
-use super::report::{Figure, FiguresReport, Ratio, Spread, Value, median};
+use super::report::{Figure, FiguresReport, Ratio, Spread, Value, median_or_mean};
 use super::teller::{Start, Teller};
 use super::{
     Bench, BenchError, CommonArgs, check_replies, default_shards, flag_name, parse_duration, parse_rounds,
@@ -233,10 +233,7 @@ pub(super) fn snapshot(args: &SnapshotArgs, bench: &Bench) -> Result<FiguresRepo
     }
     progress.finish();
     deposits.teller.check_ledger()?;
-    let median_of = |figure: fn(&Round) -> u64| {
-        let of_each: Vec<u64> = rounds.iter().map(figure).collect();
-        Value::Nanoseconds(median(&of_each))
-    };
+    let median_of = |figure: fn(&Round) -> u64| Value::Nanoseconds(median_or_mean(rounds.iter().map(figure)));
     let slices = rounds.iter().map(|round| round.slices).sum();
     let ratios =
         rounds.iter().map(|round| Ratio::of(round.worst_with_ns.into(), round.worst_without_ns.into()));
