@@ -15,8 +15,8 @@ use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
-/// The largest reply, in bytes. What an import asks for has some hundred kilobytes; a page of a thousand entries may have six
-/// million.
+/// The largest reply, in bytes. What an import asks for has up to 500 results of half a kilobyte; a page of a thousand
+/// entries may have six million bytes.
 const REPLY_BYTES_MAX: usize = 8 << 20;
 
 /// For how long an unused connection is kept: less than servers usually keep theirs, so that a request seldom

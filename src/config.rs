@@ -168,8 +168,8 @@ pub struct ServeArgs {
     #[arg(long, value_name = "HOURS", value_parser = parse_idempotency_hours)]
     pub idempotency_hours: Option<u64>,
 
-    /// How many Idempotency-Keys the server remembers at most, an equal share of them by each shard, about
-    /// 120 bytes of memory each. While it remembers that many, requests with a new key are refused with 503.
+    /// How many Idempotency-Keys the server remembers at most, 1 to 4294967295, an equal share of them by each
+    /// shard, about 120 bytes of memory each. While it remembers that many, requests with a new key are refused with 503.
     /// [default: 4000000]
     #[arg(long, value_name = "COUNT", value_parser = parse_idempotency_keys)]
     pub idempotency_keys_max: Option<u64>,
@@ -183,8 +183,8 @@ pub struct ServeArgs {
     #[arg(long, value_name = "MINUTES", value_parser = parse_snapshot_minutes)]
     pub snapshot_minutes: Option<u64>,
 
-    /// With less than so many MiB of disk space free, what would be recorded is refused with 503, and reads go
-    /// on. [default: 256]
+    /// With less than so many MiB of disk space free, 0 to 1073741824, what would be recorded is refused with
+    /// 503, and reads go on. [default: 256]
     #[arg(long, value_name = "MIB", value_parser = parse_disk_reserve)]
     pub disk_reserve_mib: Option<u64>,
 }

@@ -136,6 +136,7 @@ fn a_server_of_its_own_is_compared_and_gone_afterwards() {
 fn the_rows_that_are_no_loads_print_their_figures() {
     let root = DataDir::new();
     let flag = format!("--data-dir={}", root.path().display());
+    let help = run(program(&["help", "bench"])).succeeded();
     // The rows set this one themselves.
     let said = &["--", "--journal-mib", "512"][..];
     for (arguments, names) in [
@@ -149,6 +150,10 @@ fn the_rows_that_are_no_loads_print_their_figures() {
         ));
         let report = report(ran);
         assert_eq!(report["row"], arguments[0]);
+        for name in report.as_object().expect("an object").keys() {
+            let is_name = |word: &str| word.trim_matches([',', '(', ')']) == name;
+            assert!(help.split_whitespace().any(is_name), "{name} in the help");
+        }
         for name in names {
             assert!(report[name].is_number(), "{name} in {report}");
         }

@@ -43,8 +43,8 @@ const LONG_ABOUT: &str = "\
 Plays deposits and withdrawals from a CSV file through a running server's HTTP API.
 
 The file's first line names its columns. Needed are, in any order:
-  id         the transaction's own id, unique within its account, in this file and in all others that are imported into
-             this ledger
+  id         the transaction's own id, unique within its account, in this file and in all others that are imported into \
+this ledger
   account    the account's name, 1 to 255 bytes
   type       `deposit` or `withdrawal`
   amount     more than 0, with no more decimals than the currency has, such as 12.34

@@ -136,6 +136,29 @@ mod tests {
     }
 
     #[test]
+    fn every_number_is_told_with_its_range() {
+        let mut ranges = 0;
+        let mut commands: Vec<(Vec<String>, clap::Command)> = vec![(vec!["teller".into()], Cli::command())];
+        while let Some((words, command)) = commands.pop() {
+            for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set()) {
+                let words = words.iter().cloned().chain([inner.get_name().to_owned()]);
+                commands.push((words.collect(), inner.clone()));
+            }
+            for argument in command.get_arguments().filter(|argument| argument.get_long().is_some()) {
+                let flag = format!("--{}=x", argument.get_long().expect("it has one"));
+                let Err(refused) = Cli::try_parse_from(words.iter().chain([&flag])) else { continue };
+                let refused = refused.to_string();
+                let Some((_, range)) = refused.split_once(" from ") else { continue };
+                let range: Vec<&str> = range.split([' ', ',', '\n']).take(3).collect();
+                let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains(&range.join(" ")), "{range:?} of {flag} of {words:?}: {help}");
+                ranges += 1;
+            }
+        }
+        assert!(ranges > 60, "{ranges}");
+    }
+
+    #[test]
     fn every_subcommand_tells_an_example_and_its_exit_codes() {
         for command in Cli::command().get_subcommands_mut().filter(|command| command.get_name() != "help") {
             let help = command.render_long_help().to_string();

@@ -126,11 +126,11 @@ impl Pairs {
 /// What can be set about a load, by a flag or in --compare.
 #[derive(clap::Args, Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Shape {
-    /// How many accounts there are, each as likely as another. [default: 10000]
+    /// How many accounts there are, 2 to 1000000000, each as likely as another. [default: 10000]
     #[arg(long, value_name = "COUNT", value_parser = parse_accounts)]
     pub(super) accounts: Option<u64>,
 
-    /// How many connections there are, each with one request under way. [default: 256, for batches 4]
+    /// How many connections there are, 1 to 10000, each with one request under way. [default: 256, for batches 4]
     #[arg(long, value_name = "COUNT", value_parser = parse_connections)]
     pub(super) connections: Option<usize>,
 
@@ -147,12 +147,13 @@ pub(super) struct Shape {
     #[arg(long, value_name = "COUNT", value_parser = parse_batch_size)]
     pub(super) batch_size: Option<usize>,
 
-    /// How many requests are due a second, whatever the server does (open loop). A request's latency counts from when
+    /// How many requests are due a second, 1 to 10000000, whatever the server does (open loop). A request's latency counts from when
     /// it was due. [default: each connection sends when it has its reply (closed loop)]
     #[arg(long, value_name = "PER-SECOND", value_parser = parse_rate)]
     pub(super) rate: Option<u64>,
 
-    /// How many threads make the load. More of them take cores from the server. [default: 1]
+    /// How many threads make the load, 1 to 64, and no more than there are connections. More of them take cores from the
+    /// server. [default: 1]
     #[arg(long, value_name = "COUNT", value_parser = parse_threads)]
     pub(super) threads: Option<usize>,
 }
