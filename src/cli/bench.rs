@@ -63,10 +63,11 @@ measures; the server and the ledger are gone afterwards, after an error or Ctrl-
 that runs already, and WRITES TO ITS LEDGER: accounts bench-0000000000 and so on, and their transactions, which stay. \
 It keeps the shards that it has: what can be compared there is another load.
 
---compare measures something else as well, in turn with the first, and prints the ratio of each pair of rounds: median (of two in the middle their mean), \
-lowest and highest, or none where the other side has answered nothing. A pair counts if the machine was alike in both rounds: its first two cores as far apart before and \
-after each, by the time in which they hand one another a cache line, and no more than 3 % of the time of all cores \
-taken by the host. Others are measured again, up to three times as many turns as asked for. It may be given several times:
+--compare measures something else as well, in turn with the first, and prints the ratio of each pair of rounds: median \
+(of two in the middle their mean), lowest and highest, or none where the other side has answered nothing. A pair \
+counts if the machine was alike in both rounds: its first two cores as far apart before and after each, by the time in \
+which they hand one another a cache line, and no more than 3 % of the time of all cores taken by the host. Others are \
+measured again, up to three times as many turns as asked for. It may be given several times:
   bare        a server that only gives the reply that teller gave, on its best number of threads
   redis       Redis with appendonly and appendfsync always, adding to a balance and a log in one script
   a change    another load, told by what is different: a workload, settings as NAME=VALUE, or several with commas \
@@ -76,7 +77,8 @@ Results go to stdout: a table, or with --json one object:
   row, seed, duration_ms
   sides[]: name, unit, settings, totals, errors (by what was wrong), rounds[], and of these the medians: per_second, \
 latency_ns {p50, p90, p99, p99_9}, with max, the longest of all rounds. A round has these, requests, unsent and late \
-(0 without --rate; late are those too that the load itself never sent), and of the machine cores_apart_ns [before, after] and stolen, a part of 1; null where that cannot be measured
+(0 without --rate; late are those too that the load itself never sent), and of the machine cores_apart_ns [before, \
+after] and stolen, a part of 1; null where that cannot be measured
   comparisons[]: with, throughput_ratio and p99_ratio {median, lowest, highest}, always the first side's to the \
 other's, null where that is nothing; pairs {asked, measured, alike, counted}: the alike ones count, or all if fewer than half of those asked for \
 are alike; by_cores_apart[]: the alike ones by state of the machine: cores_apart_ns, pairs, and both ratios
@@ -86,9 +88,9 @@ resident_bytes (at rest), peak_bytes, bytes_per_account
   restart   row, accounts, deposits, commits, shards, snapshot_only_ns (a restart without a journal), restart_ns (with \
 it), replay_ns and replay_cpu_ns (the difference), resident_bytes, and where the difference is large enough to be one \
 replayed_per_second, replayed_per_second_and_core
-  snapshot  row, accounts, connections, shards, snapshots, slices (of 250 ms, with a snapshot), and of the snapshots the \
-medians snapshot_ns, worst_p99_with_ns, worst_p99_without_ns (of their slices, and of as many without), worst_p99_ratio \
-{median, lowest, highest}, null where that is nothing
+  snapshot  row, accounts, connections, shards, snapshots, slices (of 250 ms, with a snapshot), and of the snapshots \
+the medians snapshot_ns, worst_p99_with_ns, worst_p99_without_ns (of their slices, and of as many without), \
+worst_p99_ratio {median, lowest, highest}, null where that is nothing
   idle      row, shards, watched_ns, cpu_ns, cpu_percent (of one core), resident_bytes
 
 Needs Linux, since it reads /proc, and room in the data directory. Build it with --release.";

@@ -43,8 +43,8 @@ const LONG_ABOUT: &str = "\
 Plays deposits and withdrawals from a CSV file through a running server's HTTP API.
 
 The file's first line names its columns. Needed are, in any order:
-  id         the transaction's own id, unique within its account, in this file and in all others that are imported into \
-this ledger
+  id         the transaction's own id, unique within its account, in this file and in all others that are imported \
+into this ledger
   account    the account's name, 1 to 255 bytes
   type       `deposit` or `withdrawal`
   amount     more than 0, with no more decimals than the currency has, such as 12.34
@@ -53,8 +53,8 @@ These are used where they are there and not empty:
   reference  a text to keep with the transaction, 1 to 255 bytes
 Other columns are not used, which is logged with their names. The file is UTF-8 and at most 1 GiB: split a larger \
 one. It is held in memory, where it takes 1.5 to 7 times its size, the more the shorter its lines are. All of it is \
-checked before the first request, and a mistake is told with its line, a quote that is not closed with the line on which \
-it is opened; only the decimals of amounts without a currency are left to the server.
+checked before the first request, and a mistake is told with its line, a quote that is not closed with the line on \
+which it is opened; only the decimals of amounts without a currency are left to the server.
 
 Each account is opened first; one that is there already is used as it is, with the overdraft limit that it has, \
 whatever --overdraft-limit says, and refused if the file names another currency. An account's transactions are applied in the file's order. They are sent \

@@ -70,7 +70,8 @@ pub(super) fn run(workload: Workload, args: &LoadArgs, bench: &Bench) -> Result<
     {
         let asked = other.shards;
         return Err(BenchError::Setting(format!(
-            "--url names a server with shards={shards}, which it keeps: nothing can be measured there with shards={asked}"
+            "--url names a server with shards={shards}, which it keeps: nothing can be measured there with \
+             shards={asked}"
         )));
     }
     let is_little = |spec: &Spec| spec.workload == Workload::Batch || spec.rate.is_some();
@@ -300,7 +301,8 @@ fn trial(plan: Run, warm_up: Duration) -> Run {
     Run { window: warm_up / TRIALS, rate: None, ..plan }
 }
 
-/// How good a number of threads is that reached so much; of two that reached the same, the fewer leave more to the load.
+/// How good a number of threads is that reached so much; of two that reached the same, the fewer leave more to the
+/// load.
 fn rank(threads: usize, reached: &[u64]) -> (u64, Reverse<usize>) {
     (median(reached), Reverse(threads))
 }

@@ -147,8 +147,8 @@ pub(super) struct Shape {
     #[arg(long, value_name = "COUNT", value_parser = parse_batch_size)]
     pub(super) batch_size: Option<usize>,
 
-    /// How many requests are due a second, 1 to 10000000, whatever the server does (open loop). A request's latency counts from when
-    /// it was due. [default: each connection sends when it has its reply (closed loop)]
+    /// How many requests are due a second, 1 to 10000000, whatever the server does (open loop). A request's latency
+    /// counts from when it was due. [default: each connection sends when it has its reply (closed loop)]
     #[arg(long, value_name = "PER-SECOND", value_parser = parse_rate)]
     pub(super) rate: Option<u64>,
 
