@@ -16,8 +16,10 @@
 //! Left out: who the other program is. A client of a thousand connections keeps a core for half a millisecond, and its
 //! requests are the last thing to be slow about: [`WAIT_MAX`] lies above that.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
-use std::{fs, mem};
+use std::{io, mem};
 
 use rustix::process::Pid;
 use rustix::time::{ClockId, clock_gettime};
@@ -42,7 +44,8 @@ const TRUCE_MAX: Duration = Duration::from_secs(3600);
 /// Watches the threads that are kept on cores.
 pub(super) struct Contention {
     cores: Cores,
-    threads: Vec<(Pid, Waits)>,
+    /// What the system says of each, in a file that stays open, and what it said last.
+    threads: Vec<(File, Waits)>,
     /// How much of the processors all threads of the process have used.
     used: Duration,
     truce: Truce,
@@ -76,15 +79,19 @@ enum Order {
 
 impl Contention {
     pub(super) fn new(cores: Cores) -> Contention {
-        let threads = cores.kept().into_iter().map(|thread| (thread, waits_of(thread)));
+        let threads = cores.kept().into_iter().filter_map(|thread| told_of(thread).ok());
+        let threads = threads.map(|file| {
+            let waits = waits_in(&file);
+            (file, waits)
+        });
         Contention { cores, threads: threads.collect(), used: used(), truce: Truce::new(Instant::now()) }
     }
 
     /// Looks, and does what is to be done.
     pub(super) fn look(&mut self) {
         let (mut longest, mut run) = (Duration::ZERO, 0);
-        for (thread, before) in &mut self.threads {
-            let now = waits_of(*thread);
+        for (file, before) in &mut self.threads {
+            let now = waits_in(file);
             longest = longest.max(now.average_since(*before));
             run += now.run.saturating_sub(before.run);
             *before = now;
@@ -109,10 +116,16 @@ impl Contention {
     }
 }
 
-/// What the system says of a thread.
-fn waits_of(thread: Pid) -> Waits {
-    let path = format!("/proc/self/task/{}/schedstat", thread.as_raw_nonzero());
-    let line = fs::read_to_string(path).unwrap_or_default();
+/// Where the system tells of a thread.
+fn told_of(thread: Pid) -> io::Result<File> {
+    File::open(format!("/proc/self/task/{}/schedstat", thread.as_raw_nonzero()))
+}
+
+fn waits_in(file: &File) -> Waits {
+    // Three numbers of up to twenty digits.
+    let mut line = [0; 64];
+    let count = file.read_at(&mut line, 0).unwrap_or_default();
+    let line = str::from_utf8(&line[..count]).unwrap_or_default();
     let mut numbers = line.split_ascii_whitespace().map_while(|number| number.parse().ok());
     let mut next = || numbers.next().unwrap_or_default();
     Waits { run: next(), waited: next(), count: next() }
@@ -201,11 +214,12 @@ mod tests {
 
     #[test]
     fn the_system_tells_how_often_a_thread_had_a_core() {
-        let seen = waits_of(gettid());
+        let file = told_of(gettid()).expect("Linux");
+        let seen = waits_in(&file);
         // Some are built without that.
         if seen != Waits::default() {
             std::thread::sleep(Duration::from_millis(5));
-            assert!(waits_of(gettid()).count > seen.count);
+            assert!(waits_in(&file).count > seen.count);
         }
     }
 }
