@@ -11,17 +11,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use ledger_files::{AS_A_LARGE_LEDGER, LEDGER, Running, Seen, copy, directory, logged, names};
-use teller::ledger::{AccountName, AccountRef, Amount, Command, Currency, Quantity, Sequence, Target};
+use teller::ledger::{
+    AccountName, AccountRef, Amount, Command, Currency, Quantity, Sequence, ShardId, Target,
+};
 use teller::progress::Progress;
-use teller::storage::StorageError;
 use teller::storage::journal::{Journal, JournalReader};
 use teller::storage::log::CompactionLimits;
 use teller::storage::snapshot;
 use teller::storage::verify::verify;
+use teller::storage::{StorageError, Watermark};
 
 const SNAPSHOTS: &str = "shard-0000/snapshots";
 const ARCHIVE: &str = "shard-0000/archive";
 const JOURNAL: &str = "shard-0000/journal";
+const WATERMARK: &str = "shard-0000/watermark";
 
 fn start(path: &Path) -> Running {
     Running::start(path, LEDGER, 1).expect("it starts")
@@ -502,24 +505,42 @@ fn a_record_behind_the_watermark_counts_and_a_watermark_behind_the_records_refus
     let live = directory();
     let mut running = start(live.path());
     running.shards[0].open("alice");
+    // What comes behind it is in a generation of its own.
+    running.shards[0].recovered.journal.roll().expect("rolled");
     let (early, late) = (directory(), directory());
     copy(live.path(), early.path());
     running.shards[0].deposits("alice", 1..4);
     copy(live.path(), late.path());
     drop(running);
 
-    let watermark = "shard-0000/watermark";
+    let refused = |state: &Path| {
+        let error = Running::start(state, LEDGER, 1).err().expect("refused").to_string();
+        assert!(error.contains("everything up to sequence 4 was acknowledged"), "{error}");
+        assert!(error.contains("corrupt at sequence 2"), "{error}");
+    };
     let state = directory();
     copy(late.path(), state.path());
-    fs::copy(early.path().join(watermark), state.path().join(watermark)).expect("copied");
+    fs::copy(early.path().join(WATERMARK), state.path().join(WATERMARK)).expect("copied");
+    let last_acknowledged = || {
+        let shard = ShardId::new(0).expect("in range");
+        Watermark::peek(&state.path().join(WATERMARK), LEDGER, shard).expect("intact").last.get()
+    };
+    assert_eq!(last_acknowledged(), 1);
     assert_eq!(start(state.path()).shards[0].ledger().last().get(), 4);
+    // It has been shown by now, so the next start must not do without it.
+    assert_eq!(last_acknowledged(), 4);
+    let lost = directory();
+    copy(state.path(), lost.path());
+    let journal = lost.path().join(JOURNAL);
+    for generation in &names(&journal)[1..] {
+        fs::remove_dir_all(journal.join(generation)).expect("removed");
+    }
+    refused(lost.path());
 
     let state = directory();
     copy(early.path(), state.path());
-    fs::copy(late.path().join(watermark), state.path().join(watermark)).expect("copied");
-    let error = Running::start(state.path(), LEDGER, 1).err().expect("refused").to_string();
-    assert!(error.contains("everything up to sequence 4 was acknowledged"), "{error}");
-    assert!(error.contains("corrupt at sequence 2"), "{error}");
+    fs::copy(late.path().join(WATERMARK), state.path().join(WATERMARK)).expect("copied");
+    refused(state.path());
 }
 
 /// Two copies of a ledger went on for themselves, and a generation of the one came among those of the other. The
