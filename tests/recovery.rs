@@ -543,6 +543,22 @@ fn a_record_behind_the_watermark_counts_and_a_watermark_behind_the_records_refus
     refused(state.path());
 }
 
+/// Two copies of a ledger went on for themselves, and came to the same sequence: that is not yet the same history.
+#[test]
+fn a_log_that_ends_where_another_one_was_acknowledged_is_refused() {
+    let trunk = directory();
+    start(trunk.path()).shards[0].open("alice");
+    let [one, other] = [1, 2].map(|units| {
+        let branch = directory();
+        copy(trunk.path(), branch.path());
+        start(branch.path()).shards[0].deposit("alice", units);
+        branch
+    });
+    fs::copy(other.path().join(WATERMARK), one.path().join(WATERMARK)).expect("copied");
+    let error = Running::start(one.path(), LEDGER, 1).err().expect("another history").to_string();
+    assert!(error.contains("the log is not the one that was acknowledged"), "{error}");
+}
+
 /// Two copies of a ledger went on for themselves, and a generation of the one came among those of the other. The
 /// sequences fit, the balances fit, the watermark fits; only the chain tells.
 #[test]
