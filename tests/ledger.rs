@@ -598,6 +598,105 @@ fn replay_refuses_forged_decisions() {
     );
 }
 
+/// P3, P4, P6: each of these is all that is wrong with an event, and only one check of replay's sees it.
+#[test]
+fn replay_refuses_what_no_ledger_decides_one_thing_at_a_time() {
+    let key_use =
+        || terms(1_000_000).key_use(IdempotencyKey { digest: KeyDigest([1; 16]), fingerprint: [2; 16] });
+    // Both sides of a transfer, so that it sums to zero.
+    let move_units = |event: &mut Event, sum: i128| {
+        for (part, sum) in decision(event).parts.iter_mut().zip([-sum, sum]) {
+            part.effects[0].change = AccountChange::Posted { amount: units(sum) };
+            part.effects[0].after.balance = units(10_000 + sum);
+        }
+    };
+    let mut bench = pair();
+    done(&mut bench, 0, &Step::Transfer(0, 1, Some(500)));
+    assert_refused(&bench, 0, "a transfer past the account's own overdraft limit", |event| {
+        move_units(event, 10_001);
+    });
+    assert_refused(&bench, 0, "an account that is changed twice", |event| {
+        let parts = &mut decision(event).parts;
+        let again = parts[0].effects[0].clone();
+        parts[0].effects.push(again);
+        parts[1].effects[0].change = AccountChange::Posted { amount: units(1000) };
+        let Change::Decided { links, .. } = &mut event.change else { panic!("{event:?}") };
+        links.push(links[0]);
+    });
+    assert_refused(&bench, 1, "a key of the event that the part does not have", |event| {
+        event.key = Some(key_use());
+    });
+    assert_refused(&bench, 1, "a key of the part that the event does not have", |event| {
+        decision(event).parts[1].key = Some(key_use());
+    });
+
+    done(&mut bench, 0, &Step::Hold(0, None, 300, 1000));
+    for sum in [0, -1] {
+        assert_refused(&bench, 0, "a hold of nothing", |event| {
+            let effect = &mut decision(event).parts[0].effects[0];
+            let AccountChange::Held { amount, .. } = &mut effect.change else { panic!("{effect:?}") };
+            (*amount, effect.after.held) = (units(sum), units(sum));
+        });
+    }
+
+    done(&mut bench, 0, &Step::Open { name: 2, yen: false, limit: None });
+    assert_refused(&bench, 0, "an opening with a number that is not the next", |event| {
+        decision(event).parts[0].effects[0].account = AccountNumber::new(7);
+    });
+    let new = After { version: 1, balance: Amount::ZERO, held: Amount::ZERO };
+    for after in
+        [After { version: 2, ..new }, After { balance: units(1), ..new }, After { held: units(1), ..new }]
+    {
+        assert_refused(&bench, 0, &format!("an opening of what is not new: {after:?}"), |event| {
+            decision(event).parts[0].effects[0].after = after;
+        });
+    }
+    assert_refused(&bench, 0, "an opening of what is not new: its allowance", |event| {
+        decision(event).parts[0].effects[0].allowance = Some(Box::default());
+    });
+    assert_refused(&bench, 0, "an opening of what is not new: its links", |event| {
+        let Change::Decided { links, .. } = &mut event.change else { panic!("{event:?}") };
+        links[0].previous = Sequence::FIRST;
+    });
+
+    // The short kinds of event.
+    let mut bench = Bench::new(1);
+    let add = |bench: &mut Bench, key: Option<_>, change: Change| {
+        let event = Event { time: Timestamp::from_millis(1_000_000), key, change };
+        bench.ledgers[0].replay(&event).expect("it follows");
+        bench.logs[0].push(event);
+    };
+    let decided = |bench: &Bench, step: &Step| {
+        bench.ledgers[0].decide(&command(step), &terms(1_000_000)).expect("it is allowed")
+    };
+    let change = decided(&bench, &Step::Open { name: 0, yen: false, limit: Some(0) });
+    add(&mut bench, None, change);
+    assert_refused(&bench, 0, "a short opening with a number that is not the next", |event| {
+        let Change::Opened { account, .. } = &mut event.change else { panic!("{event:?}") };
+        *account = AccountNumber::new(1);
+    });
+    let posted = |event: &mut Event, sum: i128, balance: i128| {
+        let Change::Posted { amount, entry, .. } = &mut event.change else { panic!("{event:?}") };
+        (*amount, entry.balance) = (units(sum), units(balance));
+    };
+    let change = decided(&bench, &Step::Deposit(0, 500));
+    add(&mut bench, None, change);
+    assert_refused(&bench, 0, "a deposit of nothing", |event| posted(event, 0, 0));
+    assert_refused(&bench, 0, "a deposit of less than nothing", |event| posted(event, -1, -1));
+    let change = decided(&bench, &Step::Withdraw(0, 300));
+    add(&mut bench, None, change);
+    assert_refused(&bench, 0, "a withdrawal past the account's own overdraft limit", |event| {
+        posted(event, 501, -1);
+    });
+    let refusal = Change::Refused { rejection: Rejection::BalanceOutOfRange, request_id: "request".into() };
+    for change in [Change::Claimed, refusal] {
+        // Each has the key for itself.
+        let mut bench = Bench::new(1);
+        add(&mut bench, Some(key_use()), change);
+        assert_refused(&bench, 0, "a key that is remembered without one", |event| event.key = None);
+    }
+}
+
 #[test]
 fn replay_refuses_a_decision_that_opens_two_accounts_of_one_name() {
     let shard = ShardId::new(0).expect("in range");
