@@ -1522,6 +1522,28 @@ mod tests {
         }
     }
 
+    /// P3: an excerpt cannot tell by itself whether money adds up, but the snapshot that is made with it has to.
+    #[test]
+    fn a_snapshot_made_of_the_one_before_has_no_name_unless_its_money_adds_up() {
+        let (bases, merged) = (temporary(), temporary());
+        let sample = sample(20, 10);
+        let base = write_sample(bases.path(), &sample);
+        let changed = [AccountNumber::new(0)].into_iter().collect();
+        for (units, adds_up) in [(1, false), (0, true)] {
+            let (excerpt, position) = read_excerpt(&base, LEDGER, shard(), &changed).expect("readable");
+            let mut parts = excerpt.to_parts();
+            let world = parts.world.get_mut(&Currency::USD).expect("it has some");
+            world.add(Amount::from_minor_units(units).expect("in range"));
+            let excerpt = Ledger::excerpt_from_parts(parts, &mut || {}).expect("consistent in itself");
+            let made = rewrite(merged.path(), LEDGER, shard(), &base, &excerpt, &position);
+            assert_eq!(fs::read_dir(merged.path()).expect("there").count(), usize::from(adds_up));
+            match made {
+                Ok(_) => assert!(adds_up),
+                Err(error) => assert!(!adds_up && error.to_string().contains("do not add up"), "{error}"),
+            }
+        }
+    }
+
     #[test]
     fn any_flipped_byte_and_any_cut_is_refused() {
         let temporary = temporary();
