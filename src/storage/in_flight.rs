@@ -259,6 +259,18 @@ mod tests {
             ledger
         }
 
+        /// The decisions of other shards that a shard has applied, in its order.
+        fn settled(&self, shard: usize) -> Vec<TransactionId> {
+            let ledger = &self.ledgers[shard];
+            let mut reader = HistoryReader::new(ledger.shard(), &self.readers[shard]);
+            (1..=ledger.last().get())
+                .filter_map(|number| match reader.event(Sequence::new(number)?).ok()??.change {
+                    Change::Settled { by, .. } => Some(by),
+                    _ => None,
+                })
+                .collect()
+        }
+
         fn records(&self) -> Vec<usize> {
             self.journals.iter().map(|journal| journal.durable_records().len()).collect()
         }
@@ -321,16 +333,8 @@ mod tests {
         let mut bench = Bench::new(&exchange);
         assert_eq!(bench.settle(), Ok(3 + 2));
         assert_eq!(balances(&bench), expected);
-        let settled = |shard: usize| -> Vec<u64> {
-            let ledger = &bench.ledgers[shard];
-            let mut reader = HistoryReader::new(ledger.shard(), &bench.readers[shard]);
-            (1..=ledger.last().get())
-                .filter_map(|number| match reader.event(Sequence::new(number)?).ok()??.change {
-                    Change::Settled { by, .. } => Some(by.sequence.get()),
-                    _ => None,
-                })
-                .collect()
-        };
+        let settled =
+            |shard: usize| -> Vec<u64> { bench.settled(shard).iter().map(|by| by.sequence.get()).collect() };
         assert_eq!(settled(1), [2, 3, 4]);
         assert_eq!(settled(0), [2, 4, 5]);
         assert_eq!(bench.ledgers[1].received_from(bench.ledgers[2].shard()).get(), 4);
@@ -340,13 +344,15 @@ mod tests {
     #[test]
     fn decisions_of_two_shards_for_a_third_are_applied_in_the_order_of_their_times() {
         let mut exchange = Exchange::new(4);
+        // The logs are walked in the order of the shards, and shard 3 is the first to decide for shard 2.
         exchange.transfer(3, &[(3, -1), (0, 1)]);
-        exchange.transfer(1, &[(1, -2), (2, 2)]);
-        exchange.transfer(3, &[(3, -4), (2, 4)]);
+        let in_order = [(3, -4), (1, -2), (3, -8), (1, -16)]
+            .map(|(by, units)| exchange.transfer(by, &[(by, units), (2, -units)]));
         let expected = exchange.balances();
         let mut bench = Bench::new(&exchange);
-        assert_eq!(bench.settle(), Ok(3));
+        assert_eq!(bench.settle(), Ok(5));
         assert_eq!(balances(&bench), expected);
+        assert_eq!(bench.settled(2), in_order);
         bench.assert_is_settled();
     }
 
@@ -482,5 +488,18 @@ mod tests {
         exchange.events[1] = ahead.events[1].clone();
         let error = refused(&exchange);
         assert!(error.contains("does not fit shard 1, which has to apply it"), "{error}");
+    }
+
+    #[test]
+    fn nothing_is_written_of_parts_that_fit_when_another_shards_part_does_not() {
+        let mut exchange = Exchange::new(3);
+        exchange.transfer(0, &[(0, -2), (1, 1), (2, 1)]);
+        // Shard 2 had an entry more when that was decided.
+        let mut ahead = Exchange::new(3);
+        ahead.transfer(2, &[(2, 5)]);
+        exchange.ledgers[2] = ahead.ledgers[2].clone();
+        exchange.events[2] = ahead.events[2].clone();
+        let error = refused(&exchange);
+        assert!(error.contains("does not fit shard 2, which has to apply it"), "{error}");
     }
 }
