@@ -1153,6 +1153,29 @@ mod tests {
         assert!(!first.path().exists() && !third.path().exists());
     }
 
+    /// P9: until the whole has been verified to the byte, its parts are all that is known to be intact.
+    #[test]
+    fn parts_of_a_damaged_whole_are_not_deleted() {
+        let temporary = temporary();
+        let directory = temporary.path();
+        let records = sample(40, 3).records;
+        let first = write(directory, genesis(), &records[..4], BLOCK_BYTES_TYPICAL_MAX);
+        let second = write(directory, first.after(), &records[4..], BLOCK_BYTES_TYPICAL_MAX);
+        let merged = merge(directory, LEDGER, shard(), &[&first, &second]).expect("merged");
+        let intact = fs::read(merged.path()).expect("readable");
+        let block = OpenSegment::open(merged.path()).expect("opened").blocks[0];
+        let mut damaged = intact.clone();
+        damaged[block.offset as usize + 20] ^= 1;
+        fs::write(merged.path(), damaged).expect("written");
+        let error = remove_leftovers(directory, LEDGER, shard()).expect_err("damaged").to_string();
+        assert!(error.contains("is corrupt at byte"), "{error}");
+        for part in [&first, &second] {
+            part.verify().expect("it is there and intact");
+        }
+        fs::write(merged.path(), intact).expect("written");
+        assert_eq!(remove_leftovers(directory, LEDGER, shard()).expect("removed"), 2);
+    }
+
     #[test]
     fn a_segment_of_another_history_is_not_linked() {
         let temporary = temporary();
