@@ -16,7 +16,7 @@ use teller::ledger::{
 };
 use teller::progress::Progress;
 use teller::storage::journal::{Journal, JournalReader};
-use teller::storage::log::CompactionLimits;
+use teller::storage::log::{CompactionLimits, StoredLog};
 use teller::storage::snapshot;
 use teller::storage::verify::verify;
 use teller::storage::{StorageError, Watermark};
@@ -557,6 +557,37 @@ fn a_log_that_ends_where_another_one_was_acknowledged_is_refused() {
     fs::copy(other.path().join(WATERMARK), one.path().join(WATERMARK)).expect("copied");
     let error = Running::start(one.path(), LEDGER, 1).err().expect("another history").to_string();
     assert!(error.contains("the log is not the one that was acknowledged"), "{error}");
+}
+
+/// P10: a start reads as much of the archive as its bound says, and the newest segment always; a proof reads all of it.
+#[test]
+fn how_much_of_the_archive_is_verified_is_bounded_and_begins_with_the_newest() {
+    let live = directory();
+    let mut running = start(live.path());
+    let shard = &mut running.shards[0];
+    shard.open("alice");
+    for units in 1..3 {
+        shard.deposit("alice", units);
+        shard.recovered.journal.roll().expect("rolled");
+        // Without room for a merge, so that there are two.
+        shard.recovered.log.compact(&CompactionLimits::default(), &|_| false).expect("compacted");
+    }
+    let files = shard.files.clone();
+    drop(running);
+    let archive = live.path().join(ARCHIVE);
+    let segments = names(&archive);
+    assert_eq!(segments.len(), 2);
+    for (damaged, within_the_bound) in [(0, true), (1, false)] {
+        let path = archive.join(&segments[damaged]);
+        let intact = fs::read(&path).expect("read");
+        let mut bytes = intact.clone();
+        bytes[20] ^= 1;
+        fs::write(&path, bytes).expect("written");
+        let stored = StoredLog::open_archive(&files).expect("what opening reads is intact");
+        assert_eq!(stored.verify_archive(1).is_ok(), within_the_bound, "segment {damaged}");
+        assert!(stored.verify_archive(u64::MAX).is_err(), "segment {damaged}");
+        fs::write(&path, intact).expect("written");
+    }
 }
 
 /// Two copies of a ledger went on for themselves, and a generation of the one came among those of the other. The
