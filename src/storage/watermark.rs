@@ -453,6 +453,32 @@ mod tests {
         assert!(open(&path).is_err());
     }
 
+    /// Neither says how far the shard has acknowledged if the later one says less.
+    #[test]
+    fn two_slots_of_which_the_newer_is_behind_the_older_are_refused() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("watermark");
+        // Once the newer one is the second slot, and once the first.
+        for older in [1, 2] {
+            for (newest, follows) in [(5, false), (9, true)] {
+                let mut bytes = [0; FILE_BYTES];
+                for (counter, number) in [(older, 9), (older + 1, newest)] {
+                    let start = slot_of(counter) as usize * SLOT_STRIDE;
+                    let slot = encode(counter, &at(number), LEDGER, shard());
+                    bytes[start..start + SLOT_BYTES].copy_from_slice(&slot);
+                }
+                fs::write(&path, bytes).expect("writable");
+                match open(&path) {
+                    Ok((_, found, damage)) => assert!(follows && (found, damage) == (at(9), None)),
+                    Err(error) => {
+                        assert!(!follows && error.to_string().contains("behind the older one"), "{error}");
+                        assert_eq!(fs::read(&path).expect("readable"), bytes, "nothing was changed");
+                    }
+                }
+            }
+        }
+    }
+
     #[test]
     fn a_missing_cut_or_longer_file_is_refused() {
         let directory = tempfile::tempdir().expect("a directory");
