@@ -44,8 +44,11 @@ use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity};
 /// How the names of the threads that serve begin.
 const SERVING: &[&str] = &["http"];
 
-/// The same of those that a deposit waits for: the shards' workers, and the journal's.
-const WORKING: &[&str] = &["shard-", "sled-io-"];
+/// The same of the shards' workers.
+const WORKERS: &str = "shard-";
+
+/// And of all that a deposit waits for: those, and the journal's.
+const WORKING: &[&str] = &[WORKERS, "sled-io-"];
 
 /// Some of the cores of the process, if they are split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,7 +131,7 @@ impl Cores {
 
     /// The threads that serve and the shards' workers, if they are kept on cores.
     pub fn kept(&self) -> Vec<Pid> {
-        self.0.iter().flat_map(|_| threads_named(SERVING).chain(threads_named(&WORKING[..1]))).collect()
+        self.0.iter().flat_map(|_| threads_named(SERVING).chain(threads_named(&[WORKERS]))).collect()
     }
 
     /// Has those threads that there are, and whose names begin so, wait for their turn.

@@ -62,8 +62,8 @@ pub use threads::Threads;
 pub(crate) use wire::write::Rfc3339;
 
 /// The longest body, in bytes, but for batches. A transfer among 64 accounts with names of 255 bytes, as many conditions
-/// and all of its metadata has some 45,000, and other requests less. Where every character is written as an escape of 6 bytes for each of its own, such a transfer
-/// is too long; it can name the accounts by id.
+/// and all of its metadata has some 45,000, and other requests less. Where every character is written as an escape of 6
+/// bytes for each of its own, such a transfer is too long; it can name the accounts by id.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// The longest path with its query, in bytes. An encoded name has at most 765, a list's cursor 40.

@@ -29,7 +29,7 @@ pub(super) struct Operation {
     pub(super) request: Option<RequestBody>,
     /// What comes of it.
     pub(super) success: Success,
-    /// What can be in its way, in groups.
+    /// What can be in its way, in groups, but for what can be wrong with an idempotency key: see [`Operation::codes`].
     pub(super) problems: &'static [&'static [Code]],
     /// Where its reply leads: operation, its parameter, and where in the reply that is.
     pub(super) leads_to: &'static [(&'static str, &'static str, &'static str)],
@@ -52,7 +52,13 @@ impl Operation {
 
     /// Whether its replies may name this problem.
     pub(super) fn may_answer(&self, code: Code) -> bool {
-        self.problems.iter().any(|group| group.contains(&code))
+        self.codes().any(|answered| answered == code)
+    }
+
+    /// The problems that its replies may name: its own, and if it takes an idempotency key, what can be wrong with that.
+    pub(super) fn codes(&self) -> impl Iterator<Item = Code> {
+        let of_keys = self.is_keyed().then_some(KEYS);
+        self.problems.iter().copied().chain(of_keys).flatten().copied()
     }
 
     /// Whether its reply can be one that the client has already.
@@ -212,8 +218,8 @@ pub(super) const CHANGE: &[Code] = &[
     Code::PayloadTooLarge,
     Code::RequestTimeout,
 ];
-/// What can be in the way of a change that takes an idempotency key.
-pub(super) const KEYS: &[Code] = &[
+/// What can be in the way of a change that takes an idempotency key, besides.
+const KEYS: &[Code] = &[
     Code::InvalidIdempotencyKey,
     Code::IdempotencyKeyReused,
     Code::IdempotencyKeyInFlight,

@@ -122,8 +122,7 @@ impl Delivery {
 struct Outbox {
     ring: IoUring,
     sends: Vec<Send>,
-    /// What is to be sent, piece behind piece: close together, they are still in the cache when the system copies them.
-    /// It has room for [`BYTES_MAX`], and never gets another place in memory.
+    /// What is to be sent, piece behind piece. It has room for [`BYTES_MAX`], and never gets another place in memory.
     bytes: Vec<u8>,
     /// How it is called when there is something to send; there once it has been polled.
     waker: Option<Waker>,

@@ -6,8 +6,8 @@ use crate::bank::{AccountSelector, KeyHome, Origin};
 use crate::http::call::Call;
 use crate::http::headers::{self, Scope};
 use crate::http::operation::{
-    BANK, CHANGE, EVERY, IF_NONE_MATCH, JSON_BODY, KEYED, KEYS, Operation, REFERRED, ReplyHeader,
-    RequestBody, Success,
+    BANK, CHANGE, EVERY, IF_NONE_MATCH, JSON_BODY, KEYED, Operation, REFERRED, ReplyHeader, RequestBody,
+    Success,
 };
 use crate::http::problem::{Code, Problem};
 use crate::http::reply::{self, Caching, Content, JSON, Reply};
@@ -91,7 +91,6 @@ pub(in crate::http) static DELETE: Operation = Operation {
         EVERY,
         BANK,
         CHANGE,
-        KEYS,
         REFERRED,
         &[Code::AccountClosed, Code::LinkNotFound, Code::UnexpectedBody],
     ],

@@ -22,7 +22,7 @@ use crate::bank::{AccountSelector, KeyHome};
 use crate::http::call::Call;
 use crate::http::headers::{self, MERGE_PATCH, Scope};
 use crate::http::operation::{
-    BANK, CHANGE, EVERY, IF_MATCH, IF_NONE_MATCH, JSON_BODY, KEYED, KEYED_IF_MATCH, KEYS, NAMED, Operation,
+    BANK, CHANGE, EVERY, IF_MATCH, IF_NONE_MATCH, JSON_BODY, KEYED, KEYED_IF_MATCH, NAMED, Operation,
     REFERRED, ReplyHeader, RequestBody, Success,
 };
 use crate::http::path::encode;
@@ -57,7 +57,7 @@ pub(in crate::http) static OPEN_V1: Operation = Operation {
         headers: &[ReplyHeader::Location, ReplyHeader::ETag],
         ..Success::EMPTY
     },
-    problems: &[EVERY, BANK, CHANGE, KEYS, JSON_BODY, OPENING],
+    problems: &[EVERY, BANK, CHANGE, JSON_BODY, OPENING],
     ..Operation::PLAIN
 };
 
@@ -78,7 +78,7 @@ pub(in crate::http) static CLOSE_V1: Operation = Operation {
     details: CLOSING_DETAILS,
     headers: KEYED_IF_MATCH,
     success: Success { meaning: "The account is closed.", ..Success::EMPTY },
-    problems: &[EVERY, BANK, CHANGE, KEYS, IF_MATCH, NAMED, CLOSING],
+    problems: &[EVERY, BANK, CHANGE, IF_MATCH, NAMED, CLOSING],
     ..Operation::PLAIN
 };
 
@@ -95,7 +95,7 @@ pub(in crate::http) static OPEN: Operation = Operation {
         headers: &[ReplyHeader::Location, ReplyHeader::ETag],
         ..Success::EMPTY
     },
-    problems: &[EVERY, BANK, CHANGE, KEYS, JSON_BODY, OPENING],
+    problems: &[EVERY, BANK, CHANGE, JSON_BODY, OPENING],
     leads_to: &[
         ("readAccount", "account", "$response.body#/id"),
         ("listTransactions", "account", "$response.body#/id"),
@@ -126,7 +126,7 @@ pub(in crate::http) static CLOSE: Operation = Operation {
     details: CLOSING_DETAILS,
     headers: KEYED_IF_MATCH,
     success: Success { meaning: "The account is closed.", ..Success::EMPTY },
-    problems: &[EVERY, BANK, CHANGE, KEYS, IF_MATCH, REFERRED, CLOSING],
+    problems: &[EVERY, BANK, CHANGE, IF_MATCH, REFERRED, CLOSING],
     ..Operation::PLAIN
 };
 
@@ -151,7 +151,6 @@ pub(in crate::http) static UPDATE: Operation = Operation {
         EVERY,
         BANK,
         CHANGE,
-        KEYS,
         JSON_BODY,
         IF_MATCH,
         REFERRED,

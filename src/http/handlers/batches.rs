@@ -12,7 +12,7 @@ use crate::bank::{
 use crate::http::call::Call;
 use crate::http::headers::{self, Scope};
 use crate::http::operation::{
-    BANK, CHANGE, EVERY, JSON_BODY, KEYED, KEYS, Operation, ReplyHeader, RequestBody, Success,
+    BANK, CHANGE, EVERY, JSON_BODY, KEYED, Operation, ReplyHeader, RequestBody, Success,
 };
 use crate::http::problem::{Code, Party, Place, Problem};
 use crate::http::query::{Parameter, Query, parameters};
@@ -79,7 +79,7 @@ pub(in crate::http) static EXECUTE: Operation = Operation {
         headers_at_times: &[ReplyHeader::IdempotentReplayed],
         ..Success::EMPTY
     },
-    problems: &[EVERY, BANK, CHANGE, KEYS, JSON_BODY, &[Code::BatchTooLarge, Code::InvalidParameter]],
+    problems: &[EVERY, BANK, CHANGE, JSON_BODY, &[Code::BatchTooLarge, Code::InvalidParameter]],
     ..Operation::PLAIN
 };
 

@@ -9,8 +9,8 @@ use crate::bank::{AccountSelector, KeyHome};
 use crate::http::call::Call;
 use crate::http::headers::Scope;
 use crate::http::operation::{
-    BANK, CHANGE, EVERY, HOLD, IF_NONE_MATCH, JSON_BODY, KEYED, KEYS, MOVING, Operation, REFERRED,
-    ReplyHeader, RequestBody, Success,
+    BANK, CHANGE, EVERY, HOLD, IF_NONE_MATCH, JSON_BODY, KEYED, MOVING, Operation, REFERRED, ReplyHeader,
+    RequestBody, Success,
 };
 use crate::http::problem::{Code, Problem};
 use crate::http::query::{Query, parameters};
@@ -39,15 +39,7 @@ pub(in crate::http) static PLACE: Operation = Operation {
         body: Some((JSON, HoldResource::describe)),
         ..MADE
     },
-    problems: &[
-        EVERY,
-        BANK,
-        CHANGE,
-        KEYS,
-        JSON_BODY,
-        MOVING,
-        &[Code::HoldsExhausted, Code::InvalidParameter],
-    ],
+    problems: &[EVERY, BANK, CHANGE, JSON_BODY, MOVING, &[Code::HoldsExhausted, Code::InvalidParameter]],
     leads_to: &[
         ("readHold", "hold", "$response.body#/id"),
         ("captureHold", "hold", "$response.body#/id"),
@@ -114,7 +106,7 @@ pub(in crate::http) static CAPTURE: Operation = Operation {
     headers: KEYED,
     request: Some(RequestBody::json::<CaptureRequest>().optional()),
     success: MADE,
-    problems: &[EVERY, BANK, CHANGE, KEYS, JSON_BODY, HOLD, MOVING, &[Code::HoldEnded, Code::HoldExceeded]],
+    problems: &[EVERY, BANK, CHANGE, JSON_BODY, HOLD, MOVING, &[Code::HoldEnded, Code::HoldExceeded]],
     ..Operation::PLAIN
 };
 
@@ -126,7 +118,7 @@ pub(in crate::http) static VOID: Operation = Operation {
     headers: KEYED,
     request: Some(RequestBody::json::<VoidRequest>().optional()),
     success: MADE,
-    problems: &[EVERY, BANK, CHANGE, KEYS, JSON_BODY, HOLD, MOVING, &[Code::HoldEnded]],
+    problems: &[EVERY, BANK, CHANGE, JSON_BODY, HOLD, MOVING, &[Code::HoldEnded]],
     ..Operation::PLAIN
 };
 

@@ -14,8 +14,8 @@ use crate::http::api::{Api, Wait};
 use crate::http::call::Call;
 use crate::http::headers::{self, Scope};
 use crate::http::operation::{
-    BANK, CHANGE, EVERY, IF_MATCH, IF_NONE_MATCH, JSON_BODY, KEYED_IF_MATCH, KEYS, NAMED, Operation,
-    REFERRED, ReplyHeader, RequestBody, Success, TRANSACTION,
+    BANK, CHANGE, EVERY, IF_MATCH, IF_NONE_MATCH, JSON_BODY, KEYED_IF_MATCH, NAMED, Operation, REFERRED,
+    ReplyHeader, RequestBody, Success, TRANSACTION,
 };
 use crate::http::problem::{Code, Place, Problem};
 use crate::http::query::{Parameter, Query, parameters};
@@ -43,7 +43,7 @@ pub(in crate::http) static WITHDRAW_V1: Operation = Operation {
     endpoint: Endpoint::WithdrawV1,
     id: "withdrawV1",
     summary: "Pay out of an account (version 1)",
-    problems: &[EVERY, BANK, CHANGE, KEYS, JSON_BODY, IF_MATCH, NAMED, POSTING, PAYING],
+    problems: &[EVERY, BANK, CHANGE, JSON_BODY, IF_MATCH, NAMED, POSTING, PAYING],
     ..POST_V1
 };
 
@@ -57,7 +57,7 @@ const POST_V1: Operation = Operation {
         headers: &[ReplyHeader::Location],
         ..Success::EMPTY
     },
-    problems: &[EVERY, BANK, CHANGE, KEYS, JSON_BODY, IF_MATCH, NAMED, POSTING],
+    problems: &[EVERY, BANK, CHANGE, JSON_BODY, IF_MATCH, NAMED, POSTING],
     leads_to: &[("readTransactionV1", "id", "$response.body#/id")],
     ..Operation::PLAIN
 };
@@ -87,14 +87,14 @@ pub(in crate::http) static WITHDRAW: Operation = Operation {
     endpoint: Endpoint::Withdraw,
     id: "withdraw",
     summary: "Pay out of an account",
-    problems: &[EVERY, BANK, CHANGE, KEYS, JSON_BODY, IF_MATCH, REFERRED, POSTING, NOTED, PAYING],
+    problems: &[EVERY, BANK, CHANGE, JSON_BODY, IF_MATCH, REFERRED, POSTING, NOTED, PAYING],
     ..POST
 };
 
 const POST: Operation = Operation {
     request: Some(RequestBody::json::<Posting>()),
     success: Success { body: Some((JSON, Transaction::describe)), ..POST_V1.success },
-    problems: &[EVERY, BANK, CHANGE, KEYS, JSON_BODY, IF_MATCH, REFERRED, POSTING, NOTED],
+    problems: &[EVERY, BANK, CHANGE, JSON_BODY, IF_MATCH, REFERRED, POSTING, NOTED],
     leads_to: &[
         ("readTransaction", "id", "$response.body#/id"),
         ("readAccount", "account", "$response.body#/account_id"),

@@ -12,7 +12,7 @@ use crate::http::api::{Api, Wait};
 use crate::http::call::Call;
 use crate::http::headers::Scope;
 use crate::http::operation::{
-    BANK, CHANGE, EVERY, IF_NONE_MATCH, JSON_BODY, KEYED, KEYS, MOVING, Operation, ReplyHeader, RequestBody,
+    BANK, CHANGE, EVERY, IF_NONE_MATCH, JSON_BODY, KEYED, MOVING, Operation, ReplyHeader, RequestBody,
     Success, TRANSACTION,
 };
 use crate::http::problem::{Code, Problem};
@@ -37,15 +37,7 @@ pub(in crate::http) static TRANSFER: Operation = Operation {
     headers: KEYED,
     request: Some(RequestBody::json::<Transfer>()),
     success: MADE,
-    problems: &[
-        EVERY,
-        BANK,
-        CHANGE,
-        KEYS,
-        JSON_BODY,
-        MOVING,
-        &[Code::LegsUnbalanced, Code::InvalidParameter],
-    ],
+    problems: &[EVERY, BANK, CHANGE, JSON_BODY, MOVING, &[Code::LegsUnbalanced, Code::InvalidParameter]],
     leads_to: &[
         ("readTransfer", "id", "$response.body#/id"),
         ("readTransaction", "id", "$response.body#/id"),
@@ -85,7 +77,6 @@ pub(in crate::http) static REVERSE: Operation = Operation {
         EVERY,
         BANK,
         CHANGE,
-        KEYS,
         JSON_BODY,
         TRANSACTION,
         MOVING,

@@ -24,8 +24,8 @@ version 1 (`/accounts`, `/transactions`) is the original service's wire, with am
 
 Every path that has GET has HEAD too, and every path has OPTIONS. A refusal is `application/problem+json`; its \
 `code` is one of `/problems`. A POST, PATCH or DELETE may carry an `Idempotency-Key`: sent again, it takes \
-effect once and gets the first reply; PUT needs none. Unknown fields and parameters are refused, never ignored. In a query a `+` is a \
-space; a plus is `%2B`, but in the offset of a time it may stand as it is.";
+effect once and gets the first reply; PUT needs none. Unknown fields and parameters are refused, never ignored. In a \
+query a `+` is a space; a plus is `%2B`, but in the offset of a time it may stand as it is.";
 
 /// The document.
 pub(super) fn document() -> Value {
@@ -175,8 +175,7 @@ fn describe_responses(operation: &Operation, schemas: &mut Schemas) -> Value {
         });
         responses.insert("304".to_owned(), unchanged);
     }
-    let codes = operation.problems.iter().flat_map(|group| group.iter().copied());
-    responses.extend(responses_of(codes, operation.is_keyed(), schemas));
+    responses.extend(responses_of(operation.codes(), operation.is_keyed(), schemas));
     responses.into()
 }
 
