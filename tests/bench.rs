@@ -24,7 +24,7 @@ fn bench(arguments: &[&str], more: &[&str]) -> Ran {
 
 /// The report of a run with something answered in every round.
 fn measured(run: impl FnMut(&'static str) -> Value) -> Value {
-    let answered = |round: &Value| number(&round["requests"]) > 0;
+    let answered = |round: &Value| number(&round["per_second"]) > 0;
     let rounds = |side: &Value| side["rounds"].as_array().expect("a list").clone();
     let in_all = |report: &Value| {
         report["sides"].as_array().expect("a list").iter().flat_map(rounds).all(|round| answered(&round))
