@@ -854,7 +854,10 @@ fn a_reader_who_looks_sees_what_one_who_asks_is_told() {
     bench.serve(execute(deposit("a"), None), moment(1, 0));
     assert_eq!(bench.shard.glance(&account, moment(1, 1)), None, "the deposit is not durable");
     let seen = bench.shard.glance(&account, moment(1, 2)).expect("nothing stands against it");
-    assert_eq!(bench.serve(Request::Account(account.clone()), moment(1, 2)), (Reply::Account(Some(seen)), 0));
+    assert_eq!(
+        bench.serve(Request::Account(account.clone()), moment(1, 2)),
+        (Reply::Account(Some(Box::new(seen))), 0)
+    );
 
     let place = Place { shard: id(0), account: account.clone() };
     let hold = Operation::Hold {

@@ -149,7 +149,7 @@ impl Bank {
         let (shard, account) = self.located(account)?;
         let request = Request::Holds { account, from, count: count.clamp(1, PAGE_ENTRIES_MAX), pending };
         match self.shard(shard).handle.ask(request).await? {
-            Reply::Holds(holds) => holds.ok_or(Rejection::AccountNotFound.into()),
+            Reply::Holds(holds) => holds.map(|view| *view).ok_or(Rejection::AccountNotFound.into()),
             reply => Err(refusal(reply)),
         }
     }

@@ -828,7 +828,7 @@ fn item_refusal(outcome: ItemOutcome) -> Refusal {
 /// The account in the reply to the question for it, which is refused where too many wait for a locked account.
 fn viewed(reply: Reply) -> Result<AccountView, Refusal> {
     match reply {
-        Reply::Account(account) => account.ok_or(Rejection::AccountNotFound.into()),
+        Reply::Account(account) => account.map(|view| *view).ok_or(Rejection::AccountNotFound.into()),
         reply => Err(refusal(reply)),
     }
 }

@@ -592,7 +592,9 @@ pub(super) fn etag_of_version(version: u64) -> HeaderValue {
 }
 
 fn quoted_number(number: u64) -> HeaderValue {
-    HeaderValue::from_str(&format!("\"{number}\"")).expect("quotes and digits fit in a header")
+    let mut digits = itoa::Buffer::new();
+    let quoted = ["\"", digits.format(number), "\""].concat();
+    HeaderValue::try_from(quoted).expect("quotes and digits fit in a header")
 }
 
 #[cfg(test)]

@@ -445,7 +445,10 @@ impl Vigil {
     /// Whether the task was to be woken since wakes were deferred.
     fn take_deferred_wake(&self) -> bool {
         self.defers_wakes.store(false, Relaxed);
-        self.wake_pending.swap(false, Relaxed)
+        // Read and written, not swapped: all of it happens on one thread.
+        let pending = self.wake_pending.load(Relaxed);
+        self.wake_pending.store(false, Relaxed);
+        pending
     }
 
     /// Watches until there is an order to give.
@@ -555,6 +558,9 @@ impl PatientStream {
     /// Has the system take all that was written before.
     fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.delivery.hurry();
+        if !self.delivery.has_rest() {
+            return Poll::Ready(Ok(()));
+        }
         let delivery = Arc::clone(&self.delivery);
         let written = delivery.with_rest(|rest| {
             while !rest.is_empty() {

@@ -26,8 +26,8 @@ use std::future::poll_fn;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 use std::{process, thread};
@@ -60,7 +60,7 @@ pub(super) struct Delivery {
     /// What the system did not take, to be written before anything else.
     rest: Mutex<Vec<u8>>,
     /// The connection, which has to go on with the rest.
-    connection: Mutex<Option<Waker>>,
+    connection: OnceLock<Waker>,
 }
 
 /// All was sent, and nothing is in the outbox.
@@ -89,9 +89,14 @@ impl Delivery {
         self.state.store(LEFT, Relaxed);
     }
 
+    /// Whether there is a rest.
+    pub(super) fn has_rest(&self) -> bool {
+        self.state.load(Relaxed) == LEFT
+    }
+
     /// Works on the rest, if there is one, until nothing is left of it.
     pub(super) fn with_rest<T>(&self, work: impl FnOnce(&mut Vec<u8>) -> T) -> Option<T> {
-        if self.state.load(Relaxed) != LEFT {
+        if !self.has_rest() {
             return None;
         }
         let mut rest = self.rest.lock();
@@ -113,8 +118,8 @@ impl Delivery {
         }
         self.rest.lock().extend_from_slice(&bytes[sent..]);
         self.state.store(LEFT, Relaxed);
-        if let Some(connection) = self.connection.lock().take() {
-            connection.wake();
+        if let Some(connection) = self.connection.get() {
+            connection.wake_by_ref();
         }
     }
 }
@@ -136,15 +141,17 @@ struct Send {
 }
 
 /// Puts what a connection writes into this thread's outbox, if it has one and the piece is small. The connection has
-/// nothing in it, and nothing left from before; `waker` is called if something will be left.
+/// nothing in it, and nothing left from before; `waker`, the same each time, is called if something will be left.
 ///
 /// It must not close the socket before [`Delivery::hurry`].
 pub(super) fn put(socket: &impl AsFd, bytes: &[u8], delivery: &Arc<Delivery>, waker: &Waker) -> bool {
     bytes.len() <= SEND_BYTES_MAX
         && OUTBOX.with_borrow_mut(|outbox| {
             let Some(outbox) = outbox else { return false };
-            assert!(delivery.state.swap(QUEUED, Relaxed) == SENT, "the order is kept");
-            delivery.connection.lock().get_or_insert_with(|| waker.clone());
+            // Read and written, not swapped: with one thread that costs nothing.
+            assert!(delivery.state.load(Relaxed) == SENT, "the order is kept");
+            delivery.state.store(QUEUED, Relaxed);
+            delivery.connection.get_or_init(|| waker.clone());
             if outbox.bytes.len() + bytes.len() > BYTES_MAX {
                 outbox.send();
             }

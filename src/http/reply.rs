@@ -40,12 +40,13 @@ pub(super) enum Caching {
 
 impl Caching {
     fn header(self) -> HeaderValue {
-        HeaderValue::from_static(match self {
-            Caching::Never => "no-store",
-            Caching::Ask => "no-cache",
-            Caching::Hour => "public, max-age=3600",
-            Caching::Forever => "private, max-age=31536000, immutable",
-        })
+        // Of constants, which are looked through when the program is made.
+        match self {
+            Caching::Never => const { HeaderValue::from_static("no-store") },
+            Caching::Ask => const { HeaderValue::from_static("no-cache") },
+            Caching::Hour => const { HeaderValue::from_static("public, max-age=3600") },
+            Caching::Forever => const { HeaderValue::from_static("private, max-age=31536000, immutable") },
+        }
     }
 }
 
@@ -104,7 +105,7 @@ fn fitted(mut bytes: Vec<u8>) -> Vec<u8> {
 /// A reply with a resource.
 pub(super) fn json(status: StatusCode, resource: &impl Write) -> Reply {
     let mut reply = new(status, Body::from(fitted(written(resource))));
-    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
+    reply.headers_mut().insert(CONTENT_TYPE, const { HeaderValue::from_static(JSON) });
     reply
 }
 

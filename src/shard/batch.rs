@@ -482,7 +482,7 @@ impl<To> Shard<To> {
                 Some(account) => {
                     let (holds, next) = self.holds_of(account, from, count, pending);
                     let view = HoldsView { account: self.view(account, moment), holds, next };
-                    (Reply::Holds(Some(view)), account.chain.newest())
+                    (Reply::Holds(Some(Box::new(view))), account.chain.newest())
                 }
             },
             Request::Reversal(transfer) => {
@@ -707,7 +707,7 @@ impl<To> Shard<To> {
     fn read(&self, account: Option<&Account>, moment: Moment) -> (Reply, Sequence) {
         // Nothing to be seen may mean "closed a moment ago".
         let after = account.map_or(self.ledger.last(), |account| account.chain.newest());
-        (Reply::Account(account.map(|account| self.view(account, moment))), after)
+        (Reply::Account(account.map(|account| Box::new(self.view(account, moment)))), after)
     }
 
     fn hold_view(&self, account: &Account, key: HoldKey, hold: Hold) -> HoldView {

@@ -146,8 +146,7 @@ impl<J: Journal> Log<J> {
             self.begin();
         }
         for draft in &drafts {
-            let mut position = self.journal.position();
-            let record = draft.seal(self.id, &mut position);
+            let record = draft.seal_behind(self.id, &self.journal.position());
             self.journal.append(&record)?;
             self.bytes += record.len() as u64;
         }

@@ -121,7 +121,8 @@ impl AccountFilter {
     }
 }
 
-/// What a shard answers.
+/// What a shard answers. On its way a reply is moved eight times, and one core reads what another has written; so what
+/// is larger than that of a deposit is boxed.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reply {
     /// It is done: the event that did it.
@@ -152,11 +153,11 @@ pub enum Reply {
     /// What became of a work.
     Worked(WorkReply),
     /// The account, if there is one.
-    Account(Option<AccountView>),
+    Account(Option<Box<AccountView>>),
     /// The hold, if it is known here. One that ended long ago is not; its account's history has it.
     Hold(Option<HoldView>),
     /// A page of the holds of an account, if there is one.
-    Holds(Option<HoldsView>),
+    Holds(Option<Box<HoldsView>>),
     /// By what a transfer was reversed.
     Reversal(Option<TransactionId>),
     /// By what a reference was used.
@@ -178,6 +179,8 @@ pub enum Reply {
         time: Timestamp,
     },
 }
+
+const _: () = assert!(size_of::<Reply>() <= 152, "see above");
 
 /// An account as a reader sees it.
 #[derive(Clone, Debug, PartialEq)]

@@ -87,8 +87,7 @@ pub const RESTORE_BACKUP: &str =
 impl StorageError {
     /// Turns an [`io::Error`] into one that says what was done to which file.
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StorageError {
-        let path = path.to_owned();
-        move |source| StorageError::Io { action, path, source }
+        move |source| StorageError::Io { action, path: path.to_owned(), source }
     }
 
     /// An error of reading an open file, from byte `offset` on: a sector that the disk cannot read, as a rule.
@@ -97,9 +96,8 @@ impl StorageError {
         offset: u64,
         next_step: &'static str,
     ) -> impl FnOnce(io::Error) -> StorageError {
-        let path = path.to_owned();
         move |error| StorageError::Corrupt {
-            path,
+            path: path.to_owned(),
             position: format!("byte {offset}"),
             what: format!("it cannot be read: {error}"),
             next_step,

@@ -93,7 +93,7 @@ impl Shard {
         let event = Event { time: terms.now, key: key.map(|key| terms.key_use(key)), change };
         ledger.apply(&event);
         let record = Draft::new(journal.position().last.next(), &event)
-            .seal(self.files.shard, &mut journal.position());
+            .seal_behind(self.files.shard, &journal.position());
         journal.append(&record).expect("appended");
         journal.sync().expect("synced");
     }

@@ -153,7 +153,7 @@ impl Observation {
             (Request::Holds { account, from, count, pending }, Reply::Holds(found)) => {
                 let id = model.find(self.shard, account);
                 same(&id, &found.as_ref().map(|found| found.account.id))?;
-                let Some(HoldsView { account: view, holds, next }) = found else { return Ok(()) };
+                let Some(HoldsView { account: view, holds, next }) = found.as_deref() else { return Ok(()) };
                 self.same_account(model, view)?;
                 let is_asked_for = |(key, hold): &(&HoldId, &model::Hold)| {
                     Some(model.account_of(**key)) == id

@@ -321,7 +321,7 @@ impl Simulation {
                 let seen =
                     if self.step.is_multiple_of(2) { shard.shard.glance(&account, moment) } else { None };
                 match seen {
-                    Some(view) => output.ready.push((to, Reply::Account(Some(view)))),
+                    Some(view) => output.ready.push((to, Reply::Account(Some(view.into())))),
                     None => shard.shard.serve(Request::Account(account), to, moment, output),
                 }
             }
@@ -700,7 +700,7 @@ fn sums_hold(ledger: &Ledger) {
 impl SimulatedShard {
     fn write(&mut self, drafts: &[Draft]) {
         for draft in drafts {
-            let record = draft.seal(self.id, &mut self.journal.position());
+            let record = draft.seal_behind(self.id, &self.journal.position());
             self.journal.append(&record).expect("appends");
         }
     }

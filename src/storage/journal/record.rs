@@ -258,6 +258,17 @@ impl Draft {
     /// # Panics
     /// If the draft does not start right behind `before`.
     pub fn seal(&self, shard: ShardId, before: &mut LogPosition) -> Vec<u8> {
+        let record = self.seal_behind(shard, before);
+        *before = LogPosition { last: self.last(), chain: ChainHash::of(&record) };
+        record
+    }
+
+    /// The finished record, linked to `before`. What lies behind it takes a hash of it all, which
+    /// [`Journal::append`](super::Journal::append) makes itself.
+    ///
+    /// # Panics
+    /// If the draft does not start right behind `before`.
+    pub fn seal_behind(&self, shard: ShardId, before: &LogPosition) -> Vec<u8> {
         assert_eq!(self.first, before.last.next(), "records follow one another");
         let mut record = Vec::with_capacity(HEADER_BYTES + self.events.len());
         record.extend_from_slice(&[0; 4]);
@@ -272,7 +283,6 @@ impl Draft {
         record.extend_from_slice(&self.events);
         let checksum = crc32c::crc32c(&record[4..]);
         record[..4].copy_from_slice(&checksum.to_le_bytes());
-        *before = LogPosition { last: self.last(), chain: ChainHash::of(&record) };
         record
     }
 }

@@ -534,7 +534,9 @@ impl Generation {
         self.database.flush().map_err(|error| journal_error("write", &self.path)(error.to_string()))?;
         match &self.access {
             // fact 1
-            Access::Write(file) => file.sync_data().map_err(StorageError::io("sync", &self.path.join("db"))),
+            Access::Write(file) => {
+                file.sync_data().map_err(|error| StorageError::io("sync", &self.path.join("db"))(error))
+            }
             Access::Read { .. } => Ok(()),
         }
     }
@@ -1459,8 +1461,7 @@ fn remove_directory(path: &Path) -> Result<(), StorageError> {
 }
 
 fn journal_error(action: &'static str, path: &Path) -> impl FnOnce(String) -> StorageError {
-    let path = path.to_owned();
-    move |reason| StorageError::Journal { action, path, reason }
+    move |reason| StorageError::Journal { action, path: path.to_owned(), reason }
 }
 
 fn corrupt(path: &Path, position: &str, what: String) -> StorageError {
