@@ -11,9 +11,9 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use teller::ledger::operation::{HomedKey, Item, Opening, Operation, Place, PlainTransfer, Sum};
 use teller::ledger::workspace::Needs;
 use teller::ledger::{
-    AccountName, AccountNumber, AccountRef, Amount, Command, Currency, ExcessDecimals, HoldId, HoldStatus,
-    IdempotencyKey, ItemOutcome, KeyDigest, Ledger, Note, OverdraftDefault, Quantity, Reference, Rejected,
-    Rejection, Sequence, ShardId, Target, Timestamp,
+    AccountName, AccountNumber, AccountRef, Amount, Command, Currency, ExcessDecimals, HoldId, HoldOutcome,
+    HoldStatus, IdempotencyKey, ItemOutcome, KeyDigest, Ledger, Note, OverdraftDefault, Quantity, Reference,
+    Rejected, Rejection, Sequence, ShardId, Target, Timestamp,
 };
 use teller::shard::batch::{Moment, Output, Shard, ShardRules};
 use teller::shard::handle::{Asked, ShardError, ShardHandle};
@@ -1147,6 +1147,65 @@ fn a_full_disk_tells_nobody_that_a_hold_has_ended() {
     assert!(matches!(&items[..], [ItemReply::Not(ItemOutcome::Refused(rejected))] if expired(rejected)));
     // Now that has been recorded, and is told as any refusal is.
     assert_eq!(bench.serve(capture(), full).0, Reply::Worked(WorkReply::Items(items)));
+}
+
+/// P2: a capture was refused since the hold had expired, by the time of the shard that decided it; the hold's own shard had
+/// recorded nothing of that, showed it as pending, and let it be voided.
+#[test]
+fn whether_a_hold_has_expired_its_own_shard_says() {
+    let carry_at = |benches: &mut [Bench; 2], millis: [u64; 2]| {
+        for (from, to) in [(0, 1), (1, 0)] {
+            for (_, message) in benches[from].output.messages.split_off(0) {
+                let Bench { shard, output } = &mut benches[to];
+                shard.hear(message, moment(millis[to], 100), output);
+            }
+        }
+    };
+    let of =
+        |index: usize| (index, Needs { accounts: vec![place(index).account].into(), ..Needs::default() });
+    // A millisecond or an hour: a clock that leapt and was set right leaves a shard's time ahead.
+    for (granted, decided) in [(999, 1003), (999, 3_600_000), (1000, 1003)] {
+        for is_capture in [true, false] {
+            let mut benches = benches::<2>();
+            let amount = Sum::Exactly(quantity("1"));
+            let (account, to, note) = (place(0), Some(place(1)), Note::default);
+            let hold = Operation::Hold { account, amount, to, expires_in_ms: 999, note: note() };
+            finish(&mut benches, 0, work(vec![item(hold, None)], false, None, vec![of(0), of(1)]));
+            let (key, _) = benches[0].shard.ledger().holds().iter().next().expect("a hold");
+            let hold = key.id(id(0), Timestamp::from_millis(1));
+            let end = match is_capture {
+                true => Operation::Capture { hold, amount: None, note: note() },
+                false => Operation::Void { hold, note: note() },
+            };
+            let deposit = Operation::Deposit { account: place(1), amount: quantity("1"), note: note() };
+            let needs = vec![(0, Needs { holds: vec![hold], ..Needs::default() }), of(1)];
+            let request = work(vec![item(end, None), item(deposit, None)], false, None, needs);
+            benches[0].shard.serve(request, 1, moment(granted, 100), &mut benches[0].output);
+            carry_at(&mut benches, [granted, decided]);
+            let replies: Vec<_> = benches.iter_mut().flat_map(Bench::replies).collect();
+            let [(1, Reply::Worked(WorkReply::Items(items)), _)] = &replies[..] else {
+                panic!("{replies:?}")
+            };
+            let is_told = match &items[0] {
+                ItemReply::Done { .. } => None,
+                ItemReply::Not(ItemOutcome::Refused(rejected)) => match rejected.rejection {
+                    Rejection::HoldEnded { outcome, .. } => Some(outcome),
+                    _ => panic!("{items:?}"),
+                },
+                _ => panic!("{items:?}"),
+            };
+            assert_eq!(is_told, (granted == 1000).then_some(HoldOutcome::Expired), "{granted} {decided}");
+            let (reply, _) = benches[0].serve(Request::Hold(hold), moment(granted, 100));
+            let Reply::Hold(Some(view)) = reply else { panic!("{reply:?}") };
+            let HoldStatus::Ended { outcome, .. } = view.hold.status else { panic!("{view:?}") };
+            let ended = match is_capture {
+                true => HoldOutcome::Captured(view.hold.amount),
+                false => HoldOutcome::Voided,
+            };
+            assert_eq!(outcome, is_told.unwrap_or(ended));
+            assert!(benches.iter().all(|bench| !bench.shard.is_locked()));
+        }
+    }
 }
 
 /// P7: each batch of a shard looked at all holds that were over of accounts that were locked.

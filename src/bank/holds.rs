@@ -6,12 +6,12 @@
 //!
 //! # Where a hold is
 //! Its id says where it was placed: at that version of that account, at that time. Its end is an entry of the same
-//! account behind that, and nothing says which. But the time narrows it down: a capture or void is decided before the
-//! hold expires, and whoever deals with an account lets the holds expire first that are due. So however late an expiry
-//! was recorded (a restart, a full disk), it stands right behind the last entry before that time: between the two are
-//! other expiries, and what was decided in the very moment. There it is looked for first. If it is not there, all
-//! entries behind the placing are read, the oldest first, for most holds are ended soon; up to the newest, in case the
-//! clock was set back and much happened while it stood still.
+//! account behind that, and nothing says which. But the time narrows it down: whoever deals with an account lets the
+//! holds expire first that are due. So however late an expiry was recorded (a restart, a full disk), it stands right
+//! behind the last entry before that time: between the two are other expiries, and what was decided in the very moment,
+//! or by a shard whose time is ahead. There it is looked for first. If it is not there, all entries behind the placing
+//! are read, the oldest first, for most holds are ended soon; up to the newest, in case the clock was set back and much
+//! happened while it stood still.
 //!
 //! # What that costs
 //! One request examines some [`ENTRIES_EXAMINED_MAX`] entries at most, those on the way to others among them. If it has not

@@ -6,6 +6,7 @@
 //!
 //! - an operation that is refused has changed no copy;
 //! - what was decided is balanced: see [`super::decision`];
+//! - a hold is pending until its own shard has recorded that it has ended, whatever time it is where it is decided;
 //! - an account that nobody asked for is never guessed at: [`Stop::Missing`] names it, and the whole list is decided
 //!   again when its copy is there too. So that a long list is not decided again for each of them, those that are missing
 //!   for all of it are gathered: each operation is tried on what those before it left that missed nothing.
@@ -216,8 +217,6 @@ pub struct Workspace {
     used_keys: HashMap<KeyDigest, IdempotencyKey>,
     keys_full: HashSet<ShardId>,
     decided: Vec<Decided>,
-    /// Whether something was refused since a hold's time is over that has not been ended.
-    expiry_seen: bool,
     /// The copies as they were before the operation under way.
     undo: Vec<(usize, AccountState)>,
     undo_holds: Vec<(HoldId, Option<Hold>)>,
@@ -243,7 +242,6 @@ impl Workspace {
             used_keys: HashMap::new(),
             keys_full: HashSet::new(),
             decided: Vec::new(),
-            expiry_seen: false,
             undo: Vec::new(),
             undo_holds: Vec::new(),
         };
@@ -277,11 +275,6 @@ impl Workspace {
         if grant.keys_full {
             self.keys_full.insert(shard);
         }
-    }
-
-    /// Whether something was refused since a hold's time is over, where that was not recorded before.
-    pub fn has_seen_expiry(&self) -> bool {
-        self.expiry_seen
     }
 
     /// What has been decided, in order.
@@ -1101,10 +1094,7 @@ impl Workspace {
         let currency = self.accounts[index].currency;
         match hold.status {
             HoldStatus::Ended { outcome, .. } => Err(Rejection::HoldEnded { outcome, currency }.into()),
-            HoldStatus::Pending if hold.expires <= self.terms.now => {
-                self.expiry_seen = true;
-                Err(Rejection::HoldEnded { outcome: HoldOutcome::Expired, currency }.into())
-            }
+            // Whether its time is over, its own shard has said: the deciding one's may be ahead.
             HoldStatus::Pending => Ok((index, hold)),
         }
     }

@@ -11,8 +11,9 @@
 //!   crash could take back (P1);
 //! - an event is applied and recorded in one turn, so the records are the history of the state, complete and
 //!   in order (P2);
-//! - a hold whose time is over ends before anyone looks at its account, as long as the disk has room to
-//!   record that; until then it is shown as it was, and nobody is told that it has ended;
+//! - a hold whose time is over, by the clock of its shard, ends before anyone looks at its account, as long as the
+//!   disk has room to record that; until then it is shown as it was, and nobody is told that it has ended. What
+//!   another shard decides of it after the time, on a grant from before, is in time: nobody could look in between;
 //! - nobody sees or changes an account that a work has locked: who asks for it waits, and is served in the
 //!   order of asking (P2);
 //! - what waits is counted, and so is what one request looks at (P7).

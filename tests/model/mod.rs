@@ -350,7 +350,7 @@ impl Model {
                 Ok(event)
             }
             Operation::Capture { hold, amount: part, .. } => {
-                let (id, pending) = self.pending(*hold, now)?;
+                let (id, pending) = self.pending(*hold)?;
                 let Account { currency, frozen, .. } = self.accounts[&id];
                 if frozen {
                     return Err(Rejection::AccountFrozen);
@@ -371,7 +371,7 @@ impl Model {
                 Ok(event)
             }
             Operation::Void { hold, .. } => {
-                self.pending(*hold, now)?;
+                self.pending(*hold)?;
                 let mut event = Expected::new("void");
                 self.end(&mut event, *hold, HoldOutcome::Voided);
                 Ok(event)
@@ -621,12 +621,12 @@ impl Model {
         Ok(())
     }
 
-    fn pending(&self, id: HoldId, now: Timestamp) -> Refusable<(AccountId, Hold)> {
+    /// A hold that has not ended. That its time is over ends it when its shard records that, not before.
+    fn pending(&self, id: HoldId) -> Refusable<(AccountId, Hold)> {
         let hold = *self.holds.get(&id).ok_or(Rejection::HoldNotFound)?;
         let account = self.account_of(id);
         let currency = self.accounts[&account].currency;
-        let outcome = hold.outcome.or((hold.expires <= now).then_some(HoldOutcome::Expired));
-        match outcome {
+        match hold.outcome {
             Some(outcome) => Err(Rejection::HoldEnded { outcome, currency }),
             None => Ok((account, hold)),
         }

@@ -291,7 +291,6 @@ impl<To> Shard<To> {
         if let Some(reply) = passing(request, &ends).filter(|_| is_one_by_one) {
             return Ok((reply, Decisions::new()));
         }
-        let has_seen_expiry = workspace.has_seen_expiry();
         let decided = workspace.into_decided();
         let first_id = TransactionId { time: terms.now, shard: self.id, sequence: first };
         if request.dry_run {
@@ -300,9 +299,8 @@ impl<To> Shard<To> {
             // Of a dry run nobody else is told anything.
             return Ok((items_reply(request, ends, &decisions), Decisions::new()));
         }
-        if work.disk_full && (decided.iter().any(is_recorded) || has_seen_expiry) {
-            // Only now: what was done before, under a key, is told all the same, and so are refusals. But not that a hold
-            // has expired which for whoever looks at it still stands, and will if the clock is set back.
+        if work.disk_full && decided.iter().any(is_recorded) {
+            // Only now: what was done before, under a key, is told all the same, and so are refusals.
             return Ok((WorkReply::DiskFull, Decisions::new()));
         }
         let decisions = self.record_decisions(decided, first_id, output);
