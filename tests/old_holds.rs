@@ -214,6 +214,37 @@ async fn a_batch_of_many_old_holds_gets_on_by_asking_again() {
     service.stop().await;
 }
 
+/// P5: a batch with a key told of a hold whose end it had not found yet that there was no room, in a reply of 200; and when
+/// it was repeated, that the hold has ended. Now it is refused until its reply is the one that it keeps.
+#[tokio::test]
+async fn a_batch_with_a_key_is_told_the_same_of_an_old_hold_each_time() {
+    static AHEAD: AtomicU64 = AtomicU64::new(0);
+    let service = service(|| ahead(&AHEAD)).await;
+    let captured = hold(&service, json!({ "account": "name:a", "amount": "1" })).await;
+    let deposits = json!({ "type": "deposit", "account": "name:a", "amount": "1" }).to_string() + "\n";
+    let ndjson = [("content-type", "application/x-ndjson")];
+    let busy = service.send("POST", "/v2/batches?results=none", &ndjson, &deposits.repeat(10_000)).await;
+    assert_eq!(busy.json()["executed"], 10_000);
+    made(&service, &format!("{captured}/capture"), json!({})).await;
+    AHEAD.fetch_add(25 * HOUR_MS, Ordering::SeqCst);
+    happen(&service).await;
+    assert_eq!(remembered(&service, "a").await, 0);
+    let id = captured.rsplit('/').next().expect("an id");
+    let deposit = json!({ "type": "deposit", "account": "name:b", "amount": "1" });
+    let body = json!({ "items": [deposit, { "type": "void", "hold": id }] }).to_string();
+    let keyed = || service.send("POST", "/v2/batches", &[("idempotency-key", "k")], &body);
+    let first = keyed().await;
+    assert_eq!((first.status.as_u16(), first.code()), (503, "overloaded".to_owned()), "{first:?}");
+    assert_eq!(first.header("retry-after"), "1");
+    let (told, again) = (keyed().await, keyed().await);
+    assert_eq!(told.status, 200, "it is found by asking again: {told:?}");
+    assert_eq!(told.json()["results"][1]["problem"]["code"], "hold-ended");
+    assert_eq!(told.body, again.body);
+    let executed: Vec<_> = [&told, &again].iter().map(|reply| reply.json()["executed"].clone()).collect();
+    assert_eq!(executed, [1, 1]);
+    service.stop().await;
+}
+
 #[tokio::test]
 async fn an_id_that_no_hold_has_finds_nothing_in_history() {
     static AHEAD: AtomicU64 = AtomicU64::new(0);

@@ -433,20 +433,35 @@ impl Bank {
             results.extend(impossible.iter().map(|place| (*place, not_found())));
             results.sort_by_key(|(place, _)| *place);
         }
-        self.tell_of_holds(&holds, &mut results).await;
+        self.tell_of_holds(&holds, has_key, &mut results).await?;
         Ok((results, first_request_id))
     }
 
     /// Tells of holds that ended long ago that they ended; all of a chunk share what one request may examine.
-    async fn tell_of_holds(&self, holds: &[(usize, HoldId)], results: &mut [(usize, BatchResult)]) {
+    ///
+    /// # Errors
+    /// If that was not found out, and the chunk has a key: what is told under a key is told again to the letter, and the
+    /// next request, which finds the chunk settled, looks further. Without a key the item says so.
+    async fn tell_of_holds(
+        &self,
+        holds: &[(usize, HoldId)],
+        has_key: bool,
+        results: &mut [(usize, BatchResult)],
+    ) -> Result<(), Refusal> {
         let mut budget = Budget::default();
         for (place, hold) in holds {
             let Ok(found) = results.binary_search_by_key(place, |(place, _)| *place) else { continue };
-            if let BatchResult::Refused(refusal) = &mut results[found].1 {
-                let untold = mem::replace(refusal, Refusal::Overloaded);
-                *refusal = self.told_of_hold(*hold, untold, &mut budget).await;
+            let BatchResult::Refused(refusal @ Refusal::Rejected { .. }) = &mut results[found].1 else {
+                continue;
+            };
+            let untold = mem::replace(refusal, Refusal::Overloaded);
+            match self.told_of_hold(*hold, untold, &mut budget).await {
+                told @ Refusal::Rejected { .. } => *refusal = told,
+                unknown if has_key => return Err(unknown),
+                unknown => *refusal = unknown,
             }
         }
+        Ok(())
     }
 
     /// How the items of an earlier request ended, and its id.
