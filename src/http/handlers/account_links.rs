@@ -146,9 +146,8 @@ impl Call<'_> {
         let (account, to) = (self.account()?, self.other_account()?);
         self.read_nothing().await?;
         let place = bank.place(account.clone());
-        // The other account is a part of the request, whichever way it is referred to. Simplified: of two accounts of one
-        // name, a closed one and its successor, the key cannot tell which was meant; and what an earlier program kept for
-        // a reference by id, or one that was encoded, is another request now.
+        // The other account is a part of the request, whichever way it is referred to: a name is one account's for ever.
+        // Simplified: what an earlier program kept for a reference by id, or one that was encoded, is another request now.
         let other = match headers::has_idempotency_key(self.headers()) {
             true => format!("{NAME_PREFIX}{}", &*self.name_of(&to).await.map_err(missing(1))?),
             false => String::new(),
