@@ -38,6 +38,15 @@
 //! A [`Position`] is the last event passed in each shard's log. It needs no memory of the service's: a reader may come
 //! back with it after a day or a crash, and with another filter.
 //!
+//! # How far a log is read ahead
+//! What an event depends on in another shard is looked for in that shard's log, up to the event's time. As a rule that is
+//! the rest of a millisecond; but after a clock that leapt was set right all events have one time until it has caught up. So
+//! a log is read ahead by [`EVENTS_AHEAD_MAX`] events at most. An event of which it is not known by then whether it is free
+//! waits, and others of its time come before it: those that the log waits for, and then the log itself, which gets further.
+//! Only if none of these is known to be free either, as mail between three shards took as long as so many events, is more
+//! read. To end the reading there would not do: whoever goes on from the position reads the same ahead again. In such a
+//! time, events that have nothing to do with each other may come in another order for who began elsewhere.
+//!
 //! Simplified: each reader merges for itself, so a hundred live readers decode each event a hundred times. One merge
 //! for all would have to keep what the slowest has not seen, or let it fall back to this one.
 
@@ -65,6 +74,10 @@ use crate::storage::{RESTORE_BACKUP, StorageError};
 /// How many events one reading looks at, whatever its filter leaves of them: some ten milliseconds of work where
 /// records have many, up to half a second where each has a block of the archive to be read.
 const EVENTS_SCANNED_MAX: usize = 20_000;
+
+/// How many events of a log are read ahead, and some more to the end of a record, while others are known to come first. In
+/// memory they take up to some 10 MB. Far more than one millisecond has, so that the order does not depend on it.
+const EVENTS_AHEAD_MAX: u64 = 20_000;
 
 /// How long a shard is waited for that does not say up to when all is decided.
 pub const HORIZON_TIME_MAX: Duration = Duration::from_secs(1);
@@ -166,6 +179,15 @@ enum Role {
     /// It is the copy of this decision.
     Copy(TransactionId),
     Shown(TransactionType),
+}
+
+/// Whether the first event of a lane may be shown as far as other shards go.
+enum Freedom {
+    Free,
+    /// Something that it may depend on comes before.
+    Waits,
+    /// That may be further ahead in another log than was read.
+    Unknown,
 }
 
 /// An event that was chosen, as it is in the log.
@@ -339,20 +361,39 @@ impl Feed {
         };
         let mut heads: Vec<_> = self.lanes.iter().enumerate().filter_map(shown).collect();
         heads.sort_unstable();
-        for (time, index) in heads {
-            if self.is_free(index, source)? {
-                return Ok(Some((time, index)));
+        let mut ahead_max = EVENTS_AHEAD_MAX;
+        loop {
+            let mut unknown = None;
+            for &(time, index) in &heads {
+                if unknown.is_some_and(|unknown| unknown < time) {
+                    // It would be shown before something of an earlier time.
+                    break;
+                }
+                match self.freedom(index, ahead_max, source)? {
+                    Freedom::Free => return Ok(Some((time, index))),
+                    Freedom::Waits => {}
+                    Freedom::Unknown => unknown = unknown.or(Some(time)),
+                }
             }
+            if unknown.is_none() {
+                return Ok(None);
+            }
+            ahead_max *= 2;
         }
-        Ok(None)
     }
 
-    /// Whether all accounts of the first event of a lane have been shown at the version before it.
-    fn is_free(&mut self, index: usize, source: &dyn Source) -> Result<bool, StorageError> {
+    /// Whether all accounts of the first event of a lane have been shown at the version before it. No log is read ahead
+    /// further than by so many events.
+    fn freedom(
+        &mut self,
+        index: usize,
+        ahead_max: u64,
+        source: &dyn Source,
+    ) -> Result<Freedom, StorageError> {
         let lane = &self.lanes[index];
         let (_, event) = lane.window.front().expect("the lane has an event");
         let Some(decision) = event.change.decision() else {
-            return Ok(true);
+            return Ok(Freedom::Free);
         };
         let (own, time) = (lane.shard, event.time);
         let elsewhere: Vec<_> = decision
@@ -360,6 +401,7 @@ impl Feed {
             .filter(|(shard, _)| *shard != own)
             .map(|(shard, effect)| (shard, effect.account, effect.after.version))
             .collect();
+        let mut freedom = Freedom::Free;
         for (shard, account, version) in elsewhere {
             let Some(other) = self.lanes.get_mut(shard.index()) else {
                 return Err(self.lanes[index].corrupt("a shard that there is not has a part in a decision"));
@@ -369,16 +411,21 @@ impl Feed {
             loop {
                 if let Some((first, _)) = other.ahead.get(&account) {
                     if *first < version {
-                        return Ok(false);
+                        return Ok(Freedom::Waits);
                     }
                     break;
                 }
-                if other.read_time > time || !other.read_record(source)? {
+                if other.read_time > time || other.read >= other.durable {
                     break;
                 }
+                if other.read.get() - other.passed.get() >= ahead_max {
+                    freedom = Freedom::Unknown;
+                    break;
+                }
+                other.read_record(source)?;
             }
         }
-        Ok(true)
+        Ok(freedom)
     }
 
     /// The shards that may still come up with something that would have to be shown before what was chosen.
@@ -827,5 +874,104 @@ mod tests {
         benches[2].deposit("third", NOW + 1);
         let found = order(&Growing::new(&benches, &[&[6], &[1], &[4]]), &[3, 0, 2]);
         assert_eq!(found, [2, 0, 1]);
+    }
+
+    /// Applies a decision of another shard, its last one.
+    fn settle(benches: &mut [Bench], at: usize, decided: &Event, decider: usize) {
+        let (shard, sequence) = (benches[decider].ledger.shard(), benches[decider].ledger.last());
+        let by = TransactionId { time: decided.time, shard, sequence };
+        let decision = decided.change.decision().expect("it is one");
+        let copy = benches[at].ledger.settled(by, decision, decided.time);
+        benches[at].happen(&copy.expect("it follows").expect("it is new"));
+    }
+
+    /// All events behind these, shard and sequence of each, read with a new feed for each page; and how many of one log
+    /// were read ahead at most.
+    fn read_in_pages(benches: &[Bench], prepared: &[u64]) -> (Vec<(usize, u64)>, usize) {
+        const PAGE: usize = 1000;
+        let last: Vec<_> = benches.iter().map(|bench| [bench.ledger.last().get()]).collect();
+        let source = Growing::new(benches, &last.iter().map(|last| &last[..]).collect::<Vec<_>>());
+        let before = prepared.iter().map(|&last| Sequence::new(last).expect("a sequence")).collect();
+        let (mut position, mut events, mut ahead) = (Position::new(before), Vec::new(), 0);
+        loop {
+            let (mut feed, mut found) = (Feed::new(&position), Vec::new());
+            // Nobody is asked what may still come.
+            feed.lanes.iter_mut().for_each(|lane| lane.is_waived = true);
+            let halt = feed.advance(&source, &EventFilter::default(), PAGE, &mut found, &mut 0);
+            ahead = feed.lanes.iter().map(|lane| lane.window.len()).max().max(Some(ahead)).expect("a lane");
+            events.extend(found.iter().map(|found| (found.shard.index(), found.sequence.get())));
+            position = feed.position();
+            match halt.expect("the logs are whole") {
+                Halt::Full => assert!(!found.is_empty(), "each page gets on"),
+                Halt::Empty => return (events, ahead),
+                Halt::Horizon(_) => panic!("nobody is waited for"),
+            }
+        }
+    }
+
+    /// The same with `payer`, `payee` and `other` in shard 0, `payee` and `other` in shard 1, and `payer`, which has
+    /// something, in shard 2.
+    fn three() -> ([Bench; 3], [u64; 3]) {
+        let mut benches = [Bench::new(0), Bench::new(1), Bench::new(2)];
+        ["payer", "payee", "other"].iter().for_each(|name| benches[0].open(name));
+        ["payee", "other"].iter().for_each(|name| benches[1].open(name));
+        benches[1].deposit("payee", 1);
+        benches[2].open("payer");
+        (0..9).for_each(|_| benches[2].deposit("payer", 1));
+        let prepared = benches.each_ref().map(|bench| bench.ledger.last().get());
+        (benches, prepared)
+    }
+
+    /// While the time stands still, all that happens has one time. A transfer that waited for what it depends on had all of
+    /// it read ahead and kept.
+    #[test]
+    fn while_time_stands_still_a_log_is_not_read_ahead_without_a_bound() {
+        const MANY: u64 = 2 * EVENTS_AHEAD_MAX;
+        let (mut benches, prepared) = three();
+        // What shard 0 waits with comes late in the log of shard 2.
+        (0..1500).for_each(|_| benches[2].deposit("payer", NOW));
+        let blocks = transfer(&mut benches, 2, [(2, "payer"), (0, "other")]);
+        settle(&mut benches, 0, &blocks, 2);
+        (0..MANY).for_each(|_| benches[0].deposit("other", NOW));
+        benches[0].deposit("payer", NOW);
+        let paid = benches[0].ledger.last().get();
+        transfer(&mut benches, 1, [(0, "payer"), (0, "payee")]);
+        let (events, ahead) = read_in_pages(&benches, &prepared);
+        assert!(ahead as u64 <= EVENTS_AHEAD_MAX, "{ahead} were read ahead");
+        assert_eq!(events.len() as u64, 1500 + 1 + MANY + 1 + 1, "each comes once");
+        let place = |event| events.iter().position(|found| *found == event).expect("it is shown");
+        assert!(place((0, paid)) < place((1, prepared[1] + 1)));
+    }
+
+    /// Where mail between shards took longer than so many events, of no event it is known that it comes first. Then more is
+    /// read.
+    #[test]
+    fn a_log_is_read_ahead_as_far_as_it_takes_to_get_on() {
+        const MANY: u64 = EVENTS_AHEAD_MAX + 1;
+        let (three, prepared) = three();
+        let mut benches: Vec<_> = three.into_iter().chain([Bench::new(3)]).collect();
+        // It depends on nothing, but is of a later time.
+        benches[3].open("other");
+        benches[3].deposit("other", NOW + 1);
+        let prepared: Vec<_> = prepared.into_iter().chain([1]).collect();
+        let late = transfer(&mut benches, 2, [(2, "payer"), (1, "other")]);
+        let late_by = TransactionId {
+            time: late.time,
+            shard: benches[2].ledger.shard(),
+            sequence: benches[2].ledger.last(),
+        };
+        let blocks = transfer(&mut benches, 2, [(2, "payer"), (0, "other")]);
+        settle(&mut benches, 0, &blocks, 2);
+        let crossing = transfer(&mut benches, 1, [(1, "payee"), (0, "payee")]);
+        (0..MANY).for_each(|_| benches[0].deposit("other", NOW));
+        settle(&mut benches, 0, &crossing, 1);
+        (0..MANY).for_each(|_| benches[1].deposit("payee", NOW));
+        let decision = late.change.decision().expect("it is one");
+        let copy = benches[1].ledger.settled(late_by, decision, late.time);
+        benches[1].happen(&copy.expect("it follows").expect("it is new"));
+        let (events, ahead) = read_in_pages(&benches, &prepared);
+        assert!(ahead as u64 > EVENTS_AHEAD_MAX);
+        assert_eq!(events.len() as u64, 3 + 2 * MANY + 1, "each comes once");
+        assert_eq!(events.last(), Some(&(3, 2)));
     }
 }
