@@ -114,7 +114,7 @@ impl DataDirectory {
     }
 
     /// Opens an existing ledger for a tool that works offline. Nothing is created or changed, except for the lock
-    /// file of a ledger that was copied without it.
+    /// file of a ledger that was copied without it, but with its manifest.
     ///
     /// # Errors
     /// [`StorageError::NoLedger`] if there is none; otherwise as [`DataDirectory::open`].
@@ -182,10 +182,11 @@ enum Content {
 }
 
 /// As [`look`], before the directory is locked. What seems to be lost may be what another process is creating, since the
-/// directory is not looked at all at once: that is judged under the lock, or nobody gets to judge it.
+/// directory is not looked at all at once: that is judged under the lock, or nobody gets to judge it. Whoever creates has
+/// made the lock file before all else; so where there is none it is lost, and stays as it was found.
 fn look_unlocked(path: &Path) -> Result<Content, StorageError> {
     match look(path) {
-        Err(StorageError::Corrupt { .. }) => Ok(Content::Ledger),
+        Err(StorageError::Corrupt { .. }) if path.join(LOCK).exists() => Ok(Content::Ledger),
         Err(StorageError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(Content::Ledger),
         looked => looked,
     }
@@ -604,6 +605,25 @@ mod tests {
         for result in attempts() {
             let error = result.expect_err("it is lost");
             assert!(matches!(error, StorageError::Corrupt { .. }), "{error}");
+        }
+    }
+
+    /// Of a copy that is kept read-only it was told that its lock file cannot be made, and others got one.
+    #[test]
+    fn what_is_lost_is_told_where_there_is_no_lock_file_and_none_is_made() {
+        let temporary = temporary();
+        let ledger = open(temporary.path(), None).expect("created");
+        let shard = ledger.shard_directory(ShardId::new(0).expect("in range"));
+        drop(ledger);
+        fs::write(shard.join("data"), b"").expect("written");
+        for name in [MANIFEST, LOCK] {
+            fs::remove_file(temporary.path().join(name)).expect("removed");
+        }
+        let before = tree(temporary.path());
+        for attempt in [|path: &Path| open(path, None), DataDirectory::open_existing] {
+            let error = attempt(temporary.path()).expect_err("it is lost");
+            assert!(matches!(error, StorageError::Corrupt { .. }), "{error}");
+            assert_eq!(tree(temporary.path()), before);
         }
     }
 
