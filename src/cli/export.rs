@@ -21,7 +21,7 @@ use crate::storage::StorageError;
 use crate::storage::codec::Malformed;
 use crate::storage::log::{ShardFiles, StoredLog};
 use crate::storage::manifest::DataDirectory;
-use crate::storage::verify::count_in_flight;
+use crate::storage::verify::prove_in_flight;
 use rows::Rows;
 
 const LONG_ABOUT: &str = "\
@@ -132,7 +132,7 @@ pub(super) fn run(args: &Args, location: &LedgerLocation) -> Result<(), Box<dyn 
         .map(|shard| ShardFiles::new(&directory, shard))
         .collect();
     let source = Source { shards, progress: Progress::new("exporting", "events", None) };
-    let in_flight = count_in_flight(&source.shards, &source.progress)?;
+    let in_flight = prove_in_flight(&source.shards, &source.progress)?;
     if in_flight > 0 {
         return Err(format!(
             "{in_flight} parts of decisions are in flight between shards, for the last server was killed before it had \

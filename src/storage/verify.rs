@@ -124,35 +124,34 @@ pub fn verify_ledger(files: &[ShardFiles], progress: &Progress) -> Result<Verifi
         files.iter().map(|files| verify(files, progress)).collect::<Result<_, _>>()?;
     let sides: Vec<Side<'_>> =
         files.iter().zip(&shards).map(|(files, verified)| Side::new(files, verified)).collect();
-    let in_flight = compare(&sides)?;
-    let count = in_flight.values().map(|parts| parts.len() as u64).sum();
-    prove_in_flight_fits(files, in_flight, progress)?;
-    Ok(VerifiedLedger { shards, in_flight: count })
+    let in_flight = prove_in_flight_fits(files, compare(&sides)?, progress)?;
+    Ok(VerifiedLedger { shards, in_flight })
 }
 
 /// How many parts of decisions are in flight, for who reads a ledger without a proof of its history: its logs are only
-/// seen to lead to what was acknowledged.
+/// seen to lead to what was acknowledged, and the parts to fit the shards that they are for.
 ///
 /// # Errors
 /// If anything is not as it was written, as far as a start would see it.
-pub fn count_in_flight(files: &[ShardFiles], progress: &Progress) -> Result<u64, StorageError> {
+pub fn prove_in_flight(files: &[ShardFiles], progress: &Progress) -> Result<u64, StorageError> {
     let ends = files.iter().map(|files| {
         let ledger = state_at_rest(files, progress)?;
         Ok((ledger.sent().clone(), ledger.received().clone()))
     });
     let ends: Vec<(BTreeMap<_, _>, BTreeMap<_, _>)> = ends.collect::<Result<_, StorageError>>()?;
-    let mut count = 0;
+    let mut all_in_flight = BTreeMap::<ShardId, Vec<Decided>>::new();
     for (from, (sent, _)) in files.iter().zip(&ends) {
         for (to, (_, received)) in files.iter().zip(&ends) {
             let sent = sent.get(&to.shard).copied().unwrap_or(Sequence::NONE);
             let received = received.get(&from.shard).copied().unwrap_or(Sequence::NONE);
             if sent != received {
                 let log = StoredLog::open(from)?;
-                count += in_flight::between(from.shard, &log, sent, to.shard, received)?.len() as u64;
+                let in_flight = in_flight::between(from.shard, &log, sent, to.shard, received)?;
+                all_in_flight.entry(to.shard).or_default().extend(in_flight);
             }
         }
     }
-    Ok(count)
+    prove_in_flight_fits(files, all_in_flight, progress)
 }
 
 /// Proves a shard by itself.
@@ -270,17 +269,20 @@ fn compare(sides: &[Side<'_>]) -> Result<BTreeMap<ShardId, Vec<Decided>>, Storag
 
 /// Proves that the next start can apply what is in flight: the files of a shard that are older than what others decided
 /// on its accounts tell nothing else of it. The states are made once more, since what is in flight is seldom anything.
+/// Says how many parts there are.
 fn prove_in_flight_fits(
     files: &[ShardFiles],
     in_flight: BTreeMap<ShardId, Vec<Decided>>,
     progress: &Progress,
-) -> Result<(), StorageError> {
+) -> Result<u64, StorageError> {
+    let mut count = 0;
     for (to, in_flight) in in_flight.into_iter().filter(|(_, in_flight)| !in_flight.is_empty()) {
         let receiver = files.iter().find(|files| files.shard == to).expect("it was compared");
+        count += in_flight.len() as u64;
         // Whether they fit does not depend on when it is.
         in_flight::apply_all(&mut state_at_rest(receiver, progress)?, in_flight, Timestamp::default())?;
     }
-    Ok(())
+    Ok(count)
 }
 
 /// Proves that no shard has applied decisions of one that there is not.
@@ -443,7 +445,7 @@ mod tests {
         let files = stored(temporary.path(), events, events.len() / 2);
         let ledger = verify_ledger(&files, &progress()).map_err(|error| error.to_string())?;
         assert_eq!(ledger.shards.len(), events.len());
-        let counted = count_in_flight(&files, &progress()).expect("whole");
+        let counted = prove_in_flight(&files, &progress()).expect("whole");
         assert_eq!(counted, ledger.in_flight);
         Ok(ledger.in_flight)
     }
@@ -510,8 +512,8 @@ mod tests {
         assert!(error.contains("restore all shards from one backup"), "{error}");
     }
 
-    /// Of a ledger with one shard's files from an older backup it said that the next start applies what is in flight;
-    /// that start refused.
+    /// Of a ledger with one shard's files from an older backup both said that the next start applies what is in flight, a
+    /// proof and an export; that start refused.
     #[test]
     fn what_is_in_flight_to_a_shard_that_it_does_not_fit_is_refused() {
         let mut exchange = Exchange::new(2);
@@ -520,9 +522,15 @@ mod tests {
         assert_eq!(verified(&exchange.events), Ok(1));
         // The transfer was decided on what the deposit had left.
         exchange.events[1].truncate(1);
-        let error = verified(&exchange.events).expect_err("shard 1 is older");
-        assert!(error.contains("does not fit shard 1, which has to apply it"), "{error}");
-        assert!(error.contains("restore all shards from one backup"), "{error}");
+        let temporary = tempfile::tempdir().expect("a directory");
+        let files = stored(temporary.path(), &exchange.events, 1);
+        let proofs =
+            [verify_ledger(&files, &progress()).map(drop), prove_in_flight(&files, &progress()).map(drop)];
+        for proof in proofs {
+            let error = proof.expect_err("shard 1 is older").to_string();
+            assert!(error.contains("does not fit shard 1, which has to apply it"), "{error}");
+            assert!(error.contains("restore all shards from one backup"), "{error}");
+        }
     }
 
     #[test]
