@@ -16,9 +16,10 @@ use teller::ledger::{
 };
 use teller::progress::Progress;
 use teller::storage::journal::{Journal, JournalReader};
-use teller::storage::log::{CompactionLimits, StoredLog};
+use teller::storage::log::{CompactionLimits, ShardFiles, StoredLog};
+use teller::storage::manifest::DataDirectory;
 use teller::storage::snapshot;
-use teller::storage::verify::verify;
+use teller::storage::verify::{Verified, verify};
 use teller::storage::{StorageError, Watermark};
 
 const SNAPSHOTS: &str = "shard-0000/snapshots";
@@ -60,12 +61,19 @@ fn starts_as(path: &Path, seen: &Seen) {
     let running = start(path);
     assert_eq!(running.shards[0].seen().expect("intact"), after);
     assert_eq!(running.shards[0].replayed, 0, "the snapshot of a good end is all of it");
-    let files = running.shards[0].files.clone();
     drop(running);
-    let progress = Progress::new("verifying", "events", None);
-    while let Err(error) = verify(&files, &progress) {
-        assert!(matches!(error, StorageError::Locked { .. }), "{error}");
-        thread::yield_now();
+    prove(path).expect("proven");
+}
+
+/// Proves the shard's files, once what has ended holds none of them any more.
+fn prove(path: &Path) -> Result<Verified, StorageError> {
+    let directory = DataDirectory::open_existing(path)?;
+    let files = ShardFiles::new(&directory, ShardId::new(0).expect("in range"));
+    loop {
+        match verify(&files, &Progress::new("verifying", "events", None)) {
+            Err(StorageError::Locked { .. }) => thread::yield_now(),
+            proven => return proven,
+        }
     }
 }
 
@@ -209,6 +217,8 @@ fn what_a_generation_has_lost_is_read_from_the_archive() {
     let compaction = Compaction::new();
     let state = compaction.with(&[SNAPSHOTS, ARCHIVE]);
     let journal = state.path().join(JOURNAL);
+    let (_, told) = logged(|| prove(state.path()).expect("proven"));
+    assert!(!told.contains("WARN"), "nothing is lost yet: {told}");
     // Of its six records sled finds two.
     let cut = journal.join(&names(&journal)[1]).join("db");
     let record = &compaction.seen.records[compaction.seen.records.len() - 4];
@@ -216,8 +226,10 @@ fn what_a_generation_has_lost_is_read_from_the_archive() {
     let at = bytes.windows(record.len()).position(|window| window == record).expect("it is there");
     bytes[at] ^= 1;
     fs::write(&cut, bytes).expect("written");
-    let (mut running, log) = logged(|| start(state.path()));
-    assert!(log.contains("WARN") && log.contains("a generation has lost its end"), "{log}");
+    for told in [logged(|| prove(state.path()).expect("proven")).1, logged(|| drop(start(state.path()))).1] {
+        assert!(told.contains("WARN") && told.contains("a generation has lost its end"), "{told}");
+    }
+    let mut running = start(state.path());
     let shard = &mut running.shards[0];
     shard.deposit("alice", 100);
     let seen = shard.seen().expect("the archive has it");
@@ -246,6 +258,27 @@ fn a_generation_of_another_history_is_refused_though_the_archive_has_its_sequenc
         error.contains("0000000002 is corrupt at sequence 2") && error.contains("one history"),
         "{error}"
     );
+}
+
+/// Of one that ends before the archive does it was only told that it had lost its end.
+#[test]
+fn a_generation_of_another_history_is_refused_where_it_ends_too() {
+    let (live, branch, state) = (directory(), directory(), directory());
+    let mut running = start(live.path());
+    running.shards[0].open("alice");
+    copy(live.path(), branch.path());
+    running.shards[0].deposits("alice", 1..4);
+    copy(live.path(), state.path());
+    running.shards[0].compact();
+    [SNAPSHOTS, ARCHIVE].iter().for_each(|directory| put(state.path(), directory, live.path()));
+    start(state.path());
+    start(branch.path()).shards[0].deposit("alice", 9);
+    put(state.path(), JOURNAL, branch.path());
+    let refused = |error: String| {
+        assert!(error.contains("is corrupt at sequence 2") && error.contains("one history"), "{error}");
+    };
+    refused(prove(state.path()).expect_err("another history").to_string());
+    refused(Running::start(state.path(), LEDGER, 1).err().expect("another history").to_string());
 }
 
 #[test]

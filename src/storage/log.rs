@@ -9,7 +9,8 @@
 //! What always holds:
 //!
 //! - segments and generations follow one another without a gap, each linked to the one before by the chain; a generation
-//!   that the archive has already, since a crash kept it from being removed, is of the same history;
+//!   that the archive has already, since a crash kept it from being removed, is of the same history, as far as it is
+//!   whole;
 //! - what the archive has is read from there;
 //! - a generation is removed only after a snapshot at or behind its end and a segment with all its records are
 //!   durable and have been read back;
@@ -184,15 +185,22 @@ impl StoredLog {
         read_generations(&paths, visit)
     }
 
-    /// Where the generations end that the archive has as well, if that is before its end: then one of them has lost its
-    /// own end, or all that it had.
-    fn known_up_to(&self) -> Option<Sequence> {
-        let archived = self.segments.last()?.last();
+    /// Tells it if the generations that the archive has as well end before it does: then the last of them has lost its end,
+    /// or all that it had. If every one of them has lost all, that cannot be told: a generation without a record may
+    /// never have had one.
+    pub(super) fn warn_of_lost_end(&self) {
+        let Some(archived) = self.segments.last().map(|segment| segment.last()) else { return };
         let known = self.generations.iter().rev().find_map(|generation| {
             let (first, last) = generation.range()?;
             (first <= archived).then_some(last)
         });
-        known.filter(|last| *last < archived)
+        if let Some(last) = known.filter(|last| *last < archived) {
+            tracing::warn!(
+                path = %self.files.journal.display(),
+                last = last.get(),
+                "a generation has lost its end; nothing is, for the archive has it"
+            );
+        }
     }
 
     /// How many bytes of segments and records there are.
@@ -276,16 +284,16 @@ fn replay_generations<G: Borrow<Generation>>(
 }
 
 /// Walks through the segments, and then through what `journal` gives.
-fn walk<S: Borrow<Segment>>(
+fn walk(
     files: &ShardFiles,
-    segments: &[S],
+    segments: &[Arc<Segment>],
     from: LogPosition,
     visit: Visit<'_>,
     journal: impl FnOnce(VisitRecord<'_>) -> Result<(), StorageError>,
 ) -> Result<LogPosition, StorageError> {
     let mut walk = Walk { files, from, position: files.genesis(), visit };
     walk.check_start(&files.snapshots)?;
-    for segment in segments.iter().map(Borrow::borrow) {
+    for segment in segments {
         if segment.after().last <= from.last {
             // The list of segments was checked to join: what lies before the start need not be read.
             walk.position = segment.after();
@@ -306,6 +314,9 @@ fn walk<S: Borrow<Segment>>(
         Ok(())
     })?;
     let end = walk.position;
+    if let Some(known) = known.filter(|known| known.last < archived.last) {
+        check_known_end(files, segments, known)?;
+    }
     if end.last < from.last {
         return Err(StorageError::Corrupt {
             path: files.journal.clone(),
@@ -317,8 +328,10 @@ fn walk<S: Borrow<Segment>>(
     Ok(end)
 }
 
-/// Checks that a record which the archive has already continues the one before, and at their end that the generations
-/// tell what the archive does. Returns the position behind it.
+const ANOTHER_HISTORY: &str = "the generation and the archive are not of one history";
+
+/// Checks that a record which the archive has already continues the one before, and at the archive's end that the
+/// generations tell what that does. Returns the position behind it.
 fn check_known(
     shard: ShardId,
     path: &Path,
@@ -336,9 +349,30 @@ fn check_known(
     let before = before.unwrap_or_else(|| record.before());
     let after = record.follow(shard, &before).map_err(|error| corrupt(error.what))?;
     if after.last == archived.last && after.chain != archived.chain {
-        return Err(corrupt("the generation and the archive are not of one history".into()));
+        return Err(corrupt(ANOTHER_HISTORY.into()));
     }
     Ok(after)
+}
+
+/// Checks the same where the generations end before the archive does.
+fn check_known_end(
+    files: &ShardFiles,
+    segments: &[Arc<Segment>],
+    known: LogPosition,
+) -> Result<(), StorageError> {
+    let corrupt = |what| StorageError::Corrupt {
+        path: files.journal.clone(),
+        position: format!("sequence {}", known.last),
+        what,
+        next_step: RESTORE_BACKUP,
+    };
+    let segment = segment_with(segments, known.last).expect("the archive has it");
+    let bytes = segment.record(known.last)?;
+    let archived = Record::parse(&bytes).and_then(|record| record.follow(files.shard, &record.before()));
+    if archived.map_err(|error| corrupt(error.what))? != known {
+        return Err(corrupt(ANOTHER_HISTORY.into()));
+    }
+    Ok(())
 }
 
 struct Walk<'a> {
@@ -525,10 +559,7 @@ pub fn recover(
         );
     }
     let end = follow(files, &mut stored, &mut ledger, start, progress)?;
-    if let Some(known) = stored.known_up_to() {
-        let path = files.journal.display();
-        tracing::warn!(%path, last = known.get(), "a generation has lost its end; nothing is, for the archive has it");
-    }
+    stored.warn_of_lost_end();
 
     files.sync_names()?;
     let merged = archive::remove_leftovers(&files.archive, files.ledger, files.shard)?;
@@ -545,7 +576,8 @@ pub fn recover(
     watermark.unsynced().map_or(Ok(()), UnsyncedWatermark::sync)?;
     let generations = Generations::new(&files.journal, stored.generations)?;
     // Each life that was killed leaves one or two in which nothing is. They must not wait for a compaction, for which there
-    // may be no room, or no time before the process is killed again.
+    // may be no room, or no time before the process is killed again. Of one that has lost all that it had the archive has
+    // it, or the log would have a gap or end too soon.
     for generation in generations.sealed().iter().filter(|generation| generation.range().is_none()) {
         generations.remove(generation.number())?;
     }

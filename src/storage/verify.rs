@@ -203,6 +203,7 @@ pub fn verify(files: &ShardFiles, progress: &Progress) -> Result<Verified, Stora
             next_step: RESTORE_BACKUP,
         });
     }
+    stored.warn_of_lost_end();
     let totals = ledger.totals();
     if let Some((currency, total)) = totals.iter().find(|(_, total)| !total.is_zero()) {
         return Err(StorageError::Corrupt {
