@@ -6,7 +6,7 @@
 mod ledger_files;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -393,6 +393,65 @@ fn generations_without_a_record_do_not_pile_up() {
         }
         assert_eq!(names(&live.path().join(JOURNAL)).len(), written + 2);
     }
+}
+
+/// The name of a segment that begins with the log is taken while it is in the making: none such can be made.
+fn obstacle_to_merges(path: &Path) -> PathBuf {
+    let obstacle = path.join(ARCHIVE).join(format!("{:020}.segment.tmp", 1));
+    fs::create_dir(&obstacle).expect("created");
+    obstacle
+}
+
+/// All was done by then; but it was told that the log cannot be compacted, and what else waited did so until the next
+/// generation was sealed.
+#[test]
+fn a_compaction_is_done_though_segments_cannot_be_merged() {
+    let live = directory();
+    let running = start_with_sealed(live.path(), 4);
+    let log = &running.shards[0].recovered.log;
+    let one = CompactionLimits { generations: 1, ..CompactionLimits::default() };
+    assert!(log.compact(&one, &|_| true).expect("compacted"));
+    let obstacle = obstacle_to_merges(live.path());
+    for left in [2, 1] {
+        let (compacted, told) = logged(|| log.compact(&one, &|_| true));
+        assert!(compacted.expect("compacted"), "it got on");
+        assert_eq!(log.sealed_generations(), left);
+        assert_eq!(told.matches("WARN").count(), 1, "{told}");
+        assert!(
+            told.contains("cannot merge segments of the archive") && told.contains("segment.tmp"),
+            "{told}"
+        );
+    }
+    assert!(names(&live.path().join(ARCHIVE)).len() > 2);
+    fs::remove_dir(&obstacle).expect("removed");
+    assert!(log.compact(&one, &|_| true).expect("compacted"));
+    assert_eq!(names(&live.path().join(ARCHIVE)).len(), 1, "what has waited is merged");
+    let seen = running.shards[0].seen().expect("intact");
+    drop(running);
+    starts_as(live.path(), &seen);
+}
+
+/// The same of generations that a snapshot covers already.
+#[test]
+fn generations_that_are_covered_already_are_archived_though_segments_cannot_be_merged() {
+    let (live, finished) = (directory(), directory());
+    drop(start_with_sealed(live.path(), 3));
+    copy(live.path(), finished.path());
+    start(finished.path()).stop();
+    put(live.path(), SNAPSHOTS, finished.path());
+    let running = start(live.path());
+    let log = &running.shards[0].recovered.log;
+    let one = CompactionLimits { generations: 1, ..CompactionLimits::default() };
+    assert!(log.compact(&one, &|_| true).expect("archived"));
+    let obstacle = obstacle_to_merges(live.path());
+    let (compacted, told) = logged(|| log.compact(&one, &|_| true));
+    assert!(compacted.expect("archived"), "it got on");
+    assert_eq!(log.sealed_generations(), 1);
+    assert!(told.contains("cannot merge segments of the archive"), "{told}");
+    fs::remove_dir(&obstacle).expect("removed");
+    let seen = running.shards[0].seen().expect("intact");
+    drop(running);
+    starts_as(live.path(), &seen);
 }
 
 /// An account that is opened or has changed is in memory while a snapshot is made.

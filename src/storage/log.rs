@@ -717,8 +717,8 @@ impl ShardLog {
     }
 
     /// Turns the oldest sealed generations, as many as one snapshot takes, into that and archive segments, and deletes
-    /// them; segments are merged if `has_room` for so many bytes. Whether there was anything to do. One thread does this at
-    /// a time.
+    /// them; segments are merged if `has_room` for so many bytes, and if that fails it is only told. Whether there was
+    /// anything to do. One thread does this at a time.
     ///
     /// # Errors
     /// If something cannot be read, is not as it was written, or cannot be written. The generations then stay.
@@ -735,7 +735,7 @@ impl ShardLog {
         }
         if sealed.iter().all(|generation| is_covered(generation, base.as_ref())) {
             self.archive(&sealed, limits)?;
-            self.merge_segments(has_room)?;
+            self.merge_segments_if_possible(has_room);
             return Ok(true);
         }
         let segments = self.segments.read().clone();
@@ -778,7 +778,7 @@ impl ShardLog {
         // The state is not needed while the archive is written.
         drop(ledger);
         self.archive(&sealed, limits)?;
-        self.merge_segments(has_room)?;
+        self.merge_segments_if_possible(has_room);
         Ok(true)
     }
 
@@ -843,10 +843,8 @@ impl ShardLog {
             self.prune_snapshots();
         }
         self.archive(&self.generations.sealed(), &CompactionLimits::default())?;
-        // The reserve is there for this, too: it gives its room back. Nothing depends on it.
-        if let Err(error) = self.merge_segments(&|_| true) {
-            tracing::warn!(shard = files.shard.index(), %error, "segments of the archive are not merged");
-        }
+        // The reserve is there for this, too: it gives its room back.
+        self.merge_segments_if_possible(&|_| true);
         Ok(())
     }
 
@@ -921,6 +919,14 @@ impl ShardLog {
     /// How far the archive reaches.
     fn archived(&self) -> LogPosition {
         self.segments.read().last().map_or(self.files.genesis(), |segment| segment.after())
+    }
+
+    /// As [`ShardLog::merge_segments`]. What was archived is so without it, and whoever waits for that must not wait for
+    /// this: it is tried again behind the next segment, and so told of at most once for each.
+    fn merge_segments_if_possible(&self, has_room: &dyn Fn(u64) -> bool) {
+        if let Err(error) = self.merge_segments(has_room) {
+            tracing::warn!(shard = self.files.shard.index(), %error, "cannot merge segments of the archive");
+        }
     }
 
     /// Merges the newest segments for as long as the one before the last is not much larger than the last, and there is
