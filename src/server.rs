@@ -122,7 +122,7 @@ const ENDER_WAITS: Duration = Duration::from_secs(u32::MAX as u64);
 /// Serves until a signal asks it to end.
 ///
 /// # Errors
-/// If it cannot start, or cannot write the last snapshot.
+/// If it cannot start, or cannot write the last snapshot, or a log is damaged.
 pub fn run(settings: &ServeSettings) -> Result<(), ServerError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -337,9 +337,9 @@ impl Running {
                     elapsed_ms = started.elapsed().as_millis() as u64,
                     "snapshot written"
                 ),
-                // The others have theirs all the same.
+                // The others end all the same.
                 Err(error) => {
-                    tracing::error!(shard, %error, "no snapshot written");
+                    tracing::error!(shard, %error, "the log has not ended in order");
                     finished = finished.and(Err(error.into()));
                 }
             }

@@ -353,6 +353,31 @@ fn at_the_end_each_shard_has_its_snapshot_whatever_becomes_of_the_others() {
     server.stop();
 }
 
+/// "No snapshot written" it said, when there was one, and ended with 1.
+#[test]
+fn at_the_end_the_snapshot_is_what_counts_and_what_cannot_be_archived_is_left_to_the_next_start() {
+    let data = DataDir::new();
+    let mut server = data.serve(&["--shards=1"]);
+    assert_eq!(post(&server.client(1), "/accounts", r#"{"name":"a"}"#, None).status, 201);
+    let inside = |directory: &str| data.ledger().join("shard-0000").join(directory);
+    let count = |directory: &str| fs::read_dir(inside(directory)).expect("it is there").count();
+    let obstacle = inside("archive").join(format!("{:020}.segment.tmp", 1));
+    fs::create_dir(&obstacle).expect("in the way of the segment in the making");
+    server.terminate();
+    assert_eq!(server.wait().code(), Some(0), "{}", server.log());
+    let log = server.log();
+    assert!(log.contains("snapshot written") && !log.contains("no snapshot written"), "{log}");
+    assert!(log.contains("cannot archive the log") && log.contains("segment.tmp"), "{log}");
+    fs::remove_dir(&obstacle).expect("removed");
+    assert_eq!((count("snapshots"), count("archive")), (1, 0));
+    assert!(count("journal") > 0, "what is not archived is there");
+    let server = data.serve(&[]);
+    assert_eq!(get(&server.client(1), "/accounts/a").status, 200);
+    server.stop();
+    assert_eq!((count("snapshots"), count("archive"), count("journal")), (1, 1, 0));
+    data.run(&["verify"]).succeeded();
+}
+
 /// The system may have none to give: a container bounds how many there are. Reading history then ended the process.
 #[test]
 fn no_request_takes_a_thread_that_is_not_there_before_it() {

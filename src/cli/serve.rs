@@ -24,10 +24,10 @@ Examples:
 
 Then: curl http://127.0.0.1:3000/readyz
 
-Exit codes: 0 ended by a signal, with everything stored; 1 could not start, or not take the last snapshot (told \
-on stderr); 2 wrong usage; 74 the log failed or hung (start it again: nothing acknowledged is lost); 130 ended by a \
-second signal; 134 (SIGABRT) it found a mistake of its own, which it tells on stderr, and ended at once (start it \
-again: nothing acknowledged is lost).";
+Exit codes: 0 ended by a signal, with everything stored; 1 could not start, or not take the last snapshot, or \
+found damage when it ended (told on stderr); 2 wrong usage; 74 the log failed or hung (start it again: nothing \
+acknowledged is lost); 130 ended by a second signal; 134 (SIGABRT) it found a mistake of its own, which it tells on \
+stderr, and ended at once (start it again: nothing acknowledged is lost).";
 
 /// Serve a ledger over HTTP
 #[derive(clap::Args, Debug)]

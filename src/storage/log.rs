@@ -831,7 +831,8 @@ impl ShardLog {
     /// the journal's end, and into the archive.
     ///
     /// # Errors
-    /// As [`ShardLog::compact`]. The log is complete all the same; the next start has more to replay.
+    /// If the snapshot cannot be written: the log is complete all the same, and the next start has more to replay. Or if a
+    /// generation is found damaged when it is archived; what else keeps it from that is only told.
     pub fn finish(&self, journal: ShardJournal, ledger: &Ledger) -> Result<(), StorageError> {
         let end = journal.position();
         assert_eq!(ledger.last(), end.last, "the ledger is where its log ends");
@@ -842,9 +843,17 @@ impl ShardLog {
             snapshot::write(&files.snapshots, files.ledger, files.shard, ledger, &end)?;
             self.prune_snapshots();
         }
-        self.archive(&self.generations.sealed(), &CompactionLimits::default())?;
-        // The reserve is there for this, too: it gives its room back.
-        self.merge_segments_if_possible(&|_| true);
+        match self.archive(&self.generations.sealed(), &CompactionLimits::default()) {
+            // The reserve is there for this, too: it gives its room back.
+            Ok(()) => self.merge_segments_if_possible(&|_| true),
+            // The next start would refuse it, so who ends the server for a backup has to hear of it.
+            Err(error @ StorageError::Corrupt { .. }) => return Err(error),
+            // There is the snapshot, and the generations stay until the next life compacts them.
+            Err(error) => {
+                let shard = files.shard.index();
+                tracing::warn!(shard, %error, "cannot archive the log; the next start tries again");
+            }
+        }
         Ok(())
     }
 
@@ -951,5 +960,42 @@ impl ShardLog {
             }
             archive::remove(&files.archive, &[&older, &newer])?;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::journal::record::Draft;
+    use crate::storage::manifest::Birth;
+    use crate::storage::samples::{Exchange, LEDGER};
+
+    /// Whoever ends the server to copy the directory has to hear of it: what cannot be archived for another reason is
+    /// left to the next start, but that will refuse this.
+    #[test]
+    fn a_generation_that_is_found_damaged_at_the_end_is_an_error() {
+        let temporary = tempfile::tempdir().expect("a directory");
+        let birth = Birth { shards: 1, ledger: LEDGER, created: crate::ledger::Timestamp::default() };
+        let directory = DataDirectory::open(temporary.path(), None, &birth).expect("created");
+        let mut exchange = Exchange::new(1);
+        exchange.transfer(0, &[(0, 9)]);
+        let [first, second] = &exchange.events[0][..] else { panic!("an opening and a deposit") };
+        let shard = ShardId::new(0).expect("in range");
+        let files = ShardFiles::new(&directory, shard);
+        let progress = Progress::new("testing", "events", None);
+        let Recovered { mut ledger, mut journal, log } =
+            recover(&files, JournalOptions::default(), &progress).expect("recovers");
+        ledger.replay(first).expect("follows");
+        let mut position = journal.position();
+        journal.append(&Draft::new(Sequence::FIRST, first).seal(shard, &mut position)).expect("follows");
+        journal.roll().expect("rolled");
+        // Of another history: it is not linked to the one before.
+        let mut elsewhere = LogPosition { last: position.last, ..files.genesis() };
+        let record = Draft::new(position.last.next(), second).seal(shard, &mut elsewhere);
+        let record = Record::parse(&record).expect("intact by itself");
+        log.generations.sealed()[0].insert(&record).expect("inserted");
+        let error = log.finish(journal, &ledger).expect_err("it is damaged").to_string();
+        assert!(error.contains("is not intact") && error.contains("sequence 2"), "{error}");
+        assert!(snapshot::list(&files.snapshots).expect("listed").len() == 1, "the snapshot is there");
     }
 }
