@@ -1247,23 +1247,61 @@ async fn a_reply_may_take_longer_to_read_than_the_next_head_may_to_come() {
 async fn a_reader_of_a_stream_who_has_sent_more_is_missed_all_the_same() {
     let limits = Limits { stream_heartbeat: Duration::from_secs(3600), ..Limits::default() };
     let service = Service::start_with(limits).await;
-    let streams = |count| {
-        let wanted = format!("\nteller_http_streams {count}\n");
-        let service = &service;
-        in_time("their number changes", async move {
-            while !service.get("/metrics").await.text().contains(&wanted) {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        })
-    };
-    let mut reader = service.connect().await;
-    let request = "GET /v2/events HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\n\r\n";
-    reader.write_all(request.as_bytes()).await.expect("open");
-    streams(1).await;
-    reader.write_all(b"\r\n").await.expect("open");
-    drop(reader);
-    streams(0).await;
+    for (framing, more) in [("", "\r\n"), ("content-length: 4\r\n", "{}")] {
+        let mut reader = service.connect().await;
+        reader.write_all(request_for_a_stream(framing).as_bytes()).await.expect("open");
+        streams(&service, 1).await;
+        reader.write_all(more.as_bytes()).await.expect("open");
+        drop(reader);
+        streams(&service, 0).await;
+    }
     service.stop().await;
+}
+
+/// The body of the request, which nobody reads, came behind the beginning of the reply and was taken for another request:
+/// the stream was cut, and a client that always sends one came back for ever.
+#[tokio::test]
+async fn a_stream_is_not_cut_by_the_body_of_its_request() {
+    let service = Service::start().await;
+    service.open_with("a", "1").await;
+    // As small as can be, and more than is thrown away in a turn.
+    for bytes in [2, 200_000] {
+        let mut reader = service.connect().await;
+        let framing = format!("content-length: {bytes}\r\n");
+        reader.write_all(request_for_a_stream(&framing).as_bytes()).await.expect("open");
+        let mut told = Vec::new();
+        assert!(reader.read_buf(&mut told).await.expect("open") > 0, "there is no reply");
+        for part in 1..=2 {
+            reader.write_all(&vec![b' '; bytes / 2]).await.expect("still taken");
+            let deposit = service.post("/accounts/a/deposit", r#"{"amount":1}"#).await;
+            assert_eq!(deposit.status.as_u16(), 201, "{deposit:?}");
+            in_time("the deposit is told", async {
+                while String::from_utf8_lossy(&told).matches("event: deposit\n").count() < part {
+                    assert!(reader.read_buf(&mut told).await.expect("open") > 0, "it is cut off");
+                }
+            })
+            .await;
+        }
+        drop(reader);
+        streams(&service, 0).await;
+    }
+    service.stop().await;
+}
+
+/// Asks for all events from now on.
+fn request_for_a_stream(framing: &str) -> String {
+    format!("GET /v2/events?after=now HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\n{framing}\r\n")
+}
+
+/// Waits until so many streams are open.
+async fn streams(service: &Service, count: usize) {
+    let wanted = format!("\nteller_http_streams {count}\n");
+    in_time("their number changes", async {
+        while !service.get("/metrics").await.text().contains(&wanted) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
 }
 
 const OFFER: &str = "GET /problems HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n";

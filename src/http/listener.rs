@@ -549,10 +549,35 @@ impl PatientStream {
     }
 
     /// Whether the reader of a stream has gone, or sends what would hide that. Otherwise this task is woken when it does.
-    fn is_deserted(&self, cx: &mut Context<'_>) -> bool {
-        let mut byte = [0; 1];
-        self.vigil.streams.load(Relaxed)
-            && self.inner.inner().poll_peek(cx, &mut tokio::io::ReadBuf::new(&mut byte)).is_ready()
+    ///
+    /// The body of its own request, which nobody reads, may still be coming: that is thrown away, with whatever comes behind
+    /// it, for the connection ends with this reply.
+    fn is_deserted(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.vigil.streams.load(Relaxed) {
+            return false;
+        }
+        if !self.vigil.lingers.load(Relaxed) {
+            let mut byte = [0; 1];
+            return self.inner.inner().poll_peek(cx, &mut tokio::io::ReadBuf::new(&mut byte)).is_ready();
+        }
+        match self.poll_discard(cx) {
+            Poll::Ready(true) => {
+                // One piece a turn: a client that floods would take what the runtime gives the task for one, and what
+                // is written needs some of that.
+                cx.waker().wake_by_ref();
+                false
+            }
+            Poll::Ready(false) => true,
+            Poll::Pending => false,
+        }
+    }
+
+    /// Throws a piece away of what the client sends, and says whether there was one: else it is done, or gone.
+    fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let mut scrap = [0; 4096];
+        let mut buffer = ReadBuf::new(&mut scrap);
+        let outcome = ready!(Pin::new(&mut self.inner).poll_read(cx, buffer.unfilled()));
+        Poll::Ready(outcome.is_ok() && !buffer.filled().is_empty())
     }
 
     /// Has the system take all that was written before.
@@ -648,15 +673,11 @@ impl Write for PatientStream {
             ready!(Pin::new(&mut self.inner).poll_shutdown(cx))?;
         }
         loop {
-            let mut scrap = [0; 4096];
-            let mut buffer = ReadBuf::new(&mut scrap);
-            match Pin::new(&mut self.inner).poll_read(cx, buffer.unfilled()) {
+            match self.poll_discard(cx) {
                 // Closing with this unread would take back what the client has not read.
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => self.vigil.lingers.store(true, Relaxed),
-                // The client is done, or gone.
-                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Ready(true) => self.vigil.lingers.store(true, Relaxed),
                 Poll::Pending if self.vigil.lingers.load(Relaxed) => break,
-                Poll::Pending => return Poll::Ready(Ok(())),
+                _ => return Poll::Ready(Ok(())),
             }
         }
         let end = || Box::pin(tokio::time::sleep(LINGER_TIME_MAX));
