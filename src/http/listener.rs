@@ -672,22 +672,27 @@ impl Write for PatientStream {
             ready!(self.poll_sent(cx))?;
             ready!(Pin::new(&mut self.inner).poll_shutdown(cx))?;
         }
+        // The time before what comes: both take of what the runtime gives this task for a turn, and a client that floods
+        // would leave nothing of it.
+        let end = || Box::pin(tokio::time::sleep(LINGER_TIME_MAX));
+        if self.linger_end.get_or_insert_with(end).as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
         loop {
             match self.poll_discard(cx) {
                 // Closing with this unread would take back what the client has not read.
                 Poll::Ready(true) => self.vigil.lingers.store(true, Relaxed),
-                Poll::Pending if self.vigil.lingers.load(Relaxed) => break,
+                Poll::Pending if self.vigil.lingers.load(Relaxed) => return Poll::Pending,
                 _ => return Poll::Ready(Ok(())),
             }
         }
-        let end = || Box::pin(tokio::time::sleep(LINGER_TIME_MAX));
-        self.linger_end.get_or_insert_with(end).as_mut().poll(cx).map(Ok)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use rustix::net::sockopt::tcp_user_timeout;
+    use tokio::io::AsyncRead;
 
     use super::super::stream::ReplyRoom;
     use super::*;
@@ -729,6 +734,36 @@ mod tests {
         first.read_to_end(&mut told[0]).await.expect("in order");
         second.read_to_end(&mut told[1]).await.expect("in order");
         assert_eq!(told, [b"first".to_vec(), Vec::new()]);
+    }
+
+    /// A turn was over before the time was looked at, if as much had come as may be read in one, and so was the next.
+    #[tokio::test]
+    async fn a_closing_ends_in_time_whatever_comes() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let mut client = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connected");
+        let (accepted, _) = listener.accept().await.expect("accepted");
+        // More than is read below.
+        let mut flood = [0; 32 * 1024];
+        client.write_all(&flood).await.expect("taken");
+        while accepted.peek(&mut flood).await.expect("open") < flood.len() {}
+        let mut stream =
+            PatientStream::new(accepted, Arc::new(Vigil::new(Duration::ZERO)), Duration::from_secs(1));
+        let mut over = Box::pin(tokio::time::sleep(Duration::from_millis(1)));
+        over.as_mut().await;
+        stream.linger_end = Some(over);
+        poll_fn(|cx| {
+            // All but four of the reads that the runtime gives a turn: the system would not hold as much as all of them.
+            let mut others = tokio::io::repeat(0);
+            for _ in 0..124 {
+                let mut byte = [0; 1];
+                let read = Pin::new(&mut others).poll_read(cx, &mut tokio::io::ReadBuf::new(&mut byte));
+                assert!(read.is_ready());
+            }
+            let closed = Pin::new(&mut stream).poll_shutdown(cx);
+            assert!(matches!(closed, Poll::Ready(Ok(()))), "{closed:?}");
+            Poll::Ready(())
+        })
+        .await;
     }
 
     #[tokio::test]
