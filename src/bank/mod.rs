@@ -445,27 +445,27 @@ impl Bank {
         }
     }
 
-    /// Pays a transfer back, or a part of it. See [`Operation::Reverse`].
+    /// Pays a transfer back, or a part of it. See [`Operation::Reverse`]. What is refused for one of its accounts says which
+    /// one by its place among the transfer's effects.
     ///
     /// # Errors
-    /// See [`Refusal`]; [`Refusal::TransactionNotFound`] if there is no such transfer.
+    /// See [`Refusal`]; [`Refusal::TransactionNotFound`] if it is no transfer.
     pub async fn reverse(
         &self,
-        transfer: TransactionId,
+        transfer: &Executed,
         amount: Option<Quantity>,
         note: Note,
         dry_run: bool,
         origin: Origin,
     ) -> Result<Done<Executed>, Refusal> {
-        let decision = self.executed(transfer).await?.decision;
-        if decision.kind != Kind::Transfer {
+        if transfer.decision.kind != Kind::Transfer {
             return Err(Refusal::TransactionNotFound);
         }
-        let legs = decision.effects().map(|(shard, effect)| {
+        let legs = transfer.decision.effects().map(|(shard, effect)| {
             let account = AccountRef::Number { number: effect.account, opened: effect.opened };
             (Place { shard, account }, effect.change.posted())
         });
-        let operation = Operation::Reverse { transfer, legs: legs.collect(), amount, note };
+        let operation = Operation::Reverse { transfer: transfer.id, legs: legs.collect(), amount, note };
         self.operate(operation, Vec::new(), KeyHome::Key, dry_run, origin).await
     }
 

@@ -409,10 +409,10 @@ impl Problem {
     }
 
     /// Says which account met it, where no body names it: `accounts` are those that take part, in their order.
-    pub(super) fn naming(mut self, accounts: &[&str]) -> Problem {
+    pub(super) fn naming(mut self, accounts: &[impl AsRef<str>]) -> Problem {
         let party = self.party.take();
         match party.and_then(|party| accounts.get(usize::from(party))) {
-            Some(account) => self.about(account),
+            Some(account) => self.about(account.as_ref()),
             None => self,
         }
     }

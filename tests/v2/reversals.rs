@@ -72,6 +72,7 @@ fn who_was_paid_has_to_have_the_funds() {
     transfer(&teller, json!({ "from": b, "to": c, "amount": "1" }));
     let problem = teller.post(&path, json!({})).refused(422, "insufficient-funds");
     assert_eq!((&problem["available"], &problem["required"]), (&json!("3.00"), &json!("4.00")));
+    assert_eq!(problem["detail"], format!("4.00 is required, 3.00 is available ({})", teller.id(&b)));
     assert_eq!(teller.get(&format!("/v2/transfers/{id}")).is(200)["reversed_by"], Value::Null);
     teller.post(&format!("/v2/accounts/{b}/deposits"), json!({ "amount": "1" })).is(201);
     teller.patch(&format!("/v2/accounts/{b}"), json!({ "frozen": true })).is(200);
@@ -81,5 +82,33 @@ fn who_was_paid_has_to_have_the_funds() {
     let id = transfer(&teller, json!({ "from": c, "to": b, "amount": "1" }));
     teller.delete(&format!("/v2/accounts/{c}")).is(204);
     teller.post(&format!("/v2/transfers/{id}/reverse"), json!({})).refused(409, "account-closed");
+    teller.end();
+}
+
+/// A reversal names no account in its body, and its refusal did not say which of up to 64 met it.
+#[test]
+fn a_reversal_that_is_refused_says_which_account_refused_it() {
+    let mut teller = Teller::start();
+    let [a, b, c] = teller.open_each([(2, "3"), (0, "0"), (1, "0")]);
+    let ids = [&a, &b, &c].map(|account| teller.id(account));
+    let legs = json!({ "legs": [
+        { "account": a, "amount": "-3" }, { "account": b, "amount": "1" }, { "account": c, "amount": "2" },
+    ] });
+    let path = format!("/v2/transfers/{}/reverse", transfer(&teller, legs));
+    let frozen = |account: &str, frozen: bool| {
+        teller.patch(&format!("/v2/accounts/{account}"), json!({ "frozen": frozen })).is(200);
+    };
+    for (account, id) in [(&b, &ids[1]), (&c, &ids[2])] {
+        frozen(account, true);
+        let problem = teller.post(&path, json!({})).refused(422, "account-frozen");
+        assert_eq!(problem["detail"], format!("The account is frozen ({id})"));
+        frozen(account, false);
+    }
+    teller.delete(&format!("/v2/accounts/{a}")).is(204);
+    let refused = teller.post_keyed(&path, "k", json!({}));
+    let problem = refused.refused(409, "account-closed");
+    assert_eq!(problem["detail"], format!("The account is closed ({})", ids[0]));
+    teller.restart();
+    teller.post_keyed(&path, "k", json!({})).repeats(&refused);
     teller.end();
 }

@@ -24,7 +24,7 @@ use crate::http::wire::read::{read_body, read_optional_body};
 use crate::http::wire::schema::{Describe, Schemas};
 use crate::http::wire::transfers::{Reversal, Transfer, note};
 use crate::http::wire::values::Flag;
-use crate::ledger::Kind;
+use crate::ledger::{Effect, Kind, ShardId};
 
 pub(in crate::http) static TRANSFER: Operation = Operation {
     endpoint: Endpoint::Transfer,
@@ -164,10 +164,18 @@ impl Call<'_> {
         let origin = self.origin(Scope::Transfer(&id.to_uuid().to_string()), &body)?;
         let Reversal { amount, reference, metadata } = read_optional_body(&body)?;
         let amount = amount.map(|amount| amount.0);
-        let done = bank.reverse(id, amount, note(&reference, &metadata), dry_run, origin).await;
-        let done = done.map_err(|refusal| Problem::from(refusal).pointing_to_amount())?;
+        let transfer = bank.executed(id).await?;
+        let done = bank.reverse(&transfer, amount, note(&reference, &metadata), dry_run, origin).await;
+        let done = done
+            .map_err(|refusal| Problem::from(refusal).pointing_to_amount().naming(&accounts_of(&transfer)))?;
         Ok(made(&done, dry_run))
     }
+}
+
+/// The ids of those that a transaction is about, in the ledger's order.
+fn accounts_of(executed: &Executed) -> Vec<String> {
+    let id = |(shard, effect): (ShardId, &Effect)| effect.account_id(shard).to_uuid().to_string();
+    executed.decision.effects().map(id).collect()
 }
 
 /// The reply to what has made a transaction, or would have.
