@@ -41,11 +41,11 @@ use libc::{SCHED_BATCH, SCHED_OTHER, SYS_sched_getscheduler, SYS_sched_setschedu
 use rustix::process::{Pid, getpid};
 use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity};
 
-/// How the names of the threads that serve begin.
-const SERVING: &[&str] = &["http"];
+/// How the names of the threads that serve begin, by which they are found.
+pub const SERVING: &str = "http";
 
 /// The same of the shards' workers.
-const WORKERS: &str = "shard-";
+pub const WORKERS: &str = "shard-";
 
 /// And of all that a deposit waits for: those, and the journal's.
 const WORKING: &[&str] = &[WORKERS, "sled-io-"];
@@ -115,13 +115,13 @@ impl Cores {
 
     /// Keeps the threads that serve, the shards' workers and the journal's on their cores, as many as there are by now.
     pub fn keep_apart(&self) {
-        self.keep_named(SERVING, Place::Serving);
+        self.keep_named(&[SERVING], Place::Serving);
         self.keep_named(WORKING, Place::Other);
     }
 
     /// Lets the same threads run anywhere. They wait for their turn all the same.
     pub fn let_go(&self) {
-        self.keep_named(SERVING, Place::Anywhere);
+        self.keep_named(&[SERVING], Place::Anywhere);
         self.keep_named(WORKING, Place::Anywhere);
     }
 
@@ -131,7 +131,7 @@ impl Cores {
 
     /// The threads that serve and the shards' workers, if they are kept on cores.
     pub fn kept(&self) -> Vec<Pid> {
-        self.0.iter().flat_map(|_| threads_named(SERVING).chain(threads_named(&[WORKERS]))).collect()
+        self.0.iter().flat_map(|_| threads_named(&[SERVING, WORKERS])).collect()
     }
 
     /// Has those threads that there are, and whose names begin so, wait for their turn.

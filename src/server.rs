@@ -42,7 +42,7 @@ use self::sockets::{bind, connections_max};
 use crate::bank::{Bank, BankShard, Brake, Readers};
 use crate::clock;
 use crate::config::{CoreUse, ListenAddress, ServeSettings};
-use crate::cores::Cores;
+use crate::cores::{Cores, WORKERS};
 use crate::http::{self, Api, Drained};
 use crate::ledger::{OverdraftDefault, SHARDS_MAX, ShardId};
 use crate::shard::batch::ShardRules;
@@ -258,7 +258,7 @@ impl Running {
         let recovered = recover_all(&directory, &journal_options(settings, wake_keeper.clone()))?;
         let shards = RunningShard::start_all(recovered, shard_rules(settings, directory.shards()));
         cores.keep_apart();
-        cores.have_wait("shard-");
+        cores.have_wait(WORKERS);
         // Before it starts what works in the background.
         cores.wait_for_turn();
 

@@ -13,7 +13,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
 use super::outbox;
-use crate::cores::Cores;
+use crate::cores::{Cores, SERVING};
 use crate::shard::courier;
 
 /// Threads that serve connections; they end when this is dropped, and cut off what they still serve.
@@ -52,7 +52,7 @@ impl Thread {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
-        let thread = thread::Builder::new().name("http".into()).spawn(move || {
+        let thread = thread::Builder::new().name(SERVING.into()).spawn(move || {
             cores.serve();
             runtime.block_on(async {
                 tokio::spawn(outbox::run());

@@ -12,6 +12,7 @@ use super::commit::{COMMIT_BYTES_MAX, CommitWatch, Commits, Log, OnLogFailure, S
 use super::courier::{Replies, ReplyTo};
 use super::handle::{Mail, Readable, ShardHandle, ShardStatus};
 use super::queue::{Nothing, Receiver, unbounded};
+use crate::cores::WORKERS;
 use crate::ledger::{Ledger, ShardId, Timestamp};
 use crate::storage::StorageError;
 use crate::storage::journal::Journal;
@@ -106,7 +107,7 @@ impl<J: Journal + 'static> ShardThreads<J> {
             drop(begins);
             worker.run()
         };
-        let worker = thread::Builder::new().name(format!("shard-{id}")).spawn(worker).expect(spawn);
+        let worker = thread::Builder::new().name(format!("{WORKERS}{id}")).spawn(worker).expect(spawn);
         // A thread gives itself its name, by which others may look for it.
         let _ = begun.recv();
         ShardThreads {
