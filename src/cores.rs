@@ -47,8 +47,14 @@ pub const SERVING: &str = "http";
 /// The same of the shards' workers.
 pub const WORKERS: &str = "shard-";
 
-/// And of all that a deposit waits for: those, and the journal's.
-const WORKING: &[&str] = &[WORKERS, "sled-io-"];
+/// The same of the committers.
+pub const COMMITTERS: &str = "commit-";
+
+/// And of the journal's threads.
+const JOURNALS: &str = "sled-io-";
+
+/// Those that a deposit waits for, and that are kept on the shards' cores.
+const WORKING: &[&str] = &[WORKERS, JOURNALS];
 
 /// Some of the cores of the process, if they are split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,6 +140,14 @@ impl Cores {
         self.0.iter().flat_map(|_| threads_named(&[SERVING, WORKERS])).collect()
     }
 
+    /// The threads that these wait for: the journal's, and the committers, but for that of an only shard, which commits what
+    /// is small itself (`shard/commit.rs`).
+    pub fn waited_for(&self) -> Vec<Pid> {
+        let is_several = threads_named(&[WORKERS]).nth(1).is_some();
+        let names = if is_several { &[JOURNALS, COMMITTERS][..] } else { &[JOURNALS] };
+        self.0.iter().flat_map(|_| threads_named(names)).collect()
+    }
+
     /// Has those threads that there are, and whose names begin so, wait for their turn.
     pub fn have_wait(&self, name: &str) {
         threads_named(&[name]).for_each(|id| self.put(id, SCHED_BATCH));
@@ -212,6 +226,8 @@ impl Split {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use super::*;
 
     fn set(cores: &[usize]) -> CpuSet {
@@ -240,6 +256,35 @@ mod tests {
                 expected,
                 "{serving} and {shards} on {own}"
             );
+        }
+    }
+
+    #[test]
+    fn the_journals_threads_and_several_shards_committers_are_waited_for() {
+        let cores = Cores(Split::of(&set(&[0, 1]), 2, 1, 1));
+        // So that none ends before they are looked for.
+        let (tell, told) = mpsc::channel();
+        let names = ["http", "shard-0", "shard-1", "commit-0", "sled-io-0", "compaction"];
+        let threads = names.map(|name| {
+            let (end, ends) = mpsc::channel::<()>();
+            let tell = tell.clone();
+            let wait = move || {
+                tell.send((name, gettid())).expect("awaited");
+                let _ = ends.recv();
+            };
+            (end, thread::Builder::new().name(name.into()).spawn(wait).expect("a thread"))
+        });
+        let ids: Vec<_> = told.iter().take(names.len()).collect();
+        let those_of = |found: Vec<Pid>| -> Vec<&str> {
+            let is_found = |name: &&str| ids.iter().any(|(of, id)| of == name && found.contains(id));
+            names.into_iter().filter(is_found).collect()
+        };
+        assert_eq!(those_of(cores.kept()), ["http", "shard-0", "shard-1"]);
+        assert_eq!(those_of(cores.waited_for()), ["commit-0", "sled-io-0"]);
+        assert!(Cores::shared().waited_for().is_empty());
+        for (end, thread) in threads {
+            drop(end);
+            thread.join().expect("no panic");
         }
     }
 

@@ -9,9 +9,13 @@
 //!
 //! - threads that have waited for too long, on the average of a second, are let go, and kept apart again later: after a
 //!   minute, and after twice as long each time that it was no better then;
-//! - what they wait for is not what this process does besides: batches are committed and compacted on the same cores, and
-//!   no slower for it, beside another program either;
+//! - what they wait for is not what this process does besides: an only shard's batches are committed, and all are
+//!   compacted, on the same cores, and no slower for it, beside another program either. What is done because a deposit
+//!   waits for it is not besides: the journal's work, and that of several shards' committers ([`Cores::waited_for`]). There
+//!   is much of it whenever there is much to do, and no wait would count then;
 //! - at rest nothing is changed, and a look costs some microseconds.
+//!
+//! Simplified: of several shards' committers, which commit batches as well as deposits, all time counts as waited for.
 //!
 //! Left out: who the other program is. A client of a thousand connections keeps a core for half a millisecond, and its
 //! requests are the last thing to be slow about: [`WAIT_MAX`] lies above that.
@@ -33,7 +37,8 @@ const WAIT_MAX: Duration = Duration::from_micros(700);
 /// Fewer waits than this say nothing.
 const WAITS_MIN: u64 = 50;
 
-/// Nor do those in a second in which the process used more of the processors than this for other threads than these.
+/// Nor do those in a second in which the process used more of the processors than this besides: for other threads than these
+/// and those that they wait for.
 const BESIDE_MAX: Duration = Duration::from_millis(200);
 
 /// After what time threads are kept apart again: at first, and at most. In the second in which they find that it is too
@@ -44,12 +49,16 @@ const TRUCE_MAX: Duration = Duration::from_secs(3600);
 /// Watches the threads that are kept on cores.
 pub(super) struct Contention {
     cores: Cores,
-    /// What the system says of each, in a file that stays open, and what it said last.
-    threads: Vec<(File, Waits)>,
+    kept: Vec<Told>,
+    /// The threads that these wait for.
+    waited_for: Vec<Told>,
     /// How much of the processors all threads of the process have used.
     used: Duration,
     truce: Truce,
 }
+
+/// What the system says of a thread, in a file that stays open, and what it said last.
+struct Told(File, Waits);
 
 /// How long a thread has had a core, how long it has waited for one, in nanoseconds, and how often it had one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,25 +88,23 @@ enum Order {
 
 impl Contention {
     pub(super) fn new(cores: Cores) -> Contention {
-        let threads = cores.kept().into_iter().filter_map(|thread| told_of(thread).ok());
-        let threads = threads.map(|file| {
-            let waits = waits_in(&file);
-            (file, waits)
-        });
-        Contention { cores, threads: threads.collect(), used: used(), truce: Truce::new(Instant::now()) }
+        let told_of = |threads: Vec<Pid>| threads.into_iter().filter_map(|id| Told::of(id).ok()).collect();
+        let (kept, waited_for) = (told_of(cores.kept()), told_of(cores.waited_for()));
+        Contention { cores, kept, waited_for, used: used(), truce: Truce::new(Instant::now()) }
+    }
+
+    /// How long threads that are kept have waited for their cores since the last look, and how much of the processors the
+    /// process, which has `used` so much in all, has used besides.
+    fn seen(&mut self, used: Duration) -> (Duration, Duration) {
+        let before = mem::replace(&mut self.used, used);
+        let (longest, kept) = look_at(&mut self.kept);
+        let (_, waited_for) = look_at(&mut self.waited_for);
+        (longest, used.saturating_sub(before).saturating_sub(kept + waited_for))
     }
 
     /// Looks, and does what is to be done.
     pub(super) fn look(&mut self) {
-        let (mut longest, mut run) = (Duration::ZERO, 0);
-        for (file, before) in &mut self.threads {
-            let now = waits_in(file);
-            longest = longest.max(now.average_since(*before));
-            run += now.run.saturating_sub(before.run);
-            *before = now;
-        }
-        let before = mem::replace(&mut self.used, used());
-        let beside = self.used.saturating_sub(before).saturating_sub(Duration::from_nanos(run));
+        let (longest, beside) = self.seen(used());
         let wait_us = longest.as_micros() as u64;
         match self.truce.order(longest > WAIT_MAX && beside <= BESIDE_MAX, Instant::now()) {
             Some(Order::LetGo) => {
@@ -116,9 +123,24 @@ impl Contention {
     }
 }
 
-/// Where the system tells of a thread.
-fn told_of(thread: Pid) -> io::Result<File> {
-    File::open(format!("/proc/self/task/{}/schedstat", thread.as_raw_nonzero()))
+impl Told {
+    fn of(thread: Pid) -> io::Result<Told> {
+        let file = File::open(format!("/proc/self/task/{}/schedstat", thread.as_raw_nonzero()))?;
+        let waits = waits_in(&file);
+        Ok(Told(file, waits))
+    }
+}
+
+/// The longest of the threads' average waits since the last look, and for how long they had cores, all together.
+fn look_at(threads: &mut [Told]) -> (Duration, Duration) {
+    let (mut longest, mut run) = (Duration::ZERO, 0);
+    for Told(file, before) in threads {
+        let now = waits_in(file);
+        longest = longest.max(now.average_since(*before));
+        run += now.run.saturating_sub(before.run);
+        *before = now;
+    }
+    (longest, Duration::from_nanos(run))
 }
 
 fn waits_in(file: &File) -> Waits {
@@ -177,6 +199,8 @@ impl Truce {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use rustix::thread::gettid;
 
     use super::*;
@@ -212,10 +236,34 @@ mod tests {
         assert_eq!(Waits::default().average_since(before), Duration::ZERO);
     }
 
+    /// With several shards every commit is made by a thread of its own. Its time counted as besides, so nothing that the
+    /// shards waited for under load did, and they stayed beside another program.
+    #[test]
+    fn what_a_deposit_waits_for_is_not_besides() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let told = |name: &str, now: &str| {
+            let path = directory.path().join(name);
+            fs::write(&path, now).expect("written");
+            Told(File::open(path).expect("it is there"), Waits { run: 100_000_000, waited: 0, count: 0 })
+        };
+        let mut contention = Contention {
+            cores: Cores::shared(),
+            kept: vec![told("http", "500000000 0 100\n"), told("shard-0", "300000000 100000000 100\n")],
+            waited_for: vec![told("commit-0", "250000000 900000000 100\n")],
+            used: Duration::from_secs(1),
+            truce: Truce::new(Instant::now()),
+        };
+        let second = contention.seen(Duration::from_millis(1800));
+        assert_eq!(second, (Duration::from_millis(1), Duration::from_millis(50)));
+        assert_eq!(
+            contention.seen(Duration::from_millis(1900)),
+            (Duration::ZERO, Duration::from_millis(100))
+        );
+    }
+
     #[test]
     fn the_system_tells_how_often_a_thread_had_a_core() {
-        let file = told_of(gettid()).expect("Linux");
-        let seen = waits_in(&file);
+        let Told(file, seen) = Told::of(gettid()).expect("Linux");
         // Some are built without that.
         if seen != Waits::default() {
             std::thread::sleep(Duration::from_millis(5));

@@ -12,7 +12,7 @@ use super::commit::{COMMIT_BYTES_MAX, CommitWatch, Commits, Log, OnLogFailure, S
 use super::courier::{Replies, ReplyTo};
 use super::handle::{Mail, Readable, ShardHandle, ShardStatus};
 use super::queue::{Nothing, Receiver, unbounded};
-use crate::cores::WORKERS;
+use crate::cores::{COMMITTERS, WORKERS};
 use crate::ledger::{Ledger, ShardId, Timestamp};
 use crate::storage::StorageError;
 use crate::storage::journal::Journal;
@@ -102,23 +102,22 @@ impl<J: Journal + 'static> ShardThreads<J> {
         assert!(status.shard.set(Arc::clone(&shard)).is_ok(), "a shard is started once");
         let worker = Worker { shard, inbox, commits, status, peers, now, replies: Replies::default() };
         let spawn = "the system gives a thread";
-        let (begins, begun) = mpsc::channel::<()>();
+        let (worker_begins, begun) = mpsc::channel::<()>();
+        let committer_begins = worker_begins.clone();
         let worker = move || {
-            drop(begins);
+            drop(worker_begins);
             worker.run()
         };
+        let committer = move || {
+            drop(committer_begins);
+            committer.run();
+        };
         let worker = thread::Builder::new().name(format!("{WORKERS}{id}")).spawn(worker).expect(spawn);
-        // A thread gives itself its name, by which others may look for it.
+        let committer =
+            thread::Builder::new().name(format!("{COMMITTERS}{id}")).spawn(committer).expect(spawn);
+        // A thread gives itself its name, by which others may look for it. There is nothing to receive but the end.
         let _ = begun.recv();
-        ShardThreads {
-            handle,
-            worker,
-            committer: thread::Builder::new()
-                .name(format!("commit-{id}"))
-                .spawn(move || committer.run())
-                .expect(spawn),
-            log,
-        }
+        ShardThreads { handle, worker, committer, log }
     }
 
     /// The way to the shard.
