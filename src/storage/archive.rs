@@ -418,13 +418,14 @@ pub fn merge(
     writer.finish()
 }
 
-/// Deletes segments that a merged one supersedes.
+/// Deletes segments that a merged one supersedes. Whoever is reading one may find less in it than it had, and has to look
+/// into that one.
 ///
 /// # Errors
 /// If one cannot be deleted.
 pub fn remove(directory: &Path, segments: &[&Segment]) -> Result<(), StorageError> {
     for segment in segments {
-        fs::remove_file(segment.path()).map_err(StorageError::io("delete", segment.path()))?;
+        files::remove(segment.path()).map_err(StorageError::io("delete", segment.path()))?;
     }
     files::sync_directory(directory)
 }

@@ -734,7 +734,7 @@ impl ShardLog {
             return Ok(false);
         }
         if sealed.iter().all(|generation| is_covered(generation, base.as_ref())) {
-            self.archive(&sealed, limits)?;
+            self.archive(sealed, limits)?;
             self.merge_segments_if_possible(has_room);
             return Ok(true);
         }
@@ -777,7 +777,7 @@ impl ShardLog {
         }
         // The state is not needed while the archive is written.
         drop(ledger);
-        self.archive(&sealed, limits)?;
+        self.archive(sealed, limits)?;
         self.merge_segments_if_possible(has_room);
         Ok(true)
     }
@@ -843,7 +843,7 @@ impl ShardLog {
             snapshot::write(&files.snapshots, files.ledger, files.shard, ledger, &end)?;
             self.prune_snapshots();
         }
-        match self.archive(&self.generations.sealed(), &CompactionLimits::default()) {
+        match self.archive(self.generations.sealed(), &CompactionLimits::default()) {
             // The reserve is there for this, too: it gives its room back.
             Ok(()) => self.merge_segments_if_possible(&|_| true),
             // The next start would refuse it, so who ends the server for a backup has to hear of it.
@@ -875,12 +875,13 @@ impl ShardLog {
     }
 
     /// Archives generations that a durable snapshot covers, and deletes them.
-    fn archive(&self, sealed: &[Arc<Generation>], limits: &CompactionLimits) -> Result<(), StorageError> {
+    fn archive(&self, sealed: Vec<Arc<Generation>>, limits: &CompactionLimits) -> Result<(), StorageError> {
         let files = &self.files;
         let archived = self.archived();
         let mut writer: Option<SegmentWriter> = None;
         let mut archiving = Vec::new();
-        for (place, generation) in sealed.iter().enumerate() {
+        let mut sealed = sealed.into_iter();
+        while let Some(generation) = sealed.next() {
             if generation.range().is_some_and(|(_, last)| last > archived.last) {
                 let writer = match &mut writer {
                     Some(writer) => writer,
@@ -894,7 +895,8 @@ impl ShardLog {
                 generation.replay(&mut |record| writer.append(record.bytes()))?;
             }
             archiving.push(generation.number());
-            let is_last = place + 1 == sealed.len();
+            drop(generation);
+            let is_last = sealed.len() == 0;
             let is_done = |writer: &mut SegmentWriter| is_last || writer.bytes() >= limits.segment_bytes;
             if let Some(writer) = writer.take_if(is_done) {
                 let segment = writer.finish()?;

@@ -76,7 +76,6 @@
 //! twice. [`rewrite()`] asks whether an account of the base has the name of one that was opened since.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -444,7 +443,7 @@ pub fn prune(directory: &Path, keep: usize) -> Result<Vec<PathBuf>, StorageError
     let snapshots = list(directory)?;
     let excess = snapshots.len().saturating_sub(keep);
     let old: Vec<_> = snapshots.into_iter().take(excess).map(|(_, path)| path).collect();
-    let delete = |path: &PathBuf| fs::remove_file(path).map_err(StorageError::io("delete", path));
+    let delete = |path: &PathBuf| files::remove(path).map_err(StorageError::io("delete", path));
     let deleted: Vec<_> = old.iter().map(delete).collect();
     if !old.is_empty() {
         files::sync_directory(directory)?;
@@ -1339,6 +1338,8 @@ fn read_key_record(reader: &mut Reader<'_>, last: Sequence) -> Result<(KeyDigest
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::storage::journal::record::Record;
     use crate::storage::samples::{LEDGER, OTHER_LEDGER, Sample, first_sample, fixture, sample, shard};

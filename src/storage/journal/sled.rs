@@ -159,7 +159,7 @@ use super::record::{
 };
 use super::{Journal, JournalReader};
 use crate::ledger::{Sequence, ShardId};
-use crate::storage::files::{LockedFile, read_from_disk, read_whole, sync_directory};
+use crate::storage::files::{self, LockedFile, read_from_disk, read_whole, sync_directory};
 use crate::storage::{RESTORE_BACKUP, StorageError};
 
 /// Bytes of records after which a generation is sealed. Opening a generation takes time and memory in
@@ -1094,8 +1094,12 @@ impl Generations {
             let index = readable.sealed.iter().position(|sealed| sealed.number == number);
             readable.sealed.remove(index.expect("nobody else removes any"))
         };
-        drop(generation);
         sync_directory(&self.parent)?;
+        // Closed, or somebody reads it, and it stays for as long.
+        if Arc::into_inner(generation).map(drop).is_some() {
+            let file = removed.join("db");
+            files::remove(&file).map_err(StorageError::io("delete", &file))?;
+        }
         remove_directory(&removed)?;
         sync_directory(&self.parent)
     }
