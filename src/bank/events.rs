@@ -41,7 +41,7 @@
 //! # How far a log is read ahead
 //! What an event depends on in another shard is looked for in that shard's log, up to the event's time. As a rule that is
 //! the rest of a millisecond; but after a clock that leapt was set right all events have one time until it has caught up. So
-//! a log is read ahead by [`EVENTS_AHEAD_MAX`] events at most. An event of which it is not known by then whether it is free
+//! a log is read ahead by `EVENTS_AHEAD_MAX` events at most. An event of which it is not known by then whether it is free
 //! waits, and others of its time come before it: those that the log waits for, and then the log itself, which gets further.
 //! Only if none of these is known to be free either, as mail between three shards took as long as so many events, is more
 //! read. To end the reading there would not do: whoever goes on from the position reads the same ahead again. In such a
