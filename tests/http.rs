@@ -1288,6 +1288,18 @@ async fn a_stream_is_not_cut_by_the_body_of_its_request() {
     service.stop().await;
 }
 
+#[tokio::test]
+async fn a_stream_is_cut_where_the_body_of_its_request_does_not_end() {
+    let service = Service::start().await;
+    let mut reader = service.connect().await;
+    let framing = format!("content-length: {}\r\n", u32::MAX);
+    reader.write_all(request_for_a_stream(&framing).as_bytes()).await.expect("open");
+    assert!(reader.read_buf(&mut Vec::new()).await.expect("open") > 0, "there is no reply");
+    in_time("it is cut", async { while reader.write_all(&[b' '; 64 * 1024]).await.is_ok() {} }).await;
+    streams(&service, 0).await;
+    service.stop().await;
+}
+
 /// Asks for all events from now on.
 fn request_for_a_stream(framing: &str) -> String {
     format!("GET /v2/events?after=now HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\n{framing}\r\n")

@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use ledger_files::{AS_A_LARGE_LEDGER, LEDGER, Running, Seen, copy, directory, logged, names};
+use ledger_files::{AS_A_LARGE_LEDGER, LEDGER, Running, Seen, Shard, copy, directory, logged, names};
 use teller::ledger::{
     AccountName, AccountRef, Amount, Command, Currency, Quantity, Sequence, ShardId, Target,
 };
 use teller::progress::Progress;
 use teller::storage::journal::{Journal, JournalReader};
-use teller::storage::log::{CompactionLimits, ShardFiles, StoredLog};
+use teller::storage::log::{CompactionLimits, Recovered, ShardFiles, StoredLog};
 use teller::storage::manifest::DataDirectory;
 use teller::storage::snapshot;
 use teller::storage::verify::{Verified, verify};
@@ -452,6 +452,25 @@ fn generations_that_are_covered_already_are_archived_though_segments_cannot_be_m
     let seen = running.shards[0].seen().expect("intact");
     drop(running);
     starts_as(live.path(), &seen);
+}
+
+/// Who ends the server for a backup would keep one that no start accepts.
+#[test]
+fn a_segment_that_is_found_damaged_at_the_end_is_an_error() {
+    let live = directory();
+    let mut running = start_with_sealed(live.path(), 2);
+    let one = CompactionLimits { generations: 1, ..CompactionLimits::default() };
+    let Shard { recovered: Recovered { ledger, journal, log }, .. } = running.shards.remove(0);
+    assert!(log.compact(&one, &|_| true).expect("compacted"));
+    let archive = live.path().join(ARCHIVE);
+    let segment = archive.join(names(&archive).first().expect("one is there"));
+    let mut bytes = fs::read(&segment).expect("read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&segment, bytes).expect("written");
+    let error = log.finish(journal, &ledger).expect_err("it is damaged");
+    assert!(matches!(error, StorageError::Corrupt { .. }), "{error}");
+    assert_eq!(names(&live.path().join(SNAPSHOTS)).len(), 2, "there is another snapshot all the same");
 }
 
 /// An account that is opened or has changed is in memory while a snapshot is made.

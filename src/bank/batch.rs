@@ -440,8 +440,9 @@ impl Bank {
     /// Tells of holds that ended long ago that they ended; all of a chunk share what one request may examine.
     ///
     /// # Errors
-    /// If that was not found out, and the chunk has a key: what is told under a key is told again to the letter, and the
-    /// next request, which finds the chunk settled, looks further. Without a key the item says so.
+    /// If that was not found out in time, and the chunk has a key: what is told under a key is told again to the letter, and
+    /// the next request, which finds the chunk settled, looks further. Without a key the item says so; and where history
+    /// cannot be read it does in any case, or the batch would never tell what became of the others.
     async fn tell_of_holds(
         &self,
         holds: &[(usize, HoldId)],
@@ -457,7 +458,7 @@ impl Bank {
             let untold = mem::replace(refusal, Refusal::Overloaded);
             match self.told_of_hold(*hold, untold, &mut budget).await {
                 told @ Refusal::Rejected { .. } => *refusal = told,
-                unknown if has_key => return Err(unknown),
+                unknown @ (Refusal::Overloaded | Refusal::Ended) if has_key => return Err(unknown),
                 unknown => *refusal = unknown,
             }
         }

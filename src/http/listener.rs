@@ -51,6 +51,10 @@ const READ_BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// How many refused connections are told why at one time; the others are closed without a word.
 const REFUSALS_MAX: usize = 64;
 
+/// How much of a body that nobody wants is thrown away beside the stream that is sent meanwhile, in bytes; who sends more is
+/// cut off.
+const DISCARDED_BYTES_MAX: usize = 1024 * 1024;
+
 /// How long a closed connection goes on to throw away what its client still sends.
 const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
 
@@ -529,6 +533,8 @@ struct PatientStream {
     /// What it has in the outbox.
     delivery: Arc<Delivery>,
     vigil: Arc<Vigil>,
+    /// How many bytes were thrown away.
+    discarded: usize,
     /// When the closing ends at the latest; set once it has begun.
     linger_end: Option<Pin<Box<Sleep>>>,
     write_stall_time_max: Duration,
@@ -542,6 +548,7 @@ impl PatientStream {
             inner: TokioIo::new(stream),
             delivery: Arc::default(),
             vigil,
+            discarded: 0,
             linger_end: None,
             write_stall_time_max,
             write_end: None,
@@ -551,7 +558,7 @@ impl PatientStream {
     /// Whether the reader of a stream has gone, or sends what would hide that. Otherwise this task is woken when it does.
     ///
     /// The body of its own request, which nobody reads, may still be coming: that is thrown away, with whatever comes behind
-    /// it, for the connection ends with this reply.
+    /// it, for the connection ends with this reply; but no more than [`DISCARDED_BYTES_MAX`].
     fn is_deserted(&mut self, cx: &mut Context<'_>) -> bool {
         if !self.vigil.streams.load(Relaxed) {
             return false;
@@ -561,13 +568,13 @@ impl PatientStream {
             return self.inner.inner().poll_peek(cx, &mut tokio::io::ReadBuf::new(&mut byte)).is_ready();
         }
         match self.poll_discard(cx) {
-            Poll::Ready(true) => {
+            Poll::Ready(true) if self.discarded <= DISCARDED_BYTES_MAX => {
                 // One piece a turn: a client that floods would take what the runtime gives the task for one, and what
                 // is written needs some of that.
                 cx.waker().wake_by_ref();
                 false
             }
-            Poll::Ready(false) => true,
+            Poll::Ready(_) => true,
             Poll::Pending => false,
         }
     }
@@ -577,7 +584,9 @@ impl PatientStream {
         let mut scrap = [0; 4096];
         let mut buffer = ReadBuf::new(&mut scrap);
         let outcome = ready!(Pin::new(&mut self.inner).poll_read(cx, buffer.unfilled()));
-        Poll::Ready(outcome.is_ok() && !buffer.filled().is_empty())
+        let count = buffer.filled().len();
+        self.discarded += count;
+        Poll::Ready(outcome.is_ok() && count > 0)
     }
 
     /// Has the system take all that was written before.

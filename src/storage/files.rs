@@ -60,7 +60,8 @@ pub fn remove(path: &Path) -> io::Result<()> {
     let mut left =
         file.metadata().ok().filter(|metadata| metadata.nlink() == 0).map_or(0, |metadata| metadata.len());
     while left > 0 {
-        left = left.saturating_sub(FREED_BYTES);
+        // To whole blocks: of one that is cut the system would have to read and write the rest.
+        left = (left - 1) / FREED_BYTES * FREED_BYTES;
         if file.set_len(left).is_err() {
             break;
         }

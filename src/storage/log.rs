@@ -832,7 +832,8 @@ impl ShardLog {
     ///
     /// # Errors
     /// If the snapshot cannot be written: the log is complete all the same, and the next start has more to replay. Or if a
-    /// generation is found damaged when it is archived; what else keeps it from that is only told.
+    /// generation is found damaged when it is archived, or a segment when it is merged; what else keeps them from that is
+    /// only told.
     pub fn finish(&self, journal: ShardJournal, ledger: &Ledger) -> Result<(), StorageError> {
         let end = journal.position();
         assert_eq!(ledger.last(), end.last, "the ledger is where its log ends");
@@ -843,16 +844,17 @@ impl ShardLog {
             snapshot::write(&files.snapshots, files.ledger, files.shard, ledger, &end)?;
             self.prune_snapshots();
         }
-        match self.archive(self.generations.sealed(), &CompactionLimits::default()) {
-            // The reserve is there for this, too: it gives its room back.
-            Ok(()) => self.merge_segments_if_possible(&|_| true),
+        let archived = self.archive(self.generations.sealed(), &CompactionLimits::default());
+        // The reserve is there for merging, too: it gives its room back.
+        match archived.and_then(|()| self.merge_segments(&|_| true)) {
             // The next start would refuse it, so who ends the server for a backup has to hear of it.
             Err(error @ StorageError::Corrupt { .. }) => return Err(error),
-            // There is the snapshot, and the generations stay until the next life compacts them.
+            // There is the snapshot, and what is not archived or merged waits for the next life.
             Err(error) => {
                 let shard = files.shard.index();
-                tracing::warn!(shard, %error, "cannot archive the log; the next start tries again");
+                tracing::warn!(shard, %error, "cannot archive all of the log; the next start tries again");
             }
+            Ok(()) => {}
         }
         Ok(())
     }
@@ -935,8 +937,13 @@ impl ShardLog {
     /// As [`ShardLog::merge_segments`]. What was archived is so without it, and whoever waits for that must not wait for
     /// this: it is tried again behind the next segment, and so told of at most once for each.
     fn merge_segments_if_possible(&self, has_room: &dyn Fn(u64) -> bool) {
-        if let Err(error) = self.merge_segments(has_room) {
-            tracing::warn!(shard = self.files.shard.index(), %error, "cannot merge segments of the archive");
+        let shard = self.files.shard.index();
+        match self.merge_segments(has_room) {
+            Err(error @ StorageError::Corrupt { .. }) => {
+                tracing::error!(shard, %error, "a segment of the archive is damaged");
+            }
+            Err(error) => tracing::warn!(shard, %error, "cannot merge segments of the archive"),
+            Ok(()) => {}
         }
     }
 

@@ -1095,7 +1095,7 @@ impl Generations {
             readable.sealed.remove(index.expect("nobody else removes any"))
         };
         sync_directory(&self.parent)?;
-        // Closed, or somebody reads it, and it stays for as long.
+        // Closed, or somebody reads it, and it stays for as long. The copy of an earlier life's is freed at once, by sled.
         if Arc::into_inner(generation).map(drop).is_some() {
             let file = removed.join("db");
             files::remove(&file).map_err(StorageError::io("delete", &file))?;
