@@ -852,7 +852,7 @@ impl ShardLog {
             // There is the snapshot, and what is not archived or merged waits for the next life.
             Err(error) => {
                 let shard = files.shard.index();
-                tracing::warn!(shard, %error, "cannot archive all of the log; the next start tries again");
+                tracing::warn!(shard, %error, "cannot archive the log, or merge its segments; the next start tries again");
             }
             Ok(()) => {}
         }
