@@ -1248,8 +1248,7 @@ async fn a_reader_of_a_stream_who_has_sent_more_is_missed_all_the_same() {
     let limits = Limits { stream_heartbeat: Duration::from_secs(3600), ..Limits::default() };
     let service = Service::start_with(limits).await;
     for (framing, more) in [("", "\r\n"), ("content-length: 4\r\n", "{}")] {
-        let mut reader = service.connect().await;
-        reader.write_all(request_for_a_stream(framing).as_bytes()).await.expect("open");
+        let mut reader = stream_of(&service, framing).await;
         streams(&service, 1).await;
         reader.write_all(more.as_bytes()).await.expect("open");
         drop(reader);
@@ -1266,9 +1265,7 @@ async fn a_stream_is_not_cut_by_the_body_of_its_request() {
     service.open_with("a", "1").await;
     // As small as can be, and more than is thrown away in a turn.
     for bytes in [2, 200_000] {
-        let mut reader = service.connect().await;
-        let framing = format!("content-length: {bytes}\r\n");
-        reader.write_all(request_for_a_stream(&framing).as_bytes()).await.expect("open");
+        let mut reader = stream_of(&service, &format!("content-length: {bytes}\r\n")).await;
         let mut told = Vec::new();
         assert!(reader.read_buf(&mut told).await.expect("open") > 0, "there is no reply");
         for part in 1..=2 {
@@ -1291,9 +1288,7 @@ async fn a_stream_is_not_cut_by_the_body_of_its_request() {
 #[tokio::test]
 async fn a_stream_is_cut_where_the_body_of_its_request_does_not_end() {
     let service = Service::start().await;
-    let mut reader = service.connect().await;
-    let framing = format!("content-length: {}\r\n", u32::MAX);
-    reader.write_all(request_for_a_stream(&framing).as_bytes()).await.expect("open");
+    let mut reader = stream_of(&service, &format!("content-length: {}\r\n", u32::MAX)).await;
     assert!(reader.read_buf(&mut Vec::new()).await.expect("open") > 0, "there is no reply");
     in_time("it is cut", async { while reader.write_all(&[b' '; 64 * 1024]).await.is_ok() {} }).await;
     streams(&service, 0).await;
@@ -1301,8 +1296,11 @@ async fn a_stream_is_cut_where_the_body_of_its_request_does_not_end() {
 }
 
 /// Asks for all events from now on.
-fn request_for_a_stream(framing: &str) -> String {
-    format!("GET /v2/events?after=now HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\n{framing}\r\n")
+async fn stream_of(service: &Service, framing: &str) -> TcpStream {
+    let mut reader = service.connect().await;
+    let head = "GET /v2/events?after=now HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\n";
+    reader.write_all(format!("{head}{framing}\r\n").as_bytes()).await.expect("open");
+    reader
 }
 
 /// Waits until so many streams are open.

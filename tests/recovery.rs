@@ -238,21 +238,26 @@ fn what_a_generation_has_lost_is_read_from_the_archive() {
     starts_as(state.path(), &seen);
 }
 
-/// It was there until the next compaction, and history came from there.
-#[test]
-fn a_generation_of_another_history_is_refused_though_the_archive_has_its_sequences() {
+/// A ledger with these deposits in its archive, and in their place another one in a generation, all behind an opening.
+fn with_a_generation_of_another_history(archived: std::ops::Range<i128>) -> tempfile::TempDir {
     let (live, branch, state) = (directory(), directory(), directory());
     let mut running = start(live.path());
     running.shards[0].open("alice");
     copy(live.path(), branch.path());
-    running.shards[0].deposit("alice", 1);
+    running.shards[0].deposits("alice", archived);
     copy(live.path(), state.path());
     running.shards[0].compact();
     [SNAPSHOTS, ARCHIVE].iter().for_each(|directory| put(state.path(), directory, live.path()));
     start(state.path());
-    let mut running = start(branch.path());
-    running.shards[0].deposit("alice", 2);
+    start(branch.path()).shards[0].deposit("alice", 9);
     put(state.path(), JOURNAL, branch.path());
+    state
+}
+
+/// It was there until the next compaction, and history came from there.
+#[test]
+fn a_generation_of_another_history_is_refused_though_the_archive_has_its_sequences() {
+    let state = with_a_generation_of_another_history(1..2);
     let error = Running::start(state.path(), LEDGER, 1).err().expect("another history").to_string();
     assert!(
         error.contains("0000000002 is corrupt at sequence 2") && error.contains("one history"),
@@ -263,17 +268,7 @@ fn a_generation_of_another_history_is_refused_though_the_archive_has_its_sequenc
 /// Of one that ends before the archive does it was only told that it had lost its end.
 #[test]
 fn a_generation_of_another_history_is_refused_where_it_ends_too() {
-    let (live, branch, state) = (directory(), directory(), directory());
-    let mut running = start(live.path());
-    running.shards[0].open("alice");
-    copy(live.path(), branch.path());
-    running.shards[0].deposits("alice", 1..4);
-    copy(live.path(), state.path());
-    running.shards[0].compact();
-    [SNAPSHOTS, ARCHIVE].iter().for_each(|directory| put(state.path(), directory, live.path()));
-    start(state.path());
-    start(branch.path()).shards[0].deposit("alice", 9);
-    put(state.path(), JOURNAL, branch.path());
+    let state = with_a_generation_of_another_history(1..4);
     let refused = |error: String| {
         assert!(error.contains("is corrupt at sequence 2") && error.contains("one history"), "{error}");
     };

@@ -846,6 +846,20 @@ mod tests {
         }
     }
 
+    /// As [`transfer`], for a shard that [settles](settle) it later.
+    fn decide(benches: &mut [Bench], decider: usize, sides: [(usize, &str); 2]) -> (TransactionId, Event) {
+        let decided = transfer(benches, decider, sides);
+        let ledger = &benches[decider].ledger;
+        (TransactionId { time: decided.time, shard: ledger.shard(), sequence: ledger.last() }, decided)
+    }
+
+    /// Applies a decision of another shard.
+    fn settle(benches: &mut [Bench], at: usize, (by, decided): &(TransactionId, Event)) {
+        let decision = decided.change.decision().expect("it is one");
+        let copy = benches[at].ledger.settled(*by, decision, decided.time);
+        benches[at].happen(&copy.expect("it follows").expect("it is new"));
+    }
+
     /// A transfer with a key is decided by the shard that keeps the key, which need not have a part in it: between two
     /// accounts of another shard it has a single part. It was shown before the deposit that paid for it, when that deposit's
     /// log could not be read on in the same millisecond.
@@ -857,16 +871,8 @@ mod tests {
         benches[0].open("other");
         benches[2].open("third");
         benches[2].deposit("third", 1);
-        let blocks = transfer(&mut benches, 2, [(2, "third"), (0, "other")]);
-        let by = TransactionId {
-            time: blocks.time,
-            shard: benches[2].ledger.shard(),
-            sequence: benches[2].ledger.last(),
-        };
-        let decision = blocks.change.decision().expect("it is one");
-        let copy =
-            benches[0].ledger.settled(by, decision, blocks.time).expect("it follows").expect("it is new");
-        benches[0].happen(&copy);
+        let blocks = decide(&mut benches, 2, [(2, "third"), (0, "other")]);
+        settle(&mut benches, 0, &blocks);
         benches[0].deposit("payer", NOW);
         transfer(&mut benches, 1, [(0, "payer"), (0, "payee")]);
         // So that nobody is asked what may still come from there.
@@ -874,15 +880,6 @@ mod tests {
         benches[2].deposit("third", NOW + 1);
         let found = order(&Growing::new(&benches, &[&[6], &[1], &[4]]), &[3, 0, 2]);
         assert_eq!(found, [2, 0, 1]);
-    }
-
-    /// Applies a decision of another shard, its last one.
-    fn settle(benches: &mut [Bench], at: usize, decided: &Event, decider: usize) {
-        let (shard, sequence) = (benches[decider].ledger.shard(), benches[decider].ledger.last());
-        let by = TransactionId { time: decided.time, shard, sequence };
-        let decision = decided.change.decision().expect("it is one");
-        let copy = benches[at].ledger.settled(by, decision, decided.time);
-        benches[at].happen(&copy.expect("it follows").expect("it is new"));
     }
 
     /// All events behind these, shard and sequence of each, read with a new feed for each page; and how many of one log
@@ -930,8 +927,8 @@ mod tests {
         let (mut benches, prepared) = three();
         // What shard 0 waits with comes late in the log of shard 2.
         (0..1500).for_each(|_| benches[2].deposit("payer", NOW));
-        let blocks = transfer(&mut benches, 2, [(2, "payer"), (0, "other")]);
-        settle(&mut benches, 0, &blocks, 2);
+        let blocks = decide(&mut benches, 2, [(2, "payer"), (0, "other")]);
+        settle(&mut benches, 0, &blocks);
         (0..MANY).for_each(|_| benches[0].deposit("other", NOW));
         benches[0].deposit("payer", NOW);
         let paid = benches[0].ledger.last().get();
@@ -954,21 +951,14 @@ mod tests {
         benches[3].open("other");
         benches[3].deposit("other", NOW + 1);
         let prepared: Vec<_> = prepared.into_iter().chain([1]).collect();
-        let late = transfer(&mut benches, 2, [(2, "payer"), (1, "other")]);
-        let late_by = TransactionId {
-            time: late.time,
-            shard: benches[2].ledger.shard(),
-            sequence: benches[2].ledger.last(),
-        };
-        let blocks = transfer(&mut benches, 2, [(2, "payer"), (0, "other")]);
-        settle(&mut benches, 0, &blocks, 2);
-        let crossing = transfer(&mut benches, 1, [(1, "payee"), (0, "payee")]);
+        let late = decide(&mut benches, 2, [(2, "payer"), (1, "other")]);
+        let blocks = decide(&mut benches, 2, [(2, "payer"), (0, "other")]);
+        settle(&mut benches, 0, &blocks);
+        let crossing = decide(&mut benches, 1, [(1, "payee"), (0, "payee")]);
         (0..MANY).for_each(|_| benches[0].deposit("other", NOW));
-        settle(&mut benches, 0, &crossing, 1);
+        settle(&mut benches, 0, &crossing);
         (0..MANY).for_each(|_| benches[1].deposit("payee", NOW));
-        let decision = late.change.decision().expect("it is one");
-        let copy = benches[1].ledger.settled(late_by, decision, late.time);
-        benches[1].happen(&copy.expect("it follows").expect("it is new"));
+        settle(&mut benches, 1, &late);
         let (events, ahead) = read_in_pages(&benches, &prepared);
         assert!(ahead as u64 > EVENTS_AHEAD_MAX);
         assert_eq!(events.len() as u64, 3 + 2 * MANY + 1, "each comes once");

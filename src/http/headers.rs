@@ -14,6 +14,7 @@ use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
 use super::problem::{Code, Place, Problem};
+use super::wire::write::digits;
 use crate::ledger::{AccountName, IdempotencyKey, KeyDigest};
 
 /// The longest idempotency key, in characters.
@@ -592,8 +593,9 @@ pub(super) fn etag_of_version(version: u64) -> HeaderValue {
 }
 
 fn quoted_number(number: u64) -> HeaderValue {
-    let mut digits = itoa::Buffer::new();
-    let quoted = ["\"", digits.format(number), "\""].concat();
+    let mut quoted = vec![b'"'];
+    digits(&mut quoted, number);
+    quoted.push(b'"');
     HeaderValue::try_from(quoted).expect("quotes and digits fit in a header")
 }
 

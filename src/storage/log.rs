@@ -318,14 +318,20 @@ fn walk(
         check_known_end(files, segments, known)?;
     }
     if end.last < from.last {
-        return Err(StorageError::Corrupt {
-            path: files.journal.clone(),
-            position: format!("sequence {}", end.last.next()),
-            what: format!("the log ends, but there is a snapshot at sequence {}", from.last),
-            next_step: RESTORE_BACKUP,
-        });
+        let what = format!("the log ends, but there is a snapshot at sequence {}", from.last);
+        return Err(corrupt_at(&files.journal, end.last.next(), what));
     }
     Ok(end)
+}
+
+/// Damage that a walk finds at a sequence.
+fn corrupt_at(path: &Path, sequence: Sequence, what: String) -> StorageError {
+    StorageError::Corrupt {
+        path: path.to_owned(),
+        position: format!("sequence {sequence}"),
+        what,
+        next_step: RESTORE_BACKUP,
+    }
 }
 
 const ANOTHER_HISTORY: &str = "the generation and the archive are not of one history";
@@ -340,12 +346,7 @@ fn check_known(
     archived: LogPosition,
 ) -> Result<LogPosition, StorageError> {
     pace::rest();
-    let corrupt = |what| StorageError::Corrupt {
-        path: path.to_owned(),
-        position: format!("sequence {}", record.first()),
-        what,
-        next_step: RESTORE_BACKUP,
-    };
+    let corrupt = |what| corrupt_at(path, record.first(), what);
     let before = before.unwrap_or_else(|| record.before());
     let after = record.follow(shard, &before).map_err(|error| corrupt(error.what))?;
     if after.last == archived.last && after.chain != archived.chain {
@@ -360,12 +361,7 @@ fn check_known_end(
     segments: &[Arc<Segment>],
     known: LogPosition,
 ) -> Result<(), StorageError> {
-    let corrupt = |what| StorageError::Corrupt {
-        path: files.journal.clone(),
-        position: format!("sequence {}", known.last),
-        what,
-        next_step: RESTORE_BACKUP,
-    };
+    let corrupt = |what| corrupt_at(&files.journal, known.last, what);
     let segment = segment_with(segments, known.last).expect("the archive has it");
     let bytes = segment.record(known.last)?;
     let archived = Record::parse(&bytes).and_then(|record| record.follow(files.shard, &record.before()));
@@ -385,12 +381,7 @@ struct Walk<'a> {
 impl Walk<'_> {
     fn step(&mut self, path: &Path, record: &Record<'_>) -> Result<(), StorageError> {
         pace::rest();
-        let malformed = |error: Malformed| StorageError::Corrupt {
-            path: path.to_owned(),
-            position: format!("sequence {}", self.position.last.next()),
-            what: error.what,
-            next_step: RESTORE_BACKUP,
-        };
+        let malformed = |error: Malformed| corrupt_at(path, self.position.last.next(), error.what);
         let next = self.position.last.next();
         if record.first() > next {
             return Err(StorageError::Corrupt {
@@ -417,12 +408,8 @@ impl Walk<'_> {
         if self.position.last != self.from.last || self.position.chain == self.from.chain {
             return Ok(());
         }
-        Err(StorageError::Corrupt {
-            path: path.to_owned(),
-            position: format!("sequence {}", self.from.last),
-            what: "the log and the snapshot or watermark of this sequence are not of one history".into(),
-            next_step: RESTORE_BACKUP,
-        })
+        let what = "the log and the snapshot or watermark of this sequence are not of one history";
+        Err(corrupt_at(path, self.from.last, what.into()))
     }
 }
 
@@ -626,15 +613,9 @@ fn follow(
         Ok(())
     })?;
     if !acknowledged_found {
-        return Err(StorageError::Corrupt {
-            path: files.journal.clone(),
-            position: format!("sequence {}", end.last.next()),
-            what: format!(
-                "the log ends, but everything up to sequence {} was acknowledged",
-                acknowledged.last
-            ),
-            next_step: RESTORE_BACKUP,
-        });
+        let what =
+            format!("the log ends, but everything up to sequence {} was acknowledged", acknowledged.last);
+        return Err(corrupt_at(&files.journal, end.last.next(), what));
     }
     assert_eq!(ledger.last(), end.last, "the ledger is where its log ends");
     Ok(end)

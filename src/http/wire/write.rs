@@ -128,7 +128,7 @@ pub(in crate::http) fn plain_text(out: &mut Vec<u8>, text: &[u8]) {
 }
 
 /// Writes a number's digits.
-fn digits(out: &mut Vec<u8>, number: u64) {
+pub(in crate::http) fn digits(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
