@@ -211,7 +211,7 @@ fn a_sync_that_fails_ends_the_process_and_what_it_was_for_is_not_acknowledged() 
     let scene = Scene::new();
     let load = Load::default();
     // Some way into the load: each filler is a commit of its own.
-    let server = scene.serve(&[("POWER_CUT_FAIL_SYNC", &(FILLERS + 40).to_string())]);
+    let server = scene.serve(&[("POWER_CUT_FAIL", &format!("sync /db {}", FILLERS + 40))]);
     fill(&scene, &server);
     let acknowledged = load.run(&scene, &server, &[]);
     assert_eq!(server.exit_code(), Some(EXIT_LOG_FAILURE));

@@ -31,7 +31,8 @@ enum Operation {
     MakeDirectory { path: String, inode: u64 },
     SyncBegin { inode: u64, token: u64, path: String },
     SyncEnd { token: u64 },
-    SyncFailed { inode: u64, token: u64 },
+    SyncFailed { inode: u64, token: u64, path: String },
+    Failed { path: String },
     SyncRange,
 }
 
@@ -75,7 +76,8 @@ impl Trace {
                 10 => Operation::SyncBegin { inode: a, token: b, path },
                 11 => Operation::SyncEnd { token: b },
                 12 => Operation::SyncRange,
-                14 => Operation::SyncFailed { inode: a, token: b },
+                14 => Operation::SyncFailed { inode: a, token: b, path },
+                15 => Operation::Failed { path },
                 _ => panic!("the server did what the trace has no record for: {path}"),
             };
             records.push((end as u64, operation));
@@ -111,6 +113,40 @@ impl Trace {
             _ => None,
         };
         self.records.iter().filter_map(|(_, operation)| failed(operation)).collect()
+    }
+
+    /// What was made to fail: the position behind it, and the path of what it was for.
+    pub(crate) fn failures(&self) -> Vec<(u64, &str)> {
+        let failures = self.records.iter().filter_map(|(end, operation)| match operation {
+            Operation::SyncFailed { path, .. } | Operation::Failed { path } => Some((*end, path.as_str())),
+            _ => None,
+        });
+        failures.collect()
+    }
+
+    /// The position behind all of it.
+    pub(crate) fn end(&self) -> u64 {
+        self.records.last().expect("it did something").0
+    }
+
+    /// The position before the first file behind this one is created whose path starts and ends so.
+    pub(crate) fn before_creating(&self, position: u64, start: &str, ending: &str) -> Option<u64> {
+        let is_sought = |operation: &Operation| match operation {
+            Operation::Create { path, .. } => path.starts_with(start) && path.ends_with(ending),
+            _ => false,
+        };
+        let index =
+            self.records.iter().position(|(end, operation)| *end > position && is_sought(operation))?;
+        Some(self.records[index - 1].0)
+    }
+
+    /// The positions behind which a name that ends so is gone from below `start`.
+    pub(crate) fn removals(&self, start: &str, ending: &str) -> Vec<u64> {
+        let removals = self.records.iter().filter_map(|(end, operation)| match operation {
+            Operation::Remove { path } if path.starts_with(start) && path.ends_with(ending) => Some(*end),
+            _ => None,
+        });
+        removals.collect()
     }
 
     /// How many times each kind of operation was seen, for the reader of the test's output.
@@ -170,7 +206,7 @@ impl Trace {
                         object.dropped.push(object.durable..changes);
                     }
                 }
-                Operation::SyncRange => {}
+                Operation::SyncRange | Operation::Failed { .. } => {}
             }
         }
         disk
@@ -286,6 +322,12 @@ impl<'a> Disk<'a> {
     fn remove(&mut self, path: &str) {
         let (directory, name) = self.place(path);
         self.change(directory, Entry { gone: Some(name.to_owned()), come: None });
+    }
+
+    /// The names in a directory as the processes see them.
+    pub(crate) fn names(&self, path: &str) -> Vec<&str> {
+        let (directory, name) = self.place(path);
+        self.volatile[self.volatile[directory][name]].keys().map(String::as_str).collect()
     }
 
     /// Writes what is on the disk to `target`.

@@ -6,7 +6,10 @@
  *   POWER_CUT_TRACE              the file for the records
  *   POWER_CUT_KILL_AFTER_RENAME  kill -9 the process right after it has given a file a name that ends so
  *   POWER_CUT_KILL_BEFORE_SYNC   kill -9 it right before the fdatasync, the 20th of them, of files whose names end so
- *   POWER_CUT_FAIL_SYNC          let the fdatasync of this number, of files whose names end in "/db", fail
+ *   POWER_CUT_FAIL               "<call> <suffix> <number>": let the call of this number fail, of those for files and
+ *                                directories whose names end so; a suffix "*" is all of them. Calls: sync (fsync and
+ *                                fdatasync), hang (likewise, but it never returns), pwrite, write, append (a write in
+ *                                append mode), create (of a directory, too), rename (by the new name), unlink (likewise)
  *   POWER_CUT_FLIP               flip a bit in every write to files whose names end so
  *
  * A record is little-endian: u32 length of what follows; u8 kind; u64 a; u64 b; u32 length of the text; the text;
@@ -36,10 +39,12 @@
 
 enum {
   START = 1, CREATE, WRITE, ZEROS, TRUNCATE, RENAME, UNLINK, MKDIR, RMDIR, SYNC_BEGIN, SYNC_END, SYNC_RANGE,
-  UNSUPPORTED, SYNC_FAILED
+  UNSUPPORTED, SYNC_FAILED, FAILED
 };
 
-static char root[PATH_MAX], kill_after[NAME_MAX], kill_before[NAME_MAX], fail_sync[NAME_MAX], flip[NAME_MAX];
+static char root[PATH_MAX], kill_after[NAME_MAX], kill_before[NAME_MAX], fail[NAME_MAX], flip[NAME_MAX];
+static char fail_call[16], fail_suffix[NAME_MAX];
+static int fail_number;
 static int trace = -1;
 static uint64_t tokens;
 /* Around every change of a name, so that the records are in the order of the changes. */
@@ -100,7 +105,8 @@ __attribute__((constructor)) static void start(void) {
   snprintf(root, sizeof root, "%s/", directory);
   setting("POWER_CUT_KILL_AFTER_RENAME", kill_after);
   setting("POWER_CUT_KILL_BEFORE_SYNC", kill_before);
-  setting("POWER_CUT_FAIL_SYNC", fail_sync);
+  setting("POWER_CUT_FAIL", fail);
+  if (fail[0] && sscanf(fail, "%15s %254s %d", fail_call, fail_suffix, &fail_number) != 3) abort();
   setting("POWER_CUT_FLIP", flip);
   int descriptor = syscall(SYS_openat, AT_FDCWD, path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   /* Out of the way of programs that close or number descriptors. */
@@ -160,6 +166,26 @@ static int of_name(int directory, const char *name, char *path) {
 
 static void unsupported(const char *what) { put(UNSUPPORTED, 0, 0, what, NULL, 0); }
 
+/* Whether this call is the one that is to fail. */
+static int fails(const char *call, const char *path) {
+  static int count;
+  if (strcmp(call, fail_call) || !(fail_suffix[0] == '*' || ends(path, fail_suffix))) return 0;
+  return __atomic_add_fetch(&count, 1, __ATOMIC_SEQ_CST) == fail_number;
+}
+
+/* Likewise; then it is recorded, and the error is there. */
+static int refused(const char *call, const char *path) {
+  if (!fails(call, path)) return 0;
+  put(FAILED, 0, 0, path, NULL, 0);
+  errno = EIO;
+  return 1;
+}
+static int refused_on(const char *call, int fd) {
+  char path[PATH_MAX];
+  struct stat status;
+  return fail_call[0] && of_descriptor(fd, path, &status) && refused(call, path);
+}
+
 static int open_at(int directory, const char *name, int flags, mode_t mode) {
   char path[PATH_MAX];
   if (!(flags & (O_CREAT | O_TRUNC)) || !of_name(directory, name, path))
@@ -168,7 +194,7 @@ static int open_at(int directory, const char *name, int flags, mode_t mode) {
   pthread_rwlock_rdlock(&alive);
   pthread_mutex_lock(&names);
   int existed = syscall(SYS_faccessat, directory, name, F_OK) == 0;
-  int fd = syscall(SYS_openat, directory, name, flags, mode);
+  int fd = (flags & O_CREAT) && refused("create", path) ? -1 : syscall(SYS_openat, directory, name, flags, mode);
   struct stat status;
   if (fd >= 0 && fstat(fd, &status) == 0) {
     if (!existed) put(CREATE, status.st_ino, 0, path, NULL, 0);
@@ -210,7 +236,8 @@ static void wrote(int fd, off64_t offset, const struct iovec *parts, int count, 
 
 ssize_t write(int fd, const void *bytes, size_t size) {
   /* Where an append goes depends on the writes before it: no other may come between it and its record. */
-  if (fcntl(fd, F_GETFL) & O_APPEND) pthread_rwlock_wrlock(&alive);
+  int appends = fcntl(fd, F_GETFL) & O_APPEND;
+  if (appends) pthread_rwlock_wrlock(&alive);
   else pthread_rwlock_rdlock(&alive);
   char path[PATH_MAX];
   struct stat status;
@@ -221,7 +248,7 @@ ssize_t write(int fd, const void *bytes, size_t size) {
     flipped[size / 2] ^= 1;
     bytes = flipped;
   }
-  ssize_t result = syscall(SYS_write, fd, bytes, size);
+  ssize_t result = refused_on(appends ? "append" : "write", fd) ? -1 : syscall(SYS_write, fd, bytes, size);
   struct iovec part = {(void *)bytes, size};
   wrote(fd, -1, &part, 1, result);
   free(flipped);
@@ -237,7 +264,7 @@ ssize_t writev(int fd, const struct iovec *parts, int count) {
 }
 ssize_t pwrite64(int fd, const void *bytes, size_t size, off64_t offset) {
   pthread_rwlock_rdlock(&alive);
-  ssize_t result = syscall(SYS_pwrite64, fd, bytes, size, offset);
+  ssize_t result = refused_on("pwrite", fd) ? -1 : syscall(SYS_pwrite64, fd, bytes, size, offset);
   struct iovec part = {(void *)bytes, size};
   wrote(fd, offset, &part, 1, result);
   pthread_rwlock_unlock(&alive);
@@ -270,7 +297,7 @@ static int renamed(int from_at, const char *from_name, int to_at, const char *to
   if (known && flags) unsupported("renameat2 with flags");
   pthread_rwlock_rdlock(&alive);
   pthread_mutex_lock(&names);
-  int result = syscall(SYS_renameat2, from_at, from_name, to_at, to_name, flags);
+  int result = known && refused("rename", to) ? -1 : syscall(SYS_renameat2, from_at, from_name, to_at, to_name, flags);
   if (result == 0 && known) {
     put(RENAME, strlen(from), 0, from, to, strlen(to));
   }
@@ -290,7 +317,7 @@ int unlinkat(int at, const char *name, int flags) {
   int known = of_name(at, name, path);
   pthread_rwlock_rdlock(&alive);
   pthread_mutex_lock(&names);
-  int result = syscall(SYS_unlinkat, at, name, flags);
+  int result = known && refused("unlink", path) ? -1 : syscall(SYS_unlinkat, at, name, flags);
   if (result == 0 && known) put(flags & AT_REMOVEDIR ? RMDIR : UNLINK, 0, 0, path, NULL, 0);
   pthread_mutex_unlock(&names);
   pthread_rwlock_unlock(&alive);
@@ -304,7 +331,7 @@ int mkdirat(int at, const char *name, mode_t mode) {
   int known = of_name(at, name, path);
   pthread_rwlock_rdlock(&alive);
   pthread_mutex_lock(&names);
-  int result = syscall(SYS_mkdirat, at, name, mode);
+  int result = known && refused("create", path) ? -1 : syscall(SYS_mkdirat, at, name, mode);
   struct stat status;
   if (result == 0 && known && stat(path, &status) == 0) put(MKDIR, status.st_ino, 0, path, NULL, 0);
   pthread_mutex_unlock(&names);
@@ -322,10 +349,10 @@ static int synced(int fd, long call) {
     die();
   uint64_t token = __atomic_add_fetch(&tokens, 1, __ATOMIC_SEQ_CST);
   put(SYNC_BEGIN, status.st_ino, token, path, NULL, 0);
-  static int failures;
-  if (fail_sync[0] && call == SYS_fdatasync && ends(path, "/db")
-      && __atomic_add_fetch(&failures, 1, __ATOMIC_SEQ_CST) == atoi(fail_sync)) {
-    put(SYNC_FAILED, status.st_ino, token, NULL, NULL, 0);
+  /* Without `alive`, or the process could not end. */
+  if (fails("hang", path)) for (;;) pause();
+  if (fails("sync", path)) {
+    put(SYNC_FAILED, status.st_ino, token, path, NULL, 0);
     errno = EIO;
     return -1;
   }
