@@ -27,11 +27,17 @@
 //! `TELLER_POWER_CUTS=2000` makes that many cuts; `TELLER_POWER_CUT_SEED=17` chooses the same ones again, in a
 //! trace that is another one each time, as clients and threads are.
 //!
+//! And the disk fails: the shim lets one call of a kind, for one kind of file, fail or never return, while the server
+//! starts, works, or compacts its logs. Then the power is cut, too, and what a failed sync was for counts as never written.
+//!
+//! A test that fails keeps its trace, its ledger and some images that have lost something, and says where.
+//!
 //! Not modelled: a disk that lies about a flush; a sector of which only a part is written; writes that are
 //! neither old nor new; a write of several sectors of which a later one arrives and an earlier one does not
 //! (whole writes do so); a file system that loses what was synced. No file system loses as much of what was not
 //! synced as this does, which most of all forgets the names of files that were synced themselves.
 
+mod directory;
 #[path = "power_cut/disk.rs"]
 mod disk;
 mod random;
@@ -42,11 +48,12 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use directory::Directory;
 use disk::{Trace, Unsynced};
 use random::{Random, setting};
 use rustix::process::{Pid, Signal, kill_process};
@@ -80,6 +87,9 @@ const REQUESTS: u64 = 45;
 const LATER_CUTS: usize = 6;
 /// One image in so many is given to a real server.
 const SERVED_EVERY: u64 = 12;
+/// So many images that have lost something are kept: any of them shows it.
+const IMAGES_KEPT_MAX: usize = 3;
+const ALL_IMAGES: [Unsynced; 3] = [Unsynced::Lost, Unsynced::Kept, Unsynced::Mixed];
 /// How often a file that is still held is tried: ten seconds.
 const ATTEMPTS: u32 = 2000;
 const PAUSE: Duration = Duration::from_millis(5);
@@ -130,19 +140,16 @@ fn a_power_cut_loses_nothing_acknowledged_and_would_without_our_own_syncs() {
         } else {
             positions[random.below(positions.len() as u64) as usize]
         };
-        let disk = trace.cut(position, &|_| false);
-        for unsynced in [Unsynced::Lost, Unsynced::Kept, Unsynced::Mixed] {
-            let image = scene.image();
-            disk.write_to(image.path(), unsynced, &mut random);
+        for unsynced in ALL_IMAGES {
             let served = unsynced == Unsynced::Mixed && cut % SERVED_EVERY == 0;
-            let found = if served {
-                survives_in_a_server(&scene, image.path(), &acknowledged, position)
-            } else {
-                survives(image.path(), &acknowledged, position, cut % 2 == 0)
-            };
-            if let Err(what) = found {
-                wrong.push(format!("cut {cut} at {position}, unsynced {unsynced:?}: {what}"));
-            }
+            let found = scene.cut(&trace, position, unsynced, &mut random, &|image| {
+                if served {
+                    survives_in_a_server(&scene, image, &acknowledged, position)
+                } else {
+                    survives(image, &acknowledged, position, cut % 2 == 0)
+                }
+            });
+            wrong.extend(found.err().map(|what| format!("cut {cut}: {what}")));
         }
         let image = scene.image();
         trace.cut(position, &our_syncs).write_to(image.path(), Unsynced::Lost, &mut random);
@@ -189,14 +196,13 @@ fn what_a_killed_process_did_not_sync_is_durable_before_anything_relies_on_it() 
         let step = ((acknowledged.len() - before) / LATER_CUTS).max(1);
         let mut cuts: Vec<u64> =
             acknowledged[before..].iter().step_by(step).map(|one| one.position).collect();
-        cuts.push(*trace.positions().last().expect("it did something"));
+        cuts.push(trace.end());
         for cut in cuts {
             for unsynced in [Unsynced::Lost, Unsynced::Mixed] {
-                let image = scene.image();
-                trace.cut(cut, &|_| false).write_to(image.path(), unsynced, &mut random);
-                if let Err(what) = survives(image.path(), &acknowledged, cut, false) {
-                    wrong.push(format!("{death:?}, cut at {cut}, {unsynced:?}: {what}"));
-                }
+                let found = scene.cut(&trace, cut, unsynced, &mut random, &|image| {
+                    survives(image, &acknowledged, cut, false)
+                });
+                wrong.extend(found.err().map(|what| format!("{death:?}, {what}")));
             }
         }
     }
@@ -220,13 +226,18 @@ fn a_sync_that_fails_ends_the_process_and_what_it_was_for_is_not_acknowledged() 
     let [failed] = trace.failed_syncs()[..] else { panic!("one sync fails: {}", trace.summary()) };
     assert!(trace.grown().contains(&failed), "zeros were appended to that file");
     assert!(!acknowledged.is_empty(), "something was done before");
-    let end = *trace.positions().last().expect("it did something");
-    let mut random = Random::new(1);
-    for unsynced in [Unsynced::Lost, Unsynced::Kept, Unsynced::Mixed] {
-        let image = scene.image();
-        trace.cut(end, &|_| false).write_to(image.path(), unsynced, &mut random);
-        assert_eq!(survives(image.path(), &acknowledged, end, true), Ok(()), "{unsynced:?}");
+    assert_eq!(lost_at(&scene, &trace, &[trace.end()], &ALL_IMAGES, &acknowledged), [""; 0]);
+}
+
+/// Waits for something that is bound to come.
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    for _ in 0..PATIENCE.as_millis() / PAUSE.as_millis() {
+        if is_so() {
+            return;
+        }
+        thread::sleep(PAUSE);
     }
+    panic!("waited in vain until {what}");
 }
 
 /// A disk, or the memory before it, flips a bit on the way. What is written is read back before it has its name, and
@@ -248,6 +259,45 @@ fn nothing_is_deleted_for_a_file_that_does_not_read_back() {
         }
         assert_eq!(survives(&image, &acknowledged, u64::MAX, true), Ok(()), "{flipped}");
     }
+}
+
+/// What has been lost, or keeps a start from being one, after a power cut at each of these positions.
+fn lost_at(
+    scene: &Scene,
+    trace: &Trace,
+    positions: &[u64],
+    images: &[Unsynced],
+    acknowledged: &[Acknowledged],
+) -> Vec<String> {
+    let mut random = Random::new(1);
+    let mut lost = Vec::new();
+    for &position in positions {
+        for &unsynced in images {
+            let found = scene.cut(trace, position, unsynced, &mut random, &|image| {
+                survives(image, acknowledged, position, true)
+            });
+            lost.extend(found.err());
+        }
+    }
+    lost
+}
+
+/// A failure came once in many runs, and all that could have told more of it was deleted with it.
+#[test]
+fn the_directory_of_a_test_that_fails_stays() {
+    let used_by_a_test = |fails: bool| {
+        let (tell, told) = mpsc::channel();
+        let test = thread::spawn(move || {
+            let directory = Directory::new();
+            tell.send(directory.path().to_owned()).expect("it listens");
+            assert!(!fails, "on purpose");
+        });
+        assert_eq!(test.join().is_err(), fails);
+        told.recv().expect("it has told")
+    };
+    assert!(!used_by_a_test(false).exists(), "else it is removed");
+    let kept = used_by_a_test(true);
+    fs::remove_dir(kept).expect("it is still there");
 }
 
 /// Recovers an image in this process, and looks for all that was acknowledged before the cut.
@@ -387,7 +437,8 @@ fn survives_in_a_server(
     acknowledged: &[Acknowledged],
     cut: u64,
 ) -> Result<(), String> {
-    let server = Server::start(&data(image), &[], &scene.log).ok_or("the server does not start")?;
+    let server =
+        Server::start(&data(image), &[], &scene.log).map_err(|_| "the server does not start".to_owned())?;
     let mut client = Client::new(server.address);
     for acknowledged in acknowledged.iter().filter(|acknowledged| acknowledged.position <= cut) {
         match &acknowledged.what {
@@ -435,13 +486,7 @@ fn fill(scene: &Scene, server: &Server) {
         let reply = client.request("POST", "/v2/accounts", None, &body).expect("it lives");
         assert_eq!(reply.status, 201, "{}", reply.body);
     }
-    for _ in 0..PATIENCE.as_millis() / PAUSE.as_millis() {
-        if scene.trace_so_far().grown().len() == SHARDS {
-            return;
-        }
-        thread::sleep(PAUSE);
-    }
-    panic!("not all files are grown");
+    wait_until("all files are grown", || scene.trace_so_far().grown().len() == SHARDS);
 }
 
 /// The clients' requests, which never repeat but on purpose.
@@ -544,14 +589,15 @@ fn posted(name: &AccountName, body: &str) -> Option<Reply> {
 
 /// Temporary directories, the shim, and a trace.
 struct Scene {
-    directory: tempfile::TempDir,
+    directory: Directory,
     log: PathBuf,
     memory: Option<PathBuf>,
+    images_kept: AtomicUsize,
 }
 
 impl Scene {
     fn new() -> Scene {
-        let directory = tempfile::tempdir().expect("a temporary directory");
+        let directory = Directory::new();
         // What the kernel calls it: the shim compares paths.
         let path = fs::canonicalize(directory.path()).expect("there");
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/power_cut/shim.c");
@@ -566,7 +612,7 @@ impl Scene {
         fs::create_dir(path.join("root")).expect("created");
         let memory = PathBuf::from("/dev/shm");
         let memory = tempfile::tempdir_in(&memory).is_ok().then_some(memory);
-        Scene { log: path.join("log"), directory, memory }
+        Scene { log: path.join("log"), directory, memory, images_kept: AtomicUsize::new(0) }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -577,15 +623,21 @@ impl Scene {
         self.try_serve(variables).expect("it starts")
     }
 
+    /// `None` if it ends instead.
     fn try_serve(&self, variables: &[(&str, &str)]) -> Option<Server> {
-        let (shim, root, trace) = (self.path("shim.so"), self.path("root"), self.path("trace"));
+        self.serve_in(&self.path(""), variables).ok()
+    }
+
+    /// Starts a traced server whose root, trace and log are in `place`; or it ends instead, with this exit code.
+    fn serve_in(&self, place: &Path, variables: &[(&str, &str)]) -> Result<Server, Option<i32>> {
+        let (shim, root, trace) = (self.path("shim.so"), place.join("root"), place.join("trace"));
         let mut all: Vec<(&str, &str)> = vec![
             ("LD_PRELOAD", shim.to_str().expect("UTF-8")),
             ("POWER_CUT_ROOT", root.to_str().expect("UTF-8")),
             ("POWER_CUT_TRACE", trace.to_str().expect("UTF-8")),
         ];
         all.extend(variables);
-        Server::start(&data(&root), &all, &self.log)
+        Server::start(&data(&root), &all, &place.join("log"))
     }
 
     fn trace_bytes(&self) -> u64 {
@@ -604,12 +656,45 @@ impl Scene {
     }
 
     /// A directory for an image: in memory, if there is such a place, as nothing pulls this plug.
-    fn image(&self) -> tempfile::TempDir {
-        match &self.memory {
-            Some(memory) => tempfile::tempdir_in(memory),
-            None => tempfile::tempdir(),
+    fn image(&self) -> Directory {
+        self.memory.as_ref().map_or_else(Directory::new, |memory| Directory::new_in(memory))
+    }
+
+    /// Cuts the power, and says what `check` finds wrong with the image; which is then kept as the disk had it.
+    fn cut(
+        &self,
+        trace: &Trace,
+        position: u64,
+        unsynced: Unsynced,
+        random: &mut Random,
+        check: &dyn Fn(&Path) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let disk = trace.cut(position, &|_| false);
+        let image = self.image();
+        let mut again = random.clone();
+        disk.write_to(image.path(), unsynced, random);
+        check(image.path()).map_err(|what| {
+            let before = self.image();
+            disk.write_to(before.path(), unsynced, &mut again);
+            self.keep(before);
+            format!("at {position}, unsynced {unsynced:?}: {what}")
+        })
+    }
+
+    /// Keeps an image that has lost something, if it is among the first.
+    fn keep(&self, mut image: Directory) {
+        if self.images_kept.fetch_add(1, Ordering::Relaxed) < IMAGES_KEPT_MAX {
+            image.keep();
         }
-        .expect("a temporary directory")
+    }
+}
+
+impl Drop for Scene {
+    /// The test may go on to another scene before it fails.
+    fn drop(&mut self) {
+        if *self.images_kept.get_mut() > 0 {
+            self.directory.keep();
+        }
     }
 }
 
@@ -625,8 +710,8 @@ struct Server {
 }
 
 impl Server {
-    /// Starts a server and waits until it is ready; `None` if it ends instead.
-    fn start(data: &Path, variables: &[(&str, &str)], log: &Path) -> Option<Server> {
+    /// Starts a server and waits until it is ready; or it ends instead, with this exit code, or none if it is killed.
+    fn start(data: &Path, variables: &[(&str, &str)], log: &Path) -> Result<Server, Option<i32>> {
         let (root, name) = (data.parent().expect("a parent"), data.file_name().expect("a name"));
         let log = File::options().create(true).append(true).open(log).expect("opened");
         let mut child = Command::new(env!("CARGO_BIN_EXE_teller"))
@@ -649,13 +734,14 @@ impl Server {
             let _ = tell.send(line);
         });
         let line = told.recv_timeout(PATIENCE).unwrap_or_default();
-        let Some((_, address)) = line.trim().split_once("http://") else {
-            let _ = child.kill();
-            child.wait().expect("waited for");
-            return None;
-        };
         let pid = Pid::from_child(&child);
-        Some(Server { child: child.into(), pid, address: address.parse().expect("an address") })
+        let mut server = Server { child: child.into(), pid, address: SocketAddr::from(([127, 0, 0, 1], 0)) };
+        let Some((_, address)) = line.trim().split_once("http://") else {
+            // Its stdout is closed a moment before it ends.
+            return Err(server.exit_code());
+        };
+        server.address = address.parse().expect("an address");
+        Ok(server)
     }
 
     fn signal(&self, signal: Signal) {

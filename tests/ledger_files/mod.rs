@@ -1,5 +1,8 @@
 //! A small ledger on disk, made through the library, for tests of what lies there.
 
+#[path = "../directory/mod.rs"]
+mod directory;
+
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
@@ -7,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+pub(crate) use directory::copy;
 use teller::ledger::{
     AccountName, AccountRef, Amount, Command, Currency, Event, IdempotencyKey, KeyDigest, Ledger,
     LedgerParts, OverdraftDefault, Quantity, Sequence, ShardId, Target, Terms, Timestamp,
@@ -136,20 +140,6 @@ impl Shard {
             state: self.ledger().to_parts(),
             records: (1..=last).map(record).collect::<Result<_, _>>()?,
         })
-    }
-}
-
-/// Copies a directory with all that is in it.
-pub(crate) fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("created");
-    for entry in fs::read_dir(from).expect("read") {
-        let entry = entry.expect("read");
-        let target = to.join(entry.file_name());
-        if entry.file_type().expect("known").is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).expect("copied");
-        }
     }
 }
 

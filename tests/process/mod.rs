@@ -5,6 +5,9 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+#[path = "../directory/mod.rs"]
+mod directory;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -15,6 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use directory::Directory;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use teller::client::{BaseUrl, Client, Response};
@@ -26,15 +30,15 @@ pub(crate) const TIME_MAX: Duration = Duration::from_secs(60);
 /// How long to wait before looking again.
 pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// A directory of ledgers, removed at the end.
+/// A directory of ledgers, removed at the end, unless the test fails.
 pub(crate) struct DataDir {
-    root: tempfile::TempDir,
+    root: Directory,
 }
 
 impl DataDir {
     /// An empty one.
     pub(crate) fn new() -> DataDir {
-        DataDir { root: tempfile::tempdir().expect("a temporary directory") }
+        DataDir { root: Directory::new() }
     }
 
     /// Where it is.
