@@ -229,6 +229,42 @@ fn a_sync_that_fails_ends_the_process_and_what_it_was_for_is_not_acknowledged() 
     assert_eq!(lost_at(&scene, &trace, &[trace.end()], &ALL_IMAGES, &acknowledged), [""; 0]);
 }
 
+/// Of the journal or its watermark the disk refuses what a commit writes, or of the watermark the housekeeper's sync,
+/// which is the third: the start of each shard has had one.
+#[test]
+fn a_log_or_a_watermark_that_cannot_be_written_ends_the_process_and_nothing_is_lost() {
+    for failing in ["pwrite /watermark 30", "sync /watermark 3", "pwrite /db 40"] {
+        let scene = Scene::new();
+        let server = scene.serve(&[("POWER_CUT_FAIL", failing)]);
+        let acknowledged = Load::default().run(&scene, &server, &[]);
+        assert_eq!(server.exit_code(), Some(EXIT_LOG_FAILURE), "{failing}: {}", scene.logged());
+
+        let trace = scene.trace();
+        assert_eq!(trace.failures().len(), 1, "{failing}: {}", trace.summary());
+        assert!(!acknowledged.is_empty(), "something was done before");
+        let lost = lost_at(&scene, &trace, &[trace.end()], &ALL_IMAGES, &acknowledged);
+        assert!(lost.is_empty(), "{failing}: {lost:#?}");
+    }
+}
+
+/// Whoever makes room ahead of the log only makes commits quicker, so it ends nothing.
+#[test]
+fn without_room_ahead_of_the_log_everything_goes_on() {
+    let scene = Scene::new();
+    let load = Load::default();
+    let server = scene.serve(&[("POWER_CUT_FAIL", "append /db 3")]);
+    fill(&scene, &server);
+    let acknowledged = load.run(&scene, &server, &[]);
+    scene.wait_for_log("cannot make room ahead of the log");
+    assert_eq!(load.requests.load(Ordering::Relaxed), CLIENTS as u64 * REQUESTS, "all are answered");
+    server.signal(Signal::TERM);
+    assert!(server.ended(), "it ends well");
+
+    let trace = scene.trace();
+    assert_eq!(trace.failures().len(), 1, "{}", trace.summary());
+    assert_eq!(lost_at(&scene, &trace, &[trace.end()], &ALL_IMAGES, &acknowledged), [""; 0]);
+}
+
 /// Waits for something that is bound to come.
 fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     for _ in 0..PATIENCE.as_millis() / PAUSE.as_millis() {
@@ -686,6 +722,15 @@ impl Scene {
         if self.images_kept.fetch_add(1, Ordering::Relaxed) < IMAGES_KEPT_MAX {
             image.keep();
         }
+    }
+
+    /// What the servers have logged.
+    fn logged(&self) -> String {
+        fs::read_to_string(&self.log).expect("there is a log")
+    }
+
+    fn wait_for_log(&self, text: &str) {
+        wait_until(&format!("the log says {text:?}"), || self.logged().contains(text));
     }
 }
 
