@@ -265,6 +265,21 @@ fn without_room_ahead_of_the_log_everything_goes_on() {
     assert_eq!(lost_at(&scene, &trace, &[trace.end()], &ALL_IMAGES, &acknowledged), [""; 0]);
 }
 
+/// A sync that never returns: its commit holds up the shard, and the watchdog, after ten seconds, the process no longer.
+#[test]
+fn a_sync_that_hangs_ends_the_process_and_nothing_is_lost() {
+    let scene = Scene::new();
+    let server = scene.serve(&[("POWER_CUT_FAIL", "hang /db 60")]);
+    let acknowledged = Load::default().run(&scene, &server, &[]);
+    assert_eq!(server.exit_code(), Some(EXIT_LOG_FAILURE), "{}", scene.logged());
+    for told in ["a commit takes long", "a commit hangs"] {
+        assert!(scene.logged().contains(told), "{told:?} in {}", scene.logged());
+    }
+    let trace = scene.trace();
+    assert!(!acknowledged.is_empty(), "something was done before");
+    assert_eq!(lost_at(&scene, &trace, &[trace.end()], &[Unsynced::Lost], &acknowledged), [""; 0]);
+}
+
 /// Waits for something that is bound to come.
 fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     for _ in 0..PATIENCE.as_millis() / PAUSE.as_millis() {
