@@ -280,6 +280,52 @@ fn a_sync_that_hangs_ends_the_process_and_nothing_is_lost() {
     assert_eq!(lost_at(&scene, &trace, &[trace.end()], &[Unsynced::Lost], &acknowledged), [""; 0]);
 }
 
+/// The disk fails once while the log is compacted. The step is given up, with nothing left of it that looks finished, and
+/// what it was to replace stays; the next one does it all. Of the syncs of a directory, the first one of each shard is the
+/// start's.
+#[test]
+fn a_compaction_that_fails_takes_nothing_away_and_the_next_one_gets_on() {
+    let failing = [
+        ("sync .snapshot.tmp 1", Some(("snapshots", ".snapshot.tmp"))),
+        ("rename .snapshot 1", Some(("snapshots", ".snapshot.tmp"))),
+        ("sync /snapshots 3", Some(("snapshots", ".snapshot.tmp"))),
+        ("sync .segment.tmp 1", Some(("archive", ".segment.tmp"))),
+        ("rename .segment 1", Some(("archive", ".segment.tmp"))),
+        ("sync /archive 3", Some(("archive", ".segment.tmp"))),
+        ("rename .removed 1", None),
+    ];
+    for (failing, given_up) in failing {
+        let scene = Scene::new();
+        let load = Load::default();
+        let server = scene.serve(&[("POWER_CUT_FAIL", failing)]);
+        let mut acknowledged = load.run(&scene, &server, &[Signal::USR1]);
+        scene.wait_for_log("cannot compact the log");
+        let reply = Client::new(server.address).request("GET", "/accounts/account-0", None, "");
+        assert_eq!(reply.map(|reply| reply.status), Some(200), "{failing}: it serves");
+        acknowledged.extend(load.run(&scene, &server, &[Signal::USR1]));
+        wait_until("both shards have a segment", || scene.segments().iter().all(|&segments| segments > 0));
+        server.signal(Signal::TERM);
+        assert!(server.ended(), "{failing}: it ends well: {}", scene.logged());
+
+        let trace = scene.trace();
+        let [(failed_at, path)] = trace.failures()[..] else { panic!("{failing}: {}", trace.summary()) };
+        let shard = &path[..path.find("/shard-").expect("it is in a shard") + "/shard-0000".len()];
+        let mut cuts = vec![failed_at, trace.end()];
+        // Where a generation has just been deleted for good.
+        cuts.extend(trace.removals(shard, ".removed").iter().filter(|&&removed| removed > failed_at));
+        let lost = lost_at(&scene, &trace, &cuts, &[Unsynced::Lost, Unsynced::Mixed], &acknowledged);
+        assert!(lost.is_empty(), "{failing}: {lost:#?}");
+        if let Some((directory, in_the_making)) = given_up {
+            // When the next attempt begins, which may be at once if the other shard got on.
+            let again = trace.before_creating(failed_at, shard, in_the_making).expect("it is tried again");
+            let disk = trace.cut(again, &|_| false);
+            assert_eq!(disk.names(&format!("{shard}/{directory}")), [""; 0], "{failing}: nothing is left");
+            let generations = disk.names(&format!("{shard}/journal"));
+            assert!(generations.contains(&"0000000001"), "{failing}: it stays: {generations:?}");
+        }
+    }
+}
+
 /// Waits for something that is bound to come.
 fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     for _ in 0..PATIENCE.as_millis() / PAUSE.as_millis() {
@@ -746,6 +792,15 @@ impl Scene {
 
     fn wait_for_log(&self, text: &str) {
         wait_until(&format!("the log says {text:?}"), || self.logged().contains(text));
+    }
+
+    /// How many segments each shard has.
+    fn segments(&self) -> [usize; SHARDS] {
+        [0, 1].map(|shard| {
+            let archive = data(&self.path("root")).join(format!("shard-{shard:04}/archive"));
+            let names = fs::read_dir(archive).expect("read").map(|entry| entry.expect("read").file_name());
+            names.filter(|name| name.to_string_lossy().ends_with(".segment")).count()
+        })
     }
 }
 
