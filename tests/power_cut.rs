@@ -29,6 +29,7 @@
 //!
 //! And the disk fails: the shim lets one call of a kind, for one kind of file, fail or never return, while the server
 //! starts, works, or compacts its logs. Then the power is cut, too, and what a failed sync was for counts as never written.
+//! `TELLER_POWER_CUT_STARTS_EVERY=1` has each call of a start fail in turn, and not only some of them.
 //!
 //! A test that fails keeps its trace, its ledger and some images that have lost something, and says where.
 //!
@@ -57,6 +58,7 @@ use directory::Directory;
 use disk::{Trace, Unsynced};
 use random::{Random, setting};
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use teller::ledger::{
     AccountChange, AccountName, Amount, Change, Currency, Direction, ExcessDecimals, KeyDigest, Sequence,
     ShardId, Timestamp, TransactionId,
@@ -90,6 +92,8 @@ const SERVED_EVERY: u64 = 12;
 /// So many images that have lost something are kept: any of them shows it.
 const IMAGES_KEPT_MAX: usize = 3;
 const ALL_IMAGES: [Unsynced; 3] = [Unsynced::Lost, Unsynced::Kept, Unsynced::Mixed];
+/// Of the calls that a start makes, one in so many fails, each in a start of its own.
+const STARTS_EVERY: u64 = 12;
 /// How often a file that is still held is tried: ten seconds.
 const ATTEMPTS: u32 = 2000;
 const PAUSE: Duration = Duration::from_millis(5);
@@ -324,6 +328,92 @@ fn a_compaction_that_fails_takes_nothing_away_and_the_next_one_gets_on() {
             assert!(generations.contains(&"0000000001"), "{failing}: it stays: {generations:?}");
         }
     }
+}
+
+/// Every call by which a start changes the disk, or makes it durable, fails once. The start says so and ends, or goes on
+/// where it can; and the next one, on a disk that has recovered, finds all that was acknowledged.
+///
+/// One shard is recovered after the other, as on one core, so that a number means the same call each time.
+#[test]
+fn a_start_on_a_disk_that_fails_tells_of_it_and_nothing_is_lost() {
+    let seed = setting("TELLER_POWER_CUT_SEED").unwrap_or_else(|| u64::from(std::process::id()));
+    let stride = setting("TELLER_POWER_CUT_STARTS_EVERY").unwrap_or(STARTS_EVERY).max(1);
+    println!("TELLER_POWER_CUT_SEED={seed} TELLER_POWER_CUT_STARTS_EVERY={stride}");
+    run_on_one_core();
+    let scene = Scene::new();
+    let load = Load::default();
+    let server = scene.serve(&[]);
+    let mut acknowledged = load.run(&scene, &server, &[Signal::USR1]);
+    wait_until("both shards have a segment", || scene.segments().iter().all(|&segments| segments > 0));
+    acknowledged.extend(load.run(&scene, &server, &[KILL]));
+    server.ended();
+    let server = scene.serve(&[]);
+    acknowledged.extend(load.run(&scene, &server, &[KILL]));
+    server.ended();
+    // What processes leave that are killed in the midst of something.
+    let shard = data(&scene.path("root")).join("shard-0001");
+    for leftover in ["snapshots/left.tmp", "archive/left.tmp", "journal/0000000001.removed/db"] {
+        let leftover = shard.join(leftover);
+        fs::create_dir_all(leftover.parent().expect("in a directory")).expect("created");
+        fs::write(leftover, "left").expect("written");
+    }
+
+    let mut wrong = Vec::new();
+    let mut starts = 0;
+    for call in ["sync", "pwrite", "write", "append", "create", "rename", "unlink"] {
+        let mut number = 1 + seed % stride;
+        loop {
+            starts += 1;
+            let failing = format!("{call} * {number}");
+            let image = scene.image();
+            directory::copy(&scene.path("root"), &image.path().join("root"));
+            let started = scene.serve_in(image.path(), &[("POWER_CUT_FAIL", &failing)]);
+            let trace = Trace::read(&image.path().join("trace"), &image.path().join("root"));
+            let failures = trace.failures();
+            let failed = failures.first().map(|(_, path)| (*path).to_owned());
+            let (serves, code) = match started {
+                // It has made all its calls.
+                Ok(_) if failed.is_none() => break,
+                Ok(server) => {
+                    server.signal(Signal::TERM);
+                    (true, server.exit_code())
+                }
+                Err(code) => (false, code),
+            };
+            let log = fs::read_to_string(image.path().join("log")).expect("there is a log");
+            let last = log.lines().last().unwrap_or_default();
+            let names_it = |line: &str| {
+                line.contains(image.path().to_str().expect("UTF-8")) && line.contains("Input/output error")
+            };
+            let is_told = if serves {
+                // What may fail without harm, and is told, is done behind the start's back and tried again: the next
+                // generation is opened ahead, and what an earlier life left is compacted.
+                code == Some(0) && log.lines().any(names_it)
+            } else {
+                code == Some(1) && last.starts_with("teller: ") && names_it(last)
+            };
+            let told = format!("it serves {serves}, exit code {code:?}:\n{log}");
+            let found = is_told.then_some(()).ok_or(told).and_then(|()| {
+                survives(&image.path().join("root"), &acknowledged, u64::MAX, number.is_multiple_of(2))
+            });
+            if let Err(what) = found {
+                wrong.push(format!("{failing}, {failed:?}: {what}"));
+                scene.keep(image);
+            }
+            number += stride;
+        }
+    }
+    println!("{starts} starts");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Has this thread, and the processes that it starts, run on one core.
+fn run_on_one_core() {
+    let allowed = sched_getaffinity(None).expect("known");
+    let first = (0..CpuSet::MAX_CPU).find(|&core| allowed.is_set(core)).expect("it runs somewhere");
+    let mut one = CpuSet::new();
+    one.set(first);
+    sched_setaffinity(None, &one).expect("it stays where it may be");
 }
 
 /// Waits for something that is bound to come.

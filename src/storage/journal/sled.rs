@@ -5,7 +5,7 @@
 //! <shard>/journal/0000000007/conf, db, blobs/    a generation: complete, and written by one life of the process
 //!                 0000000008.3.creating/         cut short by a crash; swept at the next start
 //!                 0000000006.removed/            likewise
-//!                 0000000007/reading/            a copy that a reader had sled open; gone once it is open
+//!                 0000000007/reading/5/          a copy that a reader had sled open; gone once it is open
 //! ```
 //!
 //! A generation maps the sequence of a record's first event, 8 bytes big-endian, to the record, or to its first 64 KiB.
@@ -63,7 +63,8 @@
 //!    records carry a checksum, their sequence and the hash of the one before; [`Generation::open`] refuses a
 //!    record out of place, recovery a chain that does not join, and the watermark a log that ends early.
 //! 4. The flusher thread only logs a failed sync [`flusher.rs: run`]. So there is none:
-//!    `flush_every_ms(None)`. `Log::drop` unwraps its sync [`pagecache/logger.rs: Log::drop`]: only a copy has that.
+//!    `flush_every_ms(None)`. `Log::drop` unwraps its sync [`pagecache/logger.rs: Log::drop`], if the database is not
+//!    `temporary`: a disk that refused it for a copy, which nobody needed any more, ended the process. So copies are, too.
 //! 5. A crash while opening can leave `snap.<16 hex digits>.generating` [`pagecache/snapshot.rs:
 //!    write_snapshot`], and the next open takes it for the newest snapshot, as the filter knows another suffix,
 //!    `.in___motion` [`config.rs: get_snapshot_files`]. Snapshots are written by an open that *recovers*, and
@@ -131,7 +132,7 @@
 //!
 //! On two cores and a virtual disk; create / `db` on disk / open, with the copy and the check of all records:
 //!
-//! - empty: 5 ms / 96 bytes / 22 ms, for 8 MiB of zeros written to the copy and synced;
+//! - empty: 5 ms / 96 bytes / 22 ms, for 8 MiB of zeros written to the copy;
 //! - 1000 records of 271 bytes: 808,892 bytes / 18 ms;
 //! - 2000 records of 16 KB, or 512 of 65 KB, 32 MiB: 32,498,379 or 33,505,902 bytes / 0.09 to 0.13 s.
 //!
@@ -242,7 +243,7 @@ const READING: &str = "reading";
 /// Who may use the copy that is there meanwhile.
 const COPY_MODE: u32 = 0o600;
 
-/// How many generations the process has begun to make (fact 1).
+/// How many generations, and copies of some, the process has begun to make (fact 1).
 static CREATED: AtomicU64 = AtomicU64::new(0);
 
 /// A part of a shard's log: records that follow one another, in one sled database.
@@ -389,18 +390,21 @@ impl Generation {
         // what the disk does not, and calls it clean; so what is read is read from the disk.
         lock.file().sync_data().map_err(StorageError::io("sync", &file_path))?;
         read_from_disk(lock.file());
-        fs::create_dir(&reading).map_err(StorageError::io("create", &reading))?;
-        copy_to_read(lock.file(), &file_path, &reading.join("db"), segment_bytes)?;
-        let database = configuration(&reading, segment_bytes).open().map_err(|error| match error {
+        // Nobody needs it on the disk (fact 4). Its last handle deletes the directory, which so must be no other copy's.
+        let copy = reading.join(CREATED.fetch_add(1, Ordering::Relaxed).to_string());
+        fs::create_dir_all(&copy).map_err(StorageError::io("create", &copy))?;
+        copy_to_read(lock.file(), &file_path, &copy.join("db"), segment_bytes)?;
+        let opened = configuration(&copy, segment_bytes).temporary(true).open();
+        let database = opened.map_err(|error| match error {
             ::sled::Error::Io(error) if is_for_want_of_room(&error) => no_room(path, segment_bytes),
             // Of the system, too many open files for example: nothing is wrong with the log. sled has errors of this kind
             // of its own, for what is.
             ::sled::Error::Io(error) if error.raw_os_error().is_some() => {
-                StorageError::io("open", &reading)(error)
+                StorageError::io("open", &copy)(error)
             }
             error => corrupt(&file_path, "its log", error.to_string()),
         })?;
-        check_configuration(path, &reading)?;
+        check_configuration(path, &copy)?;
         let parts = RwLock::new(parts_of(path, &database)?);
         Ok(Generation {
             number,
