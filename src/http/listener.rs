@@ -725,8 +725,7 @@ mod tests {
     /// What is left in the outbox of a socket that is closed would go to whoever has its number next.
     #[tokio::test]
     async fn what_is_in_the_outbox_leaves_before_its_socket_is_closed() {
-        tokio::spawn(outbox::run());
-        tokio::task::yield_now().await;
+        let Some(installed) = outbox::tests::install() else { return };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let connect = || TcpStream::connect(listener.local_addr().expect("bound"));
         let (mut first, mut second) = (connect().await.expect("open"), connect().await.expect("open"));
@@ -735,13 +734,18 @@ mod tests {
         let mut stream = PatientStream::new(accepted, vigil, Duration::from_secs(1));
         let written = Pin::new(&mut stream).poll_write(&mut Context::from_waker(Waker::noop()), b"first");
         assert!(matches!(written, Poll::Ready(Ok(5))), "{written:?}");
+        assert!(stream.delivery.is_queued(), "it is in the outbox");
         drop(stream);
         let (other, _) = listener.accept().await.expect("accepted");
-        tokio::task::yield_now().await;
+        // Whatever is left in it is sent now.
+        drop(installed);
         drop(other);
         let mut told = [Vec::new(), Vec::new()];
-        first.read_to_end(&mut told[0]).await.expect("in order");
-        second.read_to_end(&mut told[1]).await.expect("in order");
+        let reading = async {
+            first.read_to_end(&mut told[0]).await.expect("in order");
+            second.read_to_end(&mut told[1]).await.expect("in order");
+        };
+        tokio::time::timeout(Duration::from_secs(60), reading).await.expect("both are closed");
         assert_eq!(told, [b"first".to_vec(), Vec::new()]);
     }
 
