@@ -4,7 +4,7 @@ mod process;
 mod support;
 
 use std::collections::{BTreeMap, HashSet};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use process::{DataDir, TIME_MAX};
 use serde_json::Value;
-use support::{MemoryBank, Service};
+use support::{MemoryBank, Service, in_time};
 use teller::bank::events::{EventFilter, HORIZON_TIME_MAX, Happened, Position};
 use teller::bank::{AccountSelector, Bank, BankShard, KeyHome, Origin, Readers};
 use teller::http::Limits;
@@ -74,7 +74,8 @@ impl Reader {
         let mut id = None;
         loop {
             let mut line = String::new();
-            if self.lines.read_line(&mut line).is_err() || !line.ends_with('\n') {
+            unless_gone(self.lines.read_line(&mut line))?;
+            if !line.ends_with('\n') {
                 return None;
             }
             match line.trim_end_matches('\n').split_once(':') {
@@ -110,6 +111,13 @@ impl Reader {
     fn until_end(&mut self) -> Vec<Told> {
         std::iter::from_fn(|| self.next_event()).collect()
     }
+}
+
+/// What was read, or nothing if the server has gone. One that is there and silent fails the test.
+fn unless_gone(read: io::Result<usize>) -> Option<usize> {
+    let is_silent = |error: &io::Error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+    assert!(!read.as_ref().is_err_and(is_silent), "nothing came within {TIME_MAX:?}");
+    read.ok()
 }
 
 fn ids<'a>(events: impl IntoIterator<Item = &'a Told>) -> Vec<String> {
@@ -148,19 +156,22 @@ fn quantity(text: &str) -> Quantity {
 
 async fn open(bank: &Bank, text: &str) {
     let limit = Some(quantity("1000000"));
-    bank.open(Opening::plain(name(text), Currency::USD, limit), origin()).await.expect("opened");
+    let opening = Opening::plain(name(text), Currency::USD, limit);
+    in_time("an account", bank.open(opening, origin())).await.expect("opened");
 }
 
 async fn deposit(bank: &Bank, text: &str) {
     let account = AccountSelector::Name(name(text));
-    bank.post(account, None, Direction::Deposit, quantity("1"), origin()).await.expect("deposited");
+    let deposit = bank.post(account, None, Direction::Deposit, quantity("1"), origin());
+    in_time("a deposit", deposit).await.expect("deposited");
 }
 
 async fn transfer(bank: &Bank, from: &str, to: &str, note: Note) {
     let place = |text: &str| bank.place(AccountSelector::Name(name(text)));
     let operation =
         Operation::Transfer { from: place(from), to: place(to), amount: Sum::Exactly(quantity("1")), note };
-    bank.operate(operation, Vec::new(), KeyHome::Key, false, origin()).await.expect("transferred");
+    let transfer = bank.operate(operation, Vec::new(), KeyHome::Key, false, origin());
+    in_time("a transfer", transfer).await.expect("transferred");
 }
 
 /// Reads all that there is, in pages.
@@ -334,6 +345,17 @@ impl Journal for HeldJournal {
     }
 }
 
+/// Waits until the log of the first shard has something behind this, durable or not.
+async fn in_log(bank: &Bank, passed: &Position) {
+    let next = passed.passed()[0].next();
+    in_time("it is in the log", async {
+        while bank.shards()[0].log.record(next).expect("readable").is_none() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+}
+
 /// P1: an event that is not durable is not shown, though it is decided, and in the log already; and what comes after it
 /// in another shard waits for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -390,13 +412,9 @@ async fn nothing_is_shown_that_is_not_durable() {
         let (bank, account) = (Arc::clone(&bank), accounts[&0].clone());
         async move { deposit(&bank, &account).await }
     });
-    // Until it is in the log.
-    let next = start.passed()[0].next();
-    while bank.shards()[0].log.record(next).expect("readable").is_none() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    let reading = tokio::time::timeout(TIME_MAX, read_all(&bank, start.clone(), &all, 10)).await;
-    assert!(reading.expect("it waits for nothing").is_empty());
+    in_log(&bank, &start).await;
+    let shown = in_time("it waits for nothing", read_all(&bank, start.clone(), &all, 10)).await;
+    assert!(shown.is_empty());
     // Later, in the other shard: it waits for what may still come before it.
     tokio::time::sleep(Duration::from_millis(5)).await;
     deposit(&bank, &accounts[&1]).await;
@@ -409,10 +427,10 @@ async fn nothing_is_shown_that_is_not_durable() {
     let is_late = || began.elapsed() >= HORIZON_TIME_MAX;
     assert!((!reading.is_finished() || is_late()) && !waiting.is_finished());
     set(0, false);
-    let shown = reading.await.expect("it reads");
+    let shown = in_time("what was held is shown", reading).await.expect("it reads");
     let shards: Vec<_> = shown.iter().map(|event| event.executed.id.shard.index()).collect();
     assert!(shards == [0, 1] || is_late(), "{shards:?}");
-    waiting.await.expect("it is durable");
+    in_time("it is durable", waiting).await.expect("it is told");
 
     // A shard that does not come to an end with a commit holds the others up for a while, and not for ever; what it
     // holds comes when it is durable.
@@ -422,18 +440,15 @@ async fn nothing_is_shown_that_is_not_durable() {
         let (bank, account) = (Arc::clone(&bank), accounts[&0].clone());
         async move { deposit(&bank, &account).await }
     });
-    let next = start.passed()[0].next();
-    while bank.shards()[0].log.record(next).expect("readable").is_none() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    in_log(&bank, &start).await;
     tokio::time::sleep(Duration::from_millis(5)).await;
     // The currency of the other's accounts is known already, so nobody else is asked.
     deposit(&bank, &accounts[&1]).await;
-    let shown = read_all(&bank, start, &all, 10).await;
+    let shown = in_time("the other is shown", read_all(&bank, start, &all, 10)).await;
     assert_eq!(shown.len(), 1);
     assert_eq!(shown[0].executed.id.shard.index(), 1);
     set(0, false);
-    waiting.await.expect("it is durable");
+    in_time("it is durable", waiting).await.expect("it is told");
     let rest = read_all(&bank, shown[0].after.clone(), &all, 10).await;
     assert_eq!(rest.iter().map(|event| event.executed.id.shard.index()).collect::<Vec<_>>(), [0]);
 
@@ -796,7 +811,7 @@ fn a_reader_misses_nothing_and_gets_nothing_twice_over_kills() {
             })
             .collect();
         drop(tell);
-        acknowledged.extend(hear.iter().take(300));
+        acknowledged.extend((0..300).map(|_| hear.recv_timeout(TIME_MAX).expect("it is answered")));
         server.kill_without_waiting();
         // What was answered before the end, too.
         acknowledged.extend(hear.iter());
@@ -839,6 +854,7 @@ fn a_reader_misses_nothing_and_gets_nothing_twice_over_kills() {
 /// Posts a body on a connection of its own; nothing if the server has gone.
 fn post_bare(address: &str, path: &str, body: &str) -> Option<Value> {
     let mut stream = TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(TIME_MAX)).expect("a time limit");
     let request = format!(
         "POST {path} HTTP/1.1\r\nhost: teller\r\nconnection: close\r\ncontent-type: application/json\r\n\
          content-length: {}\r\n\r\n{body}",
@@ -846,7 +862,7 @@ fn post_bare(address: &str, path: &str, body: &str) -> Option<Value> {
     );
     stream.write_all(request.as_bytes()).ok()?;
     let mut reply = Vec::new();
-    stream.read_to_end(&mut reply).ok()?;
+    unless_gone(stream.read_to_end(&mut reply))?;
     let text = String::from_utf8(reply).ok()?;
     let (head, body) = text.split_once("\r\n\r\n")?;
     assert!(head.starts_with("HTTP/1.1 201"), "{text}");

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::{MemoryBank, Reply, Service, TIME_MAX, in_time};
+use support::{MemoryBank, Reply, Service, TIME_MAX, in_time, read_first, read_more, read_to_end};
 use teller::bank::{AccountSelector, Bank, BatchItem, BatchItems, BatchRefusal, Origin, Refusal};
 use teller::http::{Code, Drained, Limits};
 use teller::ledger::operation::{Opening, Operation};
@@ -17,7 +17,7 @@ use teller::ledger::{
 };
 use teller::storage::StorageError;
 use teller::storage::journal::JournalReader;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
 
@@ -889,7 +889,7 @@ async fn a_body_in_chunks_keeps_its_connection_and_the_requests_behind_it() {
         kept.write_all(deposit.as_bytes()).await.expect("open");
         let mut bytes = Vec::new();
         let reply = loop {
-            assert!(kept.read_buf(&mut bytes).await.expect("open") > 0, "it is closed");
+            read_more(&mut kept, &mut bytes).await;
             if let Some((reply, _)) = Reply::parse(&bytes) {
                 break reply;
             }
@@ -910,8 +910,7 @@ async fn a_client_that_sends_before_it_reads_still_hears_the_refusal() {
     let head = b"POST /accounts HTTP/1.1\r\nhost: x\r\ncontent-length: 200000\r\n\r\n";
     stream.write_all(head).await.expect("open");
     // The reply has arrived, and the service has closed its direction: it is as far as it will get.
-    let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).await.expect("an end in order");
+    let bytes = read_to_end(&mut stream).await;
     for _ in 0..20 {
         stream.write_all(&[b' '; 10_000]).await.expect("still taken");
     }
@@ -941,12 +940,11 @@ async fn who_closes_its_side_behind_a_stream_that_ended_still_gets_its_reply() {
         connection.write_all(stream("GET").as_bytes()).await.expect("open");
         let mut bytes = Vec::new();
         while !bytes.ends_with(b"\r\n0\r\n\r\n") {
-            assert!(connection.read_buf(&mut bytes).await.expect("open") > 0);
+            read_more(&mut connection, &mut bytes).await;
         }
         connection.write_all(deposit.as_bytes()).await.expect("open");
         connection.shutdown().await.expect("open");
-        let mut bytes = Vec::new();
-        connection.read_to_end(&mut bytes).await.expect("an end in order");
+        let bytes = read_to_end(&mut connection).await;
         let (reply, rest) = Reply::parse(&bytes).expect("a reply");
         assert_eq!((reply.status.as_u16(), rest.len()), (201, 0), "{reply:?}");
     }
@@ -963,8 +961,7 @@ async fn what_closes_without_a_handler_waits_for_the_client_too() {
     for (head, status) in [(upgrade, 413), ("GARBAGE\r\n\r\n", 400), (&too_long, 431)] {
         let mut stream = service.connect().await;
         stream.write_all(head.as_bytes()).await.expect("open");
-        let mut bytes = Vec::new();
-        stream.read_to_end(&mut bytes).await.expect("an end in order");
+        let bytes = read_to_end(&mut stream).await;
         for _ in 0..20 {
             stream.write_all(&[b' '; 10_000]).await.expect("still taken");
         }
@@ -1065,8 +1062,7 @@ async fn results_of_large_batches_that_are_not_read_have_room_for_so_many() {
     loop {
         let mut stream = connect_with_little_room(&service).await;
         stream.write_all(request.as_bytes()).await.expect("taken");
-        let mut status = [0; 12];
-        stream.read_exact(&mut status).await.expect("it is answered");
+        let status = read_first::<12>(&mut stream).await;
         if status.ends_with(b"503") {
             break;
         }
@@ -1106,7 +1102,7 @@ async fn replies_that_are_not_read_have_room_for_so_many() {
         let mut reader = connect_with_little_room(&service).await;
         let request = format!("GET {page} HTTP/1.1\r\nhost: x\r\n{head}\r\n");
         reader.write_all(request.as_bytes()).await.expect("taken");
-        reader.read_exact(&mut [0]).await.expect("it is answered");
+        read_first::<1>(&mut reader).await;
 
         let metrics = service.get("/metrics").await;
         let taken =
@@ -1184,7 +1180,7 @@ async fn a_large_reply_is_whole_also_if_an_upgrade_was_offered_and_the_service_e
         tokio::task::yield_now().await;
         // Requests that it has not begun to answer are not answered.
         assert!((1..=count + 2).contains(&whole_replies(&mut stream).await));
-        assert_eq!(serving.await.expect("no panic"), Drained { connections_cut: 0 });
+        assert_eq!(in_time("it stops", serving).await.expect("no panic"), Drained { connections_cut: 0 });
     }
 }
 
@@ -1212,8 +1208,7 @@ async fn no_reply_is_lost_to_requests_behind_it_when_the_service_ends() {
     let bank = service.bank.take().expect("it is ready");
     let serving = service.begin_stop();
     tokio::time::sleep(Duration::from_millis(50)).await;
-    let mut bytes = Vec::new();
-    in_time("it ends", from.read_to_end(&mut bytes)).await.expect("in order");
+    let bytes = read_to_end(&mut from).await;
     let (mut rest, mut count) = (&bytes[..], 0);
     while !rest.is_empty() {
         let (reply, behind) = Reply::parse(rest).expect("a whole reply");
@@ -1224,7 +1219,7 @@ async fn no_reply_is_lost_to_requests_behind_it_when_the_service_ends() {
     let account = bank.bank.account(name).await.expect("it is there");
     assert_eq!(account.posted.minor_units(), 100 * (count + 1) as i128);
     drop(writer);
-    assert_eq!(serving.await.expect("no panic"), Drained { connections_cut: 0 });
+    assert_eq!(in_time("it stops", serving).await.expect("no panic"), Drained { connections_cut: 0 });
     bank.stop();
 }
 
@@ -1267,14 +1262,14 @@ async fn a_stream_is_not_cut_by_the_body_of_its_request() {
     for bytes in [2, 200_000] {
         let mut reader = stream_of(&service, &format!("content-length: {bytes}\r\n")).await;
         let mut told = Vec::new();
-        assert!(reader.read_buf(&mut told).await.expect("open") > 0, "there is no reply");
+        read_more(&mut reader, &mut told).await;
         for part in 1..=2 {
             reader.write_all(&vec![b' '; bytes / 2]).await.expect("still taken");
             let deposit = service.post("/accounts/a/deposit", r#"{"amount":1}"#).await;
             assert_eq!(deposit.status.as_u16(), 201, "{deposit:?}");
             in_time("the deposit is told", async {
                 while String::from_utf8_lossy(&told).matches("event: deposit\n").count() < part {
-                    assert!(reader.read_buf(&mut told).await.expect("open") > 0, "it is cut off");
+                    read_more(&mut reader, &mut told).await;
                 }
             })
             .await;
@@ -1289,7 +1284,7 @@ async fn a_stream_is_not_cut_by_the_body_of_its_request() {
 async fn a_stream_is_cut_where_the_body_of_its_request_does_not_end() {
     let service = Service::start().await;
     let mut reader = stream_of(&service, &format!("content-length: {}\r\n", u32::MAX)).await;
-    assert!(reader.read_buf(&mut Vec::new()).await.expect("open") > 0, "there is no reply");
+    read_first::<1>(&mut reader).await;
     in_time("it is cut", async { while reader.write_all(&[b' '; 64 * 1024]).await.is_ok() {} }).await;
     streams(&service, 0).await;
     service.stop().await;
@@ -1334,8 +1329,7 @@ async fn slow_reader(service: &Service, requests: &str) -> TcpStream {
 
 /// How many replies come, each of them as long as it says.
 async fn whole_replies(stream: &mut TcpStream) -> usize {
-    let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).await.expect("an end in order");
+    let bytes = read_to_end(stream).await;
     let (mut rest, mut count) = (&bytes[..], 0);
     while !rest.is_empty() {
         let (reply, behind) = Reply::parse(rest).expect("a whole reply");
@@ -1351,8 +1345,7 @@ async fn connections_beyond_the_limit_are_told_so() {
     let service = Service::start_with(limits).await;
     let mut held = service.connect().await;
     held.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-    let mut byte = [0; 1];
-    held.read_exact(&mut byte).await.unwrap();
+    read_first::<1>(&mut held).await;
     let refused = service.send_bytes(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n", true).await;
     let (reply, rest) = Reply::parse(&refused).expect("a reply");
     assert_eq!((reply.status.as_u16(), reply.code().as_str()), (503, "too-many-connections"));
@@ -1381,23 +1374,18 @@ async fn stopping_answers_what_is_in_flight_and_closes_what_is_idle() {
         .await
         .unwrap();
     // The service has begun to read the body once it asks for it.
-    let mut go_on = [0; 25];
-    halfway.read_exact(&mut go_on).await.unwrap();
-    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+    assert_eq!(&read_first::<25>(&mut halfway).await, b"HTTP/1.1 100 Continue\r\n\r\n");
     let address = service.address;
     // Kept beyond the service: the request in flight needs it.
     let mut service = service;
     let bank = service.bank.take().unwrap();
     let serving = service.begin_stop();
-    let mut nothing = Vec::new();
-    idle.read_to_end(&mut nothing).await.unwrap();
-    assert!(nothing.is_empty());
+    assert!(read_to_end(&mut idle).await.is_empty());
     halfway.write_all(b"{\"amount\":1}").await.unwrap();
-    let mut bytes = Vec::new();
-    halfway.read_to_end(&mut bytes).await.unwrap();
+    let bytes = read_to_end(&mut halfway).await;
     let (reply, _) = Reply::parse(&bytes).expect("a reply");
     assert_eq!((reply.status.as_u16(), reply.header("connection")), (201, "close"));
-    assert_eq!(serving.await.unwrap(), Drained { connections_cut: 0 });
+    assert_eq!(in_time("it stops", serving).await.unwrap(), Drained { connections_cut: 0 });
     assert!(tokio::net::TcpStream::connect(address).await.is_err());
     bank.stop();
 }
@@ -1413,10 +1401,9 @@ async fn stopping_cuts_off_who_does_not_come_to_an_end() {
         )
         .await
         .unwrap();
-    let mut go_on = [0; 25];
-    halfway.read_exact(&mut go_on).await.unwrap();
+    read_first::<25>(&mut halfway).await;
     let bank = service.bank.take().unwrap();
-    assert_eq!(service.begin_stop().await.unwrap(), Drained { connections_cut: 1 });
+    assert_eq!(in_time("it stops", service.begin_stop()).await.unwrap(), Drained { connections_cut: 1 });
     bank.stop();
 }
 
@@ -1482,8 +1469,7 @@ async fn who_reads_late_gets_every_reply_once_and_in_order() {
         before = now;
     }
     assert!(before < Some(REQUESTS), "there is room for all replies");
-    let mut bytes = Vec::new();
-    in_time("an end", from.read_to_end(&mut bytes)).await.expect("an end in order");
+    let bytes = read_to_end(&mut from).await;
     writing.await.expect("no panic");
     let mut rest = &bytes[..];
     for number in 0..REQUESTS {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use teller::ledger::operation::{HomedKey, Item, Opening, Operation, Place, PlainTransfer, Sum};
@@ -23,6 +23,8 @@ use teller::shard::worker::{Network, ShardThreads};
 use teller::storage::StorageError;
 use teller::storage::journal::record::{Draft, LogPosition};
 use teller::storage::journal::{Journal, MemoryJournal};
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 /// How long anything may take before it counts as hanging.
@@ -353,29 +355,47 @@ fn a_batch_takes_its_time_when_nobody_can_look_at_the_shard() {
     let mut network = Network::new(1);
     let threads =
         ShardThreads::start(shard_id(), ledger, rules(), journal, looking, on_failure, &mut network);
-    runtime().block_on(threads.handle().ask(execute(open("a"), None))).expect("opened");
+    answered(threads.handle().ask(execute(open("a"), None))).expect("opened");
     assert!(HANDLE.set(threads.handle().clone()).is_ok());
-    runtime().block_on(threads.handle().ask(execute(deposit("a"), None))).expect("deposited");
+    answered(threads.handle().ask(execute(deposit("a"), None))).expect("deposited");
     assert!(LOOKS.load(Ordering::SeqCst) > 0 && SEEN.load(Ordering::SeqCst) == 0);
-    threads.stop().expect("no error");
+    ended(threads).expect("no error");
 }
 
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().build().expect("a runtime")
+/// Waits for what has to come, on this thread.
+fn answered<T>(waited_for: impl Future<Output = T>) -> T {
+    answered_in(&Builder::new_current_thread().enable_time().build().expect("a runtime"), waited_for)
+}
+
+/// The same, in a runtime with threads of its own.
+fn answered_in<T>(runtime: &Runtime, waited_for: impl Future<Output = T>) -> T {
+    runtime.block_on(async { timeout(TIME_MAX, waited_for).await }).expect("nobody waits for ever")
+}
+
+/// A runtime with so many threads.
+fn runtime(threads: usize) -> Runtime {
+    Builder::new_multi_thread().worker_threads(threads).enable_time().build().expect("a runtime")
+}
+
+/// Ends a shard, without waiting for ever.
+fn ended<J: Journal + 'static>(threads: ShardThreads<J>) -> Result<(Ledger, J), StorageError> {
+    let (tell, told) = bounded(1);
+    thread::spawn(move || drop(tell.send(threads.stop())));
+    told.recv_timeout(TIME_MAX).expect("it ends, and does not panic")
 }
 
 /// P1: no reply leaves before its sync has ended; not even that of a read which saw the change.
 #[test]
 fn replies_wait_for_the_sync_and_reads_of_what_is_not_durable_wait_too() {
     let (threads, begins, gate) = gated(2);
-    runtime().block_on(async {
+    answered(async {
         let handle = threads.handle().clone();
         let opening = tokio::spawn({
             let handle = handle.clone();
             async move { handle.ask(execute(open("a"), Some(1))).await }
         });
         tokio::task::yield_now().await;
-        begins.recv().expect("the sync begins");
+        begins.recv_timeout(TIME_MAX).expect("the sync begins");
         let reading = tokio::spawn({
             let handle = handle.clone();
             async move { handle.ask(Request::Account(AccountRef::Name(name("a")))).await }
@@ -401,7 +421,7 @@ fn replies_wait_for_the_sync_and_reads_of_what_is_not_durable_wait_too() {
 #[test]
 fn a_shard_by_itself_answers_when_its_sync_has_ended() {
     let (threads, begins, gate) = gated(1);
-    runtime().block_on(async {
+    answered(async {
         let handle = threads.handle().clone();
         let ask = |request| {
             let asked = handle.ask(request);
@@ -409,7 +429,7 @@ fn a_shard_by_itself_answers_when_its_sync_has_ended() {
         };
         let opening = ask(execute(open("a"), Some(1)));
         tokio::task::yield_now().await;
-        begins.recv().expect("the sync begins");
+        begins.recv_timeout(TIME_MAX).expect("the sync begins");
         let reading = ask(Request::Account(AccountRef::Name(name("a"))));
         let again = ask(execute(open("a"), Some(1)));
         tokio::task::yield_now().await;
@@ -424,7 +444,7 @@ fn a_shard_by_itself_answers_when_its_sync_has_ended() {
     });
     let watch = threads.commit_watch();
     drop(gate);
-    threads.stop().expect("the log is intact");
+    ended(threads).expect("the log is intact");
     assert_eq!(watch.under_way(), None);
 }
 
@@ -433,7 +453,7 @@ fn a_shard_by_itself_answers_when_its_sync_has_ended() {
 #[test]
 fn a_full_inbox_refuses_at_once_and_loses_nothing() {
     let (threads, _begins, gate) = gated(1);
-    let refused = runtime().block_on(async {
+    let refused = answered(async {
         let handle = threads.handle().clone();
         let answered = Arc::new(AtomicUsize::new(0));
         let mut asked = Vec::new();
@@ -461,7 +481,7 @@ fn a_full_inbox_refuses_at_once_and_loses_nothing() {
         refused
     });
     assert_eq!(refused, Err(ShardError::Overloaded));
-    threads.stop().expect("the log is intact");
+    ended(threads).expect("the log is intact");
 }
 
 /// A sync that fails is told to whoever ends the process, and nobody gets a reply to what it was to make durable.
@@ -498,17 +518,19 @@ fn a_failing_log_among(shards: usize, fail_next: fn(&mut MemoryJournal)) {
         let mut asked = asked.lock().expect("no panic");
         *asked = Some(threads.handle().ask(execute(open("a"), None)));
     }
+    let until = Instant::now() + TIME_MAX;
     let first = loop {
         match poll(&mut asked.lock().expect("no panic")) {
             Poll::Ready(reply) => break reply,
             Poll::Pending => thread::yield_now(),
         }
+        assert!(Instant::now() < until, "nobody is told");
     };
     assert_eq!(first, Err(ShardError::Ended));
     // This one comes when it is known.
     let second = threads.handle().ask(execute(open("b"), None));
-    assert_eq!(runtime().block_on(second), Err(ShardError::Ended));
-    assert!(threads.stop().is_err());
+    assert_eq!(answered(second), Err(ShardError::Ended));
+    assert!(ended(threads).is_err());
     assert_eq!(
         *failures.lock().expect("no panic"),
         [true],
@@ -1274,7 +1296,7 @@ fn stop(shards: Vec<ShardThreads<MemoryJournal>>) {
     shards.iter().for_each(ShardThreads::ask_to_stop);
     let mut in_flight = teller::ledger::Total::default();
     let ledgers: Vec<_> =
-        shards.into_iter().map(|threads| threads.stop().expect("the log is intact").0).collect();
+        shards.into_iter().map(|threads| ended(threads).expect("the log is intact").0).collect();
     for ledger in &ledgers {
         assert!(ledger.totals().values().all(|total| total.is_zero()), "P3");
         ledger.clearing().values().for_each(|part| in_flight.add_total(*part));
@@ -1309,7 +1331,6 @@ fn a_log_waits_for_what_its_batches_require_of_the_other() {
             let handle = handles[index].clone();
             async move { handle.ask(request).await }
         };
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build();
         let script = async {
             // It is sent here and now, so what is asked next comes behind it.
             let opening = handles[stuck].ask(execute(open(["a", "b"][stuck]), Some(1)));
@@ -1329,13 +1350,10 @@ fn a_log_waits_for_what_its_batches_require_of_the_other() {
             let Ok(Reply::Worked(WorkReply::Items(items))) = &reply else { panic!("{reply:?}") };
             assert!(matches!(items[..], [ItemReply::Done { .. }]), "{items:?}");
         };
-        let runtime = runtime.expect("a runtime");
-        runtime.block_on(async {
-            tokio::time::timeout(TIME_MAX, script).await.expect("nobody waits for ever");
-        });
+        answered_in(&runtime(1), script);
         shards.iter().for_each(ShardThreads::ask_to_stop);
         for threads in shards {
-            let (ledger, journal) = threads.stop().expect("the log is intact");
+            let (ledger, journal) = ended(threads).expect("the log is intact");
             assert_eq!((ledger.last().get(), journal.journal.durable().last.get()), (2, 2));
         }
     }
@@ -1346,12 +1364,7 @@ fn a_log_waits_for_what_its_batches_require_of_the_other() {
 fn works_that_cross_never_wait_for_one_another_for_ever() {
     let shards = network(3);
     let handles: Vec<_> = shards.iter().map(|threads| threads.handle().clone()).collect();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(4)
-        .enable_time()
-        .build()
-        .expect("a runtime");
-    runtime.block_on(async {
+    answered_in(&runtime(4), async {
         for (index, handle) in handles.iter().enumerate() {
             let AccountRef::Name(name) = place(index).account else { unreachable!() };
             assert!(matches!(handle.ask(execute(open(&name), None)).await, Ok(Reply::Executed { .. })));
@@ -1371,12 +1384,9 @@ fn works_that_cross_never_wait_for_one_another_for_ever() {
                 })
             })
             .collect();
-        let all = async {
-            for client in clients {
-                client.await.expect("no panic");
-            }
-        };
-        tokio::time::timeout(TIME_MAX, all).await.expect("nobody waits for ever");
+        for client in clients {
+            client.await.expect("no panic");
+        }
     });
     stop(shards);
 }
@@ -1387,9 +1397,8 @@ fn a_stop_with_works_under_way_ends_and_leaves_nothing_in_flight() {
     for round in 0..20 {
         let shards = network(3);
         let handles: Vec<_> = shards.iter().map(|threads| threads.handle().clone()).collect();
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("a runtime");
-        runtime.block_on(async {
+        let runtime = runtime(2);
+        answered_in(&runtime, async {
             for (index, handle) in handles.iter().enumerate() {
                 let AccountRef::Name(name) = place(index).account else { unreachable!() };
                 handle.ask(execute(open(&name), None)).await.expect("answered");

@@ -305,6 +305,9 @@ mod tests {
     use crate::storage::journal::MemoryJournal;
     use crate::storage::journal::record::{Draft, LogPosition};
 
+    /// How long anything may take before it counts as hanging.
+    const TIME_MAX: Duration = Duration::from_secs(60);
+
     /// Bytes of an event that is a refusal with a request's id of that length, and a little more.
     const EVENT_BYTES: usize = 16 * 1024;
 
@@ -379,16 +382,22 @@ mod tests {
         let mut asked = Vec::new();
         for number in 0..3 {
             asked.push(ask(number));
+            let until = Instant::now() + TIME_MAX;
             while threads.handle().status.requests.load(Ordering::Relaxed) > 0 {
+                assert!(Instant::now() < until, "request {number} is not taken");
                 thread::yield_now();
             }
         }
         asked.extend((3..REQUESTS).map(ask));
         drop(gate);
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        for reply in asked {
-            runtime.block_on(reply).expect("an answer");
-        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let answers = async {
+            for reply in asked {
+                reply.await.expect("an answer");
+            }
+        };
+        let answers = async { tokio::time::timeout(TIME_MAX, answers).await };
+        runtime.expect("a runtime").block_on(answers).expect("nobody waits for ever");
         let figures = threads.handle().figures();
         threads.stop().expect("the log is intact");
         let syncs: Vec<usize> = syncs.iter().collect();
@@ -446,10 +455,10 @@ mod tests {
             assert!(ran.is_ok());
             began
         });
-        told.recv().expect("it has begun");
+        told.recv_timeout(TIME_MAX).expect("it has begun");
         let watch = CommitWatch { status: Arc::clone(&statuses[0]) };
         while watch.under_way().is_some() {
-            assert!(started.elapsed() < Duration::from_secs(60), "what it waits for counts as its own time");
+            assert!(started.elapsed() < TIME_MAX, "what it waits for counts as its own time");
             thread::yield_now();
         }
         let waited = started.elapsed();
@@ -522,7 +531,7 @@ mod tests {
             committer.commit(&mut log.lock(), first, &mut done).expect("committed");
             tell.send((done, committer.next.is_some())).expect("somebody listens");
         });
-        assert_eq!(told.recv_timeout(Duration::from_secs(60)), Ok((1, true)));
+        assert_eq!(told.recv_timeout(TIME_MAX), Ok((1, true)));
         committing.join().expect("no panic");
     }
 }

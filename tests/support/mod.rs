@@ -24,7 +24,7 @@ use teller::shard::batch::ShardRules;
 use teller::shard::worker::{Network, ShardThreads};
 use teller::storage::journal::record::LogPosition;
 use teller::storage::journal::{JournalReader, MemoryJournal};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OnceCell, oneshot};
 use tokio::task::JoinHandle;
@@ -36,6 +36,25 @@ pub const TIME_MAX: Duration = Duration::from_secs(60);
 pub async fn in_time<T>(what: &str, waited_for: impl Future<Output = T>) -> T {
     let waited = tokio::time::timeout(TIME_MAX, waited_for).await;
     waited.unwrap_or_else(|_| panic!("{what}: not within {TIME_MAX:?}"))
+}
+
+/// All that comes until the other side closes, in order.
+pub async fn read_to_end(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    in_time("an end", stream.read_to_end(&mut bytes)).await.expect("an end in order");
+    bytes
+}
+
+/// What comes next, behind what has come.
+pub async fn read_more(stream: &mut TcpStream, bytes: &mut Vec<u8>) {
+    assert!(in_time("more", stream.read_buf(bytes)).await.expect("open") > 0, "it is closed");
+}
+
+/// The first so many bytes that come.
+pub async fn read_first<const COUNT: usize>(stream: &mut TcpStream) -> [u8; COUNT] {
+    let mut bytes = [0; COUNT];
+    in_time("an answer", stream.read_exact(&mut bytes)).await.expect("it is answered");
+    bytes
 }
 
 /// A bank over shards whose journals are in memory.
@@ -170,7 +189,7 @@ impl Service {
         let Service { stop, serving, bank, client, .. } = self;
         drop(client);
         let _ = stop.send(());
-        let drained = serving.await.expect("serving does not panic");
+        let drained = in_time("it stops", serving).await.expect("serving does not panic");
         if let Some(bank) = bank {
             bank.stop();
         }
@@ -201,12 +220,12 @@ impl Service {
             request = request.header(*name, *value);
         }
         let request = request.body(Full::new(Bytes::copy_from_slice(body.as_bytes()))).expect("valid");
-        let response = self.client.request(request).await.expect("an answer");
+        let response = in_time("an answer", self.client.request(request)).await.expect("an answer");
         let (parts, body) = response.into_parts();
         Reply {
             status: parts.status,
             headers: parts.headers,
-            body: body.collect().await.expect("a whole body").to_bytes(),
+            body: in_time("its body", body.collect()).await.expect("a whole body").to_bytes(),
         }
     }
 
