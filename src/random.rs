@@ -1,6 +1,9 @@
 //! Random numbers that a seed repeats: for loads and tests, where the same seed is to do the same again. They are not for
 //! secrets, nor for ids.
 
+#[cfg(test)]
+pub(crate) mod cases;
+
 /// SplitMix64 (S. Vigna).
 #[derive(Clone, Debug)]
 pub struct Random(u64);

@@ -1,10 +1,16 @@
 //! The ledger against a plain model: any operations on accounts of several ledgers, in any order; and what replay does
 //! not believe.
+//!
+//! `PROPTEST_CASES=1000000 cargo test --release --test ledger` tries each property with so many cases;
+//! `TELLER_LEDGER_SEED=17` tries the same ones again, here and in the unit tests. A property that fails prints its seed.
 
+#[path = "../src/random/cases.rs"]
+mod cases;
 mod model;
 
 use std::sync::Arc;
 
+use cases::cases;
 use model::{Expected, Model, same_refusal};
 use proptest::prelude::*;
 use teller::ledger::operation::{
@@ -400,7 +406,7 @@ fn compare(bench: &Bench, model: &Model) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases())]
 
     /// P3, P4: the ledgers agree with the map on every result and every balance.
     #[test]
@@ -840,7 +846,7 @@ fn command(step: &Step) -> Command {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases())]
 
     /// A command, the short way for one account, is decided as the operation that says the same.
     #[test]
@@ -890,7 +896,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases())]
 
     /// Plain transfers, the short way for a list of them, are decided and recorded as the operations that they are; and
     /// whatever may take more than the two accounts is left to those.

@@ -329,6 +329,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::random::cases::cases;
 
     fn cents(text: &str, excess: ExcessDecimals) -> Result<i128, AmountError> {
         Amount::parse(text, Currency::USD, excess).map(Amount::minor_units)
@@ -560,7 +561,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(cases())]
 
         #[test]
         fn every_amount_prints_as_a_decimal_does_and_is_read_back(

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use super::book::Account;
 use super::*;
 use crate::ledger::{Timestamp, Total};
+use crate::random::cases::cases;
 
 /// What a program could stumble over.
 const HOSTILE: [&str; 14] = [
@@ -192,6 +193,8 @@ fn no_two_names_are_spelled_alike() {
 }
 
 proptest! {
+    #![proptest_config(cases())]
+
     /// What can be read back is spelled unlike everything else.
     #[test]
     fn every_name_can_be_read_back(name in "[ a-c:;%\\-0-9\u{a0}\u{3000}é]{1,20}|\\PC{1,60}") {
