@@ -1026,9 +1026,16 @@ async fn only_so_many_large_bodies_are_read_at_one_time() {
         assert_eq!((refused.header("retry-after"), refused.header("connection")), ("1", "close"));
         assert!(rest.is_empty());
     }
-    // What is no larger than any other body may be needs no such place.
+    // What is no larger than any other body may be needs no such place, but for very many items.
     let small = service.post("/v2/batches", batch).await;
     assert_eq!(small.json()["executed"], 1, "{small:?}");
+    let many = async |count| {
+        let ndjson = [("content-type", "application/x-ndjson")];
+        service.send("POST", "/v2/batches", &ndjson, &"{}\n".repeat(count)).await
+    };
+    assert_eq!(many(1000).await.json()["refused"], 1000);
+    let refused = many(1001).await;
+    assert_eq!((refused.status.as_u16(), refused.code().as_str()), (503, "overloaded"));
     // A place is free again when its body will not come any more, and when its batch has been answered.
     half.truncate(half.len() - 2);
     for _ in 0..LARGE_BODIES_MAX {
@@ -1357,6 +1364,37 @@ async fn connections_beyond_the_limit_are_told_so() {
         let ask = || service.send_bytes(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n", true);
         while !ask().await.starts_with(b"HTTP/1.1 200") {
             tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    service.stop().await;
+}
+
+/// Telling a client that there is no place for it is a bounded work as well: only so many are told at one time, and none of
+/// them is waited for without end.
+#[tokio::test]
+async fn only_so_many_connections_are_told_that_they_are_too_many_and_for_a_moment() {
+    const TOLD_MAX: usize = 64;
+    let service = Service::start_with(Limits { connections_max: 1, ..Limits::default() }).await;
+    let mut held = service.connect().await;
+    held.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("open");
+    read_first::<1>(&mut held).await;
+    let began = Instant::now();
+    let mut told = Vec::new();
+    for _ in 0..3 * TOLD_MAX {
+        let mut stream = service.connect().await;
+        let reply = read_to_end(&mut stream).await;
+        match reply.starts_with(b"HTTP/1.1 503") {
+            true => told.push(stream),
+            false => assert!(reply.is_empty(), "{reply:?}"),
+        }
+    }
+    // None of them closes its side, so each keeps its place for a second.
+    let told_max = TOLD_MAX * (began.elapsed().as_secs() as usize + 1);
+    assert!((TOLD_MAX..=told_max).contains(&told.len()), "{} of {told_max}", told.len());
+    in_time("who was told is let go", async {
+        while told[0].write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     })
     .await;
