@@ -83,3 +83,42 @@ impl Readers {
         result.await.map_err(|_| Refusal::Ended)?.map_err(Refusal::Storage)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn so_many_readings_wait_and_who_goes_away_frees_no_thread() {
+        // For the time limit, which is not waited for.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        let _entered = runtime.enter();
+        let mut context = Context::from_waker(Waker::noop());
+        let readers = Readers::start().expect("threads");
+        let (open, gate) = bounded::<()>(0);
+        let read = || {
+            let gate = gate.clone();
+            readers.read(move || {
+                let _ = gate.recv();
+                Ok(())
+            })
+        };
+        let mut waiting: Vec<_> = (0..READERS_MAX + WAITING_MAX).map(|_| Box::pin(read())).collect();
+        assert!(waiting.iter_mut().all(|reading| reading.as_mut().poll(&mut context).is_pending()));
+        assert_eq!(readers.readings(), 272);
+        let refused = pin!(read()).poll(&mut context);
+        assert!(matches!(refused, Poll::Ready(Err(Refusal::Overloaded))), "{refused:?}");
+        drop(waiting);
+        assert_eq!(readers.readings(), 16, "the threads read on");
+        drop(open);
+        let until = Instant::now() + Duration::from_secs(60);
+        while readers.readings() > 0 {
+            assert!(Instant::now() < until, "a place is not free again");
+            thread::yield_now();
+        }
+    }
+}
