@@ -1280,6 +1280,52 @@ fn a_crowd_is_none_of_the_business_of_who_need_not_wait() {
     assert_eq!(reply, Reply::Worked(WorkReply::Overloaded));
 }
 
+/// P7: a list that finds little looks at so many only, and says where the next one goes on.
+#[test]
+fn a_page_ends_where_enough_was_looked_at() {
+    const SCANNED_MAX: usize = 10_000;
+    let mut bench = Bench::new();
+    let limit = Some(quantity("1000"));
+    for number in 0..=SCANNED_MAX {
+        let name = name(&format!("a{number}"));
+        let open = Command::Open { name, currency: Currency::USD, overdraft_limit: limit };
+        bench.serve(execute(open, None), moment(1, 100_000));
+    }
+    let filter = Arc::new(AccountFilter { prefix: Some("b".into()), ..AccountFilter::default() });
+    let mut accounts = |from: usize| {
+        let from = AccountNumber::new(from as u32);
+        let list = Request::Accounts { from, count: 1, filter: Arc::clone(&filter) };
+        let (reply, _) = bench.serve(list, moment(1, 100_000));
+        let Reply::Accounts { accounts, next } = reply else { panic!("{reply:?}") };
+        (accounts.len(), next.map(AccountNumber::index))
+    };
+    assert_eq!(accounts(0), (0, Some(SCANNED_MAX)));
+    assert_eq!(accounts(SCANNED_MAX), (0, None));
+
+    let account = AccountRef::Name(name("a0"));
+    for _ in 0..=SCANNED_MAX {
+        let hold = Operation::Hold {
+            account: Place { shard: shard_id(), account: account.clone() },
+            amount: Sum::Exactly(quantity("0.01")),
+            to: None,
+            expires_in_ms: 1000,
+            note: Note::default(),
+        };
+        let needs = Needs { accounts: vec![account.clone()].into(), ..Needs::default() };
+        bench.serve(work(vec![item(hold, None)], false, None, vec![(0, needs)]), moment(1, 100_000));
+    }
+    let mut holds = |from: u32| {
+        let list = Request::Holds { account: account.clone(), from, count: 1, pending: Some(false) };
+        let (reply, _) = bench.serve(list, moment(1, 100_000));
+        let Reply::Holds(Some(page)) = reply else { panic!("{reply:?}") };
+        (page.holds.len(), page.next)
+    };
+    // The account's first version is that of its opening.
+    let last = SCANNED_MAX as u32 + 2;
+    assert_eq!(holds(0), (0, Some(last)));
+    assert_eq!(holds(last), (0, None));
+}
+
 fn network(shards: usize) -> Vec<ShardThreads<MemoryJournal>> {
     let mut network = Network::new(shards);
     let start = |index| {

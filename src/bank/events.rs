@@ -709,7 +709,7 @@ mod tests {
     use crate::ledger::workspace::{Decided, Grant, Needs};
     use crate::ledger::{
         AccountName, AccountRef, Amount, Command, ExcessDecimals, Ledger, Note, OverdraftDefault, Quantity,
-        Target, Terms, decide_plain,
+        Rejection, Target, Terms, decide_plain,
     };
     use crate::storage::journal::record::{Draft, LogPosition};
     use crate::storage::journal::{Journal, MemoryJournal, MemoryReader};
@@ -963,5 +963,42 @@ mod tests {
         assert!(ahead as u64 > EVENTS_AHEAD_MAX);
         assert_eq!(events.len() as u64, 3 + 2 * MANY + 1, "each comes once");
         assert_eq!(events.last(), Some(&(3, 2)));
+    }
+
+    /// P7: what a filter leaves out, and what is not for clients, takes as long to read as what is shown.
+    #[test]
+    fn a_reading_ends_behind_so_many_events_though_it_found_nothing() {
+        let refused = Change::Refused { rejection: Rejection::AccountNotFound, request_id: "r".into() };
+        let refused = Event { time: Timestamp::from_millis(NOW), key: None, change: refused };
+        for is_shown in [true, false] {
+            let mut bench = Bench::new(0);
+            bench.open("payee");
+            (0..=EVENTS_SCANNED_MAX).for_each(|_| match is_shown {
+                true => bench.deposit("payee", NOW),
+                false => bench.happen(&refused),
+            });
+            let source = Growing::new(&[bench], &[&[EVENTS_SCANNED_MAX as u64 + 2]]);
+            let filter = EventFilter { kinds: vec![TransactionType::Closing], ..EventFilter::default() };
+            let mut feed = Feed::new(&Position::new(vec![Sequence::NONE]));
+            for (passed, end) in [(EVENTS_SCANNED_MAX, Halt::Full), (2, Halt::Empty)] {
+                let (mut found, mut scanned) = (Vec::new(), 0);
+                let halt = feed.advance(&source, &filter, 1, &mut found, &mut scanned);
+                assert_eq!((halt.expect("the log is whole"), scanned), (end, passed));
+                assert!(found.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn of_so_many_accounts_at_most_the_terms_are_kept() {
+        let known = AccountsKnown::default();
+        let shard = ShardId::new(0).expect("in range");
+        let terms = |number| (Timestamp::from_millis(number), Currency::USD);
+        for number in 0..=ACCOUNTS_KNOWN_MAX as u32 {
+            let account = AccountNumber::new(number);
+            known.insert(shard, account, terms(number.into()));
+            assert_eq!(known.get(shard, account), Some(terms(number.into())));
+            assert!(known.0.lock().len() <= ACCOUNTS_KNOWN_MAX);
+        }
     }
 }

@@ -298,3 +298,21 @@ impl Chain {
         Ok(Scan::Nothing)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::{AccountNumber, ShardId, Timestamp};
+
+    #[test]
+    fn so_many_searches_at_most_are_remembered() {
+        let searches = Searches::default();
+        let (time, shard) = (Timestamp::from_millis(1), ShardId::new(0).expect("in range"));
+        for version in 1..=SEARCHES_MAX as u32 + 1 {
+            let id = HoldId { time, shard, account: AccountNumber::new(0), version };
+            searches.set(id, Progress::NeverPlaced);
+            assert!(searches.get(id).is_some(), "it is remembered for the next request");
+            assert!(searches.0.lock().expect("no panic").len() <= SEARCHES_MAX);
+        }
+    }
+}
