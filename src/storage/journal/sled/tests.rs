@@ -792,6 +792,44 @@ fn without_room_for_the_next_generation_the_live_one_goes_on() {
     assert_eq!(bed.restart().journal.position(), position);
 }
 
+/// P1: an error of writing back is told once. Whoever synced again would hear that all is well.
+#[test]
+fn an_error_of_any_sync_ends_the_journal_and_nothing_tries_again() {
+    type Step = fn(&mut SledJournal, &mut Chain) -> Result<(), StorageError>;
+    let fill: Step =
+        |journal, chain| (0..4).try_for_each(|_| journal.append(&chain.record_of(1, RECORD_BYTES_MAX - 90)));
+    let steps: [(&str, u64, Step); 4] = [
+        ("a sync", GENERATION_BYTES_MAX, |journal, _| journal.sync()),
+        ("a roll", GENERATION_BYTES_MAX, |journal, _| journal.roll()),
+        ("more than may be unsynced", GENERATION_BYTES_MAX, fill),
+        ("the end of a generation", 1, fill),
+    ];
+    for (what, generation_bytes_max, step) in steps {
+        let (directory, mut chain) = (tempfile::tempdir().expect("a directory"), Chain::new());
+        let shared = Generations::new(&directory.path().join("journal"), Vec::new()).expect("listable");
+        let mut current = shared.create().expect("created");
+        // What it writes is written; what it syncs can never be.
+        current.access = Access::Write(File::options().append(true).open("/dev/null").expect("Linux"));
+        let (sender, notices) = crossbeam_channel::bounded(1);
+        let options = JournalOptions { generation_bytes_max, sealed: Some(sender) };
+        let mut journal =
+            SledJournal::new(chain.shard, chain.position, current, Arc::clone(&shared), options);
+        journal.append(&chain.record(1)).expect("follows");
+        let error = step(&mut journal, &mut chain).expect_err(what).to_string();
+        assert!(error.starts_with("cannot sync "), "{what}: {error}");
+        let next = chain.record(1);
+        for again in [journal.append(&next), journal.sync(), journal.roll()] {
+            let error = again.expect_err(what).to_string();
+            assert!(error.contains("it has failed before"), "{what}: {error}");
+        }
+        assert!(shared.sealed().is_empty() && notices.is_empty(), "{what}: it is not durable");
+        let current = Arc::downgrade(&journal.current);
+        journal.abandon().expect("it is left as it is");
+        drop(shared);
+        assert!(current.strong_count() > 0, "{what}: dropping the database could wait for ever");
+    }
+}
+
 #[test]
 fn a_journal_that_is_never_synced_is_sealed_all_the_same() {
     let (mut bed, mut chain, _notices) = bed_of(10_000);
