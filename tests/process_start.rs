@@ -3,7 +3,7 @@
 mod process;
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Stdio;
@@ -229,6 +229,55 @@ fn connect(server: &Server) -> TcpStream {
     stream
 }
 
+/// Asks something on a connection that stays open, and reads the whole reply.
+fn ask(mut stream: &TcpStream, method: &str, path: &str, body: &str) -> io::Result<String> {
+    let length = body.len();
+    // In one piece: the system waits before it sends a second small one.
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
+    stream.write_all(request.as_bytes())?;
+    read_reply(stream)
+}
+
+/// Reads the reply that is the only one under way.
+fn read_reply(stream: &TcpStream) -> io::Result<String> {
+    let mut reader = BufReader::new(stream);
+    let mut reply = String::new();
+    while !reply.ends_with("\r\n\r\n") {
+        if reader.read_line(&mut reply)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    let length = reply.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+    reader.take(length.unwrap_or_else(|| panic!("{reply:?}"))).read_to_string(&mut reply)?;
+    Ok(reply)
+}
+
+fn has_reply(stream: &TcpStream) -> bool {
+    stream.set_nonblocking(true).expect("set");
+    let came = stream.peek(&mut [0]);
+    stream.set_nonblocking(false).expect("set");
+    came.is_ok_and(|count| count > 0)
+}
+
+#[track_caller]
+fn wait_until(server: &Server, what: &str, mut is_so: impl FnMut() -> bool) {
+    let until = Instant::now() + TIME_MAX;
+    while !is_so() {
+        assert!(Instant::now() < until, "not {what}:\n{}", server.log());
+        thread::sleep(POLL_INTERVAL);
+    }
+}
+
+/// How many names a directory of the only shard has, but for what is in the making.
+fn count(data: &DataDir, directory: &str) -> usize {
+    let directory = data.ledger().join("shard-0000").join(directory);
+    let entries = fs::read_dir(directory).expect("it is there").map(|entry| entry.expect("an entry"));
+    let is_whole = |name: &str| ![".tmp", ".creating", ".removed"].iter().any(|end| name.ends_with(end));
+    entries.filter(|entry| entry.file_name().to_str().is_some_and(is_whole)).count()
+}
+
 /// Reads until what was read ends with a text.
 fn read_until(stream: &mut TcpStream, end: &str) -> String {
     let mut bytes = Vec::new();
@@ -293,6 +342,57 @@ fn at_the_end_idle_connections_are_closed_at_once_and_a_slow_request_is_finished
     server.stop();
 }
 
+/// P7: whoever is connected is served, the next ones wait for room; and nothing spins meanwhile.
+#[test]
+fn without_descriptors_the_connected_are_served_and_the_next_ones_wait() {
+    const ROOM: usize = 4;
+    const ACCEPT_PAUSE_MS: u128 = 100;
+    let data = DataDir::new();
+    let server = data.serve(&["--shards=1", "--http-threads=1", "--disk-reserve-mib=0"]);
+    let held = connect(&server);
+    let opened = ask(&held, "POST", "/accounts", r#"{"name":"a"}"#).expect("a reply");
+    assert!(opened.starts_with("HTTP/1.1 201 "), "{opened}");
+    // From then on nothing else takes any.
+    wait_until(&server, "opened ahead", || count(&data, "journal") == 2);
+
+    let began = Instant::now();
+    let allowed = server.allow_open_files(Some(server.open_files_and(ROOM)));
+    let told = || server.log().matches("cannot accept a connection").count() as u128;
+    let mut accepted = vec![held];
+    let waiting = loop {
+        assert!(accepted.len() <= 64, "it accepts more than there is room for");
+        let mut stream = connect(&server);
+        write!(stream, "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").expect("sent");
+        wait_until(&server, "accepted or told of", || has_reply(&stream) || told() > 0);
+        if told() > 0 {
+            // This one may have the last descriptor: the system asks for one before it looks whether somebody waits.
+            let mut next = connect(&server);
+            write!(next, "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").expect("sent");
+            break [stream, next];
+        }
+        read_reply(&stream).expect("a reply");
+        accepted.push(stream);
+    };
+    assert!(accepted.len() > 2, "it had room for {ROOM}:\n{}", server.log());
+    for number in 0..20 {
+        let stream = &accepted[number % accepted.len()];
+        let reply = ask(stream, "POST", "/accounts/a/deposit", r#"{"amount":1}"#).expect("a reply");
+        assert!(reply.starts_with("HTTP/1.1 201 "), "{reply}");
+    }
+    // Counted before the time is taken, and a sleep is never shorter: that holds on any machine.
+    let told = told();
+    let elapsed_ms = began.elapsed().as_millis();
+    assert!(told <= elapsed_ms / ACCEPT_PAUSE_MS + 1, "{told} times in {elapsed_ms} ms");
+
+    accepted.truncate(accepted.len() - waiting.len());
+    for stream in &waiting {
+        let reply = read_reply(stream).expect("its turn has come");
+        assert!(reply.starts_with("HTTP/1.1 200 "), "{reply}");
+    }
+    server.allow_open_files(allowed);
+    server.stop();
+}
+
 #[test]
 fn a_second_signal_does_not_wait_and_loses_nothing() {
     let data = DataDir::new();
@@ -314,15 +414,9 @@ fn sigusr1_takes_a_snapshot_while_serving() {
     let data = DataDir::new();
     let server = data.serve(&["--shards=1", "--disk-reserve-mib=0"]);
     assert_eq!(post(&server.client(1), "/accounts", r#"{"name":"a"}"#, None).status, 201);
-    let snapshots = data.ledger().join("shard-0000/snapshots");
-    let count = || fs::read_dir(&snapshots).expect("it is there").count();
-    assert_eq!(count(), 0);
+    assert_eq!(count(&data, "snapshots"), 0);
     server.ask_for_snapshot();
-    let until = std::time::Instant::now() + TIME_MAX;
-    while count() == 0 {
-        assert!(std::time::Instant::now() < until, "no snapshot:\n{}", server.log());
-        std::thread::sleep(process::POLL_INTERVAL);
-    }
+    wait_until(&server, "a snapshot", || count(&data, "snapshots") == 1);
     assert_eq!(get(&server.client(1), "/accounts/a").status, 200);
     server.kill();
     data.serve(&[]).stop();

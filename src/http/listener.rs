@@ -700,6 +700,7 @@ impl Write for PatientStream {
 
 #[cfg(test)]
 mod tests {
+    use rustix::io::Errno;
     use rustix::net::sockopt::tcp_user_timeout;
     use tokio::io::AsyncRead;
 
@@ -777,6 +778,23 @@ mod tests {
             Poll::Ready(())
         })
         .await;
+    }
+
+    /// P7: what only time gives back is not asked for without a pause; a connection that is gone keeps no other waiting.
+    #[tokio::test(start_paused = true)]
+    async fn accepting_pauses_after_an_error_that_the_next_one_would_meet_again() {
+        for (error, pause) in [
+            (Errno::MFILE, ACCEPT_PAUSE),
+            (Errno::NFILE, ACCEPT_PAUSE),
+            (Errno::NOBUFS, ACCEPT_PAUSE),
+            (Errno::CONNABORTED, Duration::ZERO),
+            (Errno::CONNRESET, Duration::ZERO),
+            (Errno::INTR, Duration::ZERO),
+        ] {
+            let began = Instant::now();
+            pause_after(&error.into()).await;
+            assert_eq!(began.elapsed(), pause, "{error}");
+        }
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@
 #[path = "../directory/mod.rs"]
 mod directory;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use directory::Directory;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 use serde_json::Value;
 use teller::client::{BaseUrl, Client, Response};
 
@@ -321,6 +321,22 @@ impl Server {
         threads.filter_map(|thread| {
             Some((fs::read_to_string(thread.join("comm")).ok()?.trim().to_owned(), thread))
         })
+    }
+
+    /// Lets it have no descriptors but those below this number, and returns which it was allowed before.
+    pub(crate) fn allow_open_files(&self, current: Option<u64>) -> Option<u64> {
+        // What it may be allowed at most is what we may.
+        let limit = Rlimit { current, ..getrlimit(Resource::Nofile) };
+        let before = prlimit(Some(Pid::from_child(&self.child)), Resource::Nofile, limit);
+        before.expect("a child can be limited").current
+    }
+
+    /// The limit that leaves it so many descriptors more.
+    pub(crate) fn open_files_and(&self, more: usize) -> u64 {
+        let open = fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("it runs");
+        let numbers = open.map(|entry| entry.expect("readable").file_name().to_str()?.parse().ok());
+        let open: BTreeSet<Option<u64>> = numbers.collect();
+        (0..).filter(|number| !open.contains(&Some(*number))).nth(more).expect("numbers do not end")
     }
 
     /// Asks for a snapshot, as `kill -USR1` does.
