@@ -6,11 +6,11 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Instant;
 
-use process::{DataDir, POLL_INTERVAL, Running, Server, TIME_MAX, block_on, get, json, post};
+use process::{DataDir, POLL_INTERVAL, Running, Server, TIME_MAX, block_on, get, json, post, run};
 use teller::client::{BaseUrl, Client};
 
 const FLAGS: &[&str] = &["--shards=2", "--disk-reserve-mib=0"];
@@ -390,6 +390,59 @@ fn without_descriptors_the_connected_are_served_and_the_next_ones_wait() {
         assert!(reply.starts_with("HTTP/1.1 200 "), "{reply}");
     }
     server.allow_open_files(allowed);
+    server.stop();
+}
+
+/// A server of one shard and one HTTP thread that its shell lets have so many descriptors.
+fn with_open_files(data: &DataDir, open_files: u64) -> Command {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", r#"ulimit -n "$0" && exec "$@""#, &open_files.to_string()]);
+    command.args([env!("CARGO_BIN_EXE_teller"), "serve", "--port=0", "--shards=1", "--http-threads=1"]);
+    command.arg("--disk-reserve-mib=0");
+    command.env_clear().env("MZ_DATA_DIR", data.path()).stdin(Stdio::null());
+    command
+}
+
+/// P7: what connections may not have is enough for all the rest, also where there is just enough for a few of them.
+#[test]
+fn with_too_few_descriptors_it_does_not_start_and_with_just_enough_it_lacks_none() {
+    const CONNECTIONS: usize = 16;
+    let data = DataDir::new();
+    let refused = run(with_open_files(&data, 24));
+    refused.refused("with `ulimit -n ");
+    let needed = refused.stderr.trim_end().trim_end_matches('`').rsplit(' ').next();
+    let needed: u64 = needed.and_then(|needed| needed.parse().ok()).expect("it says how many do");
+    let less = needed - 1;
+    run(with_open_files(&data, less)).refused(&format!(
+        "{less} open files are too few for 1 shards; allow at least {needed}, with `ulimit -n {needed}`"
+    ));
+
+    let mut server = Server::launch(with_open_files(&data, needed));
+    server.wait_until_ready();
+    let mut held = Vec::new();
+    // A connection that was closed just now may still have its place.
+    wait_until(&server, "served", || {
+        let stream = connect(&server);
+        let reply = ask(&stream, "GET", "/healthz", "");
+        held.extend(reply.is_ok_and(|reply| reply.starts_with("HTTP/1.1 200 ")).then_some(stream));
+        held.len() == CONNECTIONS
+    });
+    // Some of them are told so, the rest are closed; all may be there at once.
+    let crowd: Vec<_> = (0..100).map(|_| connect(&server)).collect();
+    let reply = read_reply(&crowd[0]).expect("a reply");
+    assert!(reply.starts_with("HTTP/1.1 503 ") && reply.contains("too-many-connections"), "{reply}");
+    for (path, body) in [("/accounts", r#"{"name":"a"}"#), ("/accounts/a/deposit", r#"{"amount":1}"#)] {
+        let reply = ask(&held[0], "POST", path, body).expect("a reply");
+        assert!(reply.starts_with("HTTP/1.1 201 "), "{reply}");
+    }
+    server.ask_for_snapshot();
+    wait_until(&server, "archived", || count(&data, "snapshots") == 1 && count(&data, "archive") == 1);
+    for stream in &held {
+        let reply = ask(stream, "GET", "/v2/accounts/name:a/transactions", "").expect("a reply");
+        assert!(reply.starts_with("HTTP/1.1 200 ") && reply.contains(r#""count":1,"#), "{reply}");
+    }
+    let log = server.log();
+    assert!(!log.contains("os error"), "{log}");
     server.stop();
 }
 
