@@ -254,6 +254,8 @@ impl Client {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     #[test]
@@ -302,6 +304,33 @@ mod tests {
         let error = Client::new(base, 1, Duration::from_secs(5)).get("/").await.expect_err("nobody listens");
         assert_eq!(error.to_string(), "http://127.0.0.1:1 cannot be reached");
         assert!(matches!(error, ClientError::Connection { .. }));
+    }
+
+    /// P7: whatever a server sends takes so much memory at most.
+    #[tokio::test]
+    async fn a_reply_that_is_too_large_is_an_error() {
+        for bytes in [REPLY_BYTES_MAX, REPLY_BYTES_MAX + 1] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            let url = format!("http://{}", listener.local_addr().expect("bound"));
+            let sends = tokio::spawn(async move {
+                let (mut stream, _) = listener.accept().await.expect("accepted");
+                let request = stream.read(&mut [0; 1024]).await;
+                assert!(request.is_ok_and(|bytes| bytes > 0));
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {bytes}\r\n\r\n");
+                stream.write_all(head.as_bytes()).await.expect("sent");
+                // Whoever has had enough closes the connection.
+                let _ = stream.write_all(&vec![b'x'; bytes]).await;
+            });
+            let client = Client::new(BaseUrl::parse(&url).expect("valid"), 1, Duration::from_secs(60));
+            let reply = client.get("/").await.map(|reply| reply.body.len());
+            assert!(
+                matches!(reply, Ok(REPLY_BYTES_MAX) if bytes == REPLY_BYTES_MAX)
+                    || matches!(reply, Err(ClientError::ReplyTooLarge) if bytes > REPLY_BYTES_MAX),
+                "{bytes} bytes: {reply:?}"
+            );
+            drop(client);
+            sends.await.expect("no panic");
+        }
     }
 
     #[tokio::test]

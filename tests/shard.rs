@@ -12,8 +12,8 @@ use teller::ledger::operation::{HomedKey, Item, Opening, Operation, Place, Plain
 use teller::ledger::workspace::Needs;
 use teller::ledger::{
     AccountName, AccountNumber, AccountRef, Amount, Command, Currency, ExcessDecimals, HoldId, HoldOutcome,
-    HoldStatus, IdempotencyKey, ItemOutcome, KeyDigest, Ledger, Note, OverdraftDefault, Quantity, Reference,
-    Rejected, Rejection, Sequence, ShardId, Target, Timestamp,
+    HoldStatus, IdempotencyKey, ItemOutcome, KeyDigest, Ledger, LinkKind, Note, OverdraftDefault, Quantity,
+    Reference, Rejected, Rejection, Sequence, ShardId, Target, Timestamp,
 };
 use teller::shard::batch::{Moment, Output, Shard, ShardRules};
 use teller::shard::handle::{Asked, ShardError, ShardHandle};
@@ -959,6 +959,53 @@ fn a_later_work_of_a_list_does_not_overtake_one_that_sets_out_again() {
     assert_eq!((captured.shard, paid.shard), (id(1), id(1)), "one shard decides the list");
     assert!(captured.sequence < paid.sequence);
     assert!(benches.iter().all(|bench| !bench.shard.is_locked()));
+}
+
+/// P7: what a work lacks is asked for, but not for ever, where by then it always lacks something else.
+#[test]
+fn a_work_is_given_up_when_links_change_faster_than_they_can_be_followed() {
+    const ATTEMPTS_MAX: usize = 8;
+    for changes in [ATTEMPTS_MAX - 2, ATTEMPTS_MAX - 1] {
+        let mut benches = benches::<2>();
+        let guard =
+            |number: usize| Place { account: AccountRef::Name(name(&format!("guard {number}"))), ..place(1) };
+        for number in 0..=changes {
+            benches[1].serve(execute(open(&format!("guard {number}")), None), moment(1, 100));
+        }
+        let protect_by = |bench: &mut Bench, number: usize| {
+            let (account, kind) = (place(1), LinkKind::OverdraftProtection);
+            let link = Operation::Link { account, to: guard(number), kind };
+            let before = number.checked_sub(1).map(guard);
+            let unlink = before.iter().map(|to| Operation::Unlink { account: place(1), to: to.clone() });
+            let items = unlink.chain([link]).map(|operation| item(operation, None)).collect();
+            let accounts = [place(1), guard(number)].into_iter().chain(before);
+            let accounts = accounts.map(|place| place.account).collect();
+            bench.ask(1, work(items, false, None, vec![(1, Needs { accounts, ..Needs::default() })]));
+        };
+        protect_by(&mut benches[1], 0);
+        let (account, amount) = (place(1), Sum::Exactly(quantity("100")));
+        let pay = Operation::Withdraw { account, amount, note: Note::default() };
+        let of =
+            |index: usize| (index, Needs { accounts: vec![place(index).account].into(), ..Needs::default() });
+        benches[0].ask(9, work(vec![item(pay, None)], false, None, vec![of(0), of(1)]));
+        carry(&mut benches, 0);
+        for number in 1..=changes {
+            protect_by(&mut benches[1], number);
+            assert_eq!(carry(&mut benches, 1), 2, "it lets go and sets out again");
+            carry(&mut benches, 0);
+        }
+        while (0..2).map(|from| carry(&mut benches, from)).sum::<usize>() > 0 {}
+        let replies = benches.iter_mut().flat_map(Bench::replies);
+        let replies: Vec<_> = replies.filter(|(to, ..)| *to == 9).map(|(_, reply, _)| reply).collect();
+        let [Reply::Worked(reply)] = &replies[..] else { panic!("{replies:?}") };
+        match reply {
+            WorkReply::Items(items) if changes < ATTEMPTS_MAX - 1 => {
+                assert!(matches!(items[..], [ItemReply::Done { .. }]), "{items:?}");
+            }
+            reply => assert_eq!((changes, reply), (ATTEMPTS_MAX - 1, &WorkReply::Overloaded)),
+        }
+        assert!(benches.iter().all(|bench| !bench.shard.is_locked()));
+    }
 }
 
 /// The shard of a hold's payee was in the work for a key alone. It was not asked about references when the payee was

@@ -1196,3 +1196,106 @@ fn merged(before: Option<&Metadata>, changes: &[MetadataChange]) -> Result<Metad
     assert!(entries.len() <= 2 * METADATA_ENTRIES_MAX, "a patch has no more entries than metadata");
     Metadata::new(entries)
 }
+
+#[cfg(test)]
+mod tests {
+    use smallvec::smallvec;
+
+    use super::super::{ExcessDecimals, OverdraftDefault};
+    use super::*;
+
+    fn shard() -> ShardId {
+        ShardId::new(3).expect("in range")
+    }
+
+    fn name(text: &str) -> AccountName {
+        AccountName::parse(text).expect("valid")
+    }
+
+    fn place() -> Place {
+        Place { shard: shard(), account: AccountRef::Name(name("a")) }
+    }
+
+    fn one() -> Quantity {
+        Quantity::parse("1", ExcessDecimals::Refuse).expect("a quantity")
+    }
+
+    /// A workspace with one account, whose shard opens the next one with this number.
+    fn workspace(version: u64, next_number: usize) -> Workspace {
+        let id = AccountId { opened: Timestamp::default(), shard: shard(), number: AccountNumber::new(0) };
+        let state = AccountState {
+            id,
+            currency: Currency::USD,
+            limit: Amount::from_minor_units(1000).expect("in range"),
+            posted: Amount::ZERO,
+            held: Amount::ZERO,
+            version,
+            closed: false,
+            frozen: false,
+            details: None,
+        };
+        let grant = Grant {
+            shard: shard(),
+            accounts: smallvec![(place().account, Some(state))],
+            taken: Vec::new(),
+            next_number: Some(next_number),
+            holds: Vec::new(),
+            reversals: Vec::new(),
+            keys: Vec::new(),
+            keys_full: false,
+            references: Vec::new(),
+            seen: Sequence::FIRST,
+            time: Timestamp::default(),
+        };
+        let terms = Terms {
+            now: Timestamp::from_millis(1),
+            overdraft: OverdraftDefault { currency: Currency::USD, limit: Amount::ZERO },
+            key_retention_ms: 1,
+            keys_max: 1,
+        };
+        Workspace::new(shard(), terms, Sequence::FIRST.next(), vec![grant])
+    }
+
+    fn execute(workspace: &mut Workspace, operation: Operation) -> Result<(), Rejected> {
+        let item = Item { operation, conditions: Vec::new(), key: None };
+        match workspace.execute(&item, "r-1") {
+            Ok(ItemOutcome::Done { .. }) => Ok(()),
+            Ok(ItemOutcome::Refused(rejected)) => Err(rejected),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// P7: a hold's id has 30 bits for the version of its account that it made.
+    #[test]
+    fn an_account_takes_holds_up_to_the_version_that_their_ids_have_room_for() {
+        let hold = || {
+            let (account, amount, note) = (place(), Sum::Exactly(one()), Note::default());
+            Operation::Hold { account, amount, to: None, expires_in_ms: 1000, note }
+        };
+        let mut workspace = workspace(HOLD_VERSION_MAX - 1, 1);
+        assert_eq!(execute(&mut workspace, hold()), Ok(()));
+        assert_eq!(execute(&mut workspace, hold()), Err(rejected_at(Rejection::HoldsExhausted, 0)));
+        let deposit = Operation::Deposit { account: place(), amount: one(), note: Note::default() };
+        assert_eq!(execute(&mut workspace, deposit), Ok(()), "all else goes on");
+        let made = HoldKey { account: AccountNumber::new(0), version: HOLD_VERSION_MAX as u32 };
+        assert!(workspace.holds.keys().all(|id| id.key() == made) && workspace.holds.len() == 1);
+        assert_eq!(workspace.accounts[0].version, HOLD_VERSION_MAX + 1);
+    }
+
+    /// P7: an account's number has 32 bits.
+    #[test]
+    fn accounts_are_opened_as_long_as_there_are_numbers_for_them() {
+        let open = |text: &str| {
+            let opening = Box::new(Opening::plain(name(text), Currency::USD, None));
+            Operation::Open { shard: shard(), opening }
+        };
+        let mut workspace = workspace(1, u32::MAX as usize);
+        assert_eq!(execute(&mut workspace, open("last")), Ok(()));
+        let refused = Err(Rejection::AccountsExhausted.into());
+        assert_eq!(execute(&mut workspace, open("one more")), refused);
+        assert_eq!(execute(&mut workspace, open("last")), Err(Rejection::AccountExists.into()));
+        assert_eq!(execute(&mut workspace, open("one more")), refused);
+        let numbers: Vec<_> = workspace.accounts.iter().map(|account| account.id.number.get()).collect();
+        assert_eq!(numbers, [0, u32::MAX]);
+    }
+}

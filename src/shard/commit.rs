@@ -484,6 +484,51 @@ mod tests {
         }
     }
 
+    /// A journal during each of whose appends another batch comes.
+    struct EndlessJournal {
+        journal: MemoryJournal,
+        queue: Sender<Commit>,
+    }
+
+    impl Journal for EndlessJournal {
+        fn position(&self) -> LogPosition {
+            self.journal.position()
+        }
+        fn append(&mut self, record: &[u8]) -> Result<(), StorageError> {
+            self.journal.append(record)?;
+            let next = self.journal.position().last.next().get() as usize;
+            assert!(self.queue.send(Commit::Batch(batch_of(1, next, 1))).is_ok());
+            Ok(())
+        }
+        fn sync(&mut self) -> Result<(), StorageError> {
+            self.journal.sync()
+        }
+        fn roll(&mut self) -> Result<(), StorageError> {
+            self.journal.roll()
+        }
+    }
+
+    /// P7: no reply waits for a commit that keeps growing.
+    #[test]
+    fn a_sync_covers_some_batches_however_many_come() {
+        let (queue, receiver) = bounded(BATCHES_WAITING_MAX);
+        let journal = EndlessJournal { journal: memory(), queue };
+        let shards = Arc::from([ShardHandle::of_nobody()]);
+        let on_failure: OnLogFailure = Arc::new(|_, error| panic!("{error}"));
+        let log = Log::new(shard_id(), journal, shards, Instant::now(), on_failure);
+        let log = Arc::new(Mutex::new(log));
+        let in_hand = Arc::default();
+        let mut committer = Committer { log: Arc::clone(&log), queue: receiver, in_hand, next: None };
+        for commit in 1..=3 {
+            let first = committer.queue.try_take().unwrap_or_else(|| Commit::Batch(batch_of(1, 1, 1)));
+            let mut done = 0;
+            committer.commit(&mut log.lock(), first, &mut done).expect("committed");
+            assert_eq!(done, BATCHES_PER_SYNC_MAX);
+            let durable = log.lock().status.durable().get();
+            assert_eq!(durable, (commit * BATCHES_PER_SYNC_MAX) as u64, "an event each");
+        }
+    }
+
     /// A batch with so many large events from a sequence on.
     fn batch(first: usize, count: usize) -> Batch<ReplyTo> {
         batch_of(EVENT_BYTES, first, count)

@@ -446,6 +446,42 @@ mod tests {
         assert_eq!(fs::read(directory.path().join("b")).expect("readable"), b"new");
     }
 
+    /// A commit may have to wait until all that is written.
+    #[test]
+    fn what_a_large_file_in_the_making_has_unsynced_is_bounded() {
+        const PIECE: [u8; 10_000] = [7; 10_000];
+        struct AlwaysThere;
+        impl pace::Others for AlwaysThere {
+            fn requests(&self) -> u64 {
+                0
+            }
+            fn are_there(&self) -> bool {
+                true
+            }
+            fn make_way(&self, _: bool) {}
+        }
+        let most_unsynced = |bytes: u64| {
+            let directory = tempfile::tempdir().expect("a temporary directory");
+            let mut file = AtomicFile::create(directory.path(), "a").expect("created");
+            let mut most = 0;
+            while file.offset() < bytes {
+                file.write(&PIECE).expect("written");
+                most = most.max(file.offset() - file.synced);
+            }
+            most
+        };
+        let is_just_below = |most: u64, max: u64| most < max && most + PIECE.len() as u64 >= max;
+        let most = most_unsynced(2 * UNSYNCED_BYTES_MAX_WITHOUT_RESTS);
+        assert!(is_just_below(most, UNSYNCED_BYTES_MAX_WITHOUT_RESTS), "{most} bytes");
+        // Standing back is of a thread, which may run another test next.
+        let resting = std::thread::spawn(move || {
+            pace::stand_back(&pace::Hurry::default(), AlwaysThere);
+            most_unsynced(2 * UNSYNCED_BYTES_MAX)
+        });
+        let most = resting.join().expect("no panic");
+        assert!(is_just_below(most, UNSYNCED_BYTES_MAX), "{most} bytes");
+    }
+
     #[test]
     fn only_leftovers_are_removed() {
         let directory = tempfile::tempdir().expect("a temporary directory");

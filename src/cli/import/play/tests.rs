@@ -321,6 +321,27 @@ async fn what_can_pass_is_waited_for_with_the_same_items() {
     assert!(asked[1..].iter().all(|one| one.item == asked[1].item), "{asked:?}");
 }
 
+/// P7: a server, or a proxy before it, does not have an import wait for years.
+#[test]
+fn what_a_server_asks_for_is_waited_for_half_a_minute_at_most() {
+    let asked = |text: Option<&str>| {
+        let mut headers = hyper::HeaderMap::new();
+        headers.extend(text.map(|text| (RETRY_AFTER, text.parse().expect("a value"))));
+        retry_after(&Response { status: hyper::StatusCode::SERVICE_UNAVAILABLE, headers, body: Bytes::new() })
+    };
+    for (text, seconds) in [
+        (None, 0),
+        (Some("0"), 0),
+        (Some("29"), 29),
+        (Some("30"), 30),
+        (Some("31"), 30),
+        (Some("99999999"), 30),
+        (Some("Wed, 21 Oct 2115 07:28:00 GMT"), 0),
+    ] {
+        assert_eq!(asked(text), Duration::from_secs(seconds), "{text:?}");
+    }
+}
+
 #[tokio::test]
 async fn an_opening_that_has_to_wait_does_not_hold_up_the_others() {
     let server = Server::start(|asked, before| match (asked.text("name"), before) {
