@@ -1,6 +1,7 @@
 //! Query parameters: each resource declares its own, each stands there at most once, and no other is let pass.
 //!
-//! Some have a key in brackets, as in `metadata[invoice]=7`: those stand there at most once a key.
+//! Some have a key in brackets, as in `metadata[invoice]=7`: those stand there at most once a key. Lists may stand there any
+//! number of times.
 
 use std::borrow::Cow;
 
@@ -66,12 +67,13 @@ pub(super) trait Parameter: Describe + Sized {
         Err("has no key".into())
     }
 
-    /// Reads all values, which are separated by commas or stand in parameters of their own. They are still encoded, so
-    /// an encoded comma belongs to its value.
+    /// Reads all values, which are separated by commas or stand in parameters of their own. What stands between commas is
+    /// decoded here and may have others in it, for most clients encode them all (`URLSearchParams`, curl
+    /// `--data-urlencode`): whether those separate values, too, only the type knows.
     ///
     /// # Errors
     /// Says what is wrong with them.
-    fn parse_list(_: &[&str]) -> Result<Self, Cow<'static, str>> {
+    fn parse_list(_: &[Cow<'_, str>]) -> Result<Self, Cow<'static, str>> {
         Err("is no list".into())
     }
 
@@ -129,7 +131,11 @@ impl<'q> Query<'q> {
             (Some(_), _) if P::KEYED => self.read_keyed(name).and_then(P::parse_keyed),
             (Some(_), _) if P::LISTED => {
                 let all = self.0.iter().filter(|given| given.name == name);
-                P::parse_list(&all.flat_map(|given| given.value.split(',')).collect::<Vec<_>>())
+                let values = all.flat_map(|given| given.value.split(',')).map(decode_query);
+                values
+                    .collect::<Result<Vec<_>, _>>()
+                    .map_err(Cow::Borrowed)
+                    .and_then(|all| P::parse_list(&all))
             }
             (Some(_), Some(_)) => Err("stands there more than once".into()),
             (Some(given), None) => {
@@ -225,6 +231,7 @@ pub(super) use parameters;
 
 impl<P: Parameter> Parameter for Option<P> {
     const KEYED: bool = P::KEYED;
+    const LISTED: bool = P::LISTED;
 
     fn parse(text: &str) -> Result<Self, Cow<'static, str>> {
         P::parse(text).map(Some)
@@ -232,6 +239,10 @@ impl<P: Parameter> Parameter for Option<P> {
 
     fn parse_keyed(values: KeyedValues) -> Result<Self, Cow<'static, str>> {
         P::parse_keyed(values).map(Some)
+    }
+
+    fn parse_list(values: &[Cow<'_, str>]) -> Result<Self, Cow<'static, str>> {
+        P::parse_list(values).map(Some)
     }
 
     fn absent() -> Option<Self> {

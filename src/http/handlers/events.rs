@@ -10,12 +10,12 @@ use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::transactions::Types;
 use crate::bank::events::{EventFilter, Position};
 use crate::bank::{AccountSelector, Bank, PAGE_ENTRIES_MAX, Refusal};
 use crate::http::call::Call;
 use crate::http::headers;
 use crate::http::operation::{BANK, EVERY, Operation, ReplyHeader, RequestHeader, Success};
-use crate::http::path::decode_query;
 use crate::http::problem::{Code, Place, Problem};
 use crate::http::query::{Parameter, Query, parameters};
 use crate::http::reply::{self, JSON, Reply};
@@ -29,7 +29,6 @@ use crate::http::wire::links::PageLinks;
 use crate::http::wire::schema::{Describe, Schemas};
 use crate::http::wire::values::{NAME_PREFIX, parse_reference};
 use crate::http::wire::write::Text;
-use crate::ledger::TransactionType;
 
 /// How many events a page has if the client does not say.
 const PAGE_EVENTS_DEFAULT: usize = 100;
@@ -96,10 +95,10 @@ parameters! {
         /// Where to go on: `next` of a page, or the `id` of an event; or `now`, behind all that has happened.
         after: Option<After>,
         /// Only events of these accounts, at most 16, separated by commas or one a parameter. A comma in a name is
-        /// written %2C.
+        /// written %2C: who encodes all commas names each account in a parameter of its own, unless by id.
         account: Accounts,
         /// Only events of these types, separated by commas or one a parameter.
-        types: Kinds,
+        types: Option<Types>,
         /// How many events the page has at most; or after how many the stream ends.
         limit: Option<Limit>,
     }
@@ -108,8 +107,8 @@ parameters! {
 impl Call<'_> {
     pub(super) async fn events(&self, query: &Query<'_>) -> Result<Reply, Problem> {
         let bank = self.bank()?;
-        let EventsQuery { after, account: Accounts(accounts), types: Kinds(kinds), limit } =
-            EventsQuery::read(query)?;
+        let EventsQuery { after, account: Accounts(accounts), types, limit } = EventsQuery::read(query)?;
+        let kinds = types.map(|Types(types)| types).unwrap_or_default();
         let limit = limit.map(|Limit(limit)| limit);
         let offered = [JSON, EVENT_STREAM];
         let preferred = headers::preferred(self.headers(), &offered);
@@ -353,12 +352,13 @@ impl Describe for Accounts {
 impl Parameter for Accounts {
     const LISTED: bool = true;
 
-    fn parse_list(values: &[&str]) -> Result<Accounts, Cow<'static, str>> {
-        let accounts = values
+    fn parse_list(values: &[Cow<'_, str>]) -> Result<Accounts, Cow<'static, str>> {
+        // A name may have commas, an id has none.
+        let references = values
             .iter()
-            .map(|value| {
-                parse_reference(&decode_query(value)?).map_err(|error| Cow::from(format!("{error}")))
-            })
+            .flat_map(|value| value.splitn(if value.starts_with(NAME_PREFIX) { 1 } else { usize::MAX }, ','));
+        let accounts = references
+            .map(|reference| parse_reference(reference).map_err(|error| Cow::from(error.to_string())))
             .collect::<Result<Vec<_>, _>>()?;
         if accounts.len() > ACCOUNTS_MAX {
             return Err(
@@ -370,39 +370,6 @@ impl Parameter for Accounts {
 
     fn absent() -> Option<Accounts> {
         Some(Accounts(Vec::new()))
-    }
-}
-
-/// Kinds of events.
-struct Kinds(Vec<TransactionType>);
-
-impl Describe for Kinds {
-    fn describe(schemas: &mut Schemas) -> Value {
-        json!({ "type": "array", "items": TransactionType::describe(schemas) })
-    }
-}
-
-impl Parameter for Kinds {
-    const LISTED: bool = true;
-
-    fn parse_list(values: &[&str]) -> Result<Kinds, Cow<'static, str>> {
-        let mut kinds = Vec::new();
-        for value in values {
-            let name = decode_query(value)?;
-            let kind =
-                TransactionType::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
-                    let known = TransactionType::ALL.map(TransactionType::name).join(", ");
-                    Cow::from(format!("has a type that is unknown; known are: {known}"))
-                })?;
-            if !kinds.contains(&kind) {
-                kinds.push(kind);
-            }
-        }
-        Ok(Kinds(kinds))
-    }
-
-    fn absent() -> Option<Kinds> {
-        Some(Kinds(Vec::new()))
     }
 }
 

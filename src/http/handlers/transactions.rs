@@ -160,8 +160,8 @@ parameters! {
         order: Order,
         /// Where to go on: `next` of the page before, as it came. Limit may change on the way; nothing else may.
         cursor: Option<Cursor>,
-        /// Of these types, with commas between. Without it, of all that are about money: all but opening, amendment,
-        /// closing, linking and unlinking.
+        /// Of these types, separated by commas or one a parameter. Without it, of all that are about money: all but
+        /// opening, amendment, closing, linking and unlinking.
         types: Option<Types>,
         /// From this moment on.
         from: Option<Moment>,
@@ -312,28 +312,31 @@ fn order_text(order: Order) -> &'static str {
     }
 }
 
-/// Some types of transactions.
-struct Types(Vec<TransactionType>);
+/// Some types of transactions, each once.
+pub(super) struct Types(pub(super) Vec<TransactionType>);
 
 impl Describe for Types {
-    fn describe(_: &mut Schemas) -> Value {
-        let names = TransactionType::ALL.map(TransactionType::name).join("|");
-        let pattern = format!("^({names})(,({names}))*$");
-        json!({ "type": "string", "pattern": pattern, "examples": ["deposit,transfer"] })
+    fn describe(schemas: &mut Schemas) -> Value {
+        json!({ "type": "array", "items": TransactionType::describe(schemas) })
     }
 }
 
 impl Parameter for Types {
-    fn parse(text: &str) -> Result<Types, Cow<'static, str>> {
-        let find = |name: &str| TransactionType::ALL.into_iter().find(|known| known.name() == name);
-        let types: Option<Vec<TransactionType>> = text.split(',').map(find).collect();
-        types.map(Types).ok_or_else(|| {
-            format!(
-                "must be types with commas between: {}",
-                TransactionType::ALL.map(TransactionType::name).join(", ")
-            )
-            .into()
-        })
+    const LISTED: bool = true;
+
+    fn parse_list(values: &[Cow<'_, str>]) -> Result<Types, Cow<'static, str>> {
+        let mut types = Vec::new();
+        for name in values.iter().flat_map(|value| value.split(',')) {
+            let known = TransactionType::ALL.into_iter().find(|known| known.name() == name);
+            let found = known.ok_or_else(|| {
+                let known = TransactionType::ALL.map(TransactionType::name).join(", ");
+                Cow::from(format!("has a type that is unknown; known are: {known}"))
+            })?;
+            if !types.contains(&found) {
+                types.push(found);
+            }
+        }
+        Ok(Types(types))
     }
 }
 
