@@ -33,7 +33,7 @@ fn a_hold_reserves_and_a_capture_pays_a_part_and_releases_the_rest() {
         assert_eq!(hold[member], expected, "{member}");
     }
     assert_eq!(sides(&hold), [side("0.00", "10.00", "6.00", 3)]);
-    assert_eq!(relations(&hold), ["account", "capture", "self", "void"]);
+    assert_eq!(relations(&hold), ["account", "capture", "self", "transaction", "void"]);
     let account = teller.account(&a);
     assert_eq!((&account["held"], &account["available"]), (&json!("6.00"), &json!("4.00")));
     let withdrawal = json!({ "amount": "4.01" });
@@ -53,6 +53,52 @@ fn a_hold_reserves_and_a_capture_pays_a_part_and_releases_the_rest() {
         let problem = teller.post(&format!("{path}/{action}"), json!({})).refused(409, "hold-ended");
         assert_eq!((&problem["hold_status"], &problem["captured"]), (&json!("captured"), &json!("2.50")));
     }
+    teller.end();
+}
+
+/// Nothing of a hold told its reference and metadata, and nothing told in which transaction they are.
+#[test]
+fn the_reply_to_what_places_a_hold_tells_its_transaction_with_reference_and_metadata() {
+    let mut teller = Teller::start();
+    let [a] = teller.open_each([(1, "10")]);
+    let noted =
+        |amount: &str| json!({ "account": a, "amount": amount, "reference": "r", "metadata": { "k": "v" } });
+    let told = |hold: &Value| {
+        assert_eq!((&hold["reference"], &hold["metadata"]), (&json!("r"), &json!({ "k": "v" })));
+        let transaction = teller.get(&text(&hold["_links"]["transaction"]["href"])).is(200);
+        for (member, there) in [("id", "transaction_id"), ("hold_id", "id")] {
+            assert_eq!(transaction[member], hold[there], "{member}");
+        }
+        for member in ["reference", "metadata", "created"] {
+            assert_eq!(transaction[member], hold[member], "{member}");
+        }
+        assert_eq!(transaction["type"], "hold");
+    };
+    let placed = teller.post_keyed("/v2/holds", "k", noted("1"));
+    let hold = placed.is(201);
+    told(&hold);
+    let mut item = noted("2");
+    item["type"] = json!("hold");
+    told(&teller.post("/v2/batches", json!({ "items": [item] })).is(200)["results"][0]["result"]);
+    let (_, plain) = place(&teller, json!({ "account": a, "amount": "1" }));
+    assert_eq!((&plain["reference"], &plain["metadata"]), (&Value::Null, &json!({})));
+    assert!(plain["transaction_id"].is_string());
+    // A dry run has no transaction.
+    let dry = teller.post("/v2/holds?dry_run=true", noted("1")).is(200);
+    assert_eq!((dry.get("transaction_id"), &dry["reference"]), (Some(&Value::Null), &json!("r")));
+    assert_eq!(relations(&dry), ["account"]);
+    // Who only reads it is told nothing of them, rather than that there is none.
+    let path = format!("/v2/holds/{}", text(&hold["id"]));
+    let list = teller.get(&format!("/v2/accounts/{a}/holds")).is(200);
+    for read in [teller.get(&path).is(200), list["items"][0].clone()] {
+        let told = ["transaction_id", "reference", "metadata"].map(|member| read.get(member).is_some());
+        assert_eq!((&read["id"], told), (&hold["id"], [false; 3]));
+        assert_eq!(relations(&read), ["account", "capture", "self", "void"]);
+    }
+    let history = teller.get(&format!("/v2/accounts/{a}/transactions?types=hold&reference=r")).is(200);
+    assert_eq!(history["items"][1]["hold_id"], hold["id"]);
+    teller.restart();
+    teller.post_keyed("/v2/holds", "k", noted("1")).repeats(&placed);
     teller.end();
 }
 

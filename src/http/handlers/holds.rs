@@ -28,7 +28,8 @@ pub(in crate::http) static PLACE: Operation = Operation {
     endpoint: Endpoint::Hold,
     id: "hold",
     summary: "Reserve money",
-    details: "It stays in the account but is not available, until it is captured, voided, or its time is over. A dry \
+    details: "It stays in the account but is not available, until it is captured, voided, or its time is over. Its \
+        `reference` and `metadata` are kept with the transaction that this is: `transaction_id` of the reply. A dry \
         run says what would happen, changes nothing, and is answered with 200.",
     query: DryRunQuery::SHAPE,
     headers: KEYED,
@@ -51,7 +52,9 @@ pub(in crate::http) static READ: Operation = Operation {
     endpoint: Endpoint::ReadHold,
     id: "readHold",
     summary: "Read a hold",
-    details: "One that ended more than a day ago, or before a million others of its shard, is looked for in its account's \
+    details: "Its reference and metadata are in the transaction that placed it, `GET /v2/transactions/{id}`: the reply to that \
+        had its id as `transaction_id`, and the account's history has it, with the `hold_id` (`types=hold`). \
+        One that ended more than a day ago, or before a million others of its shard, is looked for in its account's \
         history. If that has a great many entries, 503 `overloaded` says that the search is not at its end; the next \
         request goes on with it.",
     headers: IF_NONE_MATCH,

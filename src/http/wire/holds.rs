@@ -7,16 +7,18 @@ use uuid::Uuid;
 
 use super::detail::Sides;
 use super::links::{Linked, Links, PageLinks, Relation};
-use super::metadata::Metadata;
+use super::metadata;
 use super::read::{Parsed, ReadScalar, body};
 use super::schema::{Describe, Schemas, with_meaning};
 use super::transfers::{AmountOrAll, Conditions, note, requirement_pointer};
 use super::values::{AmountText, parse_whole};
-use super::write::{Id, MoneyText, Text, Time, Write, resource, text};
+use super::write::{Id, IfAny, MoneyText, Text, Time, Write, resource, text};
 use crate::bank::{AccountSelector, Bank, Executed};
 use crate::http::problem::Party;
 use crate::ledger::operation::{HOLD_TIME_MS_MAX, Operation};
-use crate::ledger::{AccountChange, Currency, Hold, HoldId, HoldKey, HoldOutcome, HoldStatus, Reference};
+use crate::ledger::{
+    AccountChange, Currency, Decision, Hold, HoldId, HoldKey, HoldOutcome, HoldStatus, Metadata, Reference,
+};
 use crate::shard::request::HoldView;
 
 /// For how long money is held if the client does not say, in seconds: a week, as card payments are.
@@ -37,7 +39,7 @@ body! {
         /// The client's reference.
         reference: Option<Reference>,
         /// Whatever else the client keeps with it.
-        metadata: Option<Metadata>,
+        metadata: Option<metadata::Metadata>,
         /// What has to be true for it to happen.
         conditions: Option<Conditions>,
     }
@@ -73,7 +75,7 @@ body! {
         /// The client's reference.
         reference: Option<Reference>,
         /// Whatever else the client keeps with it.
-        metadata: Option<Metadata>,
+        metadata: Option<metadata::Metadata>,
     }
 }
 
@@ -83,7 +85,7 @@ body! {
         /// The client's reference.
         reference: Option<Reference>,
         /// Whatever else the client keeps with it.
-        metadata: Option<Metadata>,
+        metadata: Option<metadata::Metadata>,
     }
 }
 
@@ -136,6 +138,12 @@ resource! {
         ended: Option<Time>,
         /// In the reply to what placed it: how the account stands after it.
         accounts: Option<Sides<'a>>,
+        /// Only in the reply to what placed it: the transaction that this was; null if this is a dry run, which makes none.
+        transaction_id: IfAny<Option<Id>>,
+        /// Only there, too: the client's reference. Later it is found in that transaction.
+        reference: IfAny<Option<&'a Reference>>,
+        /// Only there, too: the client's metadata. Later it is found in that transaction.
+        metadata: IfAny<&'a Metadata>,
         /// What can be done with it now.
         links as "_links": Links<HoldLinks>,
     }
@@ -165,9 +173,13 @@ impl<'a> HoldResource<'a> {
             expires: Time(expires),
             ended: ended.map(Time),
             accounts: None,
+            transaction_id: IfAny(None),
+            reference: IfAny(None),
+            metadata: IfAny(None),
             links: Links(HoldLinks {
                 id,
                 account: view.account.to_uuid(),
+                placed_by: None,
                 exists: true,
                 pending: status == HoldStatus::Pending,
             }),
@@ -190,9 +202,17 @@ impl<'a> HoldResource<'a> {
             currency: effect.currency,
             hold: Hold { created, amount, to, expires, status: HoldStatus::Pending },
         });
+        let Decision { note, .. } = &*executed.decision;
+        let transaction = executed.id.to_uuid();
         placed.accounts = Some(Sides(&executed.decision));
+        placed.transaction_id = IfAny(Some(Some(Id(transaction))));
+        placed.reference = IfAny(Some(note.reference.as_ref()));
+        placed.metadata = IfAny(Some(&note.metadata));
+        placed.links.0.placed_by = Some(transaction);
         if dry_run {
             placed.id = None;
+            placed.transaction_id = IfAny(Some(None));
+            placed.links.0.placed_by = None;
             placed.links.0.exists = false;
             placed.links.0.pending = false;
         }
@@ -248,6 +268,8 @@ impl Write for StatusName {
 pub(in crate::http) struct HoldLinks {
     id: Uuid,
     account: Uuid,
+    /// The transaction that placed it, where that is known.
+    placed_by: Option<Uuid>,
     exists: bool,
     pending: bool,
 }
@@ -269,6 +291,12 @@ impl Linked for HoldLinks {
             meaning: "The account whose money it reserves.",
         },
         Relation {
+            name: "transaction",
+            path: "/v2/transactions/{id}",
+            offered: |hold| hold.placed_by.is_some(),
+            meaning: "The transaction that placed it. Only the reply to that knows it.",
+        },
+        Relation {
             name: "capture",
             path: "/v2/holds/{hold}/capture",
             offered: |hold| hold.pending,
@@ -283,6 +311,10 @@ impl Linked for HoldLinks {
     ];
 
     fn variable(&self, _relation: &str, name: &str) -> Uuid {
-        if name == "account" { self.account } else { self.id }
+        match name {
+            "account" => self.account,
+            "id" => self.placed_by.unwrap_or_default(),
+            _ => self.id,
+        }
     }
 }
