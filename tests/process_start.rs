@@ -186,6 +186,7 @@ fn with_the_disk_full_changes_are_refused_and_reads_go_on() {
     server.stop();
 
     let server = data.serve(&["--disk-reserve-mib=1073741824"]);
+    server.wait_for_log("changes are refused: the disk of ");
     let client = server.client(1);
     let account = get(&client, "/accounts/a");
     for (path, body, key) in [

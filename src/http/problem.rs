@@ -262,8 +262,8 @@ codes! {
         "Too many streams are open",
         "The service bounds how many readers it serves live. Read `/v2/events` page by page, or retry after Retry-After.";
     DiskFull "disk-full" SERVICE_UNAVAILABLE After(10),
-        "The disk is full",
-        "Nothing was done, but of a batch with a key its first items may have been executed; with the same key it goes on where it stopped. Nothing can be changed until the operator makes room, for bytes or for one more file. Reading still works.";
+        "There is no room for changes",
+        "Nothing was done, but of a batch with a key its first items may have been executed; with the same key it goes on where it stopped. The disk is full, or one more file cannot be made, or what waits to be compacted is too much. The last ends by itself as a rule; else nothing can be changed until the operator makes room: the service's log says for what. Reading still works.";
     Starting "starting" SERVICE_UNAVAILABLE After(1),
         "The service is starting",
         "The service is still reading its log. Nothing was done; retry after Retry-After.";

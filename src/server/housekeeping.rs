@@ -1,7 +1,8 @@
 //! Room: on the disk, in the logs, and ahead of them.
 //!
 //! The *housekeeper* looks once a second whether there is room for more, and refuses changes while there is
-//! not; it makes the watermarks durable, and sees whether others want the cores of threads ([`Contention`]). The
+//! not, which it tells with the cause; it makes the watermarks durable, and sees whether others want the cores of threads
+//! ([`Contention`]). The
 //! *grower* keeps the files of the logs some way ahead of small commits. Neither it nor compaction begins what would take of the [`DiskReserve`]. That is for what had begun when
 //! changes used up the rest, for commits until that is seen, and for the snapshots with which the process ends.
 //!
@@ -43,14 +44,16 @@ pub(super) struct Housekeeper {
 impl Housekeeper {
     /// Starts its thread. It has looked for room once before this returns, and so before anything is served.
     pub(super) fn start(mut self) -> Result<Background, ServerError> {
-        look_for_room(&self.shards, &self.reserve);
-        Background::start("housekeeper", move |stop| self.keep_house(stop))
+        let mut lacks = vec![None; self.shards.len()];
+        look_for_room(&self.shards, &self.reserve, &mut lacks);
+        Background::start("housekeeper", move |stop| self.keep_house(stop, lacks))
     }
 
-    fn keep_house(&mut self, stop: &Receiver<()>) {
+    fn keep_house(&mut self, stop: &Receiver<()>, mut lacks: Vec<Option<Lack>>) {
         let mut appended = vec![0; self.shards.len()];
         while stop.recv_timeout(HOUSEKEEPING_INTERVAL) == Err(RecvTimeoutError::Timeout) {
-            if look_for_room(&self.shards, &self.reserve) == Room::Undone {
+            look_for_room(&self.shards, &self.reserve, &mut lacks);
+            if lacks.iter().flatten().any(|lack| *lack != Lack::Space) {
                 let _ = self.keeper.try_send(());
             }
             self.contention.look();
@@ -109,44 +112,68 @@ impl Grower {
     }
 }
 
-/// What stands against changes.
+/// What a shard lacks to take changes. But for space it is the keeper's to see to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Room {
-    /// Nothing.
-    Enough,
-    /// The disk is full.
-    DiskFull,
-    /// In some shard, what is the keeper's to do, and there is room to do it: too many generations wait to be compacted, or
-    /// the next one could not be opened.
-    Undone,
+enum Lack {
+    /// Space on the disk, besides the reserve.
+    Space,
+    /// Compaction: too many generations wait for it.
+    Compaction,
+    /// The log's next generation, which could not be opened.
+    NextGeneration,
+}
+
+impl Lack {
+    /// Why changes are refused, and what to do about it.
+    fn told(self, reserve: &DiskReserve, sealed: usize) -> String {
+        match self {
+            Lack::Space => format!(
+                "the disk of {} has less than {} MiB free; make room there, or start the server with a smaller \
+                 --disk-reserve-mib",
+                reserve.path.display(),
+                reserve.bytes_min / (1024 * 1024)
+            ),
+            Lack::Compaction => format!(
+                "{sealed} files of the log wait to be compacted, more than {SEALED_GENERATIONS_MAX}; if an error \
+                 before this says why, see to that, else wait: it goes on by itself"
+            ),
+            Lack::NextGeneration => {
+                "the log's next file cannot be made; see to what the error before this says, such as \
+                 no inodes or too few open files (`ulimit -n`): it is tried again by itself"
+                    .to_owned()
+            }
+        }
+    }
 }
 
 /// Tells each shard how much of it waits to be compacted, and whether it may record anything: the log must never meet a
 /// full disk, because what reached it then would be unknown until the next start. That the next generation cannot be
-/// opened has other causes too: no inodes, no descriptors.
-fn look_for_room(shards: &[Kept], reserve: &DiskReserve) -> Room {
+/// opened has other causes too: no inodes, no descriptors. `lacks` is what each shard lacked before, and then lacks.
+fn look_for_room(shards: &[Kept], reserve: &DiskReserve, lacks: &mut [Option<Lack>]) {
     let disk_full = !reserve.has_room_for(0);
-    let mut room = if disk_full { Room::DiskFull } else { Room::Enough };
-    for (index, (handle, log)) in shards.iter().enumerate() {
+    for (index, ((handle, log), lack)) in shards.iter().zip(lacks).enumerate() {
         let sealed = log.sealed_generations();
         handle.set_generations_waiting(sealed);
-        let lacks_next = log.lacks_next();
-        let full = disk_full || sealed > SEALED_GENERATIONS_MAX || lacks_next;
-        if full && !disk_full {
-            room = Room::Undone;
+        let now = if disk_full {
+            Some(Lack::Space)
+        } else if sealed > SEALED_GENERATIONS_MAX {
+            Some(Lack::Compaction)
+        } else if log.lacks_next() {
+            Some(Lack::NextGeneration)
+        } else {
+            None
+        };
+        handle.set_disk_full(now.is_some());
+        if mem::replace(lack, now) == now {
+            continue;
         }
-        if handle.set_disk_full(full) != full {
-            tracing::warn!(
-                shard = index,
-                full,
-                reserve_bytes = reserve.bytes_min,
-                sealed,
-                lacks_next,
-                "room for changes"
-            );
+        match now {
+            Some(lack) => {
+                tracing::warn!(shard = index, "changes are refused: {}", lack.told(reserve, sealed));
+            }
+            None => tracing::info!(shard = index, "changes are taken again"),
         }
     }
-    room
 }
 
 /// The free space that is kept.
@@ -178,7 +205,7 @@ mod tests {
 
     use super::*;
     use crate::cores::Cores;
-    use crate::server::samples::{TIME_MAX, seal_one, start, wait_until};
+    use crate::server::samples::{TIME_MAX, logged, seal_one, start, wait_until};
     use crate::storage::journal::JournalOptions;
     use crate::storage::log::CompactionLimits;
 
@@ -190,7 +217,11 @@ mod tests {
         (0..=SEALED_GENERATIONS_MAX).for_each(|_| seal_one(&threads, &log));
         let kept: Arc<[Kept]> = Arc::new([(threads.handle().clone(), Arc::clone(&log))]);
         let reserve = |bytes_min| DiskReserve { path: directory.path().to_owned(), bytes_min };
-        assert_eq!(look_for_room(&kept, &reserve(u64::MAX)), Room::DiskFull);
+        let mut lacks = [None];
+        look_for_room(&kept, &reserve(u64::MAX), &mut lacks);
+        assert_eq!(lacks, [Some(Lack::Space)]);
+        look_for_room(&kept, &reserve(0), &mut lacks);
+        assert_eq!(lacks, [Some(Lack::Compaction)]);
         let (grower, _work) = bounded(1);
         let (keeper, woken) = bounded(1);
         let (shards, reserve) = (Arc::clone(&kept), Arc::new(reserve(0)));
@@ -216,13 +247,46 @@ mod tests {
         let (_temporary, directory, threads, log) = start(&JournalOptions::default());
         let kept: Arc<[Kept]> = Arc::new([(threads.handle().clone(), Arc::clone(&log))]);
         let reserve = DiskReserve { path: directory.path().to_owned(), bytes_min: 0 };
-        assert_eq!(look_for_room(&kept, &reserve), Room::Enough);
+        let mut lacks = [None];
+        look_for_room(&kept, &reserve, &mut lacks);
+        assert_eq!(lacks, [None]);
         fs::write(directory.path().join("shard-0000/journal/0000000002"), "in the way").expect("written");
         log.prepare().expect_err("its name is taken");
-        assert_eq!(look_for_room(&kept, &reserve), Room::Undone);
+        look_for_room(&kept, &reserve, &mut lacks);
+        assert_eq!(lacks, [Some(Lack::NextGeneration)]);
         assert!(kept[0].0.set_disk_full(true), "changes are refused");
         log.prepare().expect("another name is free");
-        assert_eq!(look_for_room(&kept, &reserve), Room::Enough);
+        look_for_room(&kept, &reserve, &mut lacks);
+        assert_eq!(lacks, [None]);
+        assert!(!kept[0].0.set_disk_full(false), "changes are taken");
+        threads.stop().expect("no log fails");
+    }
+
+    /// What was told had the same words for both directions, and neither a cause nor what to do. Whoever made room on the
+    /// disk saw changes refused all the same, for what had piled up, and nothing of that.
+    #[test]
+    fn that_changes_are_refused_is_told_with_the_cause_once_and_so_is_the_end() {
+        let (_temporary, directory, threads, log) = start(&JournalOptions::default());
+        let kept: Arc<[Kept]> = Arc::new([(threads.handle().clone(), Arc::clone(&log))]);
+        let reserve = |bytes_min| DiskReserve { path: directory.path().to_owned(), bytes_min };
+        let mut lacks = [None];
+        let mut look = |bytes_min| logged(|| look_for_room(&kept, &reserve(bytes_min), &mut lacks));
+        assert_eq!(look(0), "");
+        (0..=SEALED_GENERATIONS_MAX).for_each(|_| seal_one(&threads, &log));
+        let told = look(u64::MAX);
+        for part in [" WARN ", "changes are refused: the disk of ", "--disk-reserve-mib", "shard=0"] {
+            assert!(told.contains(part), "{part:?} in {told:?}");
+        }
+        assert_eq!(look(u64::MAX), "");
+        let told = look(0);
+        let cause =
+            "changes are refused: 33 files of the log wait to be compacted, more than 32; if an error";
+        assert!(told.contains(" WARN ") && told.contains(cause), "{told:?}");
+        assert_eq!(look(0), "");
+        while log.compact(&CompactionLimits::default(), &|_| true).expect("compacted") {}
+        let told = look(0);
+        assert!(told.contains(" INFO ") && told.contains("changes are taken again shard=0"), "{told:?}");
+        assert_eq!(look(0), "");
         threads.stop().expect("no log fails");
     }
 }
