@@ -170,7 +170,7 @@ impl Metrics {
 fn write_shards(shards: &[ShardFigures], out: &mut String) -> fmt::Result {
     /// What is one number of a shard: name, kind, value, help.
     type Single = (&'static str, &'static str, fn(&ShardFigures) -> u64, &'static str);
-    const SINGLES: [Single; 5] = [
+    const SINGLES: [Single; 7] = [
         (
             "requests_waiting",
             "gauge",
@@ -189,6 +189,18 @@ fn write_shards(shards: &[ShardFigures], out: &mut String) -> fmt::Result {
             "gauge",
             |shard| shard.generations_waiting as u64,
             "Sealed generations of the journal that wait to be compacted; many slow batches down.",
+        ),
+        (
+            "idempotency_keys",
+            "gauge",
+            |shard| shard.keys as u64,
+            "Idempotency keys that the shard remembers, with expired ones until changes displace them.",
+        ),
+        (
+            "idempotency_keys_max",
+            "gauge",
+            |shard| shard.keys_max as u64,
+            "Idempotency keys that the shard remembers at most; then requests with new ones are refused.",
         ),
         ("commit_bytes_total", "counter", |shard| shard.commits.bytes, "Bytes of records made durable."),
     ];
@@ -321,6 +333,8 @@ mod tests {
             durable: Sequence::NONE,
             refuses_changes: false,
             generations_waiting: 0,
+            keys: 0,
+            keys_max: 7,
             commits: CommitFigures::default(),
         };
         let mut busy = ShardFigures {
@@ -328,6 +342,8 @@ mod tests {
             durable: Sequence::new(12).expect("in range"),
             refuses_changes: true,
             generations_waiting: 2,
+            keys: 5,
+            keys_max: 7,
             commits: CommitFigures { micros: 1_500_000, bytes: 4096, ..idle.commits },
         };
         (busy.commits.classes[1], busy.commits.classes[9]) = (5, 1);
@@ -345,6 +361,10 @@ mod tests {
             "teller_shard_refuses_changes{shard=\"0\"} 0\n",
             "teller_shard_refuses_changes{shard=\"1\"} 1\n",
             "teller_shard_generations_waiting{shard=\"1\"} 2\n",
+            "# TYPE teller_shard_idempotency_keys gauge\n",
+            "teller_shard_idempotency_keys{shard=\"0\"} 0\n",
+            "teller_shard_idempotency_keys{shard=\"1\"} 5\n",
+            "teller_shard_idempotency_keys_max{shard=\"1\"} 7\n",
             "teller_shard_commit_bytes_total{shard=\"1\"} 4096\n",
             "teller_shard_commit_seconds_bucket{shard=\"1\",le=\"0.0001\"} 0\n",
             "teller_shard_commit_seconds_bucket{shard=\"1\",le=\"0.00025\"} 5\n",

@@ -1,10 +1,11 @@
 //! Room: on the disk, in the logs, and ahead of them.
 //!
 //! The *housekeeper* looks once a second whether there is room for more, and refuses changes while there is
-//! not, which it tells with the cause; it makes the watermarks durable, and sees whether others want the cores of threads
-//! ([`Contention`]). The
-//! *grower* keeps the files of the logs some way ahead of small commits. Neither it nor compaction begins what would take of the [`DiskReserve`]. That is for what had begun when
-//! changes used up the rest, for commits until that is seen, and for the snapshots with which the process ends.
+//! not, which it tells with the cause. It tells when a shard remembers as many idempotency keys as it may, makes the
+//! watermarks durable, and sees whether others want the cores of threads ([`Contention`]). The *grower* keeps the files of
+//! the logs some way ahead of small commits. Neither it nor compaction begins what would take of the [`DiskReserve`]. That
+//! is for what had begun when changes used up the rest, for commits until that is seen, and for the snapshots with which
+//! the process ends.
 //!
 //! But for that look both sleep while nothing is appended. To make room is left to compaction, or to the
 //! operator.
@@ -51,11 +52,13 @@ impl Housekeeper {
 
     fn keep_house(&mut self, stop: &Receiver<()>, mut lacks: Vec<Option<Lack>>) {
         let mut appended = vec![0; self.shards.len()];
+        let mut keys_full = vec![false; self.shards.len()];
         while stop.recv_timeout(HOUSEKEEPING_INTERVAL) == Err(RecvTimeoutError::Timeout) {
             look_for_room(&self.shards, &self.reserve, &mut lacks);
             if lacks.iter().flatten().any(|lack| *lack != Lack::Space) {
                 let _ = self.keeper.try_send(());
             }
+            look_for_full_keys(&self.shards, &mut keys_full);
             self.contention.look();
             for (index, (handle, log)) in self.shards.iter().enumerate() {
                 let before = mem::replace(&mut appended[index], handle.durable().get());
@@ -176,6 +179,23 @@ fn look_for_room(shards: &[Kept], reserve: &DiskReserve, lacks: &mut [Option<Lac
     }
 }
 
+/// Tells once of each shard that it remembers as many idempotency keys as it may; and again only after a tenth of them has
+/// been free, for as they expire one by one it would be as full again every moment. `told` is which are.
+fn look_for_full_keys(shards: &[Kept], told: &mut [bool]) {
+    for (index, ((handle, _), told)) in shards.iter().zip(told).enumerate() {
+        let (were_full, figures) = (handle.take_keys_were_full(), handle.figures());
+        if were_full && !*told {
+            tracing::warn!(
+                shard = index,
+                keys = figures.keys,
+                "requests with a new Idempotency-Key are refused: the shard remembers as many keys as it may; they expire by \
+                 themselves, or start the server with a larger --idempotency-keys-max, or fewer --idempotency-hours"
+            );
+        }
+        *told = (*told || were_full) && figures.keys > figures.keys_max - figures.keys_max.div_ceil(10);
+    }
+}
+
 /// The free space that is kept.
 pub(super) struct DiskReserve {
     pub(super) path: PathBuf,
@@ -205,7 +225,8 @@ mod tests {
 
     use super::*;
     use crate::cores::Cores;
-    use crate::server::samples::{TIME_MAX, logged, seal_one, start, wait_until};
+    use crate::server::samples::{TIME_MAX, logged, open_keyed, seal_one, start, wait_until};
+    use crate::shard::request::Reply;
     use crate::storage::journal::JournalOptions;
     use crate::storage::log::CompactionLimits;
 
@@ -259,6 +280,44 @@ mod tests {
         look_for_room(&kept, &reserve, &mut lacks);
         assert_eq!(lacks, [None]);
         assert!(!kept[0].0.set_disk_full(false), "changes are taken");
+        threads.stop().expect("no log fails");
+    }
+
+    /// A shard that remembered as many keys as it may said nothing but 503 to its clients, up to a day long.
+    #[test]
+    fn that_a_shard_has_no_room_for_keys_is_told_once_until_it_has_had_some() {
+        let (_temporary, _directory, threads, log) = start(&JournalOptions::default());
+        let kept: Arc<[Kept]> = Arc::new([(threads.handle().clone(), log)]);
+        let mut told = [false];
+        let mut look = || logged(|| look_for_full_keys(&kept, &mut told));
+        let (mut keys, mut refused) = (0, 0);
+        let mut open = |count| {
+            for key in keys..keys + count {
+                refused += usize::from(matches!(open_keyed(&threads, key), Reply::KeysExhausted));
+            }
+            keys += count;
+            refused
+        };
+        assert_eq!(open(9), 0);
+        assert_eq!(look(), "");
+        assert_eq!((threads.handle().figures().keys, threads.handle().figures().keys_max), (9, 10));
+        assert_eq!(open(2), 1);
+        let line = look();
+        let cause = "requests with a new Idempotency-Key are refused: ";
+        assert!(
+            line.contains(" WARN ") && line.contains(cause) && line.contains("shard=0 keys=10"),
+            "{line}"
+        );
+        assert_eq!(open(2), 3);
+        assert_eq!(look(), "");
+        // As full again a moment after some have expired.
+        let handle = threads.handle();
+        handle.set_keys(10, true);
+        assert_eq!(look(), "");
+        handle.set_keys(9, false);
+        assert_eq!(look(), "");
+        handle.set_keys(10, true);
+        assert!(look().contains(cause), "a tenth had been free");
         threads.stop().expect("no log fails");
     }
 

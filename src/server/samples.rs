@@ -9,9 +9,9 @@ use uuid::Uuid;
 
 use super::recovery::recover_all;
 use crate::clock;
-use crate::ledger::{AccountName, Amount, Command, Currency, OverdraftDefault};
+use crate::ledger::{AccountName, Amount, Command, Currency, IdempotencyKey, KeyDigest, OverdraftDefault};
 use crate::shard::batch::ShardRules;
-use crate::shard::request::Request;
+use crate::shard::request::{Reply, Request};
 use crate::shard::worker::{Network, ShardThreads};
 use crate::storage::journal::JournalOptions;
 use crate::storage::log::{Recovered, ShardJournal, ShardLog};
@@ -39,7 +39,7 @@ pub(super) fn start(
     let (id, Recovered { ledger, journal, log }) =
         recover_all(&directory, options).expect("recovered").pop().expect("one shard");
     let overdraft = OverdraftDefault { currency: Currency::USD, limit: Amount::ZERO };
-    let rules = ShardRules { overdraft, key_retention_ms: 1000, keys_max: 10 };
+    let rules = ShardRules { overdraft, key_retention_ms: 24 * 60 * 60 * 1000, keys_max: 10 };
     let mut network = Network::new(1);
     let threads = ShardThreads::start(
         id,
@@ -53,14 +53,26 @@ pub(super) fn start(
     (temporary, directory, threads, log)
 }
 
+/// Opens an account with an idempotency key.
+pub(super) fn open_keyed(threads: &ShardThreads<ShardJournal>, key: u32) -> Reply {
+    let name = AccountName::parse(&format!("k{key}")).expect("a name");
+    let command = Command::Open { name, currency: Currency::USD, overdraft_limit: None };
+    let digest = KeyDigest(u128::from(key).to_le_bytes());
+    let key = Some(IdempotencyKey { digest, fingerprint: [0; 16] });
+    ask(threads, Request::Execute { command, key, request_id: Box::default() })
+}
+
+fn ask(threads: &ShardThreads<ShardJournal>, request: Request) -> Reply {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    runtime.block_on(threads.handle().ask(request)).expect("a reply")
+}
+
 /// Has the shard record something, and seal it.
 pub(super) fn seal_one(threads: &ShardThreads<ShardJournal>, log: &ShardLog) {
     let before = log.sealed_generations();
     let name = AccountName::parse(&format!("a{before}")).expect("a name");
     let command = Command::Open { name, currency: Currency::USD, overdraft_limit: None };
-    let opening = Request::Execute { command, key: None, request_id: Box::default() };
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    runtime.block_on(threads.handle().ask(opening)).expect("a reply");
+    ask(threads, Request::Execute { command, key: None, request_id: Box::default() });
     threads.handle().roll();
     wait_until("one more is sealed", || log.sealed_generations() != before);
 }

@@ -245,6 +245,12 @@ impl<To> Shard<To> {
         self.ledger.holds().next_expiry()
     }
 
+    /// How many idempotency keys are remembered, and whether that is as many as may be.
+    pub fn keys(&self, now: Timestamp) -> (usize, bool) {
+        let (keys, Terms { now, keys_max, .. }) = (self.ledger.keys(), self.terms(now));
+        (keys.len(), keys.is_full(keys_max, now))
+    }
+
     /// Serves a request.
     pub fn serve(&mut self, request: Request, to: To, moment: Moment, output: &mut Output<To>) {
         match request {

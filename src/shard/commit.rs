@@ -406,6 +406,7 @@ mod tests {
         let most = 2 * COMMIT_BYTES_MAX + 2 * EVENT_BYTES;
         assert!(syncs.iter().all(|bytes| *bytes < most), "{syncs:?}");
         assert_eq!(figures.durable.get(), REQUESTS as u64);
+        assert_eq!((figures.keys, figures.keys_max), (REQUESTS, 2 * REQUESTS));
         assert_eq!(figures.commits.classes.iter().sum::<u64>(), syncs.len() as u64, "each is counted once");
         assert_eq!(figures.commits.bytes, syncs.iter().sum::<usize>() as u64);
     }

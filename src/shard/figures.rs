@@ -4,7 +4,8 @@
 //!
 //! - it is counted where it happens, by the thread that does it, into numbers that anybody may read: nobody is asked, and
 //!   nobody waits;
-//! - a request counts nothing here but itself in the inbox; a commit counts three numbers;
+//! - a request counts nothing here but itself in the inbox; a batch says how many keys there are; a commit counts three
+//!   numbers;
 //! - the counts begin with the process; how many events there are is the log's own count, from its first event on.
 //!
 //! Left out: what requests come to. HTTP counts those, by route.
@@ -34,6 +35,10 @@ pub struct ShardFigures {
     pub refuses_changes: bool,
     /// How many sealed generations of its journal waited to be compacted, a second ago at most.
     pub generations_waiting: usize,
+    /// How many idempotency keys it remembers, with those that have expired and that no event has forgotten yet.
+    pub keys: usize,
+    /// How many it remembers at most.
+    pub keys_max: usize,
     /// What was made durable.
     pub commits: CommitFigures,
 }

@@ -55,6 +55,11 @@ pub(super) struct ShardStatus {
     /// What has been committed, and how many sealed generations wait to be compacted, for those who watch.
     pub(super) commits: CommitCounts,
     pub(super) generations_waiting: AtomicUsize,
+    /// How many idempotency keys are remembered and may be, and whether that was as many at the end of any batch since
+    /// somebody looked.
+    pub(super) keys: AtomicUsize,
+    pub(super) keys_max: AtomicUsize,
+    pub(super) keys_were_full: AtomicBool,
     /// Who waits for `durable` to move on.
     pub(super) waiting: Mutex<()>,
     pub(super) moved_on: Condvar,
@@ -99,6 +104,14 @@ impl Readable {
 }
 
 impl ShardStatus {
+    /// Takes note of how many idempotency keys are remembered, and whether that is as many as may be.
+    pub(super) fn set_keys(&self, (keys, are_full): (usize, bool)) {
+        self.keys.store(keys, Ordering::Relaxed);
+        if are_full {
+            self.keys_were_full.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// What is known at this time. Asked for each request: a client that has its reply and asks at once, in time for
     /// this very batch, must not hear that the first request is still in flight.
     pub(super) fn moment(&self, now: Timestamp) -> Moment {
@@ -210,6 +223,11 @@ impl ShardHandle {
         self.status.generations_waiting.store(count, Ordering::Relaxed);
     }
 
+    /// Whether at some time since this was asked last no further idempotency key could be remembered.
+    pub fn take_keys_were_full(&self) -> bool {
+        self.status.keys_were_full.swap(false, Ordering::Relaxed)
+    }
+
     /// What there is to see of the shard now.
     pub fn figures(&self) -> ShardFigures {
         ShardFigures {
@@ -217,6 +235,8 @@ impl ShardHandle {
             durable: self.durable(),
             refuses_changes: self.status.disk_full.load(Ordering::Relaxed),
             generations_waiting: self.status.generations_waiting.load(Ordering::Relaxed),
+            keys: self.status.keys.load(Ordering::Relaxed),
+            keys_max: self.status.keys_max.load(Ordering::Relaxed),
             commits: self.status.commits.figures(),
         }
     }
@@ -244,6 +264,11 @@ mod tests {
             // Or nothing could be sent.
             mem::forget(end);
             ShardHandle { inbox: Arc::new(inbox), status: Arc::default() }
+        }
+
+        /// Takes note of so many idempotency keys, and whether those are as many as may be, in place of the worker.
+        pub(crate) fn set_keys(&self, keys: usize, are_full: bool) {
+            self.status.set_keys((keys, are_full));
         }
     }
 

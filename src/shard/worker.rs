@@ -98,7 +98,10 @@ impl<J: Journal + 'static> ShardThreads<J> {
         let log = Log::new(id, journal, Arc::clone(&peers.handles), Instant::now(), on_log_failure);
         let log = Arc::new(Mutex::new(log));
         let (commits, committer) = commits(&log);
-        let shard = Arc::new(Readable::new(Shard::new(id, ledger, rules), now));
+        let shard = Shard::new(id, ledger, rules);
+        status.keys_max.store(rules.keys_max, Ordering::Relaxed);
+        status.set_keys(shard.keys(now()));
+        let shard = Arc::new(Readable::new(shard, now));
         assert!(status.shard.set(Arc::clone(&shard)).is_ok(), "a shard is started once");
         let worker = Worker { shard, inbox, commits, status, peers, now, replies: Replies::default() };
         let spawn = "the system gives a thread";
@@ -220,6 +223,7 @@ impl<J: Journal> Worker<J> {
                         next = self.inbox.try_take();
                     }
                 }
+                self.status.set_keys(shard.keys(now));
                 shard.next_expiry()
             });
             output.ready.drain(..).for_each(|(to, reply)| self.replies.add(to, reply));
