@@ -194,7 +194,15 @@ async fn serve(settings: &ServeSettings) -> Result<(), ServerError> {
 fn open_directory(settings: &ServeSettings) -> Result<DataDirectory, ServerError> {
     let birth =
         Birth { shards: half_of_the_cores().min(SHARDS_MAX), ledger: Uuid::new_v4(), created: clock::now() };
-    Ok(DataDirectory::open(&settings.location.directory(), settings.shards, &birth)?)
+    let directory = DataDirectory::open(&settings.location.directory(), settings.shards, &birth)?;
+    if directory.is_new() {
+        // Whoever mistypes the place of a ledger is served an empty one, in which every account is missing.
+        tracing::info!(
+            "there was no ledger in {}: a new, empty one was made; if there should be one, check --data-dir and --db-name",
+            directory.path().display()
+        );
+    }
+    Ok(directory)
 }
 
 /// How many shards there are, and how many threads serve connections, if nobody says so: a durable deposit takes about

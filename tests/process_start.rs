@@ -99,6 +99,22 @@ fn a_file_in_place_of_the_directory_is_refused_and_left_as_it_is() {
     data.run(&["serve", "--port=0", &inside]).refused(&data.ledger().display().to_string());
 }
 
+/// Whoever mistyped the directory was served an empty ledger without a word, and every client heard that there are no
+/// accounts.
+#[test]
+fn that_a_ledger_was_not_there_and_a_new_one_is_made_is_told_once() {
+    let data = DataDir::new();
+    let told = format!("there was no ledger in {}: a new, empty one was made; ", data.ledger().display());
+    for is_new in [true, false] {
+        let mut server = data.serve(&["--shards=1"]);
+        // Its log is complete when it has ended.
+        server.terminate();
+        server.assert_ends_well();
+        server.wait_for_log("ended");
+        assert_eq!(server.log().matches(&told).count(), usize::from(is_new), "{}", server.log());
+    }
+}
+
 #[test]
 fn another_number_of_shards_is_refused_with_the_way_to_change_it() {
     let data = DataDir::new();

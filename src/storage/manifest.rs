@@ -74,6 +74,7 @@ pub struct Birth {
 pub struct DataDirectory {
     path: PathBuf,
     manifest: Manifest,
+    is_new: bool,
     _lock: LockedFile,
 }
 
@@ -96,7 +97,8 @@ impl DataDirectory {
         // Before the lock, so that no lock file is left in a directory that is not ours; and again under it.
         look_unlocked(&path)?;
         let lock = lock(&path, true)?;
-        let manifest = match look(&path)? {
+        let content = look(&path)?;
+        let manifest = match content {
             Content::Ledger => {
                 let manifest = open_manifest(&path)?;
                 // Who wrote it may have been killed before that name was durable, and all that follows needs it.
@@ -110,7 +112,7 @@ impl DataDirectory {
         {
             return Err(StorageError::ShardCount { path, has: manifest.shards, asked });
         }
-        Ok(DataDirectory { path, manifest, _lock: lock })
+        Ok(DataDirectory { path, manifest, is_new: content == Content::Nothing, _lock: lock })
     }
 
     /// Opens an existing ledger for a tool that works offline. Nothing is created or changed, except for the lock
@@ -128,12 +130,17 @@ impl DataDirectory {
             return Err(StorageError::NoLedger { path });
         }
         let manifest = open_manifest(&path)?;
-        Ok(DataDirectory { path, manifest, _lock: lock })
+        Ok(DataDirectory { path, manifest, is_new: false, _lock: lock })
     }
 
     /// The directory, absolute.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether there was none, and this one was created as it was opened.
+    pub fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// The ledger's id.
@@ -473,6 +480,7 @@ mod tests {
         let temporary = temporary();
         let path = temporary.path().join("deep/ledger");
         let created = open(&path, Some(3)).expect("created");
+        assert!(created.is_new());
         let other = Birth { ledger: Uuid::nil(), created: Timestamp::default(), shards: 7 };
         assert!(matches!(DataDirectory::open(&path, None, &other), Err(StorageError::Locked { .. })));
         assert!(matches!(DataDirectory::open_existing(&path), Err(StorageError::Locked { .. })));
@@ -481,7 +489,7 @@ mod tests {
             let opened = DataDirectory::open(&path, asked, &other).expect("opened");
             assert_eq!(opened.ledger(), birth().ledger);
             assert_eq!(opened.created(), birth().created);
-            assert_eq!((opened.shards(), opened.path()), (3, &*path));
+            assert_eq!((opened.shards(), opened.path(), opened.is_new()), (3, &*path, false));
             let shard = ShardId::new(2).expect("in range");
             assert_eq!(opened.shard_directory(shard), path.join("shard-0002"));
             assert!(opened.snapshot_directory(shard).is_dir() && opened.archive_directory(shard).is_dir());
