@@ -154,19 +154,39 @@ fn an_export_of_accounts_says_which_are_frozen_and_what_is_held() {
     }
 }
 
+/// "When its cause is gone, run the same command again" it said, but a closed account comes back under no name.
+#[test]
+fn an_import_for_an_account_that_was_closed_says_what_can_be_done() {
+    let data = DataDir::new();
+    let server = data.serve(&["--shards=1", "--disk-reserve-mib=0"]);
+    assert_eq!(post(&server.client(1), "/accounts", r#"{"name":"gone"}"#, None).status, 201);
+    send(&server, "DELETE /accounts/gone", "", "HTTP/1.1 204");
+    let rows = "id,account,type,amount,currency\n1,gone,deposit,1,USD\n";
+    let ran = import(&server, &write(&data, "gone.csv", rows), &[]);
+    ran.refused("404 account-not-found");
+    ran.refused(
+        "the account was closed, and its name stays taken: give it another name in the file, or leave its rows out, and \
+         run the same command again",
+    );
+    server.stop();
+}
+
 /// The client of these tests, which is that of the import, changes nothing of accounts.
 fn freeze(server: &Server, name: &str) {
-    let body = r#"{"frozen":true}"#;
+    send(server, &format!("PATCH /v2/accounts/name:{name}"), r#"{"frozen":true}"#, "HTTP/1.1 200");
+}
+
+fn send(server: &Server, what: &str, body: &str, expected: &str) {
+    let kind = if body.is_empty() { "" } else { "content-type: application/json\r\n" };
     let request = format!(
-        "PATCH /v2/accounts/name:{name} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
-         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        "{what} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{kind}content-length: {}\r\n\r\n{body}",
         body.len()
     );
     let mut stream = TcpStream::connect(server.address()).expect("it listens");
     stream.write_all(request.as_bytes()).expect("sent");
     let mut reply = String::new();
     stream.read_to_string(&mut reply).expect("a reply");
-    assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
+    assert!(reply.starts_with(expected), "{reply}");
 }
 
 #[test]

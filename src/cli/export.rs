@@ -30,8 +30,9 @@ It changes nothing.
 
 The CSV of transactions has the columns that `teller import` reads (id, account, type, amount, currency, \
 reference), so it moves balances and histories to another server or to another number of shards: import it with an \
---overdraft-limit that covers the lowest balance that any account ever had. A transfer arrives as a withdrawal and a \
-deposit. It does not have accounts without a transaction, references of openings, closings, freezes, pending holds, \
+--overdraft-limit that covers the lowest balance that any account ever had. All accounts keep that limit as their own: \
+before clients come, set each back with PATCH /v2/accounts/{account} and {\"overdraft_limit\": ...}, to what --what \
+accounts of the old ledger says, or null for the service's. A transfer arrives as a withdrawal and a deposit. It does not have accounts without a transaction, references of openings, closings, freezes, pending holds, \
 links, metadata, limits of accounts' own, and idempotency keys: a request that the old ledger has executed is executed \
 again when it is repeated there. Frozen accounts can pay there: freeze them again before clients come; \
 --what accounts says which they are (frozen), and what is held of each balance (held).

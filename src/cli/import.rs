@@ -95,7 +95,9 @@ pub(super) struct Args {
     url: BaseUrl,
 
     /// How far below zero the accounts that this import opens may go; the sign is ignored. Without it, the
-    /// server's own limit holds. Accounts that are there keep theirs: it is for the first run into a ledger.
+    /// server's own limit holds. Accounts that are there keep theirs: it is for the first run into a ledger. Those that
+    /// it opens keep this limit as their own, until each gets another with PATCH /v2/accounts/{account} and
+    /// {"overdraft_limit": ...}; null is the server's.
     #[arg(long, value_name = "AMOUNT", value_parser = parse_overdraft_quantity, allow_negative_numbers = true)]
     overdraft_limit: Option<Quantity>,
 

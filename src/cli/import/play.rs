@@ -629,6 +629,9 @@ const KEYS_EXHAUSTED: &str = "idempotency-keys-exhausted";
 /// The refusal of a withdrawal that goes too far below zero.
 const INSUFFICIENT_FUNDS: &str = "insufficient-funds";
 
+/// The refusal of what is about an account that is not there. The import has opened it, or found its name taken.
+const ACCOUNT_NOT_FOUND: &str = "account-not-found";
+
 /// The refusal of a key that has been used for something else.
 const KEY_REUSED: &str = "idempotency-key-reused";
 
@@ -643,6 +646,10 @@ fn advice(code: &str) -> &'static str {
         KEYS_EXHAUSTED => {
             "the import needs a key for each transaction and account: start the server with more \
              --idempotency-keys-max, and"
+        }
+        ACCOUNT_NOT_FOUND => {
+            "the account was closed, and its name stays taken: give it another name in the file, or leave its rows out, \
+             and"
         }
         KEY_REUSED => {
             "another transaction of this account was imported under the same id, from another file or from this one \
