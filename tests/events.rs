@@ -809,6 +809,30 @@ async fn a_list_is_the_same_whether_its_commas_are_encoded_or_not() {
     service.stop().await;
 }
 
+/// A browser comes back to the address that it began with. When the account in it had been closed meanwhile, it got 404,
+/// which it takes for the end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_of_a_named_account_resumes_after_its_closing() {
+    let (service, bank) = served(Limits::default()).await;
+    for name in ["a", "b", "c"] {
+        assert_eq!(service.post("/v2/accounts", &format!(r#"{{"name": "{name}"}}"#)).await.status, 201);
+    }
+    let address = service.address.to_string();
+    let path = "/v2/events?account=name:a,name:b";
+    let told = blocking(|| Reader::open(&address, path, &[]).take(2));
+    for name in ["c", "a"] {
+        assert_eq!(service.send("DELETE", &format!("/v2/accounts/name:{name}"), &[], "").await.status, 204);
+    }
+    let rest = blocking(|| Reader::resume(&address, path, &told[0].id).take(2));
+    assert_eq!((&rest[0], rest[1].kind.as_str()), (&told[1], "closing"));
+    let page = service.get("/v2/events?account=name:a&types=closing").await.json();
+    assert_eq!((&page["count"], &page["items"][0]), (&Value::from(1), &rest[1].data));
+    let reply = service.get("/v2/events?account=name:a,name:d").await;
+    assert_eq!((reply.status.as_u16(), reply.code().as_str()), (404, "account-not-found"));
+    drop(bank);
+    service.stop().await;
+}
+
 /// P1, P5: readers that come back with their last id see each event once, over any number of kills of the server, and
 /// everything that a client was told of.
 #[test]

@@ -509,6 +509,22 @@ impl Bank {
         self.view(shard, Request::Account(account)).await
     }
 
+    /// The id of an account, also by the name of a closed one: a name has one account for ever.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub async fn account_id(&self, account: AccountSelector) -> Result<AccountId, Refusal> {
+        let (shard, account) = self.located(account)?;
+        if let Some(view) = self.shard(shard).handle.glance(&account) {
+            return Ok(view.id);
+        }
+        let request = match account {
+            AccountRef::Name(name) => Request::AccountEverNamed(name),
+            account => Request::Account(account),
+        };
+        Ok(self.view(shard, request).await?.id)
+    }
+
     /// Reads a page of all accounts, in the order of their shards and numbers, from `from` on; with where the next
     /// one starts, if there may be more. A page may have fewer accounts than asked for, even none.
     ///

@@ -416,6 +416,7 @@ impl<To> Shard<To> {
             Request::AccountByNumber(number) | Request::Reference { account: number, .. } => {
                 smallvec![self.number_resource(*number)]
             }
+            Request::AccountEverNamed(name) => smallvec![self.name_resource(name)],
             Request::Hold(id) => smallvec![self.number_resource(id.account)],
             Request::Reversal(transfer) => smallvec![Resource::Transfer(*transfer)],
             Request::Accounts { from, count, filter } => {
@@ -477,6 +478,7 @@ impl<To> Shard<To> {
             Request::Work(_) => unreachable!("a work sets out"),
             Request::Account(reference) => self.read(self.ledger.account(&reference), moment),
             Request::AccountByNumber(number) => self.read(self.ledger.account_by_number(number), moment),
+            Request::AccountEverNamed(name) => self.read(self.ledger.account_ever_named(&name), moment),
             Request::Hold(id) => {
                 let hold = self.ledger.holds().get(&id).copied();
                 let account = self.ledger.account_by_number(id.account).filter(|_| hold.is_some());

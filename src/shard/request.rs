@@ -41,6 +41,8 @@ pub enum Request {
     Account(AccountRef),
     /// Read the account with a number, closed or not.
     AccountByNumber(AccountNumber),
+    /// Read the account that has a name, closed or not.
+    AccountEverNamed(AccountName),
     /// Read a hold.
     Hold(HoldId),
     /// Read an account's holds that are pending, or ended a short while ago; the oldest first.

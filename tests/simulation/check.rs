@@ -146,6 +146,14 @@ impl Observation {
                 same(&known, &view.is_some())?;
                 view.as_ref().map_or(Ok(()), |view| self.same_account(model, view))
             }
+            (Request::AccountEverNamed(name), Reply::Account(view)) => {
+                let known = model
+                    .accounts
+                    .iter()
+                    .find(|(id, account)| id.shard == self.shard && account.name == *name);
+                same(&known.map(|(id, _)| id.number), &view.as_ref().map(|view| view.id.number))?;
+                view.as_ref().map_or(Ok(()), |view| self.same_account(model, view))
+            }
             (Request::Hold(id), Reply::Hold(view)) => {
                 same(&model.holds.contains_key(id), &view.is_some())?;
                 view.as_ref().map_or(Ok(()), |view| same_hold(model, view))

@@ -408,7 +408,11 @@ impl Mind<'_> {
     fn read(&mut self) -> (ShardId, Request) {
         let place = self.account();
         match self.random.below(100) {
-            0..50 => (place.shard, Request::Account(place.account)),
+            0..45 => (place.shard, Request::Account(place.account)),
+            45..50 => match place.account {
+                AccountRef::Name(name) => (place.shard, Request::AccountEverNamed(name)),
+                account => (place.shard, Request::Account(account)),
+            },
             50..58 => {
                 (place.shard, Request::AccountByNumber(AccountNumber::new(self.random.below(4) as u32)))
             }

@@ -95,7 +95,8 @@ parameters! {
         /// Where to go on: `next` of a page, or the `id` of an event; or `now`, behind all that has happened.
         after: Option<After>,
         /// Only events of these accounts, at most 16, separated by commas or one a parameter. A comma in a name is
-        /// written %2C: who encodes all commas names each account in a parameter of its own, unless by id.
+        /// written %2C: who encodes all commas names each account in a parameter of its own, unless by id. Closed
+        /// accounts are found by name, too.
         account: Accounts,
         /// Only events of these types, separated by commas or one a parameter.
         types: Option<Types>,
@@ -117,8 +118,9 @@ impl Call<'_> {
         let position = self.position(bank, after, is_stream)?;
         let mut filter = EventFilter { accounts: Vec::with_capacity(accounts.len()), kinds };
         for account in accounts {
-            let found = bank.account(account.clone()).await;
-            filter.accounts.push(found.map_err(|refusal| not_found(&account, refusal))?.id);
+            // A reader that comes back names accounts that may have been closed meanwhile, as the last of their events.
+            let found = bank.account_id(account.clone()).await;
+            filter.accounts.push(found.map_err(|refusal| not_found(&account, refusal))?);
         }
         if is_stream {
             return self.event_stream(bank, position, filter, limit);
