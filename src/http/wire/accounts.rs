@@ -89,7 +89,8 @@ impl OpenAccount {
 }
 
 body! {
-    /// How much may leave an account, and how often. Days and months are those of UTC.
+    /// How much may leave an account, and how often. Days and months are those of UTC. It is counted only while there
+    /// are limits: what left before the first one was set is not.
     pub(in crate::http) struct VelocityLimitsBody {
         /// The most that may leave in a day.
         per_day: Option<LimitText>,
@@ -146,7 +147,8 @@ body! {
 }
 
 body! {
-    /// A change of velocity limits.
+    /// A change of velocity limits. When none is left all counts begin anew, and so do the debits when their window gets
+    /// another length.
     pub(in crate::http) struct VelocityLimitsPatch {
         /// The most that may leave in a day.
         per_day: Patch<LimitText>,
