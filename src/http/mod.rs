@@ -66,8 +66,10 @@ pub(crate) use wire::write::Rfc3339;
 /// bytes for each of its own, such a transfer is too long; it can name the accounts by id.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
 
-/// The longest path with its query, in bytes. An encoded name has at most 765, a list's cursor 40.
-pub const URI_BYTES_MAX: usize = 4096;
+/// The longest path with its query, in bytes. An encoded name has at most 765, a list's cursor 40. What needs as much is a
+/// position among the events of 1,024 shards (`wire/events.rs`); and with that a second time, as `Last-Event-ID`, there is
+/// room left in a head.
+pub const URI_BYTES_MAX: usize = 8 * 1024;
 
 /// The longest head of a request, in bytes: what browsers and proxies add fits several times over.
 pub const HEAD_BYTES_MAX: usize = 16 * 1024;

@@ -245,7 +245,7 @@ codes! {
         "A body has at most 65,536 bytes, that of a batch 8 MiB.";
     UriTooLong "uri-too-long" URI_TOO_LONG Never,
         "The URI is too long",
-        "A path with its query has at most 4,096 bytes.";
+        "A path with its query has at most 8,192 bytes.";
     UnsupportedMediaType "unsupported-media-type" UNSUPPORTED_MEDIA_TYPE Never,
         "The body's media type is not supported",
         "Send application/json in UTF-8 without a content encoding. PATCH takes application/merge-patch+json too, and a batch application/x-ndjson.";

@@ -394,3 +394,32 @@ impl Parameter for Limit {
             .ok_or_else(|| format!("must be a number from 1 to {PAGE_ENTRIES_MAX}").into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::{HEAD_BYTES_MAX, URI_BYTES_MAX};
+    use crate::ledger::{AccountId, SHARDS_MAX, Sequence, TransactionType};
+
+    /// From some 600 shards on, `next` was an address that the service itself refused: 414.
+    #[test]
+    fn the_address_of_a_next_page_fits_whatever_the_filter_with_however_many_shards() {
+        let longest = |shards: usize, passed: u64| {
+            let position = Position::new(vec![Sequence::new(passed).expect("in range"); shards]);
+            let account = AccountId::parse("019aab5e-8c00-8400-8000-000000000000");
+            let filter = EventFilter {
+                accounts: vec![account.expect("an account's id"); ACCOUNTS_MAX],
+                kinds: TransactionType::ALL.to_vec(),
+            };
+            let cursor = Cursor(&position).to_string();
+            (address(&filter, PAGE_ENTRIES_MAX, &cursor).len(), cursor.len())
+        };
+        let (address, cursor) = longest(SHARDS_MAX, (1 << 35) - 1);
+        assert!(cursor == 6836 && address <= URI_BYTES_MAX, "{address} {cursor}");
+        assert!(address + cursor + 1900 < HEAD_BYTES_MAX, "and comes a second time, with what browsers add");
+        assert!(longest(619, Sequence::MAX.get()).0 <= URI_BYTES_MAX);
+        // As the documents have it.
+        assert!(longest(SHARDS_MAX, 1 << 35).0 > URI_BYTES_MAX);
+        assert!(longest(620, Sequence::MAX.get()).0 > URI_BYTES_MAX);
+    }
+}
