@@ -1,7 +1,8 @@
 //! The command line: one file a subcommand.
 //!
 //! What always holds: nothing is started before all settings are known to be right; results go to stdout, the
-//! log, progress and errors to stderr; the exit code is 0 for success, 1 for an error, 2 for wrong usage.
+//! log, progress and errors to stderr; the exit code is 0 for success, 1 for an error, 2 for wrong usage. A server has
+//! others besides (`serve`).
 
 mod bench;
 mod export;
@@ -35,7 +36,8 @@ Examples:
 
 `teller help SUBCOMMAND` has the details of each.
 
-Exit codes: 0 success, 1 an error (told on stderr), 2 wrong usage.";
+Exit codes: 0 success, 1 an error (told on stderr), 2 wrong usage.
+Serving has more: `teller help serve`.";
 
 /// A bank-account ledger service
 #[derive(Parser, Debug)]
@@ -156,6 +158,16 @@ mod tests {
             }
         }
         assert!(ranges > 60, "{ranges}");
+    }
+
+    /// A script that has read no other page took 74 and 134 for impossible.
+    #[test]
+    fn the_help_of_all_says_that_serving_has_further_exit_codes_and_where_they_are() {
+        let help = Cli::command().render_long_help().to_string();
+        assert!(help.contains("Serving has more: `teller help serve`"), "{help}");
+        let mut all = Cli::command();
+        let serve = all.find_subcommand_mut("serve").expect("it is one").render_long_help().to_string();
+        assert!(["74", "130", "134"].iter().all(|code| serve.contains(code)), "{serve}");
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::http::wire::Version;
 use crate::ledger::operation::{Condition, Operation, Sum};
 use crate::ledger::{Currency, ExcessDecimals, HoldId, IdError, Note, Quantity, Reference};
 
-/// The members of an item that say what it is; the others are those of the request that it stands for.
+/// The members of an item that say what it is; the others are those of the request that it stands for, more or less.
 const ITEM_MEMBERS: &[&str] = &["type", "key"];
 
 body! {
@@ -160,7 +160,9 @@ impl Describe for BatchItem {
                 .collect();
             json!({
                 "oneOf": items,
-                "description": "One operation: `type` says which, the other members are those of its own request.",
+                "description": "One operation: `type` says which, the other members are those of its own request, with \
+                    `account` or `hold` for what that has in its path. Deposits and withdrawals take `conditions` \
+                    besides, and withdrawals the amount `all`.",
             })
         })
     }
