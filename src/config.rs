@@ -35,6 +35,9 @@ const HOST_BYTES_MAX: usize = 253;
 /// The longest ledger name, in bytes: short enough that every file system takes it with room for a suffix.
 const DB_NAME_BYTES_MAX: usize = 128;
 
+const PORTS: RangeInclusive<u64> = 0..=u16::MAX as u64;
+pub(crate) const SHARDS: RangeInclusive<u64> = 1..=SHARDS_MAX as u64;
+
 /// More would only wait for one another.
 const HTTP_THREADS_MAX: u64 = 256;
 
@@ -44,6 +47,8 @@ const IDEMPOTENCY_HOURS_MAX: u64 = 720;
 
 /// 4 million keys are about 480 MB, and 24 hours of 46 requests a second.
 const IDEMPOTENCY_KEYS_DEFAULT: u64 = 4_000_000;
+/// Shards share them out and index them with 32 bits.
+const IDEMPOTENCY_KEYS_MAX: u64 = u32::MAX as u64;
 
 /// The size up to which opening and reading a generation takes a fraction of a second.
 const JOURNAL_MIB_DEFAULT: u64 = GENERATION_BYTES_MAX >> 20;
@@ -123,17 +128,17 @@ pub struct ServeArgs {
 
     /// The TCP port to listen on, 0 to 65535; 0 lets the system choose one, which the first log lines tell.
     /// [env: MZ_PORT] [default: 3000]
-    #[arg(long, value_name = "PORT", value_parser = parse_port)]
+    #[arg(long, value_name = "PORT", value_parser = whole::<u16>(PORTS))]
     pub port: Option<u16>,
 
     /// How many shards a new ledger gets, 1 to 1024. Each is a worker with its own log. A ledger keeps the
     /// number that it was made with: another number is then refused.
     /// [env: MZ_WORKERS] [default: half the number of cores]
-    #[arg(long, value_name = "COUNT", value_parser = parse_shards)]
+    #[arg(long, value_name = "COUNT", value_parser = whole::<usize>(SHARDS))]
     pub shards: Option<usize>,
 
     /// How many threads serve connections, 1 to 256. [default: half the number of cores]
-    #[arg(long, value_name = "COUNT", value_parser = parse_http_threads)]
+    #[arg(long, value_name = "COUNT", value_parser = whole::<usize>(1..=HTTP_THREADS_MAX))]
     pub http_threads: Option<usize>,
 
     /// Whether the threads that serve connections and the shards have cores of their own, and wait for their turn there
@@ -165,27 +170,27 @@ pub struct ServeArgs {
     pub bootstrap: Option<bool>,
 
     /// For how many hours an Idempotency-Key is remembered, 1 to 720. [default: 24]
-    #[arg(long, value_name = "HOURS", value_parser = parse_idempotency_hours)]
+    #[arg(long, value_name = "HOURS", value_parser = whole::<u64>(1..=IDEMPOTENCY_HOURS_MAX))]
     pub idempotency_hours: Option<u64>,
 
     /// How many Idempotency-Keys the server remembers at most, 1 to 4294967295, an equal share of them by each
     /// shard, about 120 bytes of memory each. While it remembers that many, requests with a new key are refused with 503.
     /// [default: 4000000]
-    #[arg(long, value_name = "COUNT", value_parser = parse_idempotency_keys)]
+    #[arg(long, value_name = "COUNT", value_parser = whole::<u64>(1..=IDEMPOTENCY_KEYS_MAX))]
     pub idempotency_keys_max: Option<u64>,
 
     /// How many MiB of records a shard's journal takes before they go into a snapshot and the archive, 1 to
     /// 1024. More makes snapshots rarer, a restart longer and memory larger. [default: 32]
-    #[arg(long, value_name = "MIB", value_parser = parse_journal_mib)]
+    #[arg(long, value_name = "MIB", value_parser = whole::<u64>(1..=JOURNAL_MIB_MAX))]
     pub journal_mib: Option<u64>,
 
     /// How many minutes after a snapshot the next one is taken, 1 to 1440. [default: 10]
-    #[arg(long, value_name = "MINUTES", value_parser = parse_snapshot_minutes)]
+    #[arg(long, value_name = "MINUTES", value_parser = whole::<u64>(1..=SNAPSHOT_MINUTES_MAX))]
     pub snapshot_minutes: Option<u64>,
 
     /// With less than so many MiB of disk space free, 0 to 1073741824, what would be recorded is refused with
     /// 503, and reads go on. [default: 256]
-    #[arg(long, value_name = "MIB", value_parser = parse_disk_reserve)]
+    #[arg(long, value_name = "MIB", value_parser = whole::<u64>(0..=DISK_RESERVE_MIB_MAX))]
     pub disk_reserve_mib: Option<u64>,
 }
 
@@ -197,8 +202,8 @@ impl ServeArgs {
     /// amount of the currency. In all else flags have been checked already.
     pub fn resolve(&self, environment: Environment<'_>) -> Result<ServeSettings, SettingError> {
         let host = pick(self.host.clone(), "MZ_HOST", parse_host, environment)?;
-        let port = pick(self.port, "MZ_PORT", parse_port, environment)?;
-        let shards = pick(self.shards, "MZ_WORKERS", parse_shards, environment)?;
+        let port = pick(self.port, "MZ_PORT", whole(PORTS), environment)?;
+        let shards = pick(self.shards, "MZ_WORKERS", whole(SHARDS), environment)?;
         let currency =
             pick(self.currency, "MZ_CURRENCY", parse_currency, environment)?.unwrap_or(CURRENCY_DEFAULT);
         let max_overdraft = self.max_overdraft(currency, environment)?;
@@ -426,13 +431,18 @@ fn pick<T>(
 }
 
 /// Reads a whole number: digits only, so that `+5`, ` 5` and `5.0` are told apart from 5.
-pub(crate) fn parse_whole(text: &str, allowed: RangeInclusive<u64>) -> Result<u64, String> {
-    let all_digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    // Digits that do not fit 64 bits are out of every range.
-    let number = all_digits.then(|| text.parse().unwrap_or(u64::MAX));
-    number
-        .filter(|number| allowed.contains(number))
-        .ok_or_else(|| format!("must be a whole number from {} to {}", allowed.start(), allowed.end()))
+pub(crate) fn whole<T: TryFrom<u64>>(
+    allowed: RangeInclusive<u64>,
+) -> impl Fn(&str) -> Result<T, String> + Clone {
+    move |text: &str| {
+        let all_digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        // Digits that do not fit 64 bits are out of every range.
+        let number = all_digits.then(|| text.parse().unwrap_or(u64::MAX));
+        number
+            .filter(|number| allowed.contains(number))
+            .and_then(|number| T::try_from(number).ok())
+            .ok_or_else(|| format!("must be a whole number from {} to {}", allowed.start(), allowed.end()))
+    }
 }
 
 fn parse_host(text: &str) -> Result<String, String> {
@@ -452,18 +462,6 @@ fn parse_host(text: &str) -> Result<String, String> {
     Err(format!(
         "must be an IP address such as {example} or ::1, or a host name such as localhost, without scheme and port"
     ))
-}
-
-fn parse_port(text: &str) -> Result<u16, String> {
-    parse_whole(text, 0..=u64::from(u16::MAX)).map(|port| port as u16)
-}
-
-fn parse_http_threads(text: &str) -> Result<usize, String> {
-    parse_whole(text, 1..=HTTP_THREADS_MAX).map(|threads| threads as usize)
-}
-
-fn parse_shards(text: &str) -> Result<usize, String> {
-    parse_whole(text, 1..=SHARDS_MAX as u64).map(|shards| shards as usize)
 }
 
 fn parse_currency(text: &str) -> Result<Currency, String> {
@@ -523,27 +521,6 @@ fn parse_db_name(text: &str) -> Result<DbName, String> {
     Err(format!(
         "must be 1 to {DB_NAME_BYTES_MAX} letters (a-z, A-Z), digits, '.', '_' or '-', not starting with a dot"
     ))
-}
-
-fn parse_idempotency_hours(text: &str) -> Result<u64, String> {
-    parse_whole(text, 1..=IDEMPOTENCY_HOURS_MAX)
-}
-
-fn parse_idempotency_keys(text: &str) -> Result<u64, String> {
-    // Shards share them out and index them with 32 bits.
-    parse_whole(text, 1..=u64::from(u32::MAX))
-}
-
-fn parse_journal_mib(text: &str) -> Result<u64, String> {
-    parse_whole(text, 1..=JOURNAL_MIB_MAX)
-}
-
-fn parse_snapshot_minutes(text: &str) -> Result<u64, String> {
-    parse_whole(text, 1..=SNAPSHOT_MINUTES_MAX)
-}
-
-fn parse_disk_reserve(text: &str) -> Result<u64, String> {
-    parse_whole(text, 0..=DISK_RESERVE_MIB_MAX)
 }
 
 fn parse_log_filter(text: &str) -> Result<Targets, String> {

@@ -51,7 +51,7 @@ use clap::Subcommand;
 use serde::Serialize;
 
 use crate::client::{BaseUrl, BaseUrlError, ClientError};
-use crate::config::{LedgerLocation, LocationArgs, LogArgs, parse_data_dir, parse_whole};
+use crate::config::{LedgerLocation, LocationArgs, LogArgs, parse_data_dir, whole};
 use children::{Directory, Interrupt};
 use load::{Against, Shape, Spec, Workload};
 
@@ -203,7 +203,7 @@ struct LoadArgs {
 struct RoundArgs {
     /// How many rounds each side has, 1 to 1000; compared, how many pairs of rounds in which the machine was alike.
     /// [default: 24; of batches and with --rate 5]
-    #[arg(long, value_name = "COUNT", value_parser = parse_rounds)]
+    #[arg(long, value_name = "COUNT", value_parser = whole::<usize>(ROUNDS))]
     rounds: Option<usize>,
 
     /// How long a round is, in seconds from 0.01 to 600, such as 2 or 0.5. [default: 0.2; of batches and with --rate 2]
@@ -241,10 +241,6 @@ impl RoundArgs {
             seed: self.seed,
         }
     }
-}
-
-fn parse_rounds(text: &str) -> Result<usize, String> {
-    parse_whole(text, ROUNDS).map(|count| count as usize)
 }
 
 /// Seconds with up to three decimals.

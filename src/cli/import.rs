@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 
 use crate::client::{BaseUrl, Client};
-use crate::config::{LogArgs, parse_overdraft_quantity, parse_whole};
+use crate::config::{LogArgs, parse_overdraft_quantity, whole};
 use crate::ledger::{Currency, Quantity};
 use file::FileError;
 use play::{Board, Count, PlayError, Player, Tally};
@@ -102,15 +102,11 @@ pub(super) struct Args {
     overdraft_limit: Option<Quantity>,
 
     /// How many batches are under way at one time, each on a connection of its own, 1 to 64.
-    #[arg(long, value_name = "COUNT", default_value = "4", value_parser = parse_connections)]
+    #[arg(long, value_name = "COUNT", default_value = "4", value_parser = whole::<usize>(1..=CONNECTIONS_MAX))]
     connections: usize,
 
     #[command(flatten)]
     pub(super) log: LogArgs,
-}
-
-fn parse_connections(text: &str) -> Result<usize, String> {
-    parse_whole(text, 1..=CONNECTIONS_MAX).map(|connections| connections as usize)
 }
 
 /// Why an import did not finish.

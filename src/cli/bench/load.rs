@@ -17,15 +17,15 @@ use clap::builder::PossibleValue;
 use clap::{Parser, ValueEnum};
 
 use super::reply::Protocol;
-use crate::config::parse_whole;
-use crate::ledger::{AccountName, SHARDS_MAX};
+use crate::config::{SHARDS, whole};
+use crate::ledger::AccountName;
 use crate::random::Random;
 use crate::router::Router;
 
 /// More accounts than any machine of today has memory for; their numbers have ten digits.
 const ACCOUNTS: RangeInclusive<u64> = 2..=1_000_000_000;
 /// More connections than this the server refuses.
-const CONNECTIONS: RangeInclusive<u64> = 1..=10_000;
+pub(super) const CONNECTIONS: RangeInclusive<u64> = 1..=10_000;
 /// More threads only take cores from the server.
 const THREADS: RangeInclusive<u64> = 1..=64;
 /// As many items as the server takes; of transfers so many are within its limit of bytes.
@@ -127,16 +127,16 @@ impl Pairs {
 #[derive(clap::Args, Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Shape {
     /// How many accounts there are, 2 to 1000000000, each as likely as another. [default: 10000]
-    #[arg(long, value_name = "COUNT", value_parser = parse_accounts)]
+    #[arg(long, value_name = "COUNT", value_parser = whole::<u64>(ACCOUNTS))]
     pub(super) accounts: Option<u64>,
 
     /// How many connections there are, 1 to 10000, each with one request under way. [default: 256, for batches 4]
-    #[arg(long, value_name = "COUNT", value_parser = parse_connections)]
+    #[arg(long, value_name = "COUNT", value_parser = whole::<usize>(CONNECTIONS))]
     pub(super) connections: Option<usize>,
 
     /// How many shards the server gets, 1 to 1024; with --url it has those that it has, and no other number is taken.
     /// [default: half the number of cores; with --url as many as it has]
-    #[arg(long, value_name = "COUNT", value_parser = parse_shards)]
+    #[arg(long, value_name = "COUNT", value_parser = whole::<usize>(SHARDS))]
     pub(super) shards: Option<usize>,
 
     /// Which two accounts a transfer has: any, two on different shards, or the same one in all. [default: any]
@@ -144,42 +144,18 @@ pub(super) struct Shape {
     pub(super) pairs: Option<Pairs>,
 
     /// How many transfers a batch has, 1 to 10000. [default: 8000]
-    #[arg(long, value_name = "COUNT", value_parser = parse_batch_size)]
+    #[arg(long, value_name = "COUNT", value_parser = whole::<usize>(BATCH_SIZE))]
     pub(super) batch_size: Option<usize>,
 
     /// How many requests are due a second, 1 to 10000000, whatever the server does (open loop). A request's latency
     /// counts from when it was due. [default: each connection sends when it has its reply (closed loop)]
-    #[arg(long, value_name = "PER-SECOND", value_parser = parse_rate)]
+    #[arg(long, value_name = "PER-SECOND", value_parser = whole::<u64>(RATE))]
     pub(super) rate: Option<u64>,
 
     /// How many threads make the load, 1 to 64, and no more than there are connections. More of them take cores from the
     /// server. [default: 1]
-    #[arg(long, value_name = "COUNT", value_parser = parse_threads)]
+    #[arg(long, value_name = "COUNT", value_parser = whole::<usize>(THREADS))]
     pub(super) threads: Option<usize>,
-}
-
-fn parse_accounts(text: &str) -> Result<u64, String> {
-    parse_whole(text, ACCOUNTS)
-}
-
-fn parse_connections(text: &str) -> Result<usize, String> {
-    parse_whole(text, CONNECTIONS).map(|count| count as usize)
-}
-
-fn parse_shards(text: &str) -> Result<usize, String> {
-    parse_whole(text, 1..=SHARDS_MAX as u64).map(|count| count as usize)
-}
-
-fn parse_batch_size(text: &str) -> Result<usize, String> {
-    parse_whole(text, BATCH_SIZE).map(|count| count as usize)
-}
-
-fn parse_rate(text: &str) -> Result<u64, String> {
-    parse_whole(text, RATE)
-}
-
-fn parse_threads(text: &str) -> Result<usize, String> {
-    parse_whole(text, THREADS).map(|count| count as usize)
 }
 
 /// What a load is compared with.

@@ -1,6 +1,7 @@
 //! The rows that are no loads: memory, restart, snapshot, idle. They read `/proc`, and so need Linux.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,15 +11,18 @@ use rustix::process::Signal;
 use super::children::{Child, Interrupt};
 use super::duel::cannot_load;
 use super::generator::{self, Run};
-use super::load::{Load, Shape, Spec, Workload};
+use super::load::{CONNECTIONS, Load, Shape, Spec, Workload};
 use super::report::{Figure, FiguresReport, Ratio, Spread, Value, median_or_mean};
 use super::teller::{Start, Teller};
 use super::{
-    Bench, BenchError, CommonArgs, check_replies, default_shards, flag_name, parse_duration, parse_rounds,
+    Bench, BenchError, CommonArgs, ROUNDS, check_replies, default_shards, flag_name, parse_duration,
 };
-use crate::config::parse_whole;
+use crate::config::{SHARDS, whole};
 use crate::progress::Progress;
 use crate::random::Random;
+
+/// How many accounts or deposits there are: a row without any would measure nothing.
+const COUNTS: RangeInclusive<u64> = 1..=1_000_000_000;
 
 /// The ledger of all these rows.
 const LEDGER: &str = "ledger";
@@ -39,7 +43,7 @@ const SETTLE_TIME: Duration = Duration::from_secs(2);
 #[derive(clap::Args, Debug)]
 pub(super) struct MemoryArgs {
     /// How many accounts are opened, 1 to 1000000000, with names of 16 bytes.
-    #[arg(long, value_name = "COUNT", default_value = "10000000", value_parser = parse_accounts)]
+    #[arg(long, value_name = "COUNT", default_value = "10000000", value_parser = whole::<u64>(COUNTS))]
     accounts: u64,
     #[command(flatten)]
     server: ServerArgs,
@@ -50,11 +54,11 @@ pub(super) struct MemoryArgs {
 #[derive(clap::Args, Debug)]
 pub(super) struct RestartArgs {
     /// How many accounts the snapshot has, 1 to 1000000000.
-    #[arg(long, value_name = "COUNT", default_value = "10000000", value_parser = parse_accounts)]
+    #[arg(long, value_name = "COUNT", default_value = "10000000", value_parser = whole::<u64>(COUNTS))]
     accounts: u64,
     /// How many deposits are in the journal behind it, 1 to 1000000000, in records as live traffic makes them.
     // Its name was --records.
-    #[arg(long, alias = "records", value_name = "COUNT", default_value = "1000000", value_parser = parse_deposits)]
+    #[arg(long, alias = "records", value_name = "COUNT", default_value = "1000000", value_parser = whole::<u64>(COUNTS))]
     deposits: u64,
     #[command(flatten)]
     server: ServerArgs,
@@ -65,13 +69,13 @@ pub(super) struct RestartArgs {
 #[derive(clap::Args, Debug)]
 pub(super) struct SnapshotArgs {
     /// How many accounts the snapshot has, 1 to 1000000000.
-    #[arg(long, value_name = "COUNT", default_value = "1000000", value_parser = parse_accounts)]
+    #[arg(long, value_name = "COUNT", default_value = "1000000", value_parser = whole::<u64>(COUNTS))]
     accounts: u64,
     /// On how many connections deposits are made, 1 to 10000.
-    #[arg(long, value_name = "COUNT", default_value = "256", value_parser = parse_connections)]
+    #[arg(long, value_name = "COUNT", default_value = "256", value_parser = whole::<usize>(CONNECTIONS))]
     connections: usize,
     /// How many snapshots are measured, 1 to 1000; before each there is another one.
-    #[arg(long, value_name = "COUNT", default_value = "3", value_parser = parse_rounds)]
+    #[arg(long, value_name = "COUNT", default_value = "3", value_parser = whole::<usize>(ROUNDS))]
     rounds: usize,
     #[command(flatten)]
     server: ServerArgs,
@@ -93,24 +97,8 @@ pub(super) struct IdleArgs {
 #[derive(clap::Args, Debug)]
 struct ServerArgs {
     /// How many shards the server gets, 1 to 1024. [default: half the number of cores]
-    #[arg(long, value_name = "COUNT", value_parser = parse_shards)]
+    #[arg(long, value_name = "COUNT", value_parser = whole::<usize>(SHARDS))]
     shards: Option<usize>,
-}
-
-fn parse_accounts(text: &str) -> Result<u64, String> {
-    parse_whole(text, 1..=1_000_000_000)
-}
-
-fn parse_deposits(text: &str) -> Result<u64, String> {
-    parse_whole(text, 1..=1_000_000_000)
-}
-
-fn parse_connections(text: &str) -> Result<usize, String> {
-    parse_whole(text, 1..=10_000).map(|count| count as usize)
-}
-
-fn parse_shards(text: &str) -> Result<usize, String> {
-    parse_whole(text, 1..=crate::ledger::SHARDS_MAX as u64).map(|count| count as usize)
 }
 
 impl ServerArgs {
