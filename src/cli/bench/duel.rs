@@ -12,7 +12,7 @@ use super::generator::{self, Measured, Run, Totals};
 use super::load::{Against, Load, Request, Spec, Workload};
 use super::machine::Conditions;
 use super::reply::Protocol;
-use super::report::{Comparison, LoadReport, Round, Settings, Side, median};
+use super::report::{Comparison, LoadReport, Round, Side, median};
 use super::teller::{Start, Teller};
 use super::{Bench, BenchError, LoadArgs, default_shards, pairs, redis};
 use crate::client::BaseUrl;
@@ -286,7 +286,7 @@ impl Contender {
         Side {
             name: self.name,
             unit: self.spec.workload.unit(),
-            settings: Settings::of(&self.spec),
+            settings: self.spec,
             per_second,
             latency_ns,
             rounds: self.rounds,

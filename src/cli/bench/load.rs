@@ -13,8 +13,8 @@
 
 use std::ops::RangeInclusive;
 
-use clap::builder::PossibleValue;
 use clap::{Parser, ValueEnum};
+use serde::Serialize;
 
 use super::reply::Protocol;
 use crate::config::{SHARDS, whole};
@@ -49,7 +49,8 @@ pub(super) const AMOUNT_CENTS: u64 = 100;
 const TRANSFER_AMOUNT: &str = "0.01";
 
 /// What is done all the time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub(super) enum Workload {
     Deposit,
     Read,
@@ -91,19 +92,9 @@ impl Workload {
     }
 }
 
-impl ValueEnum for Workload {
-    fn value_variants<'a>() -> &'a [Workload] {
-        use Workload::{Batch, Deposit, Hot, Mixed, Read, Transfer};
-        &[Deposit, Read, Transfer, Hot, Batch, Mixed]
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        Some(PossibleValue::new(self.name()))
-    }
-}
-
 /// Which two accounts a transfer has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub(super) enum Pairs {
     /// Any two.
     Any,
@@ -111,16 +102,6 @@ pub(super) enum Pairs {
     CrossShard,
     /// One and the same account, and any other; half of them in each direction.
     Hot,
-}
-
-impl Pairs {
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Pairs::Any => "any",
-            Pairs::CrossShard => "cross-shard",
-            Pairs::Hot => "hot",
-        }
-    }
 }
 
 /// What can be set about a load, by a flag or in --compare.
@@ -215,9 +196,10 @@ impl Against {
 }
 
 /// A load, with everything about it settled.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Spec {
     /// What it is called in a report.
+    #[serde(skip)]
     pub(super) name: String,
     pub(super) workload: Workload,
     pub(super) accounts: u64,

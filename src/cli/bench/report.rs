@@ -136,40 +136,12 @@ impl Round {
     }
 }
 
-/// What is set about a load.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Settings {
-    workload: &'static str,
-    accounts: u64,
-    connections: usize,
-    shards: usize,
-    pairs: &'static str,
-    batch_size: usize,
-    rate: Option<u64>,
-    threads: usize,
-}
-
-impl Settings {
-    pub(super) fn of(spec: &Spec) -> Settings {
-        Settings {
-            workload: spec.workload.name(),
-            accounts: spec.accounts,
-            connections: spec.connections,
-            shards: spec.shards,
-            pairs: spec.pairs.name(),
-            batch_size: spec.batch_size,
-            rate: spec.rate,
-            threads: spec.threads,
-        }
-    }
-}
-
 /// One of the things that were measured in turn.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Side {
     pub(super) name: String,
     pub(super) unit: &'static str,
-    pub(super) settings: Settings,
+    pub(super) settings: Spec,
     pub(super) per_second: u64,
     pub(super) latency_ns: Latencies,
     pub(super) rounds: Vec<Round>,
@@ -304,7 +276,7 @@ impl LoadReport {
 impl fmt::Display for LoadReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let first = &self.sides[0];
-        let Settings { accounts, connections, shards, .. } = first.settings;
+        let Spec { accounts, connections, shards, .. } = first.settings;
         writeln!(
             f,
             "{}: {} accounts, {connections} connections, {shards} shard{}; {} rounds of {} ms, medians; seed {}\n",
@@ -513,7 +485,7 @@ mod tests {
         Side {
             name: name.into(),
             unit: "deposits",
-            settings: Settings::of(&spec),
+            settings: spec,
             per_second: 1,
             latency_ns,
             rounds: rounds.iter().map(round).collect(),
