@@ -251,14 +251,9 @@ impl Bank {
         while let Some((number, chunk)) = chunks.next() {
             let count = chunk.len();
             let key = origin.key.map(|key| self.homed(chunk_key(key, number), KeyHome::Key));
-            let ended = match self.plan_chunk(chunk, key, atomic, told, origin.request_id.clone()) {
-                Ok(mut plan) => {
-                    let asked = plan.request.take().map(|request| self.ask_work(request));
-                    self.end_chunk(plan, asked).await
-                }
-                Err(refusal) => Err(refusal),
-            };
-            match ended {
+            let mut plan = self.plan_chunk(chunk, key, atomic, told, origin.request_id.clone());
+            let asked = plan.request.take().map(|request| self.ask_work(request));
+            match self.end_chunk(plan, asked).await {
                 Ok((results, first_request_id)) => {
                     outcome.results.extend(behind(first, results));
                     all_replayed &= first_request_id.is_some();
@@ -286,10 +281,8 @@ impl Bank {
         told: bool,
         origin: &Origin,
     ) -> Result<Vec<(usize, BatchResult)>, Refusal> {
-        let mut plans = Vec::with_capacity(chunks.len());
-        for chunk in chunks {
-            plans.push(self.plan_chunk(chunk, None, false, told, origin.request_id.clone())?);
-        }
+        let plan = |chunk| self.plan_chunk(chunk, None, false, told, origin.request_id.clone());
+        let mut plans: Vec<_> = chunks.into_iter().map(plan).collect();
         let mut shards: Vec<_> = plans
             .iter()
             .flat_map(|plan| plan.request.iter().flat_map(|request| &request.needs))
@@ -338,14 +331,14 @@ impl Bank {
         atomic: bool,
         told: bool,
         request_id: Box<str>,
-    ) -> Result<ChunkPlan, Refusal> {
+    ) -> ChunkPlan {
         let (count, has_key) = (chunk.len(), key.is_some());
         let (mut holds, mut impossible) = (Vec::new(), Vec::new());
         let mut items = match chunk {
             // One by itself is fetched from memory together with the single requests beside it.
             Chunk::Plain(list) if count > 1 && !(atomic || has_key) => {
                 let request = Some(WorkRequest::plain(list, told));
-                return Ok(ChunkPlan { count, impossible, holds, has_key, told, request });
+                return ChunkPlan { count, impossible, holds, has_key, told, request };
             }
             chunk => chunk.into_items(),
         };
@@ -364,9 +357,10 @@ impl Bank {
         let request = if items.is_empty() || (atomic && !impossible.is_empty()) {
             None
         } else {
-            Some(WorkRequest { told, ..self.work(items.into(), key, atomic, false, request_id)? })
+            let work = WorkRequest::of(items.into(), key, atomic, false, request_id, self.shards.len());
+            Some(WorkRequest { told, ..work })
         };
-        Ok(ChunkPlan { count, impossible, holds, has_key, told, request })
+        ChunkPlan { count, impossible, holds, has_key, told, request }
     }
 
     /// Waits for a chunk, if anything was asked. How its items ended, and the id of the request that ended them, if that

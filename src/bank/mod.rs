@@ -15,7 +15,6 @@ mod brake;
 pub mod events;
 mod history;
 mod holds;
-mod plan;
 mod readers;
 
 use std::sync::Arc;
@@ -34,7 +33,9 @@ pub use history::{
 };
 pub use readers::Readers;
 
-use crate::ledger::operation::{Condition, Item, Opening, Operation, Place, Requirement, Sum, VelocityTerms};
+use crate::ledger::operation::{
+    Condition, HomedKey, Item, Opening, Operation, Place, Requirement, Sum, VelocityTerms,
+};
 use crate::ledger::{
     AccountChange, AccountId, AccountName, AccountNumber, AccountRef, Amount, Change, Command, Currency,
     Decision, Direction, Event, HoldId, IdempotencyKey, ItemOutcome, Kind, Note, Opened, Outcome,
@@ -405,14 +406,13 @@ impl Bank {
         // A dry run leaves nothing to remember.
         let key = origin.key.filter(|_| !dry_run).map(|key| self.homed(key, home));
         let items = smallvec![Item { operation, conditions, key }];
-        let request = self.work(items, None, false, dry_run, origin.request_id);
-        let asked = request.map(|request| self.ask_work(request)).map_err(Box::new);
+        let is_possible = hold.is_none_or(|hold| hold.shard.index() < self.shards.len());
+        let asked = is_possible.then(|| {
+            let shards = self.shards.len();
+            self.ask_work(WorkRequest::of(items, None, false, dry_run, origin.request_id, shards))
+        });
         async move {
-            let asked = match asked {
-                Ok(asked) => asked,
-                Err(refusal) => return Err(*refusal),
-            };
-            let rarer = match asked.await {
+            let rarer = match asked.ok_or(Rejection::HoldNotFound)?.await {
                 Ok(WorkReply::Items(mut items)) => match items.pop().expect("an item has a reply") {
                     ItemReply::Done { id, decision } => {
                         return Ok(Done { value: Executed { id, decision }, replayed: false });
@@ -732,6 +732,15 @@ impl Bank {
 
     fn located(&self, account: AccountSelector) -> Result<(ShardId, AccountRef), Refusal> {
         self.locate(account).map_err(|_| Rejection::AccountNotFound.into())
+    }
+
+    /// A key, and the shard that remembers it.
+    fn homed(&self, key: IdempotencyKey, home: KeyHome) -> HomedKey {
+        let home = match home {
+            KeyHome::Shard(shard) => shard,
+            KeyHome::Key => self.router.of_key(&key.digest),
+        };
+        HomedKey { home, key }
     }
 
     fn shard(&self, shard: ShardId) -> &BankShard {

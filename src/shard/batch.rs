@@ -35,7 +35,6 @@ use super::locks::{Locks, Resource, Resources, Ticket};
 use super::request::{AccountFilter, AccountView, HoldView, HoldsView, Reply, Request, TrialBalance};
 use super::work::{Message, Work, WorkId, WorkReply, WorkRequest};
 use crate::ledger::operation::{Condition, HomedKey, Item, Operation, Place, Requirement, Sum};
-use crate::ledger::workspace::Needs;
 use crate::ledger::{
     Account, AccountId, AccountName, AccountNumber, AccountRef, Change, Command, Event, Hold, HoldKey,
     HoldStatus, IdempotencyKey, KeyStatus, Ledger, Note, OverdraftDefault, Rejection, Sequence, ShardId,
@@ -632,26 +631,9 @@ impl<To> Shard<To> {
         let requirement = target.version.map(Requirement::Match);
         let conditions = requirement.map(|requirement| Condition { account: account.clone(), requirement });
         let operation = Operation::Withdraw { account, amount: Sum::Exactly(*amount), note: Note::default() };
-        let needs = Needs {
-            accounts: smallvec![target.account.clone()],
-            keys: key.into_iter().collect(),
-            ..Needs::default()
-        };
-        WorkRequest {
-            items: smallvec![Item {
-                operation,
-                conditions: conditions.into_iter().collect(),
-                key: key.map(|key| HomedKey { home: self.id, key }),
-            }],
-            plain: None,
-            atomic: false,
-            dry_run: false,
-            told: true,
-            turn: None,
-            key: None,
-            request_id: request_id.into(),
-            needs: smallvec![(self.id, needs)],
-        }
+        let key = key.map(|key| HomedKey { home: self.id, key });
+        let item = Item { operation, conditions: conditions.into_iter().collect(), key };
+        WorkRequest::of(smallvec![item], None, false, false, request_id.into(), 1)
     }
 
     /// The account that helps out if this command lacks funds.

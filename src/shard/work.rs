@@ -48,12 +48,13 @@
 //! | a settlement, but not its decision | cannot be: the settlement's batch requires the decision | the start refuses (P6) |
 //! | the decision, but not what its grants showed | cannot be: the decision's batch requires that | the start refuses (P6) if the decision has a part in that shard, or that shard's watermark is beyond its log |
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use smallvec::{SmallVec, smallvec};
 
 use super::locks::Ticket;
-use crate::ledger::operation::{HomedKey, Item, PlainTransfer};
+use crate::ledger::operation::{HomedKey, Item, Operation, PlainTransfer};
 use crate::ledger::workspace::{Grant, Needs};
 use crate::ledger::{
     AccountId, AccountRef, Decision, ItemOutcome, Outcome, ShardId, Timestamp, TransactionId,
@@ -235,19 +236,62 @@ impl PlainList {
 }
 
 impl WorkRequest {
+    /// The work that executes these items in a ledger of so many shards.
+    pub fn of(
+        items: SmallVec<[Item; 1]>,
+        key: Option<HomedKey>,
+        atomic: bool,
+        dry_run: bool,
+        request_id: Box<str>,
+        shards: usize,
+    ) -> WorkRequest {
+        // Of two accounts an item, about.
+        let room = 2 * items.len() / shards;
+        let mut needs = SmallVec::with_capacity(shards.min(2 * items.len()));
+        let mut references = Vec::new();
+        for item in &items {
+            for place in item.operation.places().chain(item.conditions.iter().map(|of| &of.account)) {
+                needs_of(&mut needs, place.shard, room).accounts.push(place.account.clone());
+            }
+            match &item.operation {
+                Operation::Open { shard, opening } => {
+                    needs_of(&mut needs, *shard, room).openings.push(opening.name.clone());
+                }
+                Operation::Capture { hold, .. } | Operation::Void { hold, .. } => {
+                    needs_of(&mut needs, hold.shard, room).holds.push(*hold);
+                }
+                Operation::Reverse { transfer, .. } => {
+                    needs_of(&mut needs, transfer.shard, room).reversals.push(*transfer);
+                }
+                _ => {}
+            }
+            if let Some(HomedKey { home, key }) = item.key {
+                needs_of(&mut needs, home, room).keys.push(key);
+            }
+            references.extend(item.operation.reference().cloned());
+        }
+        if let Some(HomedKey { home, key }) = key {
+            needs_of(&mut needs, home, room).keys.push(key);
+        }
+        references.sort_unstable();
+        references.dedup();
+        for (_, needs) in &mut needs {
+            needs.holds.sort_unstable();
+            needs.holds.dedup();
+            let mut known = HashSet::new();
+            needs.keys.retain(|key| known.insert(*key));
+            if !(needs.accounts.is_empty() && needs.holds.is_empty()) {
+                needs.references.clone_from(&references);
+            }
+        }
+        WorkRequest { items, plain: None, atomic, dry_run, told: true, turn: None, key, request_id, needs }
+    }
+
     /// The work that executes plain transfers.
     pub fn plain(list: PlainList, told: bool) -> WorkRequest {
-        WorkRequest {
-            items: SmallVec::new(),
-            needs: smallvec![(list.shard, Needs::default())],
-            plain: Some(list),
-            atomic: false,
-            dry_run: false,
-            told,
-            turn: None,
-            key: None,
-            request_id: Box::default(),
-        }
+        let needs = smallvec![(list.shard, Needs::default())];
+        let nothing = WorkRequest::of(SmallVec::new(), None, false, false, Box::default(), 1);
+        WorkRequest { needs, plain: Some(list), told, ..nothing }
     }
 
     /// Says of plain transfers what is said of any others: what they do and what they need.
@@ -285,14 +329,7 @@ impl WorkRequest {
         references.dedup();
         for id in accounts {
             let reference = AccountRef::Number { number: id.number, opened: id.opened };
-            let place = match self.needs.binary_search_by_key(&id.shard, |(shard, _)| *shard) {
-                Ok(place) => place,
-                Err(place) => {
-                    self.needs.insert(place, (id.shard, Needs::default()));
-                    place
-                }
-            };
-            let needs = &mut self.needs[place].1;
+            let needs = needs_of(&mut self.needs, id.shard, 0);
             if !needs.accounts.contains(&reference) {
                 needs.accounts.push(reference);
                 // A shard that was needed for a key alone was not asked about references.
@@ -302,4 +339,21 @@ impl WorkRequest {
         }
         added
     }
+}
+
+/// What is needed of a shard; what was nothing gets room for so many accounts.
+fn needs_of(
+    needs: &mut SmallVec<[(ShardId, Needs); 2]>,
+    shard: ShardId,
+    accounts_expected: usize,
+) -> &mut Needs {
+    let place = match needs.binary_search_by_key(&shard, |(shard, _)| *shard) {
+        Ok(place) => place,
+        Err(place) => {
+            let accounts = SmallVec::with_capacity(accounts_expected);
+            needs.insert(place, (shard, Needs { accounts, ..Needs::default() }));
+            place
+        }
+    };
+    &mut needs[place].1
 }

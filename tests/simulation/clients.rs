@@ -1,6 +1,6 @@
 //! What clients ask for, what they know, and how often they ask.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashMap;
 
 use teller::ledger::operation::{
     Amendment, Condition, HomedKey, Item, Opening, Operation, Place, PlainTransfer, Requirement, Sum,
@@ -23,6 +23,8 @@ use super::{Mail, Simulation, Waiter};
 const CLIENTS: usize = 8;
 const NAMES: u64 = 8;
 const REFERENCES: u64 = 4;
+/// About as many as there are: it only says for how many accounts there is room.
+const SHARDS: usize = 2;
 
 /// What a client is at. With a key, or if it only reads, it repeats one request until it has a reply.
 #[derive(Default)]
@@ -305,12 +307,8 @@ fn hash(text: &str) -> [u8; 16] {
 impl Mind<'_> {
     fn think(&mut self) -> (ShardId, Request) {
         if self.known.accounts.len() < 5 && self.random.percent(60) {
-            let work = plan(
-                vec![Item { operation: self.open(), conditions: Vec::new(), key: None }],
-                false,
-                false,
-                None,
-            );
+            let item = Item { operation: self.open(), conditions: Vec::new(), key: None };
+            let work = WorkRequest::of(vec![item].into(), None, false, false, "r".into(), SHARDS);
             return (work.needs[0].0, Request::Work(Box::new(work)));
         }
         match self.random.below(100) {
@@ -609,7 +607,8 @@ impl Mind<'_> {
             let operation = Operation::Transfer { from, to, amount, note: Note::default() };
             Item { operation, conditions: Vec::new(), key: None }
         };
-        plan(pairs.into_iter().map(item).collect(), false, false, None)
+        let items = pairs.into_iter().map(item).collect();
+        WorkRequest::of(items, None, false, false, "r".into(), SHARDS)
     }
 
     fn work(&mut self) -> WorkRequest {
@@ -637,7 +636,7 @@ impl Mind<'_> {
         let whole = count > 1 && self.random.percent(50);
         let key = whole.then(|| self.homed_key("list", &format!("{items:?}{atomic}")));
         let dry_run = self.random.percent(8);
-        let mut work = plan(items, atomic, dry_run, key);
+        let mut work = WorkRequest::of(items.into(), key, atomic, dry_run, "r".into(), SHARDS);
         if self.random.percent(20) {
             // Lists of works of several clients at once: nobody waits for a turn that does not end.
             let shards: Vec<_> = work.needs.iter().map(|(shard, _)| *shard).collect();
@@ -679,57 +678,5 @@ fn packed(request: Request) -> Request {
             }
         }
         request => request,
-    }
-}
-
-/// What the bank does: which shards are needed, and what of them.
-fn plan(items: Vec<Item>, atomic: bool, dry_run: bool, key: Option<HomedKey>) -> WorkRequest {
-    let mut needs = BTreeMap::<ShardId, Needs>::new();
-    let mut references = Vec::new();
-    for item in &items {
-        for place in item.operation.places().chain(item.conditions.iter().map(|of| &of.account)) {
-            needs.entry(place.shard).or_default().accounts.push(place.account.clone());
-        }
-        match &item.operation {
-            Operation::Open { shard, opening } => {
-                needs.entry(*shard).or_default().openings.push(opening.name.clone());
-            }
-            Operation::Capture { hold, .. } | Operation::Void { hold, .. } => {
-                needs.entry(hold.shard).or_default().holds.push(*hold);
-            }
-            Operation::Reverse { transfer, .. } => {
-                needs.entry(transfer.shard).or_default().reversals.push(*transfer);
-            }
-            _ => {}
-        }
-        references.extend(item.operation.reference().cloned());
-    }
-    for HomedKey { home, key } in items.iter().filter_map(|item| item.key).chain(key) {
-        needs.entry(home).or_default().keys.push(key);
-    }
-    references.sort_unstable();
-    references.dedup();
-    for needs in needs.values_mut() {
-        needs.accounts.sort_unstable();
-        needs.accounts.dedup();
-        needs.holds.sort_unstable();
-        needs.holds.dedup();
-        let mut known = HashSet::new();
-        needs.keys.retain(|key| known.insert(*key));
-        if !(needs.accounts.is_empty() && needs.holds.is_empty()) {
-            needs.references.clone_from(&references);
-        }
-    }
-    let needs = needs.into_iter().collect();
-    WorkRequest {
-        items: items.into(),
-        plain: None,
-        atomic,
-        dry_run,
-        told: true,
-        turn: None,
-        key,
-        request_id: "r".into(),
-        needs,
     }
 }
