@@ -16,8 +16,8 @@ use super::holds::{Budget, ended_by};
 use super::{Bank, Done, Executed, KeyHome, Origin, Refusal, item_refusal, refusal};
 use crate::ledger::operation::{Condition, HomedKey, Item, Operation, PlainTransfer};
 use crate::ledger::{
-    Change, HoldId, IdempotencyKey, ItemOutcome, KeyDigest, Kind, Metadata, Note, Outcome, Rejection,
-    Sequence, ShardId, TransactionId,
+    HoldId, IdempotencyKey, ItemOutcome, KeyDigest, Kind, Metadata, Note, Outcome, Rejection, Sequence,
+    ShardId, TransactionId,
 };
 use crate::shard::request::Reply;
 use crate::shard::work::{ItemReply, PlainList, WorkReply, WorkRequest};
@@ -464,10 +464,7 @@ impl Bank {
         let Outcome { shard, sequence } = outcome;
         let event = self.read_history(shard, move |history| history.event(sequence)).await?;
         let event = event.expect("the outcome of a key is in the log as long as the key is remembered");
-        let end = match &event.change {
-            Change::Settled { by, .. } => *by,
-            _ => TransactionId { time: event.time, shard, sequence },
-        };
+        let end = event.transaction_id(shard, sequence);
         let Some(Kind::Batch { results, request_id }) =
             event.change.decision().map(|decision| &decision.kind)
         else {

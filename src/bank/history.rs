@@ -500,10 +500,7 @@ impl Chain {
     fn to_entry(self, entry: HistoryEntry, held_change: Amount) -> AccountEntry {
         let HistoryEntry { sequence, event, .. } = entry;
         let shard = self.id.shard;
-        let id = match &event.change {
-            Change::Settled { by, .. } => *by,
-            _ => TransactionId { time: event.time, shard, sequence },
-        };
+        let id = event.transaction_id(shard, sequence);
         let decision = match event.change {
             Change::Decided { decision, .. } | Change::Settled { decision, .. } => decision,
             short => {

@@ -684,10 +684,7 @@ impl Bank {
                 });
             }
             Change::Decided { decision, .. } | Change::Settled { decision, .. } => {
-                let id = match &event.change {
-                    Change::Settled { by, .. } => *by,
-                    _ => TransactionId { time: event.time, shard, sequence },
-                };
+                let id = event.transaction_id(shard, sequence);
                 if let Kind::Refusal { rejected, request_id } = &decision.kind {
                     return Err(Refusal::Rejected {
                         rejected: Box::new(rejected.clone()),
@@ -788,6 +785,7 @@ enum Short {
     Executed(Executed),
 }
 
+/// The deposit or withdrawal that a short event is.
 fn transaction(
     shard: ShardId,
     sequence: Sequence,
@@ -805,13 +803,6 @@ fn transaction(
             balance: entry.balance,
             version: entry.version,
         }),
-        Change::Decided { decision, .. } => transaction_of(&Executed {
-            id: TransactionId { time: event.time, shard, sequence },
-            decision: Arc::clone(decision),
-        }),
-        Change::Settled { by, decision, .. } => {
-            transaction_of(&Executed { id: *by, decision: Arc::clone(decision) })
-        }
         _ => None,
     }
 }

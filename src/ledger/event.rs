@@ -6,7 +6,7 @@ use smallvec::{SmallVec, smallvec};
 
 use super::{
     AccountChange, AccountName, AccountNumber, After, Amount, Currency, Decision, Effect, IdempotencyKey,
-    Kind, Links, Note, Opened, Part, Rejection, ShardId, Timestamp, TransactionId,
+    Kind, Links, Note, Opened, Part, Rejection, Sequence, ShardId, Timestamp, TransactionId,
 };
 
 /// One event of a shard's log. Its sequence is its place in the log, not part of it.
@@ -27,6 +27,14 @@ impl Event {
         match &self.change {
             Change::Settled { by, .. } => by.time,
             _ => self.time,
+        }
+    }
+
+    /// The id of what happened, also the same in all of them. This event is at `sequence` of `shard`.
+    pub fn transaction_id(&self, shard: ShardId, sequence: Sequence) -> TransactionId {
+        match &self.change {
+            Change::Settled { by, .. } => *by,
+            _ => TransactionId { time: self.time, shard, sequence },
         }
     }
 }

@@ -9,8 +9,7 @@ use uuid::Uuid;
 
 use super::{Source, What, no_account};
 use crate::ledger::{
-    AccountChange, AccountId, AccountName, Amount, Change, Currency, Event, Timestamp, TransactionId,
-    TransactionType,
+    AccountChange, AccountId, AccountName, Amount, Change, Currency, Event, Timestamp, TransactionType,
 };
 use crate::storage::log::{ShardFiles, state_at_rest};
 
@@ -63,10 +62,7 @@ fn print_transactions(
         let Some(decision) = event.change.to_decision(files.shard, opened, currency) else {
             return Ok(());
         };
-        let id = match &event.change {
-            Change::Settled { by, .. } => *by,
-            _ => TransactionId { time: event.time, shard: files.shard, sequence },
-        };
+        let id = event.transaction_id(files.shard, sequence);
         for effect in decision.part(files.shard).map_or(&[][..], |part| &part.effects) {
             if let AccountChange::Opened(account) = &effect.change
                 && accounts.len() == effect.account.index()
