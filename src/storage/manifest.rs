@@ -153,11 +153,6 @@ impl DataDirectory {
         self.manifest.shards
     }
 
-    /// When it was created.
-    pub fn created(&self) -> Timestamp {
-        self.manifest.created
-    }
-
     /// A shard's directory.
     pub fn shard_directory(&self, shard: ShardId) -> PathBuf {
         self.path.join(shard_name(shard.index()))
@@ -488,7 +483,7 @@ mod tests {
         for asked in [None, Some(3)] {
             let opened = DataDirectory::open(&path, asked, &other).expect("opened");
             assert_eq!(opened.ledger(), birth().ledger);
-            assert_eq!(opened.created(), birth().created);
+            assert_eq!(opened.manifest.created, birth().created);
             assert_eq!((opened.shards(), opened.path(), opened.is_new()), (3, &*path, false));
             let shard = ShardId::new(2).expect("in range");
             assert_eq!(opened.shard_directory(shard), path.join("shard-0002"));

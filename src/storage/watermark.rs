@@ -230,11 +230,6 @@ impl Watermark {
         Ok((watermark, damage))
     }
 
-    /// The last acknowledged position.
-    pub fn position(&self) -> LogPosition {
-        self.position
-    }
-
     /// Notes that everything up to `position` is durable and may be acknowledged. To be called behind a sync of
     /// the journal and before the replies. Survives the end of the process, and a power cut from the next
     /// [`UnsyncedWatermark::sync`] on.
@@ -358,7 +353,7 @@ mod tests {
     /// The watermark, its position, and the first byte of a slot that was damaged.
     fn open(path: &Path) -> Result<(Watermark, LogPosition, Option<usize>), StorageError> {
         let (watermark, damage) = Watermark::open(path, LEDGER, shard())?;
-        let position = watermark.position();
+        let position = watermark.position;
         Ok((watermark, position, damage.map(|damage| damage.offset)))
     }
 

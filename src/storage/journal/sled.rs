@@ -60,7 +60,7 @@
 //! 3. A message with a bad checksum ends the log where it stands, or in an older segment skips the rest of that
 //!    [`pagecache/iterator.rs: LogIter::next`, the two arms of `LogRead::Corrupted`], and no error is returned.
 //!    Links of a page whose base was skipped are dropped, too [`pagecache/snapshot.rs: Snapshot::apply`]. So
-//!    records carry a checksum, their sequence and the hash of the one before; [`Generation::open`] refuses a
+//!    records carry a checksum, their sequence and the hash of the one before; [`read_generations`] refuses a
 //!    record out of place, recovery a chain that does not join, and the watermark a log that ends early.
 //! 4. The flusher thread only logs a failed sync [`flusher.rs: run`]. So there is none:
 //!    `flush_every_ms(None)`. `Log::drop` unwraps its sync [`pagecache/logger.rs: Log::drop`], if the database is not
@@ -89,8 +89,8 @@
 //!     becomes an error that says where; in this program panics unwind.
 //! 11. IO threads may hold the database a moment longer than its last handle [`pagecache/iobuf.rs:
 //!     maybe_seal_and_write_iobuf` spawns `write_to_log` with its own reference, which tells the waiters before
-//!     it is done], and with it the lock on `db`. So [`Generation::close`] waits for that lock. Only tests do: else
-//!     no process opens again what it has written.
+//!     it is done], and with it the lock on `db`. So whoever opens again what it has written waits for that lock.
+//!     Only tests do.
 //! 12. All seven IO threads are woken for each write, for one of them to do it. So `sled/spare.rs` puts to rest those
 //!     that a server does not need, and says in which case a commit could then hang, until they are called back.
 //! 13. What makes a tree goes into the log as everything does, and in this order: an empty leaf, a root, and the page that
@@ -150,7 +150,6 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::{Mutex, RwLock};
@@ -223,10 +222,6 @@ const CACHE_BYTES: u64 = 8 * 1024 * 1024;
 
 /// Digits of a generation's number in its directory's name.
 const NUMBER_DIGITS: usize = 10;
-
-/// How long a closed database may still be held by sled's IO threads: they only have bookkeeping left to do.
-const CLOSE_WAIT: Duration = Duration::from_secs(1);
-const CLOSE_POLL: Duration = Duration::from_millis(1);
 
 /// How much is handed on at a time of what is read ahead, and how often before its reader waits: enough that neither
 /// wakes the other for a few records, and some 2 MiB a shard, or 12 MiB where records are of the largest size.
@@ -302,11 +297,7 @@ impl Generation {
     ///
     /// # Errors
     /// If the number is taken, or the system refuses.
-    pub fn create(parent: &Path, number: u64) -> Result<Generation, StorageError> {
-        Generation::create_with(parent, number, SEGMENT_BYTES)
-    }
-
-    fn create_with(parent: &Path, number: u64, segment_bytes: usize) -> Result<Generation, StorageError> {
+    fn create(parent: &Path, number: u64, segment_bytes: usize) -> Result<Generation, StorageError> {
         let name = directory_name(number);
         let path = parent.join(&name);
         if !parent.exists() {
@@ -356,21 +347,6 @@ impl Generation {
             bytes: AtomicU64::new(0),
             records: AtomicU64::new(0),
         })
-    }
-
-    /// Opens a generation of an earlier life of the process, to read it, and checks that its records are intact
-    /// and follow one another. Its files are left as they are: sled gets a copy.
-    ///
-    /// # Errors
-    /// If another process uses it, or anything in it is not as it was written, as far as can be told without
-    /// the generations before and after (fact 3).
-    pub fn open(path: &Path) -> Result<Generation, StorageError> {
-        Generation::open_with(path, SEGMENT_BYTES)
-    }
-
-    fn open_with(path: &Path, segment_bytes: usize) -> Result<Generation, StorageError> {
-        let mut opened = read_generations_with(&[path.to_owned()], segment_bytes, &mut |_, _| Ok(()))?;
-        Ok(opened.pop().expect("there is one"))
     }
 
     /// Opens a generation of an earlier life, but reads no record: what [`Generation::range`] says is not known yet.
@@ -656,30 +632,6 @@ impl Generation {
         Ok(())
     }
 
-    /// Ends the use of the generation and returns when no thread of sled's holds it any more. What was not
-    /// synced may be lost or not.
-    ///
-    /// # Errors
-    /// If sled does not let go.
-    pub fn close(self) -> Result<(), StorageError> {
-        let Generation { path, database, parts, access, .. } = self;
-        drop(parts);
-        drop(database);
-        let Access::Write(file) = access else {
-            // sled only had the copy.
-            return Ok(());
-        };
-        let mut waited = Duration::ZERO;
-        while file.try_lock().is_err() {
-            if waited >= CLOSE_WAIT {
-                return Err(journal_error("close", &path)("it stays in use".into()));
-            }
-            std::thread::sleep(CLOSE_POLL);
-            waited += CLOSE_POLL;
-        }
-        Ok(())
-    }
-
     /// Which record a key belongs to, and which piece of it.
     fn parse_key(&self, near: Sequence, key: &[u8]) -> Result<(Sequence, usize), StorageError> {
         parse_key(key).ok_or_else(|| self.corrupt_at(near, "a key is not a sequence".into()))
@@ -745,14 +697,15 @@ impl Sequel {
     }
 }
 
-/// Opens generations of an earlier life of the process, in turn, to read them, and gives all their records to `visit`,
-/// in order, with where they stand. As [`Generation::open`], which reads to check and keeps nothing; so what is to be
-/// used is read here, once.
+/// Opens generations of an earlier life of the process, in turn, to read them, checks that their records are intact and
+/// follow one another, and gives them all to `visit`, in order, with where they stand. Their files are left as they are:
+/// sled gets a copy.
 ///
 /// A thread of its own, whose panics become errors (fact 10), opens, reads, verifies and hashes ahead of `visit`.
 ///
 /// # Errors
-/// As [`Generation::open`], or from `visit`.
+/// If another process uses one, or anything in it is not as it was written, as far as can be told without the
+/// generations before and after (fact 3); or from `visit`.
 pub fn read_generations(paths: &[PathBuf], visit: VisitRecord<'_>) -> Result<Vec<Generation>, StorageError> {
     read_generations_with(paths, SEGMENT_BYTES, visit)
 }
@@ -1142,7 +1095,7 @@ impl Generations {
         let number = *next_number;
         // Counted even if creating fails: the next attempt does not meet what this one left.
         *next_number += 1;
-        Generation::create_with(&self.parent, number, self.segment_bytes)
+        Generation::create(&self.parent, number, self.segment_bytes)
     }
 
     /// The newest generation that starts at or before the sequence, and whether a later one has records.
