@@ -33,9 +33,7 @@ pub use history::{
 };
 pub use readers::Readers;
 
-use crate::ledger::operation::{
-    Condition, HomedKey, Item, Opening, Operation, Place, Requirement, Sum, VelocityTerms,
-};
+use crate::ledger::operation::{Condition, HomedKey, Item, Opening, Operation, Place, Sum, VelocityTerms};
 use crate::ledger::{
     AccountChange, AccountId, AccountName, AccountNumber, AccountRef, Amount, Change, Command, Currency,
     Decision, Direction, Event, HoldId, IdempotencyKey, ItemOutcome, Kind, Note, Opened, Outcome,
@@ -373,10 +371,7 @@ impl Bank {
             self.execute(shard, command, origin).await?.into_executed(shard)
         } else {
             let account = Place { shard, account };
-            let requirement = version.map(Requirement::Match);
-            let conditions =
-                requirement.map(|requirement| Condition { account: account.clone(), requirement });
-            let conditions = conditions.into_iter().collect();
+            let conditions = Condition::matching(&account, version);
             let operation = match direction {
                 Direction::Deposit => Operation::Deposit { account, amount, note },
                 Direction::Withdrawal => Operation::Withdraw { account, amount: Sum::Exactly(amount), note },

@@ -44,7 +44,7 @@ mod teller;
 
 use std::error::Error;
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io;
 use std::time::Duration;
 
 use clap::Subcommand;
@@ -459,11 +459,7 @@ fn print(report: &(impl Display + Serialize), json: bool) -> io::Result<()> {
     if json {
         text.push('\n');
     }
-    match io::stdout().write_all(text.as_bytes()) {
-        // Whoever reads stdout has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result,
-    }
+    super::print(&text)
 }
 
 /// As many as a new ledger gets.

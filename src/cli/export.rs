@@ -14,7 +14,7 @@ use std::ops::ControlFlow;
 use clap::ValueEnum;
 
 use crate::config::{LedgerLocation, LocationArgs, LogArgs};
-use crate::ledger::{AccountName, Event, Sequence, ShardId};
+use crate::ledger::{AccountName, Event, Sequence};
 use crate::progress::Progress;
 use crate::router::Router;
 use crate::storage::StorageError;
@@ -128,10 +128,7 @@ fn parse_account(text: &str) -> Result<AccountName, String> {
 /// Prints a ledger.
 pub(super) fn run(args: &Args, location: &LedgerLocation) -> Result<(), Box<dyn Error>> {
     let directory = DataDirectory::open_existing(&location.directory())?;
-    let shards: Vec<ShardFiles> = (0..directory.shards())
-        .filter_map(ShardId::new)
-        .map(|shard| ShardFiles::new(&directory, shard))
-        .collect();
+    let shards = ShardFiles::of_all(&directory);
     let source = Source { shards, progress: Progress::new("exporting", "events", None) };
     let in_flight = prove_in_flight(&source.shards, &source.progress)?;
     if in_flight > 0 {

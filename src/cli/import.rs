@@ -11,7 +11,7 @@ mod play;
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -145,7 +145,7 @@ pub(super) fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         let _ = report.await;
         (board.tally(), result)
     });
-    let printed = print_summary(&tally, started.elapsed());
+    let printed = super::print(&summary(&tally, started.elapsed()));
     // Where both failed, only one is told: that the ledger lacks something counts for more.
     result.map_err(|error| ImportError::Play { path: path(), error })?;
     Ok(printed?)
@@ -202,14 +202,6 @@ struct ClearedBar(ProgressBar);
 impl Drop for ClearedBar {
     fn drop(&mut self) {
         self.0.finish_and_clear();
-    }
-}
-
-fn print_summary(tally: &Tally, elapsed: Duration) -> io::Result<()> {
-    match io::stdout().write_all(summary(tally, elapsed).as_bytes()) {
-        // Whoever reads stdout has seen enough; the import is done all the same.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result,
     }
 }
 

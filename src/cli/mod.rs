@@ -14,6 +14,7 @@ mod verify;
 use std::error::Error;
 use std::ffi::OsString;
 use std::fmt::Display;
+use std::io::{self, Write};
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -105,6 +106,14 @@ fn start_log(args: &LogArgs) {
 
 fn valid<T>(setting: Result<T, SettingError>) -> T {
     setting.unwrap_or_else(|error| usage_error("", ErrorKind::ValueValidation, &error))
+}
+
+/// Prints a result, unless whoever reads stdout has seen enough.
+fn print(text: &str) -> io::Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
 }
 
 /// Ends the process as the parser does when it refuses a command line, with the usage of this subcommand, or of none.

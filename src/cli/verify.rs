@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
-use std::io::{self, Write};
 
 use crate::config::{LedgerLocation, LocationArgs, LogArgs};
-use crate::ledger::{Currency, ShardId, Total};
+use crate::ledger::{Currency, Total};
 use crate::progress::Progress;
 use crate::storage::log::ShardFiles;
 use crate::storage::manifest::DataDirectory;
@@ -45,18 +44,10 @@ pub(super) struct Args {
 pub(super) fn run(location: &LedgerLocation) -> Result<(), Box<dyn Error>> {
     let directory = DataDirectory::open_existing(&location.directory())?;
     let progress = Progress::new("verifying", "events", None);
-    let files: Vec<ShardFiles> = (0..directory.shards())
-        .filter_map(ShardId::new)
-        .map(|shard| ShardFiles::new(&directory, shard))
-        .collect();
-    let proven = verify_ledger(&files, &progress)?;
+    let proven = verify_ledger(&ShardFiles::of_all(&directory), &progress)?;
     progress.finish();
     let (path, summary) = (directory.path().display(), Summary::new(&proven));
-    match writeln!(io::stdout(), "{path} is proven: {summary}") {
-        // Whoever read the other end has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => Ok(result?),
-    }
+    Ok(super::print(&format!("{path} is proven: {summary}\n"))?)
 }
 
 /// What was proven of all shards.

@@ -89,6 +89,14 @@ pub struct Condition {
     pub requirement: Requirement,
 }
 
+impl Condition {
+    /// That the account is at this version, if the request has such a precondition.
+    pub fn matching(account: &Place, version: Option<u64>) -> Vec<Condition> {
+        let requirement = version.map(Requirement::Match).into_iter();
+        requirement.map(|requirement| Condition { account: account.clone(), requirement }).collect()
+    }
+}
+
 /// What a condition asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Requirement {

@@ -61,21 +61,17 @@ fn recover_each(
     progress: &Progress,
     recovered: &mut Vec<(ShardId, Recovered)>,
 ) -> Result<(), StorageError> {
-    let ids: Vec<ShardId> = (0..directory.shards()).filter_map(ShardId::new).collect();
     let parallelism = thread::available_parallelism().map_or(1, usize::from);
-    for ids in ids.chunks(parallelism) {
+    for shards in ShardFiles::of_all(directory).chunks(parallelism) {
         let results: Vec<Result<Recovered, StorageError>> = thread::scope(|scope| {
-            let recover = |&id: &ShardId| {
-                let (files, options) = (ShardFiles::new(directory, id), options.clone());
-                scope.spawn(move || recover(&files, options, progress))
-            };
-            let threads: Vec<_> = ids.iter().map(recover).collect();
+            let recover = |files| scope.spawn(move || recover(files, options.clone(), progress));
+            let threads: Vec<_> = shards.iter().map(recover).collect();
             threads.into_iter().map(|thread| thread.join().expect("recovery does not panic")).collect()
         });
         let mut failed = Ok(());
-        for (&id, result) in ids.iter().zip(results) {
+        for (files, result) in shards.iter().zip(results) {
             match result {
-                Ok(shard) => recovered.push((id, shard)),
+                Ok(shard) => recovered.push((files.shard, shard)),
                 Err(error) => failed = failed.and(Err(error)),
             }
         }

@@ -34,7 +34,7 @@ use smallvec::smallvec;
 use super::locks::{Locks, Resource, Resources, Ticket};
 use super::request::{AccountFilter, AccountView, HoldView, HoldsView, Reply, Request, TrialBalance};
 use super::work::{Message, Work, WorkId, WorkReply, WorkRequest};
-use crate::ledger::operation::{Condition, HomedKey, Item, Operation, Place, Requirement, Sum};
+use crate::ledger::operation::{Condition, HomedKey, Item, Operation, Place, Sum};
 use crate::ledger::{
     Account, AccountId, AccountName, AccountNumber, AccountRef, Change, Command, Event, Hold, HoldKey,
     HoldStatus, IdempotencyKey, KeyStatus, Ledger, Note, OverdraftDefault, Rejection, Sequence, ShardId,
@@ -628,11 +628,10 @@ impl<To> Shard<To> {
             unreachable!("only a withdrawal takes more");
         };
         let account = Place { shard: self.id, account: target.account.clone() };
-        let requirement = target.version.map(Requirement::Match);
-        let conditions = requirement.map(|requirement| Condition { account: account.clone(), requirement });
+        let conditions = Condition::matching(&account, target.version);
         let operation = Operation::Withdraw { account, amount: Sum::Exactly(*amount), note: Note::default() };
         let key = key.map(|key| HomedKey { home: self.id, key });
-        let item = Item { operation, conditions: conditions.into_iter().collect(), key };
+        let item = Item { operation, conditions, key };
         WorkRequest::of(smallvec![item], None, false, false, request_id.into(), 1)
     }
 

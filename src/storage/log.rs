@@ -118,6 +118,12 @@ impl ShardFiles {
         }
     }
 
+    /// Those of each shard, in their order.
+    pub fn of_all(directory: &DataDirectory) -> Vec<ShardFiles> {
+        let ids = (0..directory.shards()).filter_map(ShardId::new);
+        ids.map(|shard| ShardFiles::new(directory, shard)).collect()
+    }
+
     /// The position before the first record.
     pub fn genesis(&self) -> LogPosition {
         LogPosition::genesis(self.ledger, self.shard)

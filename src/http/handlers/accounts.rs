@@ -39,7 +39,7 @@ use crate::http::wire::statements::{PastAccount, PastAccountPage};
 use crate::http::wire::values::{Flag, text_schema};
 use crate::http::wire::write::Text;
 use crate::http::wire::{Account, AccountPage, AccountPatch, AccountV1, OpenAccount, OpenAccountV1};
-use crate::ledger::operation::{Condition, Opening, Operation as LedgerOperation, Requirement};
+use crate::ledger::operation::{Condition, Opening, Operation as LedgerOperation};
 use crate::ledger::{AccountName, AccountNumber, Currency, NAME_BYTES_MAX, SHARDS_MAX, ShardId};
 use crate::shard::request::AccountFilter;
 
@@ -345,11 +345,10 @@ impl Call<'_> {
         let origin = self.account_origin(&account, &body).await?;
         let patch: AccountPatch = read_body(&body)?;
         let place = bank.place(account);
-        let conditions = version
-            .map(|version| Condition { account: place.clone(), requirement: Requirement::Match(version) });
+        let conditions = Condition::matching(&place, version);
         let home = KeyHome::Shard(place.shard);
         let operation = LedgerOperation::Amend { account: place, amendment: Box::new(patch.to_amendment()) };
-        let done = bank.operate(operation, conditions.into_iter().collect(), home, false, origin).await;
+        let done = bank.operate(operation, conditions, home, false, origin).await;
         let done = done.map_err(|refusal| Problem::from(refusal).pointing_to_limits(patch.limits()))?;
         let mut reply = reply::json(StatusCode::OK, &TransactionDetail::of(&done.value, None));
         if let Some((_, effect)) = done.value.decision.effects().next() {
