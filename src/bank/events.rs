@@ -462,16 +462,13 @@ impl Lane {
 
     /// Reads on if nothing is there.
     fn fill(&mut self, source: &dyn Source) -> Result<(), StorageError> {
-        if self.window.is_empty() {
-            self.read_record(source)?;
-        }
-        Ok(())
+        if self.window.is_empty() { self.read_record(source) } else { Ok(()) }
     }
 
     /// Reads the rest of one record, if it is durable.
-    fn read_record(&mut self, source: &dyn Source) -> Result<bool, StorageError> {
+    fn read_record(&mut self, source: &dyn Source) -> Result<(), StorageError> {
         if self.read >= self.durable {
-            return Ok(false);
+            return Ok(());
         }
         let wanted = self.read.next();
         let malformed = |lane: &Lane, error: Malformed| lane.corrupt(&error.to_string());
@@ -491,7 +488,7 @@ impl Lane {
             self.window.push_back((sequence, event));
         }
         assert!(self.read >= wanted, "the record of an event has it");
-        Ok(true)
+        Ok(())
     }
 
     /// Takes the first event out.

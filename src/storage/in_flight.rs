@@ -175,26 +175,18 @@ fn apply(ledger: &mut Ledger, decided: &Decided, now: Timestamp) -> Result<Event
 }
 
 /// Writes events that have been applied, and makes them durable.
-fn append(side: &mut Side<'_>, events: &[Event]) -> Result<(), StorageError> {
-    let mut position = side.journal.position();
-    let mut rest = events.iter();
-    let mut draft: Option<Draft> = None;
-    loop {
-        let event = rest.next();
-        if let (Some(draft), Some(event)) = (&mut draft, event)
-            && draft.push(event)
-        {
-            continue;
-        }
-        if let Some(full) = draft.take() {
-            side.journal.append(&full.seal(side.ledger.shard(), &mut position))?;
-        }
-        match event {
-            Some(event) => draft = Some(Draft::new(position.last.next(), event)),
-            None if events.is_empty() => return Ok(()),
-            None => return side.journal.sync(),
-        }
+fn append(side: &mut Side<'_>, mut events: &[Event]) -> Result<(), StorageError> {
+    if events.is_empty() {
+        return Ok(());
     }
+    let mut position = side.journal.position();
+    while let Some((first, others)) = events.split_first() {
+        let mut draft = Draft::new(position.last.next(), first);
+        let count = others.iter().take_while(|event| draft.push(event)).count();
+        side.journal.append(&draft.seal(side.ledger.shard(), &mut position))?;
+        events = &others[count..];
+    }
+    side.journal.sync()
 }
 
 fn corrupt(shard: ShardId, sequence: Sequence, what: String, next_step: &'static str) -> StorageError {

@@ -134,7 +134,7 @@ impl Arena<'_> {
                 None => {
                     let of_kind: Vec<_> = specs.iter().filter(|spec| kind(spec) == kind_of_this).collect();
                     let accounts = of_kind.iter().map(|spec| spec.accounts).max().unwrap_or_default();
-                    let funded = of_kind.iter().any(|spec| spec.needs_funds());
+                    let funded = of_kind.iter().any(|spec| spec.workload.spends());
                     let mut teller = match running.take() {
                         Some(running) => {
                             tracing::warn!(
@@ -186,7 +186,7 @@ impl Arena<'_> {
             let started =
                 Child::start_server(&program, &arguments, log, &reply, LISTENS, &self.bench.interrupt)?;
             let (child, address) = started;
-            let run = trial(self.plan(spec, load.clone(), address), warm_up);
+            let run = trial(plan(spec, load.clone(), address), warm_up);
             trials.push((threads, child, run, Vec::new()));
         }
         for _ in 0..TRIALS {
@@ -212,21 +212,8 @@ impl Arena<'_> {
         Ok(())
     }
 
-    fn plan(&self, spec: &Spec, load: Load, address: SocketAddr) -> Run {
-        Run {
-            address,
-            load: Arc::new(load),
-            connections: spec.connections,
-            threads: spec.threads,
-            rate: spec.rate,
-            lead: Duration::ZERO,
-            window: Duration::ZERO,
-            seed: 0,
-        }
-    }
-
     fn add(&mut self, spec: &Spec, load: Load, address: SocketAddr, teller: Option<usize>, name: String) {
-        let run = self.plan(spec, load, address);
+        let run = plan(spec, load, address);
         self.contenders.push(Contender {
             spec: spec.clone(),
             run,
@@ -293,6 +280,20 @@ impl Contender {
             totals: self.totals,
             errors: self.errors,
         }
+    }
+}
+
+/// What is sent in a round, whenever that is and however long it takes.
+fn plan(spec: &Spec, load: Load, address: SocketAddr) -> Run {
+    Run {
+        address,
+        load: Arc::new(load),
+        connections: spec.connections,
+        threads: spec.threads,
+        rate: spec.rate,
+        lead: Duration::ZERO,
+        window: Duration::ZERO,
+        seed: 0,
     }
 }
 

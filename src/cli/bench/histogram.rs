@@ -27,13 +27,8 @@ impl Histogram {
 
     /// Adds one latency.
     pub(super) fn record(&mut self, ns: u64) {
-        self.record_many(ns, 1);
-    }
-
-    /// Adds a latency that occurred so many times.
-    pub(super) fn record_many(&mut self, ns: u64, count: u64) {
-        self.counts[bucket(ns)] += count;
-        self.count += count;
+        self.counts[bucket(ns)] += 1;
+        self.count += 1;
         self.max_ns = self.max_ns.max(ns);
     }
 

@@ -83,7 +83,7 @@ impl Workload {
     }
 
     /// Whether it takes money out of accounts, which therefore have to have some.
-    fn spends(self) -> bool {
+    pub(super) fn spends(self) -> bool {
         !matches!(self, Workload::Deposit | Workload::Read)
     }
 
@@ -279,11 +279,6 @@ impl Spec {
             );
         }
         Ok(spec)
-    }
-
-    /// Whether its accounts have to be given money before it.
-    pub(super) fn needs_funds(&self) -> bool {
-        self.workload.spends()
     }
 }
 

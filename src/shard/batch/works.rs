@@ -104,7 +104,7 @@ impl<To> Shard<To> {
         let is_last = place + 1 == work.request.needs.len();
         let are_free = self.locks.are_all_free(&resources);
         if !are_free && self.is_crowded() {
-            return self.give_up(work, WorkReply::Overloaded, moment, output);
+            return self.give_up(work, moment, output);
         }
         if is_last && are_free && !self.is_expiry_due(moment) {
             // It is decided, and its locks would be given back, before anybody else could ask for them. (A hold whose
@@ -193,7 +193,7 @@ impl<To> Shard<To> {
         if self.is_expiry_due(moment) {
             let resources = self.locks.resources(ticket).to_vec();
             if !self.expire_among(&resources, moment, output) {
-                return self.give_up(work, WorkReply::Overloaded, moment, output);
+                return self.give_up(work, moment, output);
             }
         }
         self.grant(work, found, moment, output);
@@ -402,18 +402,12 @@ impl<To> Shard<To> {
         }
     }
 
-    /// Lets all shards go that have granted something, and answers the client.
-    fn give_up(
-        &mut self,
-        mut work: Box<Work<To>>,
-        reply: WorkReply,
-        moment: Moment,
-        output: &mut Output<To>,
-    ) {
+    /// Lets all shards go that have granted something, and tells the client that it was too much.
+    fn give_up(&mut self, mut work: Box<Work<To>>, moment: Moment, output: &mut Output<To>) {
         work.request.needs.truncate(work.grants.len());
         work.grants.clear();
         // The refusal tells nothing of any account.
-        self.finish(work, Ending::told(reply, Sequence::NONE), moment, output);
+        self.finish(work, Ending::told(WorkReply::Overloaded, Sequence::NONE), moment, output);
     }
 
     fn set_out_again(
@@ -432,7 +426,7 @@ impl<To> Shard<To> {
         self.let_go(work.id);
         let shards = work.request.needs.len();
         if !work.request.need_accounts(&missing.accounts) || work.attempts >= ATTEMPTS_MAX {
-            return self.give_up(work, WorkReply::Overloaded, moment, output);
+            return self.give_up(work, moment, output);
         }
         assert!(work.request.needs.len() >= shards, "a work needs no less than before");
         for (_, needs) in &mut work.request.needs {

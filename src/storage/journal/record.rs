@@ -352,18 +352,6 @@ impl<'a> Record<'a> {
         Ok(Record { bytes, header, first, last, before, hash: None })
     }
 
-    /// The record with its hash, which [`Record::follow`] then does not have to make: for who reads records ahead of
-    /// another thread.
-    #[must_use]
-    pub fn hashed(self) -> Record<'a> {
-        Record { hash: Some(ChainHash::of(self.bytes)), ..self }
-    }
-
-    /// All but the bytes, to be kept with them.
-    fn detached(self) -> Record<'static> {
-        Record { bytes: &[], ..self }
-    }
-
     /// The shard that it belongs to.
     pub fn shard(&self) -> ShardId {
         self.header.shard
@@ -501,7 +489,7 @@ impl<B: Deref<Target = [u8]>> OwnedRecord<B> {
     /// # Errors
     /// As [`Record::parse`].
     pub fn parse(bytes: B) -> Result<OwnedRecord<B>, Malformed> {
-        let rest = Record::parse(&bytes)?.hashed().detached();
+        let rest = Record { hash: Some(ChainHash::of(&bytes)), bytes: &[], ..Record::parse(&bytes)? };
         Ok(OwnedRecord { bytes, rest })
     }
 
