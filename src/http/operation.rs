@@ -164,6 +164,14 @@ impl Success {
         headers: &[],
         headers_at_times: &[ReplyHeader::IdempotentReplayed],
     };
+
+    /// Here it is, unless the client has it already.
+    pub(super) const READ: Success = Success {
+        status: 200,
+        headers: &[ReplyHeader::ETag, ReplyHeader::CacheControl],
+        headers_at_times: &[],
+        ..Success::EMPTY
+    };
 }
 
 /// A header that means something in a request.

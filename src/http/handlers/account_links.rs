@@ -6,8 +6,7 @@ use crate::bank::{AccountSelector, KeyHome, Origin};
 use crate::http::call::Call;
 use crate::http::headers::{self, Scope};
 use crate::http::operation::{
-    BANK, CHANGE, EVERY, IF_NONE_MATCH, JSON_BODY, KEYED, Operation, REFERRED, ReplyHeader, RequestBody,
-    Success,
+    BANK, CHANGE, EVERY, IF_NONE_MATCH, JSON_BODY, KEYED, Operation, REFERRED, RequestBody, Success,
 };
 use crate::http::problem::{Code, Problem};
 use crate::http::reply::{self, Caching, Content, JSON, Reply};
@@ -59,14 +58,7 @@ pub(in crate::http) static GET: Operation = Operation {
     id: "readLink",
     summary: "Read a link",
     headers: IF_NONE_MATCH,
-    success: Success {
-        status: 200,
-        meaning: "The link.",
-        body: Some((JSON, AccountLink::describe)),
-        headers: &[ReplyHeader::ETag, ReplyHeader::CacheControl],
-        headers_at_times: &[],
-        ..Success::EMPTY
-    },
+    success: Success { meaning: "The link.", body: Some((JSON, AccountLink::describe)), ..Success::READ },
     problems: &[EVERY, BANK, REFERRED, &[Code::LinkNotFound]],
     ..Operation::PLAIN
 };

@@ -13,7 +13,7 @@
 use std::borrow::Cow;
 
 use hyper::StatusCode;
-use hyper::header::{ETAG, LINK, LOCATION};
+use hyper::header::{ETAG, LOCATION};
 use serde_json::{Value, json};
 
 use super::pages::{Cursor, PageLimit, Pages};
@@ -37,7 +37,6 @@ use crate::http::wire::read::read_body;
 use crate::http::wire::schema::{Describe, Schemas};
 use crate::http::wire::statements::{PastAccount, PastAccountPage};
 use crate::http::wire::values::{Flag, text_schema};
-use crate::http::wire::write::Text;
 use crate::http::wire::{Account, AccountPage, AccountPatch, AccountV1, OpenAccount, OpenAccountV1};
 use crate::ledger::operation::{Condition, Opening, Operation as LedgerOperation};
 use crate::ledger::{AccountName, AccountNumber, Currency, NAME_BYTES_MAX, SHARDS_MAX, ShardId};
@@ -168,12 +167,10 @@ pub(in crate::http) static LIST: Operation = Operation {
     query: AccountsQuery::SHAPE,
     headers: IF_NONE_MATCH,
     success: Success {
-        status: 200,
         meaning: "A page of the accounts.",
         body: Some((JSON, accounts_now_or_then)),
-        headers: &[ReplyHeader::ETag, ReplyHeader::CacheControl],
         headers_at_times: &[ReplyHeader::Link],
-        ..Success::EMPTY
+        ..Success::READ
     },
     problems: &[EVERY, BANK, &[Code::InvalidParameter, Code::InvalidCursor]],
     ..Operation::PLAIN
@@ -224,14 +221,8 @@ impl Parameter for Currency {
     }
 }
 
-const ACCOUNT_NOW: Success = Success {
-    status: 200,
-    meaning: "The account as it is now.",
-    body: Some((JSON, Account::describe)),
-    headers: &[ReplyHeader::ETag, ReplyHeader::CacheControl],
-    headers_at_times: &[],
-    ..Success::EMPTY
-};
+const ACCOUNT_NOW: Success =
+    Success { meaning: "The account as it is now.", body: Some((JSON, Account::describe)), ..Success::READ };
 const CLOSING_DETAILS: &str = "The account has to stand at zero. Closing is for ever: the name stays taken, and \
     the account can still be read by its id.";
 const OPENING: &[Code] =
@@ -315,26 +306,16 @@ impl Call<'_> {
             }
         };
         let next = next.map(|(shard, number)| cursor_place(shard, number));
-        let (next, links) = pages.links(read.cursor.as_ref(), next);
-        let link = links.header();
-        let next = next.as_deref().map(Text);
-        let content = match at {
-            None => Content::json(&AccountPage {
-                count: now.len() as u64,
-                items: now.iter().map(Account::of).collect(),
-                next,
-                links,
-            }),
-            Some(_) => Content::json(&PastAccountPage {
-                count: then.len() as u64,
-                items: then.iter().map(PastAccount::of).collect(),
-                next,
-                links,
-            }),
-        };
-        let mut reply = content.reply(self.headers(), Caching::Ask);
-        reply.headers_mut().extend(link.map(|link| (LINK, link)));
-        Ok(reply)
+        Ok(pages.reply(self.headers(), read.cursor.as_ref(), next, |next, links| match at {
+            None => {
+                let items = now.iter().map(Account::of).collect();
+                Content::json(&AccountPage { count: now.len() as u64, items, next, links })
+            }
+            Some(_) => {
+                let items = then.iter().map(PastAccount::of).collect();
+                Content::json(&PastAccountPage { count: then.len() as u64, items, next, links })
+            }
+        }))
     }
 
     pub(super) async fn update_account(&mut self) -> Result<Reply, Problem> {

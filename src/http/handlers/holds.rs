@@ -1,7 +1,7 @@
 //! Holds: placed, read, captured, voided.
 
 use hyper::StatusCode;
-use hyper::header::{LINK, LOCATION};
+use hyper::header::LOCATION;
 
 use super::pages::{Cursor, PageLimit, Pages, listed};
 use super::transfers::{DryRun, DryRunQuery, MADE, made};
@@ -21,7 +21,6 @@ use crate::http::wire::read::{read_body, read_optional_body};
 use crate::http::wire::schema::Describe;
 use crate::http::wire::transfers::{conditions, note};
 use crate::http::wire::values::Flag;
-use crate::http::wire::write::Text;
 use crate::ledger::operation::Operation as LedgerOperation;
 
 pub(in crate::http) static PLACE: Operation = Operation {
@@ -59,12 +58,9 @@ pub(in crate::http) static READ: Operation = Operation {
         request goes on with it.",
     headers: IF_NONE_MATCH,
     success: Success {
-        status: 200,
         meaning: "The hold as it is now.",
         body: Some((JSON, HoldResource::describe)),
-        headers: &[ReplyHeader::ETag, ReplyHeader::CacheControl],
-        headers_at_times: &[],
-        ..Success::EMPTY
+        ..Success::READ
     },
     problems: &[EVERY, BANK, HOLD],
     ..Operation::PLAIN
@@ -164,17 +160,10 @@ impl Call<'_> {
         let from =
             pages.start(cursor.as_ref())?.map_or(0, |version| u32::try_from(version).unwrap_or(u32::MAX));
         let page = bank.holds(AccountSelector::Id(id), from, limit, pending.map(|flag| flag.0)).await?;
-        let (next, links) = pages.links(cursor.as_ref(), page.next.map(u64::from));
-        let link = links.header();
-        let content = Content::json(&HoldPage {
-            count: page.holds.len() as u64,
-            items: page.holds.iter().map(HoldResource::of).collect(),
-            next: next.as_deref().map(Text),
-            links,
-        });
-        let mut reply = content.reply(self.headers(), Caching::Ask);
-        reply.headers_mut().extend(link.map(|link| (LINK, link)));
-        Ok(reply)
+        Ok(pages.reply(self.headers(), cursor.as_ref(), page.next.map(u64::from), |next, links| {
+            let items = page.holds.iter().map(HoldResource::of).collect();
+            Content::json(&HoldPage { count: page.holds.len() as u64, items, next, links })
+        }))
     }
 
     pub(super) async fn capture_hold(&mut self) -> Result<Reply, Problem> {

@@ -2,14 +2,18 @@
 
 use std::borrow::Cow;
 
+use hyper::header::LINK;
 use serde_json::{Value, json};
 
 use crate::bank::{AccountSelector, Bank, PAGE_ENTRIES_MAX, Refusal};
 use crate::http::cursor::{self, CURSOR_PATTERN, ListDigest};
+use crate::http::headers::Headers;
 use crate::http::problem::Problem;
 use crate::http::query::{Parameter, Query};
+use crate::http::reply::{Caching, Content, Reply};
 use crate::http::wire::links::PageLinks;
 use crate::http::wire::schema::{Describe, Schemas};
+use crate::http::wire::write::Text;
 use crate::ledger::AccountId;
 
 /// How many items a page has if the client does not say.
@@ -46,13 +50,23 @@ impl Pages {
         cursor.map(|Cursor(text)| cursor::decode(text, self.digest)).transpose()
     }
 
-    /// The cursor of the page that starts at `next`, and the links of the one that `cursor` asked for.
-    pub(super) fn links(&self, cursor: Option<&Cursor>, next: Option<u64>) -> (Option<String>, PageLinks) {
+    /// The reply with the page that `cursor` asked for: `page` makes it of the cursor of the one that starts at `next`, and of
+    /// its links.
+    pub(super) fn reply(
+        &self,
+        request: &Headers<'_>,
+        cursor: Option<&Cursor>,
+        next: Option<u64>,
+        page: impl FnOnce(Option<Text<'_>>, PageLinks) -> Content,
+    ) -> Reply {
         let next = next.map(|place| cursor::encode(self.digest, place));
         let at = |cursor: &str| format!("{}&cursor={cursor}", self.address);
         let this = cursor.map_or_else(|| self.address.clone(), |Cursor(text)| at(text));
         let links = PageLinks { this, next: next.as_deref().map(at) };
-        (next, links)
+        let link = links.header();
+        let mut reply = page(next.as_deref().map(Text), links).reply(request, Caching::Ask);
+        reply.headers_mut().extend(link.map(|link| (LINK, link)));
+        reply
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use super::statements::any_text;
 use crate::http::api::Stage;
 use crate::http::call::{Call, LARGE_BODIES_MAX};
 use crate::http::metrics::Taken;
@@ -114,13 +115,7 @@ pub(in crate::http) static TRIAL_BALANCE: Operation = Operation {
 
 const STABLE_OPERATION: Operation = Operation { headers: IF_NONE_MATCH, ..Operation::PLAIN };
 
-const STABLE: Success = Success {
-    status: 200,
-    meaning: "It changes with the program only.",
-    headers: &[ReplyHeader::ETag, ReplyHeader::CacheControl],
-    headers_at_times: &[],
-    ..Success::EMPTY
-};
+const STABLE: Success = Success { meaning: "It changes with the program only.", ..Success::READ };
 
 const FRESH: Success = Success {
     status: 200,
@@ -132,10 +127,6 @@ const FRESH: Success = Success {
 
 fn any_object(_: &mut Schemas) -> serde_json::Value {
     serde_json::json!({ "type": "object" })
-}
-
-fn any_text(_: &mut Schemas) -> serde_json::Value {
-    serde_json::json!({ "type": "string" })
 }
 
 impl Call<'_> {

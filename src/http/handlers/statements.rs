@@ -53,7 +53,7 @@ pub(in crate::http) static STATEMENT: Operation = Operation {
     ..Operation::PLAIN
 };
 
-fn any_text(_: &mut Schemas) -> Value {
+pub(super) fn any_text(_: &mut Schemas) -> Value {
     json!({ "type": "string" })
 }
 

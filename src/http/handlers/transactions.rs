@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use futures_util::FutureExt;
 use hyper::StatusCode;
-use hyper::header::{HeaderValue, LINK, LOCATION};
+use hyper::header::{HeaderValue, LOCATION};
 use serde_json::{Value, json};
 
 use super::pages::{Cursor, PageLimit, Pages, listed};
@@ -28,7 +28,6 @@ use crate::http::wire::read::read_body;
 use crate::http::wire::schema::{Describe, Schemas};
 use crate::http::wire::transfers::note;
 use crate::http::wire::values::LimitText;
-use crate::http::wire::write::Text;
 use crate::http::wire::{Posting, PostingV1, Transaction, TransactionPage, TransactionV1};
 use crate::ledger::{Direction, Kind, Reference, TransactionType};
 
@@ -118,13 +117,8 @@ pub(in crate::http) static READ: Operation = Operation {
     ..Operation::PLAIN
 };
 
-const TRANSACTION_FOUND: Success = Success {
-    status: 200,
-    meaning: "The transaction, which never changes.",
-    headers: &[ReplyHeader::ETag, ReplyHeader::CacheControl],
-    headers_at_times: &[],
-    ..Success::EMPTY
-};
+const TRANSACTION_FOUND: Success =
+    Success { meaning: "The transaction, which never changes.", ..Success::READ };
 
 pub(in crate::http) static LIST: Operation = Operation {
     endpoint: Endpoint::History,
@@ -136,12 +130,10 @@ pub(in crate::http) static LIST: Operation = Operation {
     query: HistoryQuery::SHAPE,
     headers: IF_NONE_MATCH,
     success: Success {
-        status: 200,
         meaning: "A page of the history.",
         body: Some((JSON, TransactionPage::describe)),
-        headers: &[ReplyHeader::ETag, ReplyHeader::CacheControl],
         headers_at_times: &[ReplyHeader::Link],
-        ..Success::EMPTY
+        ..Success::READ
     },
     problems: &[EVERY, BANK, REFERRED, &[Code::InvalidParameter, Code::InvalidCursor]],
     ..Operation::PLAIN
@@ -266,17 +258,10 @@ impl Call<'_> {
         let pages = Pages::of(query, path, limit, Some(order_text(order)));
         let start = pages.start(read.cursor.as_ref())?;
         let page = bank.history(AccountSelector::Id(id), filter, order, start, limit).await?;
-        let (next, links) = pages.links(read.cursor.as_ref(), page.next);
-        let link = links.header();
-        let content = Content::json(&TransactionPage {
-            count: page.entries.len() as u64,
-            items: page.entries.iter().map(Transaction::of).collect(),
-            next: next.as_deref().map(Text),
-            links,
-        });
-        let mut reply = content.reply(self.headers(), Caching::Ask);
-        reply.headers_mut().extend(link.map(|link| (LINK, link)));
-        Ok(reply)
+        Ok(pages.reply(self.headers(), read.cursor.as_ref(), page.next, |next, links| {
+            let items = page.entries.iter().map(Transaction::of).collect();
+            Content::json(&TransactionPage { count: page.entries.len() as u64, items, next, links })
+        }))
     }
 }
 

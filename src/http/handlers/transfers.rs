@@ -52,12 +52,9 @@ pub(in crate::http) static READ: Operation = Operation {
     details: "Only being reversed changes it.",
     headers: IF_NONE_MATCH,
     success: Success {
-        status: 200,
         meaning: "The transfer.",
         body: Some((JSON, TransactionDetail::describe)),
-        headers: &[ReplyHeader::ETag, ReplyHeader::CacheControl],
-        headers_at_times: &[],
-        ..Success::EMPTY
+        ..Success::READ
     },
     problems: &[EVERY, BANK, TRANSACTION],
     ..Operation::PLAIN
