@@ -92,7 +92,7 @@ impl Metadata {
         }
         for (key, value) in &entries {
             Metadata::check_key(key)?;
-            Metadata::check_value(value)?;
+            check(value, METADATA_VALUE_BYTES_MAX)?;
         }
         entries.sort();
         if entries.windows(2).any(|pair| pair[0].0 == pair[1].0) {
@@ -107,14 +107,6 @@ impl Metadata {
     /// If it is empty, too long, or has a control character.
     pub fn check_key(key: &str) -> Result<(), NoteError> {
         if key.is_empty() { Err(NoteError::Empty) } else { check(key, METADATA_KEY_BYTES_MAX) }
-    }
-
-    /// Checks the value of an entry.
-    ///
-    /// # Errors
-    /// If it is too long, or has a control character.
-    pub fn check_value(value: &str) -> Result<(), NoteError> {
-        check(value, METADATA_VALUE_BYTES_MAX)
     }
 
     /// The entries, in order of their keys.

@@ -22,7 +22,7 @@ use crate::ledger::{
 use crate::shard::request::HoldView;
 
 /// For how long money is held if the client does not say, in seconds: a week, as card payments are.
-pub(in crate::http) const HOLD_SECONDS_DEFAULT: u64 = 7 * 24 * 60 * 60;
+const HOLD_SECONDS_DEFAULT: u64 = 7 * 24 * 60 * 60;
 
 body! {
     /// What reserves money.

@@ -355,7 +355,7 @@ impl Write for MoneyText {
 }
 
 /// How money is written, as a regular expression.
-pub(in crate::http) const MONEY_PATTERN: &str = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?$";
+const MONEY_PATTERN: &str = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?$";
 
 /// A sum of amounts, as a text.
 pub(in crate::http) struct TotalText(pub(in crate::http) Total, pub(in crate::http) Currency);

@@ -979,7 +979,7 @@ impl Generations {
     }
 
     /// Whether the next generation is open.
-    pub fn is_next_ready(&self) -> bool {
+    fn is_next_ready(&self) -> bool {
         self.prepared.lock().is_some()
     }
 
