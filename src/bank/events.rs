@@ -508,12 +508,8 @@ impl Lane {
     }
 
     fn corrupt(&self, what: &str) -> StorageError {
-        StorageError::Corrupt {
-            path: format!("the log of shard {}", self.shard).into(),
-            position: format!("sequence {}", self.passed.next()),
-            what: what.to_owned(),
-            next_step: RESTORE_BACKUP,
-        }
+        let log = format!("the log of shard {}", self.shard);
+        StorageError::at_sequence(log, self.passed.next(), what, RESTORE_BACKUP)
     }
 }
 

@@ -142,11 +142,9 @@ impl SegmentWriter {
     /// If the segment becomes larger than any: 64 GiB.
     pub fn append(&mut self, record: &[u8]) -> Result<(), StorageError> {
         let after = Record::parse(record).and_then(|record| record.follow(self.shard, &self.after));
-        let after = after.map_err(|error| StorageError::Corrupt {
-            path: self.directory.clone(),
-            position: format!("sequence {}", self.after.last.next()),
-            what: format!("the record that the journal gave to the archive is not intact: {error}"),
-            next_step: RESTORE_BACKUP,
+        let after = after.map_err(|error| {
+            let what = format!("the record that the journal gave to the archive is not intact: {error}");
+            StorageError::at_sequence(&self.directory, self.after.last.next(), what, RESTORE_BACKUP)
         })?;
         let start = self.block.len();
         put_bytes(&mut self.block, record);
@@ -459,12 +457,7 @@ pub fn list(directory: &Path, ledger_id: Uuid, shard: ShardId) -> Result<Vec<Seg
             std::cmp::Ordering::Equal => None,
         };
         if let Some(what) = what {
-            return Err(StorageError::Corrupt {
-                path: path.clone(),
-                position: format!("sequence {}", segment.first()),
-                what,
-                next_step: RESTORE_BACKUP,
-            });
+            return Err(StorageError::at_sequence(path, segment.first(), what, RESTORE_BACKUP));
         }
         position = segment.after;
         segments.push(segment);
@@ -550,8 +543,7 @@ fn read_record<'a>(reader: &mut Reader<'a>) -> Result<Record<'a>, Malformed> {
 }
 
 fn corrupt(path: &Path, offset: u64, what: &str) -> StorageError {
-    let error = Malformed { offset: 0, what: what.into() };
-    StorageError::malformed(path, offset, error, RESTORE_BACKUP)
+    StorageError::at_byte(path, offset, what, RESTORE_BACKUP)
 }
 
 /// An entry of the index.

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::codec::Malformed;
+use crate::ledger::Sequence;
 
 /// Why something on disk cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -96,21 +97,33 @@ impl StorageError {
         offset: u64,
         next_step: &'static str,
     ) -> impl FnOnce(io::Error) -> StorageError {
-        move |error| StorageError::Corrupt {
-            path: path.to_owned(),
-            position: format!("byte {offset}"),
-            what: format!("it cannot be read: {error}"),
-            next_step,
-        }
+        move |error| StorageError::at_byte(path, offset, format!("it cannot be read: {error}"), next_step)
     }
 
     /// Corruption found by a decoder that started at byte `base` of the file.
     pub fn malformed(path: &Path, base: u64, error: Malformed, next_step: &'static str) -> StorageError {
-        StorageError::Corrupt {
-            path: path.to_owned(),
-            position: format!("byte {}", base + error.offset as u64),
-            what: error.what,
-            next_step,
-        }
+        StorageError::at_byte(path, base + error.offset as u64, error.what, next_step)
+    }
+
+    /// Corruption at a byte of a file.
+    pub fn at_byte(
+        path: impl Into<PathBuf>,
+        byte: u64,
+        what: impl Into<String>,
+        next_step: &'static str,
+    ) -> StorageError {
+        let position = format!("byte {byte}");
+        StorageError::Corrupt { path: path.into(), position, what: what.into(), next_step }
+    }
+
+    /// Corruption at a sequence of a log.
+    pub fn at_sequence(
+        path: impl Into<PathBuf>,
+        sequence: Sequence,
+        what: impl Into<String>,
+        next_step: &'static str,
+    ) -> StorageError {
+        let position = format!("sequence {sequence}");
+        StorageError::Corrupt { path: path.into(), position, what: what.into(), next_step }
     }
 }

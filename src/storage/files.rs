@@ -402,12 +402,7 @@ impl HashedFile {
 
     /// The error for wrong bytes at `offset`.
     pub fn corrupt(&self, offset: u64, what: impl Into<String>) -> StorageError {
-        StorageError::Corrupt {
-            path: self.path.clone(),
-            position: format!("byte {offset}"),
-            what: what.into(),
-            next_step: self.next_step,
-        }
+        StorageError::at_byte(&self.path, offset, what, self.next_step)
     }
 }
 

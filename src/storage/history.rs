@@ -179,12 +179,8 @@ impl<'a> HistoryReader<'a> {
     }
 
     fn corrupt(&self, sequence: Sequence, what: String) -> StorageError {
-        StorageError::Corrupt {
-            path: format!("the log of shard {}", self.shard).into(),
-            position: format!("sequence {sequence}"),
-            what,
-            next_step: RESTORE_BACKUP,
-        }
+        let log = format!("the log of shard {}", self.shard);
+        StorageError::at_sequence(log, sequence, what, RESTORE_BACKUP)
     }
 }
 

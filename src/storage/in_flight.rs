@@ -190,12 +190,7 @@ fn append(side: &mut Side<'_>, mut events: &[Event]) -> Result<(), StorageError>
 }
 
 fn corrupt(shard: ShardId, sequence: Sequence, what: String, next_step: &'static str) -> StorageError {
-    StorageError::Corrupt {
-        path: format!("the log of shard {shard}").into(),
-        position: format!("sequence {sequence}"),
-        what,
-        next_step,
-    }
+    StorageError::at_sequence(format!("the log of shard {shard}"), sequence, what, next_step)
 }
 
 #[cfg(test)]

@@ -332,12 +332,7 @@ fn walk(
 
 /// Damage that a walk finds at a sequence.
 fn corrupt_at(path: &Path, sequence: Sequence, what: String) -> StorageError {
-    StorageError::Corrupt {
-        path: path.to_owned(),
-        position: format!("sequence {sequence}"),
-        what,
-        next_step: RESTORE_BACKUP,
-    }
+    StorageError::at_sequence(path, sequence, what, RESTORE_BACKUP)
 }
 
 const ANOTHER_HISTORY: &str = "the generation and the archive are not of one history";
@@ -390,16 +385,12 @@ impl Walk<'_> {
         let malformed = |error: Malformed| corrupt_at(path, self.position.last.next(), error.what);
         let next = self.position.last.next();
         if record.first() > next {
-            return Err(StorageError::Corrupt {
-                path: self.files.archive.parent().unwrap_or(path).to_owned(),
-                position: format!("sequence {next}"),
-                what: format!(
-                    "sequences {next} to {} are in no archive segment and no generation; {} goes on behind them",
-                    Sequence::new(record.first().get() - 1).unwrap_or(next),
-                    path.display()
-                ),
-                next_step: RESTORE_BACKUP,
-            });
+            let what = format!(
+                "sequences {next} to {} are in no archive segment and no generation; {} goes on behind them",
+                Sequence::new(record.first().get() - 1).unwrap_or(next),
+                path.display()
+            );
+            return Err(corrupt_at(self.files.archive.parent().unwrap_or(path), next, what));
         }
         let after = record.follow(self.files.shard, &self.position).map_err(malformed)?;
         if record.first() > self.from.last {

@@ -35,7 +35,6 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::codec::Malformed;
 use super::files::LockedFile;
 use super::{RESTORE_BACKUP, StorageError, Watermark, files};
 use crate::ledger::{SHARDS_MAX, ShardId, Timestamp};
@@ -213,12 +212,8 @@ fn look(path: &Path) -> Result<Content, StorageError> {
             });
         }
         if !is_newborn(&path.join(&*name))? {
-            return Err(StorageError::Corrupt {
-                path: path.join(MANIFEST),
-                position: "byte 0".into(),
-                what: format!("the file is missing, but {name} has data"),
-                next_step: RESTORE_BACKUP,
-            });
+            let what = format!("the file is missing, but {name} has data");
+            return Err(StorageError::at_byte(path.join(MANIFEST), 0, what, RESTORE_BACKUP));
         }
     }
     Ok(Content::Nothing)
@@ -301,8 +296,7 @@ fn open_manifest(path: &Path) -> Result<Manifest, StorageError> {
     let length = files::length(&file)?;
     if length > MANIFEST_BYTES_MAX {
         let what = format!("the file has {length} bytes, and a manifest at most {MANIFEST_BYTES_MAX}");
-        let error = Malformed { offset: MANIFEST_BYTES_MAX as usize, what };
-        return Err(StorageError::malformed(&file, 0, error, RESTORE_BACKUP));
+        return Err(StorageError::at_byte(file, MANIFEST_BYTES_MAX, what, RESTORE_BACKUP));
     }
     let bytes = files::read_whole(&file, RESTORE_BACKUP)?;
     let manifest = Manifest::parse(&file, &bytes)?;
@@ -387,8 +381,7 @@ impl Manifest {
 
     fn parse(path: &Path, bytes: &[u8]) -> Result<Manifest, StorageError> {
         let corrupt = |offset: usize, what: &str, next_step| {
-            let what = what.into();
-            StorageError::malformed(path, 0, Malformed { offset, what }, next_step)
+            StorageError::at_byte(path, offset as u64, what, next_step)
         };
         let end = bytes.iter().position(|&byte| byte == b'\n');
         let end = end.ok_or_else(|| corrupt(bytes.len(), "the first line has no end", RESTORE_BACKUP))?;

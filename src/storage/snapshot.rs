@@ -490,7 +490,7 @@ fn header_of(
 }
 
 fn corrupt(path: &Path, offset: u64, what: &str) -> StorageError {
-    malformed(path, offset, Malformed { offset: 0, what: what.into() })
+    StorageError::at_byte(path, offset, what, FALL_BACK)
 }
 
 fn malformed(path: &Path, base: u64, error: Malformed) -> StorageError {

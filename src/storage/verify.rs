@@ -196,22 +196,14 @@ pub fn verify(files: &ShardFiles, progress: &Progress) -> Result<Verified, Stora
         return Err(differs(&path, at));
     }
     if !acknowledged_found {
-        return Err(StorageError::Corrupt {
-            path: files.journal.clone(),
-            position: format!("sequence {}", end.last.next()),
-            what: format!("the log ends, but up to sequence {} it was acknowledged", acknowledged.last),
-            next_step: RESTORE_BACKUP,
-        });
+        let what = format!("the log ends, but up to sequence {} it was acknowledged", acknowledged.last);
+        return Err(StorageError::at_sequence(&files.journal, end.last.next(), what, RESTORE_BACKUP));
     }
     stored.warn_of_lost_end();
     let totals = ledger.totals();
     if let Some((currency, total)) = totals.iter().find(|(_, total)| !total.is_zero()) {
-        return Err(StorageError::Corrupt {
-            path: files.journal.clone(),
-            position: format!("sequence {}", end.last),
-            what: format!("{currency} does not sum to zero but to {}", total.to_text(*currency)),
-            next_step: RESTORE_BACKUP,
-        });
+        let what = format!("{currency} does not sum to zero but to {}", total.to_text(*currency));
+        return Err(StorageError::at_sequence(&files.journal, end.last, what, RESTORE_BACKUP));
     }
     exchanged.clearing = ledger.clearing().clone();
     Ok(Verified {
@@ -384,21 +376,11 @@ fn clear(clearing: &mut BTreeMap<Currency, Total>, decided: &Decided, to: ShardI
 }
 
 fn disagreement(files: &ShardFiles, at: Sequence, what: String) -> StorageError {
-    StorageError::Corrupt {
-        path: files.journal.clone(),
-        position: format!("sequence {at}"),
-        what,
-        next_step: in_flight::RESTORE_TOGETHER,
-    }
+    StorageError::at_sequence(&files.journal, at, what, in_flight::RESTORE_TOGETHER)
 }
 
 fn differs(path: &std::path::Path, at: Sequence) -> StorageError {
-    StorageError::Corrupt {
-        path: path.to_owned(),
-        position: format!("sequence {at}"),
-        what: "it is not the state that the log leads to".into(),
-        next_step: snapshot::FALL_BACK,
-    }
+    StorageError::at_sequence(path, at, "it is not the state that the log leads to", snapshot::FALL_BACK)
 }
 
 #[cfg(test)]

@@ -149,12 +149,11 @@ impl Watermark {
     pub fn inspect(path: &Path, ledger: Uuid, shard: ShardId) -> Result<LogPosition, StorageError> {
         match Watermark::read(path, ledger, shard, false)? {
             (watermark, None) => Ok(watermark.position),
-            (_, Some(damage)) => Err(StorageError::Corrupt {
-                path: path.to_owned(),
-                position: format!("byte {}", damage.offset),
-                what: format!("one of its two slots is damaged: {}", damage.what),
-                next_step: "the other slot is intact: starting the server writes this one anew",
-            }),
+            (_, Some(damage)) => {
+                let what = format!("one of its two slots is damaged: {}", damage.what);
+                let next_step = "the other slot is intact: starting the server writes this one anew";
+                Err(StorageError::at_byte(path, damage.offset as u64, what, next_step))
+            }
         }
     }
 
@@ -328,12 +327,7 @@ fn decode(slot: &[u8], index: u64, ledger: Uuid, shard: ShardId) -> Result<Slot,
 }
 
 fn corrupt(path: &Path, byte: u64, what: &str) -> StorageError {
-    StorageError::Corrupt {
-        path: path.to_owned(),
-        position: format!("byte {byte}"),
-        what: what.to_owned(),
-        next_step: RESTORE_BACKUP,
-    }
+    StorageError::at_byte(path, byte, what, RESTORE_BACKUP)
 }
 
 #[cfg(test)]

@@ -1435,7 +1435,7 @@ fn corrupt(path: &Path, position: &str, what: String) -> StorageError {
 }
 
 fn corrupt_at(path: &Path, sequence: Sequence, what: String) -> StorageError {
-    corrupt(&path.join("db"), &format!("sequence {sequence}"), what)
+    StorageError::at_sequence(path.join("db"), sequence, what, RESTORE_BACKUP)
 }
 
 fn unexpected_entry(path: &Path) -> StorageError {
