@@ -407,7 +407,8 @@ impl Bank {
             self.ask_work(WorkRequest::of(items, None, false, dry_run, origin.request_id, shards))
         });
         async move {
-            let rarer = match asked.ok_or(Rejection::HoldNotFound)?.await {
+            let Some(asked) = asked else { return Err(Rejection::HoldNotFound.into()) };
+            let rarer = match asked.await {
                 Ok(WorkReply::Items(mut items)) => match items.pop().expect("an item has a reply") {
                     ItemReply::Done { id, decision } => {
                         return Ok(Done { value: Executed { id, decision }, replayed: false });
