@@ -182,7 +182,7 @@ fn write_shards(shards: &[ShardFigures], out: &mut String) -> fmt::Result {
             "refuses_changes",
             "gauge",
             |shard| shard.refuses_changes.into(),
-            "1 while the disk, or what waits to be compacted, leaves no room for changes; else 0.",
+            "1 while the disk, the log's next file, or what waits to be compacted leaves no room for changes; else 0.",
         ),
         (
             "generations_waiting",

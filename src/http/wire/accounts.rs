@@ -90,7 +90,7 @@ impl OpenAccount {
 
 body! {
     /// How much may leave an account, and how often. Days and months are those of UTC. It is counted only while there
-    /// are limits: what left before the first one was set is not.
+    /// are limits: what left before the first one was set is not, nor are debits while their number is not limited.
     pub(in crate::http) struct VelocityLimitsBody {
         /// The most that may leave in a day.
         per_day: Option<LimitText>,

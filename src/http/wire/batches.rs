@@ -25,7 +25,8 @@ use crate::http::wire::Version;
 use crate::ledger::operation::{Condition, Operation, Sum};
 use crate::ledger::{Currency, ExcessDecimals, HoldId, IdError, Note, Quantity, Reference};
 
-/// The members of an item that say what it is; the others are those of the request that it stands for, more or less.
+/// The members of an item that say what it is. The others are those of the request that it stands for, what is in its path,
+/// and a few more for deposits and withdrawals, as the description of [`BatchItem`] says.
 const ITEM_MEMBERS: &[&str] = &["type", "key"];
 
 body! {
