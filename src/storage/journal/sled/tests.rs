@@ -991,6 +991,27 @@ fn a_database_that_is_dropped_late_takes_nothing_of_a_later_one_along() {
     }
 }
 
+/// Likewise copies: whoever has read a generation is through with it, and sled not yet, when the next one opens it.
+#[test]
+fn a_copy_that_is_dropped_late_takes_nothing_of_a_later_one_along() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (path, _) = written(directory.path(), 1, 100);
+    let copies = || -> Vec<PathBuf> {
+        let entries = fs::read_dir(path.join(READING)).expect("readable");
+        entries.map(|entry| entry.expect("readable").path()).collect()
+    };
+    let Generation { database, parts, access, .. } =
+        Generation::open_unread(&path, TEST_SEGMENT_BYTES).expect("opens");
+    let earlier = copies();
+    drop(access);
+    let _later = Generation::open_unread(&path, TEST_SEGMENT_BYTES).expect("opens");
+    let later = copies();
+    assert_eq!((earlier.len(), later.len()), (1, 1));
+    assert_ne!(earlier, later, "the last handle of the earlier one deletes its directory");
+    drop((parts, database));
+    assert_eq!(copies(), later);
+}
+
 #[test]
 fn a_missing_generation_shows_as_an_error_and_not_as_the_end() {
     let (mut bed, mut chain, _notices) = bed_of(1 << 20);
