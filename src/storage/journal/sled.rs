@@ -969,7 +969,10 @@ impl Generations {
         if !self.is_next_ready() {
             let created = self.create_numbered(&mut next_number);
             self.lacks_next.store(created.is_err(), Ordering::Relaxed);
-            *self.prepared.lock() = Some(Arc::new(created?));
+            let next = Arc::new(created?);
+            let number = next.number;
+            *self.prepared.lock() = Some(next);
+            tracing::debug!(number, journal = %self.parent.display(), "the next generation is open ahead");
         }
         Ok(())
     }
