@@ -57,6 +57,7 @@ use std::time::Duration;
 use directory::Directory;
 use disk::{Trace, Unsynced};
 use random::{Random, setting};
+use rustix::fs::statvfs;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use teller::ledger::{
@@ -94,10 +95,12 @@ const IMAGES_KEPT_MAX: usize = 3;
 const ALL_IMAGES: [Unsynced; 3] = [Unsynced::Lost, Unsynced::Kept, Unsynced::Mixed];
 /// Of the calls that a start makes, one in so many fails, each in a start of its own.
 const STARTS_EVERY: u64 = 12;
+/// So much has to be free where images are in memory: one takes up to 80 MiB, and several tests run at once.
+const MEMORY_MIN: u64 = 1 << 30;
 /// How often a file that is still held is tried: ten seconds.
 const ATTEMPTS: u32 = 2000;
 const PAUSE: Duration = Duration::from_millis(5);
-/// Nothing here takes a tenth of this, on any machine: it only keeps a test that hangs from doing so for ever.
+/// Nothing here takes a fifth of this, on any machine: it only keeps a test that hangs from doing so for ever.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 #[test]
@@ -339,7 +342,6 @@ fn a_start_on_a_disk_that_fails_tells_of_it_and_nothing_is_lost() {
     let seed = setting("TELLER_POWER_CUT_SEED").unwrap_or_else(|| u64::from(std::process::id()));
     let stride = setting("TELLER_POWER_CUT_STARTS_EVERY").unwrap_or(STARTS_EVERY).max(1);
     println!("TELLER_POWER_CUT_SEED={seed} TELLER_POWER_CUT_STARTS_EVERY={stride}");
-    run_on_one_core();
     let scene = Scene::new();
     let load = Load::default();
     let server = scene.serve(&[]);
@@ -360,6 +362,7 @@ fn a_start_on_a_disk_that_fails_tells_of_it_and_nothing_is_lost() {
 
     let mut wrong = Vec::new();
     let mut starts = 0;
+    let mut refused: HashMap<&str, u64> = HashMap::new();
     for call in ["sync", "pwrite", "write", "append", "create", "rename", "unlink"] {
         let mut number = 1 + seed % stride;
         loop {
@@ -367,25 +370,38 @@ fn a_start_on_a_disk_that_fails_tells_of_it_and_nothing_is_lost() {
             let failing = format!("{call} * {number}");
             let image = scene.image();
             directory::copy(&scene.path("root"), &image.path().join("root"));
-            let started = scene.serve_in(image.path(), &[("POWER_CUT_FAIL", &failing)]);
-            let trace = Trace::read(&image.path().join("trace"), &image.path().join("root"));
-            let failures = trace.failures();
-            let failed = failures.first().map(|(_, path)| (*path).to_owned());
-            let (serves, code) = match started {
-                // It has made all its calls.
-                Ok(_) if failed.is_none() => break,
+            let started = on_one_core(|| scene.serve_in(image.path(), &[("POWER_CUT_FAIL", &failing)]));
+            let traced = image.path().join("trace");
+            let (serves, code, until_ready) = match started {
                 Ok(server) => {
+                    let until_ready = fs::metadata(&traced).expect("the server is traced").len();
                     server.signal(Signal::TERM);
-                    (true, server.exit_code())
+                    (true, server.exit_code(), until_ready)
                 }
-                Err(code) => (false, code),
+                Err(code) => (false, code, u64::MAX),
             };
+            // Read when it has ended: what is done behind the start's back may have come later.
+            let trace = Trace::read(&traced, &image.path().join("root"));
             let log = fs::read_to_string(image.path().join("log")).expect("there is a log");
+            let Some(&(failed_at, failed)) = trace.failures().first() else {
+                // It has made all its calls.
+                if (serves, code) != (true, Some(0)) {
+                    wrong.push(format!(
+                        "{failing}, which none did: it serves {serves}, exit code {code:?}:\n{log}"
+                    ));
+                    scene.keep(image);
+                }
+                break;
+            };
+            *refused.entry(call).or_default() += 1;
             let last = log.lines().last().unwrap_or_default();
             let names_it = |line: &str| {
                 line.contains(image.path().to_str().expect("UTF-8")) && line.contains("Input/output error")
             };
-            let is_told = if serves {
+            let is_told = if failed_at > until_ready {
+                // Its end may fail as well.
+                [Some(0), Some(1), Some(EXIT_LOG_FAILURE)].contains(&code) && log.lines().any(names_it)
+            } else if serves {
                 // What may fail without harm, and is told, is done behind the start's back and tried again: the next
                 // generation is opened ahead, and what an earlier life left is compacted.
                 code == Some(0) && log.lines().any(names_it)
@@ -403,17 +419,26 @@ fn a_start_on_a_disk_that_fails_tells_of_it_and_nothing_is_lost() {
             number += stride;
         }
     }
-    println!("{starts} starts");
+    println!("{starts} starts; refused: {refused:?}");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // Of each of these a start makes more than twice as many as are left out; of the others there are few.
+    let always = ["sync", "create", "rename", "unlink", "pwrite"];
+    let always = if stride == 1 { &always[..] } else { &always[..4] };
+    let fails = |call: &&str| stride > STARTS_EVERY || refused.contains_key(call);
+    assert!(always.iter().all(fails) && !refused.is_empty(), "some of each fail: {refused:?}");
 }
 
-/// Has this thread, and the processes that it starts, run on one core.
-fn run_on_one_core() {
+/// Has the processes that are started meanwhile run on one core, and this one then where it did before: sled's threads in
+/// it stay where they begin.
+fn on_one_core<T>(start: impl FnOnce() -> T) -> T {
     let allowed = sched_getaffinity(None).expect("known");
     let first = (0..CpuSet::MAX_CPU).find(|&core| allowed.is_set(core)).expect("it runs somewhere");
     let mut one = CpuSet::new();
     one.set(first);
     sched_setaffinity(None, &one).expect("it stays where it may be");
+    let started = start();
+    sched_setaffinity(None, &allowed).expect("it may be there again");
+    started
 }
 
 /// Waits for something that is bound to come.
@@ -785,8 +810,7 @@ struct Scene {
 impl Scene {
     fn new() -> Scene {
         let directory = Directory::new();
-        // What the kernel calls it: the shim compares paths.
-        let path = fs::canonicalize(directory.path()).expect("there");
+        let path = directory.path();
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/power_cut/shim.c");
         let compiled = Command::new("cc")
             .args(["-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-o"])
@@ -798,12 +822,13 @@ impl Scene {
         assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
         fs::create_dir(path.join("root")).expect("created");
         let memory = PathBuf::from("/dev/shm");
-        let memory = tempfile::tempdir_in(&memory).is_ok().then_some(memory);
+        let is_large = statvfs(&memory).is_ok_and(|space| space.f_bavail * space.f_frsize >= MEMORY_MIN);
+        let memory = (is_large && tempfile::tempdir_in(&memory).is_ok()).then_some(memory);
         Scene { log: path.join("log"), directory, memory, images_kept: AtomicUsize::new(0) }
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        fs::canonicalize(self.directory.path()).expect("there").join(name)
+        self.directory.path().join(name)
     }
 
     fn serve(&self, variables: &[(&str, &str)]) -> Server {
@@ -842,7 +867,7 @@ impl Scene {
         Trace::read(&self.path("trace"), &self.path("root"))
     }
 
-    /// A directory for an image: in memory, if there is such a place, as nothing pulls this plug.
+    /// A directory for an image: in memory, if there is such a place with room, as nothing pulls this plug.
     fn image(&self) -> Directory {
         self.memory.as_ref().map_or_else(Directory::new, |memory| Directory::new_in(memory))
     }

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "no test uses all of it")]
 
+use std::env;
 use std::fs;
 use std::path::Path;
 use std::thread;
@@ -15,11 +16,12 @@ pub(crate) struct Directory(TempDir);
 impl Directory {
     /// An empty one.
     pub(crate) fn new() -> Directory {
-        Directory(tempfile::tempdir().expect("a temporary directory"))
+        Directory::new_in(&env::temp_dir())
     }
 
-    /// An empty one in another.
+    /// An empty one in another. It has the name that the kernel gives it, which some compare: no link leads there.
     pub(crate) fn new_in(parent: &Path) -> Directory {
+        let parent = fs::canonicalize(parent).expect("there");
         Directory(tempfile::tempdir_in(parent).expect("a temporary directory"))
     }
 
