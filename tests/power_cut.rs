@@ -398,7 +398,10 @@ fn a_start_on_a_disk_that_fails_tells_of_it_and_nothing_is_lost() {
             let names_it = |line: &str| {
                 line.contains(image.path().to_str().expect("UTF-8")) && line.contains("Input/output error")
             };
-            let is_told = if failed_at > until_ready {
+            let is_told = if failed.contains("/reading/") && failed.ends_with(" (deleted)") {
+                // What sled still writes to a copy that has been read is nobody's.
+                serves && code == Some(0)
+            } else if failed_at > until_ready {
                 // Its end may fail as well.
                 [Some(0), Some(1), Some(EXIT_LOG_FAILURE)].contains(&code) && log.lines().any(names_it)
             } else if serves {
