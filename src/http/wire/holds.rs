@@ -203,16 +203,14 @@ impl<'a> HoldResource<'a> {
             hold: Hold { created, amount, to, expires, status: HoldStatus::Pending },
         });
         let Decision { note, .. } = &*executed.decision;
-        let transaction = executed.id.to_uuid();
+        let transaction = (!dry_run).then(|| executed.id.to_uuid());
         placed.accounts = Some(Sides(&executed.decision));
-        placed.transaction_id = IfAny(Some(Some(Id(transaction))));
+        placed.transaction_id = IfAny(Some(transaction.map(Id)));
         placed.reference = IfAny(Some(note.reference.as_ref()));
         placed.metadata = IfAny(Some(&note.metadata));
-        placed.links.0.placed_by = Some(transaction);
+        placed.links.0.placed_by = transaction;
         if dry_run {
             placed.id = None;
-            placed.transaction_id = IfAny(Some(None));
-            placed.links.0.placed_by = None;
             placed.links.0.exists = false;
             placed.links.0.pending = false;
         }
