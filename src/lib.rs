@@ -11,6 +11,8 @@ pub mod config;
 pub mod cores;
 pub mod http;
 pub mod ledger;
+#[cfg(test)]
+mod logged;
 pub mod memory;
 pub mod progress;
 pub mod random;

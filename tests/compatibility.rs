@@ -3,9 +3,12 @@
 //! `tests/fixtures/ledger-1` was made by a server with two shards, two snapshots a shard, merged archive segments and
 //! a journal with a tail, ended by SIGKILL. It is never written again; a new format gets a fixture of its own.
 
+mod directory;
+
 use std::fs;
 use std::path::Path;
 
+use directory::copy;
 use teller::ledger::{Change, Ledger, Sequence, ShardId, Timestamp};
 use teller::progress::Progress;
 use teller::storage::history::HistoryReader;
@@ -17,18 +20,6 @@ use teller::storage::verify::verify_ledger;
 
 /// Copies the fixture, and makes the empty directories that version control does not keep.
 fn thawed(to: &Path) {
-    fn copy(from: &Path, to: &Path) {
-        fs::create_dir_all(to).expect("created");
-        for entry in fs::read_dir(from).expect("readable") {
-            let entry = entry.expect("readable");
-            let target = to.join(entry.file_name());
-            if entry.path().is_dir() {
-                copy(&entry.path(), &target);
-            } else {
-                fs::copy(entry.path(), &target).expect("copied");
-            }
-        }
-    }
     copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/ledger-1"), to);
     for shard in ["shard-0000", "shard-0001"] {
         for generation in ["0000000003", "0000000004"] {

@@ -5,11 +5,11 @@ mod process;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Instant;
 
+use process::directory::copy;
 use process::{DataDir, POLL_INTERVAL, Running, Server, TIME_MAX, block_on, get, json, post, run};
 use teller::client::{BaseUrl, Client};
 
@@ -643,18 +643,5 @@ fn a_log_that_ends_too_soon_is_not_exported() {
         let ran = early.run(arguments);
         ran.refused("the log ends, but everything up to sequence 2 was acknowledged");
         assert_eq!(ran.stdout, "");
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("created");
-    for entry in fs::read_dir(from).expect("a directory") {
-        let entry = entry.expect("an entry");
-        let target = to.join(entry.file_name());
-        if entry.file_type().expect("a type").is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), &target).expect("copied");
-        }
     }
 }

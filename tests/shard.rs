@@ -1147,23 +1147,26 @@ fn a_list_may_need_any_number_of_accounts_that_nobody_named() {
     assert!(benches.iter().all(|bench| !bench.shard.is_locked()));
 }
 
+/// Holds a cent of an account for a second.
+fn hold_a_cent(account: &AccountRef) -> Request {
+    let hold = Operation::Hold {
+        account: Place { shard: shard_id(), account: account.clone() },
+        amount: Sum::Exactly(quantity("0.01")),
+        to: None,
+        expires_in_ms: 1000,
+        note: Note::default(),
+    };
+    let needs = Needs { accounts: vec![account.clone()].into(), ..Needs::default() };
+    work(vec![item(hold, None)], false, None, vec![(0, needs)])
+}
+
 /// P7: so many holds of an account may be over that ending them takes longer than one request may take: whoever asks is
 /// refused, a few thousand of them end, and no reader is shown one that is over.
 #[test]
 fn a_request_ends_no_more_than_some_thousand_holds() {
     const HOLDS: usize = 5000;
     let account = AccountRef::Name(name("a"));
-    let hold = || {
-        let hold = Operation::Hold {
-            account: Place { shard: shard_id(), account: account.clone() },
-            amount: Sum::Exactly(quantity("0.01")),
-            to: None,
-            expires_in_ms: 1000,
-            note: Note::default(),
-        };
-        let needs = Needs { accounts: vec![account.clone()].into(), ..Needs::default() };
-        work(vec![item(hold, None)], false, None, vec![(0, needs)])
-    };
+    let hold = || hold_a_cent(&account);
     for request in [Request::Account(account.clone()), hold()] {
         let mut bench = Bench::new();
         bench.serve(execute(open("a"), None), moment(1, 100_000));
@@ -1351,15 +1354,7 @@ fn a_page_ends_where_enough_was_looked_at() {
 
     let account = AccountRef::Name(name("a0"));
     for _ in 0..=SCANNED_MAX {
-        let hold = Operation::Hold {
-            account: Place { shard: shard_id(), account: account.clone() },
-            amount: Sum::Exactly(quantity("0.01")),
-            to: None,
-            expires_in_ms: 1000,
-            note: Note::default(),
-        };
-        let needs = Needs { accounts: vec![account.clone()].into(), ..Needs::default() };
-        bench.serve(work(vec![item(hold, None)], false, None, vec![(0, needs)]), moment(1, 100_000));
+        bench.serve(hold_a_cent(&account), moment(1, 100_000));
     }
     let mut holds = |from: u32| {
         let list = Request::Holds { account: account.clone(), from, count: 1, pending: Some(false) };

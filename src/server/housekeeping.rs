@@ -225,7 +225,8 @@ mod tests {
 
     use super::*;
     use crate::cores::Cores;
-    use crate::server::samples::{TIME_MAX, logged, open_keyed, seal_one, start, wait_until};
+    use crate::logged::logged;
+    use crate::server::samples::{TIME_MAX, open_keyed, seal_one, start, wait_until};
     use crate::shard::request::Reply;
     use crate::storage::journal::JournalOptions;
     use crate::storage::log::CompactionLimits;
@@ -289,7 +290,7 @@ mod tests {
         let (_temporary, _directory, threads, log) = start(&JournalOptions::default());
         let kept: Arc<[Kept]> = Arc::new([(threads.handle().clone(), log)]);
         let mut told = [false];
-        let mut look = || logged(|| look_for_full_keys(&kept, &mut told));
+        let mut look = || logged(|| look_for_full_keys(&kept, &mut told)).1;
         let (mut keys, mut refused) = (0, 0);
         let mut open = |count| {
             for key in keys..keys + count {
@@ -329,7 +330,7 @@ mod tests {
         let kept: Arc<[Kept]> = Arc::new([(threads.handle().clone(), Arc::clone(&log))]);
         let reserve = |bytes_min| DiskReserve { path: directory.path().to_owned(), bytes_min };
         let mut lacks = [None];
-        let mut look = |bytes_min| logged(|| look_for_room(&kept, &reserve(bytes_min), &mut lacks));
+        let mut look = |bytes_min| logged(|| look_for_room(&kept, &reserve(bytes_min), &mut lacks)).1;
         assert_eq!(look(0), "");
         (0..=SEALED_GENERATIONS_MAX).for_each(|_| seal_one(&threads, &log));
         let told = look(u64::MAX);

@@ -1,7 +1,6 @@
-//! A small ledger for the tests of what keeps house, the patience to wait for it, and what it tells.
+//! A small ledger for the tests of what keeps house, and the patience to wait for it.
 
-use std::io::{self, Write};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -75,27 +74,4 @@ pub(super) fn seal_one(threads: &ShardThreads<ShardJournal>, log: &ShardLog) {
     ask(threads, Request::Execute { command, key: None, request_id: Box::default() });
     threads.handle().roll();
     wait_until("one more is sealed", || log.sealed_generations() != before);
-}
-
-/// What this thread logs meanwhile.
-pub(super) fn logged(work: impl FnOnce()) -> String {
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-    tracing::subscriber::with_default(subscriber, work);
-    String::from_utf8(lines.0.lock().expect("no panic").clone()).expect("UTF-8")
-}
-
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().expect("no panic").extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

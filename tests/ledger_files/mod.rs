@@ -2,15 +2,17 @@
 
 #[path = "../directory/mod.rs"]
 mod directory;
+#[path = "../../src/logged.rs"]
+mod logged;
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 pub(crate) use directory::copy;
+pub(crate) use logged::logged;
 use teller::ledger::{
     AccountName, AccountRef, Amount, Command, Currency, Event, IdempotencyKey, KeyDigest, Ledger,
     LedgerParts, OverdraftDefault, Quantity, Sequence, ShardId, Target, Terms, Timestamp,
@@ -146,30 +148,6 @@ impl Shard {
 /// A directory in memory, if there is such a place: nothing here needs a disk.
 pub(crate) fn directory() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a temporary directory")
-}
-
-/// What this thread logs meanwhile.
-pub(crate) fn logged<T>(work: impl FnOnce() -> T) -> (T, String) {
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-    let result = tracing::subscriber::with_default(subscriber, work);
-    let text = String::from_utf8(lines.0.lock().expect("no panic").clone()).expect("UTF-8");
-    (result, text)
-}
-
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().expect("no panic").extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 /// The names in a directory, sorted; none if it is not there.

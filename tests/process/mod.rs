@@ -6,7 +6,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 #[path = "../directory/mod.rs"]
-mod directory;
+pub(crate) mod directory;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
