@@ -12,7 +12,6 @@
 
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::hint::black_box;
 use std::iter::Flatten;
 use std::ops::{Index, Range};
 use std::slice::Iter;
@@ -21,11 +20,11 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
 use super::account_set::RankedAccounts;
-use super::{Account, AccountName, AccountNumber, AccountRef, AccountSet};
+use super::{Account, AccountName, AccountNumber, AccountRef, AccountSet, hints};
 
-/// How many accounts stand together: half a megabyte, so that little is reserved for none, and the list of segments
-/// of ten million stays in the processor's caches.
-const SEGMENT_ACCOUNTS: usize = 4096;
+/// How many accounts stand together: 32 MiB, all of it but the edges in huge pages. What is reserved for none takes no
+/// memory, and as no allocator keeps pieces that large, they are given back as soon as nobody has them.
+const SEGMENT_ACCOUNTS: usize = 256 * 1024;
 
 /// In how many tables the names are: each grows by itself, so that growing never moves more than some ten thousand
 /// names at once, and never needs more than one of them twice.
@@ -80,8 +79,7 @@ impl Accounts {
 
     /// The accounts that these mean, closed ones too.
     pub(super) fn find_all(&self, references: &[&AccountRef]) -> Vec<Option<&Account>> {
-        let places = self.likely_places(references);
-        self.fetch_places(&places);
+        let places = self.fetched_places(references);
         let account = |(reference, place): (&&AccountRef, Option<usize>)| {
             let account = at(&self.segments, place?)?;
             match reference {
@@ -99,41 +97,53 @@ impl Accounts {
     /// of them, and the end of the chain of their entries, so that it waits for all of them at once. Of a deposit's time in
     /// the shard, waiting was half.
     pub fn fetch(&self, references: &[&AccountRef]) {
-        self.fetch_places(&self.likely_places(references));
+        self.fetched_places(references);
     }
 
     /// As [`Accounts::fetch`], the accounts with these numbers.
     pub(super) fn fetch_numbers(&self, numbers: &[AccountNumber]) {
-        let places: Vec<_> = numbers.iter().map(|number| self.place(number.index())).collect();
-        self.fetch_places(&places);
+        let place = |number: &AccountNumber| self.with_lines_fetched(self.place(number.index()));
+        let places: Vec<_> = numbers.iter().map(place).collect();
+        self.fetch_chains(&places);
     }
 
     /// Where the accounts are that these mean, unless those are others: of a name, the index knows only a part of the hash.
+    /// All that will be needed of them is being fetched.
     ///
     /// First all hashes are made, then the index is looked at for all: no look depends on the one before, so the processor
-    /// waits for several of them at once. Of a million accounts none is in its caches.
-    fn likely_places(&self, references: &[&AccountRef]) -> Vec<Option<usize>> {
+    /// waits for several of them at once, and for the accounts that they led to. Of a million accounts none is in its
+    /// caches.
+    fn fetched_places(&self, references: &[&AccountRef]) -> Vec<Option<usize>> {
         let hash = |reference: &&AccountRef| match reference {
             AccountRef::Name(name) => self.names.hash(name),
             AccountRef::Number { .. } => 0,
         };
         let hashes: Vec<u64> = references.iter().map(hash).collect();
-        let place = |(reference, hash): (&&AccountRef, u64)| match reference {
-            AccountRef::Name(_) => self.names.likely_place(hash),
-            AccountRef::Number { number, .. } => self.place(number.index()),
+        let place = |(reference, hash): (&&AccountRef, u64)| {
+            self.with_lines_fetched(match reference {
+                AccountRef::Name(_) => self.names.likely_place(hash),
+                AccountRef::Number { number, .. } => self.place(number.index()),
+            })
         };
-        references.iter().zip(hashes).map(place).collect()
+        let places: Vec<_> = references.iter().zip(hashes).map(place).collect();
+        self.fetch_chains(&places);
+        places
     }
 
-    /// Has the processor fetch what is at these places. A pass does nothing but add up what it comes to, for the fewer
-    /// instructions there are between two accounts, the more of them are under way at a time.
-    fn fetch_places(&self, places: &[Option<usize>]) {
-        let accounts = || places.iter().filter_map(|place| at(&self.segments, (*place)?));
-        // One of each of its two lines.
-        let lines = |account: &Account| account.version.wrapping_add(account.posted.minor_units() as u64);
-        black_box(accounts().map(lines).fold(0, u64::wrapping_add));
-        // A place in the heap, once there are some entries, which only the account tells.
-        black_box(accounts().map(|account| account.chain.newest().get()).fold(0, u64::wrapping_add));
+    /// This place; both lines of the account there are being fetched.
+    fn with_lines_fetched(&self, place: Option<usize>) -> Option<usize> {
+        if let Some(account) = place.and_then(|place| at(&self.segments, place)) {
+            hints::fetch(&account.version);
+            hints::fetch(&account.posted);
+        }
+        place
+    }
+
+    /// Has the ends of the chains of these accounts fetched. They are in the heap, once there are some entries, and only the
+    /// accounts tell where; those are on their way by now.
+    fn fetch_chains(&self, places: &[Option<usize>]) {
+        let accounts = places.iter().filter_map(|place| at(&self.segments, (*place)?));
+        accounts.filter_map(|account| account.chain.to_packed().last()).for_each(hints::fetch);
     }
 
     /// The accounts that are here, by number.
@@ -176,7 +186,9 @@ impl Accounts {
 
     fn keep(&mut self, place: usize, account: Account) {
         if place.is_multiple_of(SEGMENT_ACCOUNTS) {
-            self.segments.push(Vec::with_capacity(SEGMENT_ACCOUNTS));
+            let mut segment = Vec::with_capacity(SEGMENT_ACCOUNTS);
+            hints::use_huge_pages(&mut segment);
+            self.segments.push(segment);
         }
         self.segments.last_mut().expect("there is one").push(account);
     }
@@ -412,13 +424,13 @@ mod tests {
     #[test]
     fn an_account_takes_two_lines_of_the_processors_caches() {
         assert_eq!(size_of::<Account>(), 128);
-        // `Accounts::fetch` looks at one field on each.
+        // `Accounts::with_lines_fetched` names one field on each.
         assert_ne!(offset_of!(Account, posted) / 64, offset_of!(Account, version) / 64);
     }
 
     #[test]
     fn accounts_are_found_by_number_and_name_across_segments() {
-        const COUNT: usize = 3 * SEGMENT_ACCOUNTS + 1;
+        const COUNT: usize = SEGMENT_ACCOUNTS + 2;
         let mut made = AccountsBuilder::with_capacity(COUNT);
         (0..COUNT).for_each(|number| made.push(account(number)));
         let mut added = Accounts::default();

@@ -25,6 +25,7 @@ mod command;
 mod currency;
 pub mod decision;
 mod event;
+mod hints;
 mod hold;
 mod id;
 mod keys;
