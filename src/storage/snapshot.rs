@@ -80,26 +80,24 @@ use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use smallvec::SmallVec;
 use uuid::Uuid;
 
 use super::StorageError;
-use super::codec::{Malformed, Reader, put_bytes, put_signed, put_varint};
-use super::fields::{
-    flags, put_account, put_account_id, put_amount, put_currency, put_key, put_metadata, put_reference,
-    put_sequence, put_shard, put_time, put_transaction_id, put_velocity, read_account, read_account_id,
-    read_amount, read_currency, read_event_sequence, read_flags, read_hold_version, read_key, read_name,
-    read_optional_amount, read_reference, read_shard, read_some_metadata, read_some_velocity, read_time,
-    read_transaction_id, read_u32,
-};
+use super::codec::{Malformed, Reader};
+use super::fields::read_name;
 use super::files::{self, AtomicFile, HashedFile, TEMPORARY_SUFFIX};
 use super::journal::record::{ChainHash, LogPosition};
 use super::pace;
 use crate::ledger::{
-    Account, AccountNumber, AccountSet, AccountStatus, Accounts, AccountsBuilder, Amount, Chain, Currency,
-    Details, Hold, HoldKey, HoldOutcome, HoldStatus, IdempotencyKey, KeyDigest, KeyRecord, Ledger,
-    LedgerParts, Link, LinkKind, NameTaken, Reference, Sequence, ShardId, Spent, Timestamp, Total,
-    TransactionId,
+    Account, AccountNumber, AccountSet, Accounts, AccountsBuilder, Currency, HoldStatus, Ledger, LedgerParts,
+    NameTaken, Sequence, ShardId, Timestamp, Total,
+};
+
+mod item;
+
+use item::{
+    Item, Kind, account_number, pass_account_state, put_account_state, put_hold, put_key_record, put_mark,
+    put_part, put_reversal, put_used_reference,
 };
 
 /// The next step for a snapshot that cannot be read: nothing is only in a snapshot.
@@ -111,7 +109,7 @@ const FORMAT_VERSION: u8 = 2;
 const FORMAT_FIRST: u8 = 1;
 /// What all versions have before the counts.
 const COUNTS_OFFSET: usize = 76;
-const HEADER_BYTES: usize = COUNTS_OFFSET + 8 * KINDS + 4;
+const HEADER_BYTES: usize = COUNTS_OFFSET + 8 * Kind::ALL.len() + 4;
 const HEADER_BYTES_FIRST: usize = 100;
 const SUFFIX: &str = ".snapshot";
 
@@ -127,39 +125,6 @@ const ACCOUNT_BYTES_TYPICAL: usize = 35;
 
 /// How many decoded blocks wait for the thread that puts them together: 250 KB each.
 const BLOCKS_AHEAD_MAX: usize = 8;
-
-/// The kinds of items, in their order.
-const KINDS: usize = 9;
-const WORLD: usize = 0;
-const CLEARING: usize = 1;
-const SENT: usize = 2;
-const RECEIVED: usize = 3;
-const ACCOUNTS: usize = 4;
-const HOLDS: usize = 5;
-const REVERSALS: usize = 6;
-const REFERENCES: usize = 7;
-const KEYS: usize = 8;
-const KIND_NAMES: [&str; KINDS] = [
-    "currencies of @world",
-    "currencies of clearing",
-    "shards sent to",
-    "shards received from",
-    "accounts",
-    "holds",
-    "reversals",
-    "references",
-    "keys",
-];
-
-/// What stands in the first byte of a hold.
-const HOLD_PENDING: u8 = 0;
-const HOLD_CAPTURED: u8 = 1;
-const HOLD_VOIDED: u8 = 2;
-const HOLD_EXPIRED: u8 = 3;
-const HOLD_FOR: u8 = 4;
-
-/// What the times of a snapshot count from.
-const EPOCH: Timestamp = Timestamp::from_millis(0);
 
 /// Writes the snapshot of a shard's state at `position`, reads it back, gives it its name, and returns its path.
 ///
@@ -510,7 +475,7 @@ struct Header {
     position: LogPosition,
     time: Timestamp,
     /// How many items of each kind.
-    counts: [u64; KINDS],
+    counts: [u64; Kind::ALL.len()],
 }
 
 impl Header {
@@ -563,11 +528,11 @@ impl Header {
         else {
             return Err(wrong(9, "the header has a number that is out of range"));
         };
-        let mut counts = [0; KINDS];
+        let mut counts = [0; Kind::ALL.len()];
         if version == FORMAT_FIRST {
-            counts[WORLD] = u64::from(u32::from_le_bytes(reader.array()?));
-            counts[ACCOUNTS] = u64::from_le_bytes(reader.array()?);
-            counts[KEYS] = u64::from_le_bytes(reader.array()?);
+            counts[Kind::World as usize] = u64::from(u32::from_le_bytes(reader.array()?));
+            counts[Kind::Account as usize] = u64::from_le_bytes(reader.array()?);
+            counts[Kind::Key as usize] = u64::from_le_bytes(reader.array()?);
         } else {
             for count in &mut counts {
                 *count = u64::from_le_bytes(reader.array()?);
@@ -591,19 +556,19 @@ fn encode(
     sink: &mut Sink<'_>,
 ) -> Result<(), StorageError> {
     let references: usize = ledger.references().values().map(|used| used.len()).sum();
-    let mut counts = [0; KINDS];
+    let mut counts = [0; Kind::ALL.len()];
     for (kind, count) in [
-        (WORLD, ledger.world().len()),
-        (CLEARING, ledger.clearing().len()),
-        (SENT, ledger.sent().len()),
-        (RECEIVED, ledger.received().len()),
-        (ACCOUNTS, ledger.accounts().len()),
-        (HOLDS, ledger.holds().iter().len()),
-        (REVERSALS, ledger.reversals().len()),
-        (REFERENCES, references),
-        (KEYS, ledger.keys().len()),
+        (Kind::World, ledger.world().len()),
+        (Kind::Clearing, ledger.clearing().len()),
+        (Kind::Sent, ledger.sent().len()),
+        (Kind::Received, ledger.received().len()),
+        (Kind::Account, ledger.accounts().len()),
+        (Kind::Hold, ledger.holds().iter().len()),
+        (Kind::Reversal, ledger.reversals().len()),
+        (Kind::Reference, references),
+        (Kind::Key, ledger.keys().len()),
     ] {
-        counts[kind] = count as u64;
+        counts[kind as usize] = count as u64;
     }
     let (version, time) = (FORMAT_VERSION, ledger.time());
     let header = Header { version, shard, ledger: ledger_id, position: *position, time, counts };
@@ -650,13 +615,13 @@ fn merge_accounts(
 ) -> Result<(), StorageError> {
     let base_header = base.header;
     let is_copied = base_header.version == FORMAT_VERSION;
-    let before = base_header.counts[ACCOUNTS] as usize;
+    let before = base_header.counts[Kind::Account as usize] as usize;
     let has_opened = excerpt.accounts().len() > before;
     let mut items = Items::of(base_header);
     while let Some(block) = base.next_block()? {
         let mut reader = Reader::new(block.items);
         // What follows the accounts is only read for its checksums.
-        while !reader.is_empty() && items.next().is_some_and(|(kind, _)| kind <= ACCOUNTS) {
+        while !reader.is_empty() && items.next().is_some_and(|(kind, _)| kind <= Kind::Account) {
             let at = reader.clone();
             let item = items.pass(&mut reader).map_err(|error| malformed(path, block.start, error))?;
             let Some(number) = item else { continue };
@@ -675,14 +640,10 @@ fn merge_accounts(
             if is_copied {
                 blocks.push(|item| item.extend_from_slice(bytes))?;
             } else {
-                let account = read_account_state(
-                    &mut Reader::new(bytes),
-                    u64::from(number.get()),
-                    base_header.time,
-                    base_header.version,
-                );
+                let mut reader = Reader::new(bytes);
+                let account = Item::read(Kind::Account, u64::from(number.get()), &base_header, &mut reader);
                 let account = account.map_err(|error| malformed(path, block.start, error))?;
-                blocks.push(|item| put_account_state(item, &account))?;
+                blocks.push(|item| account.put(item))?;
             }
         }
     }
@@ -723,183 +684,10 @@ impl Blocks<'_, '_> {
     }
 }
 
-fn put_part(out: &mut Vec<u8>, currency: Currency, part: Total) {
-    put_currency(out, currency);
-    put_signed(out, part.minor_units());
-}
-
-fn put_mark(out: &mut Vec<u8>, shard: ShardId, sequence: Sequence) {
-    put_shard(out, shard);
-    put_sequence(out, sequence);
-}
-
-fn put_reversal(out: &mut Vec<u8>, transfer: Sequence, by: TransactionId) {
-    put_sequence(out, transfer);
-    put_transaction_id(out, by, EPOCH);
-}
-
-fn put_used_reference(out: &mut Vec<u8>, account: AccountNumber, reference: &Reference, by: TransactionId) {
-    put_account(out, account);
-    put_reference(out, reference);
-    put_transaction_id(out, by, EPOCH);
-}
-
-fn put_key_record(out: &mut Vec<u8>, digest: KeyDigest, record: KeyRecord) {
-    let KeyRecord { fingerprint, outcome, expires } = record;
-    put_key(out, &IdempotencyKey { digest, fingerprint });
-    put_sequence(out, outcome);
-    put_varint(out, expires.millis());
-}
-
-fn put_account_state(out: &mut Vec<u8>, account: &Account) {
-    put_bytes(out, account.name.as_bytes());
-    put_currency(out, account.currency);
-    let is_held = !account.held.is_zero();
-    out.push(flags([
-        account.overdraft_limit.is_some(),
-        is_held,
-        account.frozen,
-        account.status == AccountStatus::Closed,
-        account.details.is_some(),
-    ]));
-    if let Some(limit) = account.overdraft_limit {
-        put_amount(out, limit);
-    }
-    put_amount(out, account.posted);
-    if is_held {
-        put_amount(out, account.held);
-    }
-    put_varint(out, account.opened.millis());
-    put_varint(out, account.updated.millis() - account.opened.millis());
-    put_varint(out, account.version);
-    let roots = account.chain.to_packed();
-    put_varint(out, roots.len() as u64);
-    for root in roots {
-        // The rank is in the upper six bits; below the sequence it does not make the varint longer.
-        put_varint(out, root.rotate_left(6));
-    }
-    if let Some(details) = &account.details {
-        put_details(out, details);
-    }
-}
-
-fn put_details(out: &mut Vec<u8>, details: &Details) {
-    let Details { reference, metadata, unique_reference, velocity, spent, links, protects } = details;
-    let has_spent = *spent != Spent::default();
-    out.push(flags([
-        reference.is_some(),
-        !metadata.is_empty(),
-        *unique_reference,
-        !velocity.is_empty(),
-        has_spent,
-        !links.is_empty(),
-        !protects.is_empty(),
-    ]));
-    if let Some(reference) = reference {
-        put_reference(out, reference);
-    }
-    if !metadata.is_empty() {
-        put_metadata(out, metadata);
-    }
-    if !velocity.is_empty() {
-        put_velocity(out, velocity);
-    }
-    if has_spent {
-        put_varint(out, spent.day);
-        put_amount(out, spent.in_day);
-        put_varint(out, spent.month);
-        put_amount(out, spent.in_month);
-        put_varint(out, spent.window);
-        put_varint(out, u64::from(spent.debits));
-    }
-    if !links.is_empty() {
-        put_varint(out, links.len() as u64);
-        for Link { to, kind } in links {
-            put_account_id(out, *to, EPOCH);
-            out.push(match kind {
-                LinkKind::Related => 1,
-                LinkKind::OverdraftProtection => 2,
-            });
-        }
-    }
-    if !protects.is_empty() {
-        put_varint(out, protects.len() as u64);
-        for account in protects {
-            put_account_id(out, *account, EPOCH);
-        }
-    }
-}
-
-fn put_hold(out: &mut Vec<u8>, key: HoldKey, hold: &Hold) {
-    let Hold { created, amount, to, expires, status } = hold;
-    put_account(out, key.account);
-    put_varint(out, u64::from(key.version));
-    let status_code = match status {
-        HoldStatus::Pending => HOLD_PENDING,
-        HoldStatus::Ended { outcome: HoldOutcome::Captured(_), .. } => HOLD_CAPTURED,
-        HoldStatus::Ended { outcome: HoldOutcome::Voided, .. } => HOLD_VOIDED,
-        HoldStatus::Ended { outcome: HoldOutcome::Expired, .. } => HOLD_EXPIRED,
-    };
-    out.push(if to.is_some() { status_code | HOLD_FOR } else { status_code });
-    put_amount(out, *amount);
-    put_time(out, *created, EPOCH);
-    put_time(out, *expires, *created);
-    if let Some(to) = to {
-        put_account_id(out, *to, EPOCH);
-    }
-    if let HoldStatus::Ended { at, outcome } = status {
-        put_time(out, *at, *created);
-        if let HoldOutcome::Captured(amount) = outcome {
-            put_amount(out, *amount);
-        }
-    }
-}
-
-/// What a snapshot consists of.
-enum Item {
-    World(Currency, Total),
-    Clearing(Currency, Total),
-    Sent(ShardId, Sequence),
-    Received(ShardId, Sequence),
-    Account(Account),
-    Hold(HoldKey, Hold),
-    Reversal(Sequence, TransactionId),
-    Reference(AccountNumber, Reference, TransactionId),
-    Key(KeyDigest, KeyRecord),
-}
-
-impl Item {
-    fn kind(&self) -> usize {
-        match self {
-            Item::World(..) => WORLD,
-            Item::Clearing(..) => CLEARING,
-            Item::Sent(..) => SENT,
-            Item::Received(..) => RECEIVED,
-            Item::Account(_) => ACCOUNTS,
-            Item::Hold(..) => HOLDS,
-            Item::Reversal(..) => REVERSALS,
-            Item::Reference(..) => REFERENCES,
-            Item::Key(..) => KEYS,
-        }
-    }
-
-    fn put(&self, out: &mut Vec<u8>) {
-        match self {
-            Item::World(currency, part) | Item::Clearing(currency, part) => put_part(out, *currency, *part),
-            Item::Sent(shard, sequence) | Item::Received(shard, sequence) => put_mark(out, *shard, *sequence),
-            Item::Account(account) => put_account_state(out, account),
-            Item::Hold(key, hold) => put_hold(out, *key, hold),
-            Item::Reversal(transfer, by) => put_reversal(out, *transfer, *by),
-            Item::Reference(account, reference, by) => put_used_reference(out, *account, reference, *by),
-            Item::Key(digest, record) => put_key_record(out, *digest, *record),
-        }
-    }
-}
-
 /// Which items are to come, by what the header says.
 struct Items {
     header: Header,
-    missing: [u64; KINDS],
+    missing: [u64; Kind::ALL.len()],
 }
 
 impl Items {
@@ -908,82 +696,43 @@ impl Items {
     }
 
     /// The kind of the next item, and its place among those of its kind.
-    fn next(&self) -> Option<(usize, u64)> {
-        let kind = self.missing.iter().position(|missing| *missing > 0)?;
-        Some((kind, self.header.counts[kind] - self.missing[kind]))
+    fn next(&self) -> Option<(Kind, u64)> {
+        let missing = |kind: Kind| self.missing[kind as usize];
+        let kind = Kind::ALL.into_iter().find(|kind| missing(*kind) > 0)?;
+        Some((kind, self.header.counts[kind as usize] - missing(kind)))
     }
 
-    /// Passes over the next item, which the file's checksums vouch for; of an account, whose name comes first, says the
-    /// number. That is several times as fast as reading it, and what most accounts need when a snapshot is made of the one
-    /// before.
+    /// Passes over the next item; of an account, whose name comes first, says the number. That is what most accounts need
+    /// when a snapshot is made of the one before.
     fn pass(&mut self, reader: &mut Reader<'_>) -> Result<Option<AccountNumber>, Malformed> {
-        let Some((ACCOUNTS, place)) = self.next() else {
-            return self.read(reader).map(|_| None);
-        };
-        if self.header.version != FORMAT_VERSION {
-            return match self.read(reader)? {
+        match self.next() {
+            Some((Kind::Account, place)) if self.header.version == FORMAT_VERSION => {
+                self.missing[Kind::Account as usize] -= 1;
+                let number = account_number(reader, place)?;
+                pass_account_state(reader)?;
+                Ok(Some(number))
+            }
+            _ => match self.read(reader)? {
                 Item::Account(account) => Ok(Some(account.number)),
                 _ => Ok(None),
-            };
+            },
         }
-        self.missing[ACCOUNTS] -= 1;
-        let number = account_number(reader, place)?;
-        reader.bytes()?;
-        read_currency(reader)?;
-        let [has_limit, is_held, _, _, has_details] = read_flags(reader)?;
-        for _ in 0..1 + usize::from(has_limit) + usize::from(is_held) {
-            reader.signed()?;
-        }
-        let [_opened, _updated, _version, roots] =
-            [reader.varint()?, reader.varint()?, reader.varint()?, reader.varint()?];
-        for _ in 0..roots {
-            reader.varint()?;
-        }
-        if has_details {
-            read_details(reader)?;
-        }
-        Ok(Some(number))
     }
 
     /// Reads the next item.
     fn read(&mut self, reader: &mut Reader<'_>) -> Result<Item, Malformed> {
-        let at = reader.clone();
         let Some((kind, place)) = self.next() else {
-            return Err(at.malformed("it has more items than its header says"));
+            return Err(reader.malformed("it has more items than its header says"));
         };
-        self.missing[kind] -= 1;
-        let Header { version, position, time, .. } = self.header;
-        Ok(match kind {
-            WORLD => Item::World(read_currency(reader)?, read_total(reader)?),
-            CLEARING => Item::Clearing(read_currency(reader)?, read_total(reader)?),
-            SENT => Item::Sent(read_shard(reader)?, read_event_sequence(reader)?),
-            RECEIVED => Item::Received(read_shard(reader)?, read_event_sequence(reader)?),
-            ACCOUNTS => Item::Account(read_account_state(reader, place, time, version)?),
-            HOLDS => {
-                let (key, hold) = read_hold(reader)?;
-                Item::Hold(key, hold)
-            }
-            REVERSALS => Item::Reversal(read_event_sequence(reader)?, read_transaction_id(reader, EPOCH)?),
-            REFERENCES => {
-                let (account, reference, by) = read_used_reference(reader)?;
-                Item::Reference(account, reference, by)
-            }
-            _ => {
-                let (digest, record) = read_key_record(reader, position.last)?;
-                Item::Key(digest, record)
-            }
-        })
+        self.missing[kind as usize] -= 1;
+        Item::read(kind, place, &self.header, reader)
     }
 
     /// Whether all items have come.
     fn finish(&self) -> Result<(), String> {
-        let missing: Vec<String> = self
-            .missing
-            .iter()
-            .zip(KIND_NAMES)
-            .filter(|(missing, _)| **missing > 0)
-            .map(|(missing, name)| format!("{missing} {name}"))
-            .collect();
+        let missing = Kind::ALL.into_iter().filter(|kind| self.missing[*kind as usize] > 0);
+        let missing: Vec<String> =
+            missing.map(|kind| format!("{} {}", self.missing[kind as usize], kind.plural())).collect();
         if missing.is_empty() {
             Ok(())
         } else {
@@ -1047,7 +796,8 @@ impl<'a> Decoder<'a> {
     /// What is to become of it, still empty.
     fn assembly(&self) -> Assembly<'a> {
         let header = self.source.header;
-        let accounts = header.counts[ACCOUNTS].min(self.source.file.length() / ACCOUNT_BYTES_MIN) as usize;
+        let accounts =
+            header.counts[Kind::Account as usize].min(self.source.file.length() / ACCOUNT_BYTES_MIN) as usize;
         Assembly {
             path: self.path,
             accounts: match self.wanted {
@@ -1096,7 +846,7 @@ fn next_item(
     reader: &mut Reader<'_>,
 ) -> Result<Option<Item>, Malformed> {
     if let Some(wanted) = wanted
-        && let Some((ACCOUNTS, place)) = items.next()
+        && let Some((Kind::Account, place)) = items.next()
         && !wanted.contains(account_number(reader, place)?)
     {
         return items.pass(reader).map(|_| None);
@@ -1120,7 +870,7 @@ impl Assembly<'_> {
         for item in others {
             let kind = item.kind();
             if !self.put(item) {
-                let what = format!("its {} are not in order", KIND_NAMES[kind]);
+                let what = format!("its {} are not in order", kind.plural());
                 return Err(corrupt(self.path, start, &what));
             }
         }
@@ -1162,185 +912,12 @@ fn add<K: Ord, V>(map: &mut BTreeMap<K, V>, (key, value): (K, V)) -> bool {
     in_order
 }
 
-fn read_total(reader: &mut Reader<'_>) -> Result<Total, Malformed> {
-    let at = reader.clone();
-    Total::from_minor_units(reader.signed()?).ok_or_else(|| at.malformed("a total is out of range"))
-}
-
-fn account_number(reader: &Reader<'_>, place: u64) -> Result<AccountNumber, Malformed> {
-    let number = u32::try_from(place);
-    number.map(AccountNumber::new).map_err(|_| reader.malformed("it has more accounts than numbers for them"))
-}
-
-fn read_account_state(
-    reader: &mut Reader<'_>,
-    number: u64,
-    time: Timestamp,
-    version: u8,
-) -> Result<Account, Malformed> {
-    let at = reader.clone();
-    let number = account_number(reader, number)?;
-    let name = read_name(reader)?;
-    let currency = read_currency(reader)?;
-    let is_first = version == FORMAT_FIRST;
-    let [has_limit, is_held, frozen, closed, has_details] =
-        if is_first { [false; 5] } else { read_flags(reader)? };
-    let overdraft_limit = if is_first {
-        read_optional_amount(reader)?
-    } else {
-        has_limit.then(|| read_amount(reader)).transpose()?
-    };
-    let posted = read_amount(reader)?;
-    let held = if is_held { read_amount(reader)? } else { Amount::ZERO };
-    let opened = reader.varint()?;
-    let updated = opened.checked_add(reader.varint()?);
-    let updated = updated
-        .filter(|&updated| updated <= time.millis())
-        .ok_or_else(|| at.malformed("an account changed after the last event"))?;
-    let closed = if is_first {
-        let [closed] = read_flags(reader)?;
-        closed
-    } else {
-        closed
-    };
-    if closed && !(posted.is_zero() && held.is_zero()) {
-        return Err(at.malformed("a closed account has a balance, or money held"));
-    }
-    if is_held && held.is_zero() {
-        return Err(at.malformed("what is held is there but zero"));
-    }
-    let version = reader.varint()?;
-    let roots = reader.varint()?;
-    // Room for a million transactions without the heap.
-    let mut packed = SmallVec::<[u64; 20]>::new();
-    for _ in 0..roots {
-        // Each takes a byte at least, so a count that lies ends with the block.
-        packed.push(reader.varint()?.rotate_right(6));
-    }
-    let chain = Chain::from_packed(&packed, version);
-    let details = has_details.then(|| read_details(reader).map(Box::new)).transpose()?;
-    Ok(Account {
-        number,
-        name,
-        currency,
-        overdraft_limit,
-        posted,
-        held,
-        frozen,
-        opened: Timestamp::from_millis(opened),
-        updated: Timestamp::from_millis(updated),
-        status: if closed { AccountStatus::Closed } else { AccountStatus::Open },
-        version,
-        chain: chain.ok_or_else(|| at.malformed("an account's history does not fit its version"))?,
-        details,
-    })
-}
-
-fn read_details(reader: &mut Reader<'_>) -> Result<Details, Malformed> {
-    let [reference, metadata, unique_reference, velocity, spent, links, protects] = read_flags(reader)?;
-    Ok(Details {
-        reference: reference.then(|| read_reference(reader)).transpose()?,
-        metadata: metadata.then(|| read_some_metadata(reader)).transpose()?.unwrap_or_default(),
-        unique_reference,
-        velocity: velocity.then(|| read_some_velocity(reader)).transpose()?.unwrap_or_default(),
-        spent: spent.then(|| read_spent(reader)).transpose()?.unwrap_or_default(),
-        links: if links { read_some(reader, read_link)? } else { Vec::new() },
-        protects: if protects {
-            read_some(reader, |reader| read_account_id(reader, EPOCH))?
-        } else {
-            Vec::new()
-        },
-    })
-}
-
-fn read_spent(reader: &mut Reader<'_>) -> Result<Spent, Malformed> {
-    let at = reader.clone();
-    let spent = Spent {
-        day: reader.varint()?,
-        in_day: read_amount(reader)?,
-        month: reader.varint()?,
-        in_month: read_amount(reader)?,
-        window: reader.varint()?,
-        debits: read_u32(reader, "a number of debits is out of range")?,
-    };
-    if spent == Spent::default() {
-        Err(at.malformed("what was spent is there but nothing"))
-    } else {
-        Ok(spent)
-    }
-}
-
-fn read_link(reader: &mut Reader<'_>) -> Result<Link, Malformed> {
-    let to = read_account_id(reader, EPOCH)?;
-    let at = reader.clone();
-    let kind = match reader.byte()? {
-        1 => LinkKind::Related,
-        2 => LinkKind::OverdraftProtection,
-        code => return Err(at.malformed(format!("a link has the unknown kind {code}"))),
-    };
-    Ok(Link { to, kind })
-}
-
-/// Reads values behind their number, where a flag has said that there are some.
-fn read_some<T>(
-    reader: &mut Reader<'_>,
-    read: impl Fn(&mut Reader<'_>) -> Result<T, Malformed>,
-) -> Result<Vec<T>, Malformed> {
-    let at = reader.clone();
-    let mut values = Vec::new();
-    for _ in 0..reader.varint()? {
-        values.push(read(reader)?);
-    }
-    if values.is_empty() { Err(at.malformed("a list that is there is empty")) } else { Ok(values) }
-}
-
-fn read_hold(reader: &mut Reader<'_>) -> Result<(HoldKey, Hold), Malformed> {
-    let key = HoldKey { account: read_account(reader)?, version: read_hold_version(reader)? };
-    let at = reader.clone();
-    let code = reader.byte()?;
-    let amount = read_amount(reader)?;
-    let created = read_time(reader, EPOCH)?;
-    let expires = read_time(reader, created)?;
-    let to = (code & HOLD_FOR != 0).then(|| read_account_id(reader, EPOCH)).transpose()?;
-    let status = match code & !HOLD_FOR {
-        HOLD_PENDING => HoldStatus::Pending,
-        code @ (HOLD_CAPTURED | HOLD_VOIDED | HOLD_EXPIRED) => {
-            let at = read_time(reader, created)?;
-            let outcome = match code {
-                HOLD_CAPTURED => HoldOutcome::Captured(read_amount(reader)?),
-                HOLD_VOIDED => HoldOutcome::Voided,
-                _ => HoldOutcome::Expired,
-            };
-            HoldStatus::Ended { at, outcome }
-        }
-        code => return Err(at.malformed(format!("a hold has the unknown status {code}"))),
-    };
-    Ok((key, Hold { created, amount, to, expires, status }))
-}
-
-fn read_used_reference(
-    reader: &mut Reader<'_>,
-) -> Result<(AccountNumber, Reference, TransactionId), Malformed> {
-    Ok((read_account(reader)?, read_reference(reader)?, read_transaction_id(reader, EPOCH)?))
-}
-
-fn read_key_record(reader: &mut Reader<'_>, last: Sequence) -> Result<(KeyDigest, KeyRecord), Malformed> {
-    let IdempotencyKey { digest, fingerprint } = read_key(reader)?;
-    let at = reader.clone();
-    let outcome = Sequence::new(reader.varint()?).filter(|&outcome| outcome <= last);
-    let expires = reader.varint()?;
-    let (Some(outcome), true) = (outcome, expires <= Timestamp::MAX.millis()) else {
-        return Err(at.malformed("a key's outcome or expiry is out of range"));
-    };
-    let record = KeyRecord { fingerprint, outcome, expires: Timestamp::from_millis(expires) };
-    Ok((digest, record))
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
 
     use super::*;
+    use crate::ledger::{AccountStatus, Amount};
     use crate::storage::journal::record::Record;
     use crate::storage::samples::{LEDGER, OTHER_LEDGER, Sample, first_sample, fixture, sample, shard};
 
@@ -1607,7 +1184,7 @@ mod tests {
             }
         }
         // Counts that no memory has room for.
-        for kind in 0..KINDS {
+        for kind in 0..Kind::ALL.len() {
             let mut hostile = bytes.clone();
             let at = COUNTS_OFFSET + 8 * kind;
             hostile[at..at + 8].fill(0xff);
