@@ -58,6 +58,68 @@ fn an_account_is_opened_with_all_it_can_have() {
     teller.end();
 }
 
+/// An event of an opening said no more than that an account with this id is at zero.
+#[test]
+fn an_opening_says_what_it_set_and_a_closing_of_which_account() {
+    let mut teller = Teller::start();
+    let plain = teller.post("/accounts", json!({ "name": "plain" })).is(201);
+    let all = json!({
+        "name": "all",
+        "currency": "KWD",
+        "overdraft_limit": "1.500",
+        "frozen": false,
+        "reference": "customer-7",
+        "metadata": { "branch": "12" },
+        "unique_reference": true,
+        "velocity_limits": { "per_day": "10.000", "per_month": null, "debits": { "count": 3, "window_seconds": 60 } },
+    });
+    let mut body = all.clone();
+    let sent = body.as_object_mut().expect("an object");
+    sent.remove("frozen");
+    sent["velocity_limits"].as_object_mut().expect("an object").remove("per_month");
+    let account = teller.post("/v2/accounts", body).is(201);
+    let batch = json!({ "items": [{ "type": "open", "name": "in a batch", "overdraft_limit": "0" }] });
+    let in_a_batch = teller.post("/v2/batches", batch).is(200)["results"][0]["result"].clone();
+    teller.delete("/accounts/plain").is(204);
+    teller.delete(&format!("/v2/accounts/{}", text(&account["id"]))).is(204);
+    let set = |name: &str, overdraft_limit: Value| {
+        json!({
+            "name": name,
+            "currency": "USD",
+            "overdraft_limit": overdraft_limit,
+            "frozen": false,
+            "reference": null,
+            "metadata": {},
+            "unique_reference": false,
+            "velocity_limits": null,
+        })
+    };
+    let expected = [
+        (&plain["id"], set("plain", Value::Null)),
+        (&account["id"], all),
+        (&in_a_batch["id"], set("in a batch", json!("0.00"))),
+    ];
+    for restart in [false, true] {
+        if restart {
+            teller.restart();
+        }
+        let [openings, closings] = ["opening", "closing"].map(|kind| teller.events(kind));
+        assert_eq!((openings.len(), closings.len()), (3, 2));
+        for (place, (id, changes)) in expected.iter().enumerate() {
+            let path = format!("/v2/accounts/{}", text(id));
+            let leads_there = |event: &&Value| event["_links"]["account"]["href"] == path;
+            let opening = openings.iter().find(leads_there).expect("it is told");
+            assert_eq!((&opening["changes"], &opening["reference"]), (changes, &Value::Null));
+            assert_eq!(relations(opening), ["account", "self"]);
+            let closing = closings.iter().find(leads_there);
+            assert_eq!(closing.is_some(), place < 2, "{path}");
+            let said = |closing: &Value| closing.get("changes").or(closing.get("link")).is_some();
+            assert!(!closing.is_some_and(said), "{closing:?}");
+        }
+    }
+    teller.end();
+}
+
 #[test]
 fn each_currency_has_its_own_decimals() {
     let teller = Teller::start();
@@ -156,9 +218,9 @@ fn a_merge_patch_changes_what_it_names() {
     assert_eq!((&change["changes"], relations(&change)), (&changes, vec!["account", "self"]));
     assert_eq!(change["_links"]["account"]["href"], format!("/v2/accounts/{}", teller.id(&account)));
     assert_eq!(teller.get(&format!("/v2/transactions/{}", text(&change["id"]))).is(200), change);
-    let event = &teller.get("/v2/events?types=amendment").is(200)["items"][0];
+    let event = &teller.events("amendment")[0];
     assert_eq!((&event["id"], &event["changes"]), (&change["id"], &changes));
-    let other = &teller.get("/v2/events?types=opening").is(200)["items"][0];
+    let other = &teller.events("deposit")[0];
     assert_eq!((other.get("changes"), relations(other)), (None, vec!["self"]));
     assert_eq!((&change["type"], patched.header("etag")), (&json!("amendment"), "\"3\""));
     assert_eq!(sides(&change), [side("0.00", "10.00", "0.00", 3)]);

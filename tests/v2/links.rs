@@ -66,6 +66,38 @@ fn accounts_are_linked_and_unlinked() {
     teller.end();
 }
 
+/// Their events said neither who was linked to whom, nor for what.
+#[test]
+fn linking_and_unlinking_say_what_became_of_the_link() {
+    let mut teller = Teller::start();
+    // What happens to the protector stands first in the log: its shard has the lower number.
+    let [protector, account] = teller.open_each([(0, "0"), (1, "0")]);
+    let (id, protector_id) = (teller.id(&account), teller.id(&protector));
+    let path = format!("/v2/accounts/{account}/links/{protector}");
+    for kind in ["related", "overdraft-protection", "related", "overdraft-protection"] {
+        teller.put(&path, json!({ "kind": kind }));
+    }
+    teller.delete(&path).is(204);
+    let link = |kind: Value| json!({ "account_id": id, "linked_account_id": protector_id, "kind": kind });
+    for restart in [false, true] {
+        if restart {
+            teller.restart();
+        }
+        let (linkings, unlinkings) = (teller.events("linking"), teller.events("unlinking"));
+        let told: Vec<_> = linkings.iter().chain(&unlinkings).map(|event| event["link"].clone()).collect();
+        let kinds = [json!("related"), json!("overdraft-protection")];
+        let expected: Vec<_> = [&kinds[..], &kinds, &[Value::Null]].concat().into_iter().map(link).collect();
+        assert_eq!(told, expected);
+        for event in linkings.iter().chain(&unlinkings) {
+            assert_eq!((relations(event), event.get("changes")), (vec!["account", "self"], None));
+            assert_eq!(event["_links"]["account"]["href"], format!("/v2/accounts/{id}"));
+        }
+        assert_eq!(sides(&linkings[0]).len(), 1);
+        assert_eq!(linkings[1]["accounts"][0]["account_id"], *protector_id, "{}", linkings[1]);
+    }
+    teller.end();
+}
+
 #[test]
 fn a_refusal_says_which_of_the_two_accounts_it_is_about() {
     let teller = Teller::start();

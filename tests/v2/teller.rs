@@ -183,6 +183,35 @@ impl Teller {
         references.map(|reference| text(&self.account(reference)["posted"]))
     }
 
+    /// All events of a type. Pages and streams tell the same of them, and so do the transactions themselves, but for who
+    /// reversed them; and each account's history says what was changed in the same words.
+    #[track_caller]
+    pub(crate) fn events(&self, kind: &str) -> Vec<Value> {
+        let path = format!("/v2/events?types={kind}");
+        let page = self.get(&path).is(200);
+        let events = page["items"].as_array().expect("a list").clone();
+        let path = format!("{path}&limit={}", events.len());
+        let stream = self.send("GET", &path, &[("accept", "text/event-stream")], "");
+        let data = stream.text().lines().filter_map(|line| line.strip_prefix("data: "));
+        let streamed: Vec<Value> = data.map(|data| serde_json::from_str(data).expect("JSON")).collect();
+        assert_eq!(streamed, events);
+        for event in &events {
+            let mut transaction = self.get(&text(&event["_links"]["self"]["href"])).is(200);
+            transaction.as_object_mut().expect("an object").remove("reversed_by");
+            assert_eq!(transaction, *event);
+            for side in event["accounts"].as_array().expect("a list") {
+                let path = format!("/v2/accounts/{}/transactions?types={kind}", text(&side["account_id"]));
+                let history = self.get(&path).is(200);
+                let mut entries = history["items"].as_array().expect("a list").iter();
+                let entry = entries.find(|entry| entry["id"] == event["id"]).expect("it is there");
+                for member in ["changes", "link"] {
+                    assert_eq!(entry.get(member), event.get(member), "{entry}");
+                }
+            }
+        }
+        events
+    }
+
     /// Everything that a list of the accounts shows, by id: to be compared.
     #[track_caller]
     pub(crate) fn everything(&self) -> HashMap<String, Value> {

@@ -3,13 +3,14 @@
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::accounts::{AllowanceLeft, VelocityLimitsKept};
+use super::accounts::AllowanceLeft;
+use super::changes::{AccountChanges, LinkChange, Subject};
 use super::links::{Linked, Links, Relation};
 use super::schema::{Describe, Schemas};
 use super::write::{Id, IfAny, MoneyText, Time, Write, array, resource, text};
 use crate::bank::Executed;
 use crate::ledger::{
-    self, AccountChange, Amended, Currency, Effect, Kind, Reference, ShardId, TransactionId, TransactionType,
+    self, AccountChange, Currency, Effect, Kind, Reference, ShardId, TransactionId, TransactionType,
 };
 
 resource! {
@@ -23,12 +24,14 @@ resource! {
         dry_run: bool,
         /// The accounts that it changed, and how each stands after it.
         accounts: Sides<'a>,
-        /// The client's reference.
+        /// The client's reference. That of an account which it opened is in `changes`.
         reference: Option<&'a Reference>,
-        /// The client's metadata.
+        /// The client's metadata. That of an account which it opened is in `changes`.
         metadata: &'a ledger::Metadata,
-        /// What an amendment set; nothing else has it.
-        changes: IfAny<AmendmentChanges<'a>>,
+        /// What an opening or amendment set; nothing else has it.
+        changes: IfAny<AccountChanges<'a>>,
+        /// What a linking or unlinking made of a link; nothing else has it.
+        link: IfAny<LinkChange>,
         /// The hold that it captured, voided or let expire.
         hold_id: Option<Id>,
         /// The transfer that it pays back.
@@ -40,36 +43,6 @@ resource! {
         created: Time,
         /// Where to go from here.
         links as "_links": Links<DetailLinks>,
-    }
-}
-
-resource! {
-    /// What an amendment set of an account's terms. What it left as it was is not there.
-    pub(in crate::http) struct AmendmentChanges<'a> {
-        /// The account's own overdraft limit; null if it went back to the service's.
-        overdraft_limit: IfAny<Option<MoneyText>>,
-        /// Whether it is frozen.
-        frozen: IfAny<bool>,
-        /// All of its metadata as it was then, with the entries that were there before.
-        metadata: IfAny<&'a ledger::Metadata>,
-        /// All of its velocity limits as they were then; null if none were left.
-        velocity_limits: IfAny<Option<VelocityLimitsKept>>,
-    }
-}
-
-impl<'a> AmendmentChanges<'a> {
-    fn of(amended: &'a Amended, currency: Currency) -> AmendmentChanges<'a> {
-        let limits = amended.velocity.map(|limits| Some(limits).filter(|limits| !limits.is_empty()));
-        AmendmentChanges {
-            overdraft_limit: IfAny(
-                amended.overdraft_limit.map(|limit| limit.map(|limit| MoneyText(limit, currency))),
-            ),
-            frozen: IfAny(amended.frozen),
-            metadata: IfAny(amended.metadata.as_ref()),
-            velocity_limits: IfAny(
-                limits.map(|limits| limits.map(|limits| VelocityLimitsKept::of(limits, currency))),
-            ),
-        }
     }
 }
 
@@ -143,8 +116,8 @@ impl<'a> TransactionDetail<'a> {
             _ => (None, None),
         };
         let id = executed.id.to_uuid();
-        let amended = amended_by(executed);
-        let account = amended.as_ref().map(|(account, _)| *account);
+        let subject = Subject::of(decision);
+        let account = subject.map(|subject| subject.account.to_uuid());
         let can_be_reversed = decision.kind == Kind::Transfer && reversed_by.is_none();
         TransactionDetail {
             id: Some(Id(id)),
@@ -153,7 +126,8 @@ impl<'a> TransactionDetail<'a> {
             accounts: Sides(decision),
             reference: decision.note.reference.as_ref(),
             metadata: &decision.note.metadata,
-            changes: IfAny(amended.map(|(_, changes)| changes)),
+            changes: IfAny(subject.and_then(AccountChanges::of)),
+            link: IfAny(subject.and_then(LinkChange::of)),
             hold_id: hold.map(Id),
             reversal_of: reversal_of.map(Id),
             reversed_by: IfAny(Some(reversed_by.map(|by| Id(by.to_uuid())))),
@@ -177,18 +151,6 @@ impl<'a> TransactionDetail<'a> {
         detail.links.0 = DetailLinks { exists: false, hold: None, can_be_reversed: false, ..detail.links.0 };
         detail
     }
-}
-
-/// The account that an amendment is about, and what it set.
-fn amended_by(executed: &Executed) -> Option<(Uuid, AmendmentChanges<'_>)> {
-    if executed.decision.kind != Kind::Amendment {
-        return None;
-    }
-    let (shard, effect) = executed.decision.effects().next()?;
-    let AccountChange::Amended(amended) = &effect.change else {
-        return None;
-    };
-    Some((effect.account_id(shard).to_uuid(), AmendmentChanges::of(amended, effect.currency)))
 }
 
 /// The hold that was placed.
@@ -282,7 +244,7 @@ impl Linked for DetailLinks {
             name: "account",
             path: "/v2/accounts/{account}",
             offered: |links| links.account.is_some(),
-            meaning: "The account that an amendment is about.",
+            meaning: "The account that an opening, amendment, closing, linking or unlinking is about.",
         },
     ];
 

@@ -8,6 +8,7 @@
 pub(super) mod account_links;
 mod accounts;
 pub(super) mod batches;
+mod changes;
 pub(super) mod detail;
 pub(super) mod events;
 pub(super) mod holds;

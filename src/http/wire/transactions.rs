@@ -4,12 +4,13 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::accounts::AllowanceLeft;
+use super::changes::{AccountChanges, LinkChange, Subject};
 use super::links::{Linked, Links, PageLinks, Relation};
 use super::metadata::Metadata;
 use super::read::body;
 use super::schema::{Describe, Schemas};
 use super::values::{AmountNumber, AmountText};
-use super::write::{Id, MoneyNumber, MoneyText, Seconds, Text, Time, Write, plain_text, resource};
+use super::write::{Id, IfAny, MoneyNumber, MoneyText, Seconds, Text, Time, Write, plain_text, resource};
 use crate::bank::{self, AccountEntry};
 use crate::ledger::{
     self, AccountId, AccountName, Currency, Direction, Effect, Kind, Reference, TransactionType,
@@ -92,10 +93,14 @@ resource! {
         version: u64,
         /// What could still leave the account after it, if it was a debit and the account had velocity limits; else null.
         allowance: Option<AllowanceLeft>,
-        /// The client's reference.
+        /// The client's reference. That of an account which it opened is in `changes`.
         reference: Option<&'a Reference>,
-        /// The client's metadata.
+        /// The client's metadata. That of an account which it opened is in `changes`.
         metadata: &'a ledger::Metadata,
+        /// What an opening or amendment set; nothing else has it.
+        changes: IfAny<AccountChanges<'a>>,
+        /// What a linking or unlinking made of a link; nothing else has it.
+        link: IfAny<LinkChange>,
         /// The other accounts that it touched.
         counterparties: Vec<Counterparty>,
         /// The hold that it placed, captured, voided or let expire.
@@ -125,6 +130,7 @@ impl<'a> Transaction<'a> {
     /// An entry of an account's history.
     pub(in crate::http) fn of(entry: &'a AccountEntry) -> Transaction<'a> {
         let (effect, note) = (entry.effect(), &entry.executed.decision.note);
+        let subject = Subject::of(&entry.executed.decision);
         let (id, account) = (entry.executed.id.to_uuid(), entry.account.to_uuid());
         let hold = entry.hold().map(|hold| hold.to_uuid());
         let reversal_of = match entry.executed.decision.kind {
@@ -149,6 +155,8 @@ impl<'a> Transaction<'a> {
             allowance: AllowanceLeft::after(effect),
             reference: note.reference.as_ref(),
             metadata: &note.metadata,
+            changes: IfAny(subject.and_then(AccountChanges::of)),
+            link: IfAny(subject.and_then(LinkChange::of)),
             counterparties: entry.others().map(counterparty).collect(),
             hold_id: hold.map(Id),
             reversal_of: reversal_of.map(Id),
