@@ -173,7 +173,10 @@ fn a_refused_operation_has_pulled_nothing() {
     let [a, b, c] = teller.open_each([(0, "1"), (1, "10"), (2, "0")]);
     protect(&teller, &a, &b).is(201);
     let before = teller.everything();
-    teller.post("/v2/transfers?dry_run=true", json!({ "from": a, "to": c, "amount": "5" })).is(200);
+    // A dry run shows what was asked for only, and counts what would be pulled for it: a's version goes from 3 to 5.
+    let body = json!({ "from": a, "to": c, "amount": "5" });
+    let dry = teller.post("/v2/transfers?dry_run=true", body).is(200);
+    assert_eq!(sides(&dry), [side("-5.00", "0.00", "0.00", 5), side("5.00", "5.00", "0.00", 2)]);
     let legs = json!({ "legs": [
         { "account": a, "amount": "-5" }, { "account": c, "amount": "-1" }, { "account": b, "amount": "6" },
     ] });

@@ -29,7 +29,8 @@ pub(in crate::http) static PLACE: Operation = Operation {
     summary: "Reserve money",
     details: "It stays in the account but is not available, until it is captured, voided, or its time is over. Its \
         `reference` and `metadata` are kept with the transaction that this is: `transaction_id` of the reply. A dry \
-        run says what would happen, changes nothing, and is answered with 200.",
+        run says what would happen, changes nothing, and is answered with 200. What overdraft protection pulls for the hold is \
+        a transaction of its own before it, which no reply shows, a dry run's neither, but the account's version counts.",
     query: DryRunQuery::SHAPE,
     headers: KEYED,
     request: Some(RequestBody::json::<HoldRequest>()),

@@ -31,8 +31,9 @@ pub(in crate::http) static TRANSFER: Operation = Operation {
     id: "transfer",
     summary: "Move money between accounts",
     details: "All or nothing, whichever accounts they are: whoever has seen one side can see the other. If the payer \
-        lacks funds, accounts that protect its overdraft help out; those pulls are transactions of their own. A dry \
-        run says what would happen, changes nothing, and is answered with 200.",
+        lacks funds, accounts that protect its overdraft help out; those pulls are transactions of their own, which come \
+        before it: the reply does not show them, but its versions count them. A dry run says what would happen, changes \
+        nothing, and is answered with 200; it does not show the pulls that there would be either, and counts them.",
     query: DryRunQuery::SHAPE,
     headers: KEYED,
     request: Some(RequestBody::json::<Transfer>()),

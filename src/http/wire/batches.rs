@@ -485,7 +485,8 @@ pub(in crate::http) struct ItemResult {
     pub(in crate::http) body: ItemBody,
 }
 
-/// What an item would have been answered.
+/// What an item made, or why it was refused. What it made is told as the ledger has it, also where its request would be
+/// answered with what one account sees.
 pub(in crate::http) enum ItemBody {
     Resource(Vec<u8>),
     Problem(Vec<u8>),
@@ -504,6 +505,9 @@ impl Describe for ItemResult {
                 ],
             });
             let meaning = format!("Why it was refused: `{}`.", codes.join("`, `"));
+            let made = "What it made: of `open` an `Account`, of `hold` a `HoldResource`, of all others a \
+                `TransactionDetail`. The request of its own that a deposit or withdrawal has is answered with a `Transaction`, \
+                which is the same as its account sees it: the `balance` there is `posted` of the only one of `accounts` here.";
             json!({
                 "type": "object",
                 "description": "What became of one item.",
@@ -514,7 +518,7 @@ impl Describe for ItemResult {
                         "type": "boolean",
                         "description": "Whether an earlier request with the same key did it.",
                     },
-                    "result": { "anyOf": resources, "description": "What it would have been answered." },
+                    "result": { "anyOf": resources, "description": made },
                     "problem": with_meaning(problem, &meaning),
                 },
                 "required": ["index", "status", "replayed"],

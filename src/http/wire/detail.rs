@@ -32,7 +32,7 @@ resource! {
         changes: IfAny<AccountChanges<'a>>,
         /// What a linking or unlinking made of a link; nothing else has it.
         link: IfAny<LinkChange>,
-        /// The hold that it captured, voided or let expire.
+        /// The hold that it placed, captured, voided or let expire.
         hold_id: Option<Id>,
         /// The transfer that it pays back.
         reversal_of: Option<Id>,
