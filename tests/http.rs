@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -569,6 +570,9 @@ async fn bodies_are_taken_as_the_document_says() {
             if form.code() == "unsupported-media-type" {
                 let detail = form.json()["errors"][0]["detail"].as_str().unwrap().to_owned();
                 assert!(named.iter().all(|media_type| detail.contains(media_type)), "{what}: {detail}");
+                let told = form.header("accept-patch").split(", ").collect::<BTreeSet<_>>();
+                let expected = if method == "PATCH" { named } else { vec![""] };
+                assert_eq!(told, BTreeSet::from_iter(expected), "{what}");
             }
         }
     }
@@ -656,7 +660,24 @@ async fn head_is_get_without_a_body_and_options_tells_the_methods() {
         assert_eq!((options.status.as_u16(), options.header("allow")), (204, allow));
         let refused = service.send("PATCH", path, &[], "").await;
         assert_eq!((refused.code().as_str(), refused.header("allow")), ("method-not-allowed", allow));
+        assert_eq!((options.header("accept-patch"), refused.header("accept-patch")), ("", ""));
     }
+    // What a PATCH may be is told with the methods, and where it is refused (RFC 5789, 2.2 and 3.1).
+    let options = service.send("OPTIONS", "/v2/accounts/name:a", &[], "").await;
+    let types = "application/merge-patch+json, application/json";
+    assert_eq!(
+        (options.header("allow"), options.header("accept-patch")),
+        ("GET, HEAD, PATCH, DELETE, OPTIONS", types)
+    );
+    let form = [("content-type", "application/json-patch+json")];
+    let refused = service.send("PATCH", "/v2/accounts/name:a", &form, "[]").await;
+    assert_eq!((refused.status.as_u16(), refused.header("accept-patch")), (415, types));
+    // `*` is the service as a whole (RFC 9110, 9.3.7). It was not found.
+    let all = service.send_bytes(b"OPTIONS * HTTP/1.1\r\nhost: x\r\n\r\n", true).await;
+    let (all, _) = Reply::parse(&all).expect("a reply");
+    assert_eq!(all.status, 204);
+    assert_eq!(all.header("allow"), "POST, GET, HEAD, DELETE, PATCH, PUT, OPTIONS");
+    assert_eq!(all.header("accept-patch"), "", "it depends on the resource");
     service.stop().await;
 }
 

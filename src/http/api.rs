@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 
 use super::URI_BYTES_MAX;
 use super::call::{Call, LARGE_BODIES_MAX};
-use super::headers::{self, Headers, RequestId, X_REQUEST_ID};
+use super::headers::{self, ACCEPT_PATCH, Headers, RequestId, X_REQUEST_ID};
 use super::listener::{Limits, Vigil};
 use super::metrics::{InFlight, Metrics};
 use super::operation::{Operation, WITHOUT_OPERATION};
@@ -179,8 +179,8 @@ impl Api {
             let mut has_whole_body = false;
             let answer = 'answer: {
                 let (found, operation) = match check(&parts, &headers, found) {
-                    Ok((found, Some(operation))) => (found, operation),
-                    Ok((found, None)) => break 'answer Ok(Answer::Now(options(found.route))),
+                    Ok(Asked::Operation(found, operation)) => (found, operation),
+                    Ok(Asked::Methods(route)) => break 'answer Ok(Answer::Now(options(route))),
                     Err(problem) => break 'answer Err(problem),
                 };
                 let (parts, headers, body, request_id) = (&parts, &headers, &mut body, &request_id);
@@ -282,32 +282,40 @@ impl Api {
     }
 }
 
-/// The checks that every request passes, in the order in which their refusals win; see the module. What passes them
-/// without an operation asks for the methods that there are.
-fn check<'p>(
-    parts: &Parts,
-    headers: &Headers<'_>,
-    found: Option<Found<'p>>,
-) -> Result<(Found<'p>, Option<&'static Operation>), Problem> {
+/// What a request asks for.
+enum Asked<'p> {
+    /// That something is done.
+    Operation(Found<'p>, &'static Operation),
+    /// Which methods there are: of a route, or, for `*`, at all (RFC 9110, 9.3.7).
+    Methods(Option<&'static Route>),
+}
+
+/// The checks that every request passes, in the order in which their refusals win; see the module.
+fn check<'p>(parts: &Parts, headers: &Headers<'_>, found: Option<Found<'p>>) -> Result<Asked<'p>, Problem> {
     let uri_bytes = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
     if uri_bytes > URI_BYTES_MAX {
         return Err(Problem::plain(Code::UriTooLong));
     }
     headers::check_host(headers, parts.version)?;
+    if parts.method == Method::OPTIONS && parts.uri.path() == "*" {
+        return Ok(Asked::Methods(None));
+    }
     let found = found.ok_or_else(|| Problem::plain(Code::NotFound))?;
     if parts.method == Method::OPTIONS {
         // What a query would mean depends on the method that it is for: none of them is asked for here.
-        return Ok((found, None));
+        return Ok(Asked::Methods(Some(found.route)));
     }
     let operation =
         found.route.operation(&parts.method).ok_or_else(|| Problem::plain(Code::MethodNotAllowed))?;
-    Ok((found, Some(operation)))
+    Ok(Asked::Operation(found, operation))
 }
 
-/// The reply that says which methods a route has.
-fn options(route: &Route) -> Reply {
+/// The reply that says which methods a route has, or all together.
+fn options(route: Option<&Route>) -> Reply {
     let mut reply = reply::empty(StatusCode::NO_CONTENT);
-    reply.headers_mut().insert(ALLOW, route.allow());
+    let headers = reply.headers_mut();
+    headers.insert(ALLOW, route.map_or_else(routes::allow_anywhere, Route::allow));
+    headers.extend(route.and_then(Route::accept_patch).map(|types| (ACCEPT_PATCH.clone(), types)));
     reply
 }
 
@@ -329,11 +337,14 @@ fn refuse(problem: &Problem, kept: &Kept<'_>, route: Option<&'static Route>) -> 
         problem.code
     );
     let mut reply = problem.respond(route.map_or(Version::One, |route| route.version), request_id);
-    if problem.code == Code::MethodNotAllowed
-        && let Some(route) = route
-    {
-        reply.headers_mut().insert(ALLOW, route.allow());
-    }
+    let advice = match problem.code {
+        Code::MethodNotAllowed => route.map(|route| (ALLOW, route.allow())),
+        Code::UnsupportedMediaType if kept.method == Method::PATCH => {
+            route.and_then(Route::accept_patch).map(|types| (ACCEPT_PATCH.clone(), types))
+        }
+        _ => None,
+    };
+    reply.headers_mut().extend(advice);
     reply
 }
 

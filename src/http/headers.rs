@@ -35,6 +35,7 @@ const FINGERPRINT_DOMAIN: &[u8; 32] = b"teller idempotency fingerprint 1";
 pub(super) const MERGE_PATCH: &str = "application/merge-patch+json";
 
 pub(super) static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+pub(super) static ACCEPT_PATCH: HeaderName = HeaderName::from_static("accept-patch");
 static IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 pub(super) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");

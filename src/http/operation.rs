@@ -192,6 +192,7 @@ pub(super) enum ReplyHeader {
     RequestId,
     CacheControl,
     Allow,
+    AcceptPatch,
     ETag,
     Location,
     Link,

@@ -170,6 +170,26 @@ pub(super) fn find(path: &str) -> Option<Found<'_>> {
     Some(Found { index, route: &ROUTES[index], segments })
 }
 
+/// The methods that are allowed somewhere, for the header `Allow`.
+pub(super) fn allow_anywhere() -> HeaderValue {
+    allow(ROUTES.iter().flat_map(|route| route.operations).map(|(method, _)| method))
+}
+
+/// Methods as the header `Allow` has them, each once, with those that come by themselves.
+fn allow<'m>(methods: impl Iterator<Item = &'m Method>) -> HeaderValue {
+    let mut names = Vec::new();
+    for method in methods {
+        if !names.contains(&method.as_str()) {
+            names.push(method.as_str());
+            if method == Method::GET {
+                names.push("HEAD");
+            }
+        }
+    }
+    names.push("OPTIONS");
+    HeaderValue::from_str(&names.join(", ")).expect("methods fit in a header")
+}
+
 impl Route {
     /// What a method does here.
     pub(super) fn operation(&self, method: &Method) -> Option<&'static Operation> {
@@ -180,15 +200,14 @@ impl Route {
 
     /// The methods that are allowed here, for the header of that name.
     pub(super) fn allow(&self) -> HeaderValue {
-        let mut methods: Vec<&str> = Vec::new();
-        for (method, _) in self.operations {
-            methods.push(method.as_str());
-            if method == Method::GET {
-                methods.push("HEAD");
-            }
-        }
-        methods.push("OPTIONS");
-        HeaderValue::from_str(&methods.join(", ")).expect("methods fit in a header")
+        allow(self.operations.iter().map(|(method, _)| method))
+    }
+
+    /// The media types that a PATCH may have here, for the header `Accept-Patch` (RFC 5789, 3.1), if there is one.
+    pub(super) fn accept_patch(&self) -> Option<HeaderValue> {
+        let request = self.operation(&Method::PATCH)?.request?;
+        let media_types: Vec<&str> = request.media_types().collect();
+        Some(HeaderValue::from_str(&media_types.join(", ")).expect("media types fit in a header"))
     }
 
     /// Its address as an RFC 6570 template, with the parameters of reading.

@@ -6,6 +6,7 @@
 
 pub(super) mod docs;
 
+use hyper::Method;
 use serde_json::{Map, Value, json};
 
 use super::operation::{Operation, ReplyHeader, RequestHeader, WITHOUT_OPERATION};
@@ -22,7 +23,8 @@ A ledger of bank accounts. What it has acknowledged is durable, and it never rou
 Start at `GET /` and follow `_links`. Version 2 (`/v2/...`) writes amounts as texts with the currency's decimals; \
 version 1 (`/accounts`, `/transactions`) is the original service's wire, with amounts as numbers.
 
-Every path that has GET has HEAD too, and every path has OPTIONS. A refusal is `application/problem+json`; its \
+Every path that has GET has HEAD too, and every path has OPTIONS, which tells its methods (`Allow`) and what its PATCH \
+takes (`Accept-Patch`); `OPTIONS *` tells all methods. A refusal is `application/problem+json`; its \
 `code` is one of `/problems`. A POST, PATCH or DELETE may carry an `Idempotency-Key`: sent again, it takes \
 effect once and gets the first reply; PUT needs none. Unknown fields and parameters are refused, never ignored. In a \
 query a `+` is a space; a plus is `%2B`, but in the offset of a time it may stand as it is.";
@@ -39,12 +41,12 @@ pub(super) fn document() -> Value {
             path.insert("parameters".to_owned(), variables.into());
         }
         for (method, operation) in route.operations {
-            let described = describe_operation(route, operation, &mut schemas);
+            let described = describe_operation(route, method, operation, &mut schemas);
             path.insert(method.as_str().to_ascii_lowercase(), described);
         }
         paths.insert(route.pattern.to_owned(), path.into());
     }
-    let otherwise = responses_of(WITHOUT_OPERATION.iter().copied(), false, &mut schemas);
+    let otherwise = responses_of(WITHOUT_OPERATION.iter().copied(), None, &mut schemas);
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -101,7 +103,7 @@ fn path_parameter(name: &str, schemas: &mut Schemas) -> Value {
     with_meaning(json!({ "name": name, "in": "path", "required": true, "schema": schema }), meaning)
 }
 
-fn describe_operation(route: &Route, operation: &Operation, schemas: &mut Schemas) -> Value {
+fn describe_operation(route: &Route, method: &Method, operation: &Operation, schemas: &mut Schemas) -> Value {
     let mut parameters = (operation.query.describe)(schemas);
     parameters.push(reference("parameters", RequestHeader::XRequestId.component()));
     let headers = operation.headers.iter();
@@ -111,7 +113,7 @@ fn describe_operation(route: &Route, operation: &Operation, schemas: &mut Schema
         "summary": operation.summary,
         "tags": [tag_of(route)],
         "parameters": parameters,
-        "responses": describe_responses(operation, schemas),
+        "responses": describe_responses(method, operation, schemas),
     });
     if !operation.details.is_empty() {
         described["description"] = operation.details.into();
@@ -132,7 +134,7 @@ fn describe_operation(route: &Route, operation: &Operation, schemas: &mut Schema
     described
 }
 
-fn describe_responses(operation: &Operation, schemas: &mut Schemas) -> Value {
+fn describe_responses(method: &Method, operation: &Operation, schemas: &mut Schemas) -> Value {
     let success = operation.success;
     let mut reply = json!({
         "description": success.meaning,
@@ -175,14 +177,14 @@ fn describe_responses(operation: &Operation, schemas: &mut Schemas) -> Value {
         });
         responses.insert("304".to_owned(), unchanged);
     }
-    responses.extend(responses_of(operation.codes(), operation.is_keyed(), schemas));
+    responses.extend(responses_of(operation.codes(), Some((method, operation)), schemas));
     responses.into()
 }
 
 /// What is answered with these problems: one response a status, which names the codes that it can have.
 fn responses_of(
     codes: impl Iterator<Item = Code>,
-    is_keyed: bool,
+    of: Option<(&Method, &Operation)>,
     schemas: &mut Schemas,
 ) -> Map<String, Value> {
     let problem = Problem::describe(schemas);
@@ -202,12 +204,17 @@ fn responses_of(
         if codes.contains(&Code::MethodNotAllowed) {
             certain.push(ReplyHeader::Allow);
         }
+        if codes.contains(&Code::UnsupportedMediaType)
+            && of.is_some_and(|(method, _)| method == Method::PATCH)
+        {
+            certain.push(ReplyHeader::AcceptPatch);
+        }
         if codes.iter().all(retry) {
             certain.push(ReplyHeader::RetryAfter);
         } else if codes.iter().any(retry) {
             at_times.push(ReplyHeader::RetryAfter);
         }
-        if is_keyed {
+        if of.is_some_and(|(_, operation)| operation.is_keyed()) {
             at_times.push(ReplyHeader::IdempotentReplayed);
         }
         let schema = json!({
@@ -322,6 +329,7 @@ impl ReplyHeader {
         ReplyHeader::RequestId,
         ReplyHeader::CacheControl,
         ReplyHeader::Allow,
+        ReplyHeader::AcceptPatch,
         ReplyHeader::ETag,
         ReplyHeader::Location,
         ReplyHeader::Link,
@@ -339,6 +347,7 @@ impl ReplyHeader {
             ReplyHeader::RequestId => "X-Request-Id",
             ReplyHeader::CacheControl => "Cache-Control",
             ReplyHeader::Allow => "Allow",
+            ReplyHeader::AcceptPatch => "Accept-Patch",
             ReplyHeader::ETag => "ETag",
             ReplyHeader::Location => "Location",
             ReplyHeader::Link => "Link",
@@ -362,6 +371,7 @@ impl ReplyHeader {
                 (json!({ "type": "string" }), "For how long the reply may be used without asking again.")
             }
             ReplyHeader::Allow => (json!({ "type": "string" }), "The methods that there are."),
+            ReplyHeader::AcceptPatch => (json!({ "type": "string" }), "The media types that PATCH takes."),
             ReplyHeader::ETag => (
                 json!({ "type": "string", "pattern": "^\"[!#-~]+\"$" }),
                 "What tells this representation from others: of an account its version.",
