@@ -273,6 +273,7 @@ fn wrong_headers() -> Vec<Case> {
             "invalid-if-match",
             &[":If-Match"],
         ),
+        with(&format!("{DEPOSIT}\nif-match: \"02\""), ONE, 400, "invalid-if-match", &[":If-Match"]),
         with(&format!("{WITHDRAW}\nif-match: \"x\""), ONE, 400, "invalid-if-match", &[":If-Match"]),
         bare("DELETE /accounts/bob\nif-match: \"-1\"", 400, "invalid-if-match", &[":If-Match"]),
         with(

@@ -482,7 +482,8 @@ fn hash(domain: &[u8; 32], parts: &[&[u8]]) -> [u8; 16] {
 
 /// The version that the account has to be at, if the client cares: `If-Match: "7"`. `*` asks that the account
 /// exists, which every change does anyway. Lists and weak tags are refused: no account is at two versions, and
-/// a weak tag matches nothing here.
+/// a weak tag matches nothing here. So is what can be no version's: tags are compared character by character (RFC 9110,
+/// 8.8.3.2), and `"07"` is not the seventh's.
 pub(super) fn if_match(headers: &Headers<'_>) -> Result<Option<u64>, Problem> {
     let invalid = |detail| Problem::at(Code::InvalidIfMatch, Place::Header("If-Match"), detail);
     let value = match headers.if_match {
@@ -497,7 +498,7 @@ pub(super) fn if_match(headers: &Headers<'_>) -> Result<Option<u64>, Problem> {
         .to_str()
         .ok()
         .and_then(|text| text.strip_prefix('"')?.strip_suffix('"'))
-        .filter(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
+        .filter(|digits| !digits.starts_with('0') && digits.bytes().all(|byte| byte.is_ascii_digit()))
         .and_then(|digits| digits.parse().ok())
         .map(Some)
         .ok_or_else(|| invalid("must be one ETag of an account, such as \"7\", or *"))
@@ -766,7 +767,13 @@ mod tests {
         assert_eq!(parse("\"7\"").unwrap(), Some(7));
         assert_eq!(parse("*").unwrap(), None);
         assert_eq!(if_match(&Headers::of(&HeaderMap::new())).unwrap(), None);
-        for bad in ["7", "\"\"", "W/\"7\"", "\"7\", \"8\"", "\"-1\"", "\"99999999999999999999\"", ""] {
+        for bad in
+            ["7", "\"\"", "W/\"7\"", "\"7\", \"8\"", "\"-1\"", "\"+7\"", "\"99999999999999999999\"", ""]
+        {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+        // It was taken for the seventh version's.
+        for bad in ["\"07\"", "\"0\"", "\"00\""] {
             assert!(parse(bad).is_err(), "{bad}");
         }
         let two = map(&[(&IF_MATCH, "\"1\""), (&IF_MATCH, "\"2\"")]);
@@ -780,7 +787,7 @@ mod tests {
         for yes in ["\"7\"", "W/\"7\"", "*", "\"1\", \"7\"", "\"1\",W/\"7\" ,\"9\"", ",, \"7\""] {
             assert!(matches(yes), "{yes}");
         }
-        for no in ["", "7", "\"8\"", "\"77\"", "\"7", "\"1\" x \"2\""] {
+        for no in ["", "7", "\"8\"", "\"77\"", "\"07\"", "\"7", "\"1\" x \"2\""] {
             assert!(!matches(no), "{no}");
         }
         let two = map(&[(&IF_NONE_MATCH, "\"1\""), (&IF_NONE_MATCH, "\"7\"")]);

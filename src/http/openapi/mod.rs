@@ -304,7 +304,7 @@ impl RequestHeader {
             RequestHeader::IfMatch => (
                 json!({
                     "anyOf": [
-                        { "type": "string", "pattern": "^\"[0-9]{1,19}\"$" },
+                        { "type": "string", "pattern": "^\"[1-9][0-9]{0,18}\"$" },
                         { "type": "string", "enum": ["*"] },
                     ],
                     "examples": ["*"],
