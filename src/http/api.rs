@@ -350,12 +350,10 @@ fn refuse(problem: &Problem, kept: &Kept<'_>, route: Option<&'static Route>) -> 
 
 #[cfg(test)]
 mod tests {
-    use std::io;
     use std::time::Duration;
 
-    use parking_lot::Mutex;
-
     use super::*;
+    use crate::logged::logged;
 
     /// How large what is made of a request is. None can be made here: only a connection has one.
     fn bytes<F>(_: impl FnOnce(Request<Incoming>) -> F) -> usize {
@@ -380,28 +378,10 @@ mod tests {
                     body_unread: false,
                 };
                 let reply = Ok(reply::empty(code.status()));
-                let lines = Lines::default();
-                let writer = lines.clone();
-                let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
-                tracing::subscriber::with_default(subscriber, || api.finish(kept, reply, &vigil));
-                !lines.0.lock().is_empty()
+                !logged(|| api.finish(kept, reply, &vigil)).1.is_empty()
             })
             .collect();
         assert_eq!(warned, [Code::InternalError]);
-    }
-
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
     }
 
     /// The compiler decides how futures are laid out: another one may need other numbers. If this fails, look
