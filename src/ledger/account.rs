@@ -178,9 +178,13 @@ impl Account {
     }
 
     /// What a withdrawal may take (P4): the balance less what is held, and what is left of the overdraft. Below zero
-    /// if the limit was lowered under an overdrawn account.
+    /// if the limit was lowered under an overdrawn account; nothing of a closed one. Of a frozen one it is what the
+    /// balance allows.
     pub fn available(&self, service: OverdraftDefault) -> Amount {
-        available(self.posted, self.held, self.limit(service))
+        match self.status {
+            AccountStatus::Open => available(self.posted, self.held, self.limit(service)),
+            AccountStatus::Closed => Amount::ZERO,
+        }
     }
 }
 

@@ -100,7 +100,7 @@ impl Condition {
 /// What a condition asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Requirement {
-    /// At least so much is available.
+    /// At least so much is available, frozen or not.
     AvailableAtLeast(Quantity),
     /// The account is at this version.
     Version(u64),

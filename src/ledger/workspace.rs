@@ -419,7 +419,8 @@ impl Workspace {
             };
             let index = self.find(&condition.account, place)?;
             let account = &self.accounts[index];
-            if is_precondition && account.closed {
+            // Its overdraft limit stays, which nobody can use: nothing about it is a reason to move money.
+            if account.closed {
                 return Err(at(Rejection::AccountClosed, place));
             }
             let met = match condition.requirement {

@@ -127,6 +127,9 @@ impl Model {
     /// What an account can pay.
     pub(crate) fn available(&self, id: AccountId) -> i128 {
         let account = &self.accounts[&id];
+        if account.closed {
+            return 0;
+        }
         account.posted - account.held + self.limit(account)
     }
 
@@ -193,7 +196,7 @@ impl Model {
             let account = &self.accounts[&id];
             let (available, version, currency) = (self.available(id), account.version, account.currency);
             match requirement {
-                Requirement::Match(_) if account.closed => return Err(Rejection::AccountClosed),
+                _ if account.closed => return Err(Rejection::AccountClosed),
                 Requirement::Match(wanted) if *wanted != version => {
                     return Err(Rejection::VersionMismatch { version });
                 }

@@ -156,6 +156,41 @@ fn conditions_are_checked_with_the_transfer() {
     teller.end();
 }
 
+/// A closed account stands at zero and keeps its overdraft limit: by that it met `available_gte`, and money moved.
+#[test]
+fn no_condition_is_met_by_a_closed_account() {
+    let teller = Teller::start();
+    let [a, b] = teller.open_each([(0, "10"), (1, "0")]);
+    let closed = teller.open_as(2, "closed", "0", json!({ "overdraft_limit": "50" }));
+    let id = teller.id(&closed);
+    assert_eq!(teller.account(&id)["available"], "50.00");
+    teller.delete(&format!("/v2/accounts/{closed}")).is(204);
+    let account = teller.account(&id);
+    assert_eq!((&account["available"], &account["overdraft_limit"]), (&json!("0.00"), &json!("50.00")));
+    let listed = teller.everything();
+    assert_eq!(listed[&id], account);
+    for says in [json!({ "available_gte": "50" }), json!({ "available_gte": "-1" }), json!({ "version": 2 })]
+    {
+        let mut condition = says.clone();
+        condition["account"] = json!(id);
+        let with = |mut body: Value| {
+            body["conditions"] = json!([{ "account": a, "version": 2 }, condition]);
+            body
+        };
+        let refused = |path: &str, body: Value| {
+            teller.post(path, with(body)).refused_at(409, "account-closed", "/conditions/1")
+        };
+        refused("/v2/holds", json!({ "account": a, "amount": "1" }));
+        refused("/v2/transfers", json!({ "from": a, "to": b, "amount": "1" }));
+        let item = with(json!({ "type": "withdraw", "account": a, "amount": "1" }));
+        let batch = teller.post("/v2/batches", json!({ "items": [item] })).is(200);
+        let problem = &batch["results"][0]["problem"];
+        assert_eq!((&problem["code"], &batch["executed"]), (&json!("account-closed"), &json!(0)), "{says}");
+    }
+    assert_eq!(teller.everything(), listed);
+    teller.end();
+}
+
 #[test]
 fn a_dry_run_says_what_would_happen_and_writes_nothing() {
     let teller = Teller::start();

@@ -281,7 +281,8 @@ resource! {
         posted: MoneyText,
         /// What pending holds reserve.
         held: MoneyText,
-        /// What a withdrawal may take: the balance less what is held, and the overdraft limit.
+        /// What a withdrawal may take: the balance less what is held, and the overdraft limit; zero once it is closed. Of a
+        /// frozen account it is what the balance allows, and it cannot pay all the same.
         available: MoneyText,
         /// How far below zero the account may go.
         overdraft_limit: MoneyText,

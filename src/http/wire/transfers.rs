@@ -62,11 +62,11 @@ body! {
 }
 
 body! {
-    /// What has to be true of an account: `available_gte`, `version`, or both.
+    /// What has to be true of an account: `available_gte`, `version`, or both. Of a closed account nothing is.
     pub(in crate::http) struct ConditionMembers {
         /// The account.
         account: AccountSelector,
-        /// At least so much is available.
+        /// At least so much is `available`, as the account shows it: a frozen account can meet this and not pay.
         available_gte: Option<AvailableText>,
         /// The account is at this version.
         version: Option<VersionNumber>,
