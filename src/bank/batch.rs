@@ -84,7 +84,7 @@ pub struct BatchOutcome {
 /// How an item ended.
 #[derive(Debug)]
 pub enum BatchResult {
-    /// It was executed, now or by an earlier request with the same key.
+    /// It was executed, now or by an earlier request or item with the same key.
     Done(Done<Executed>),
     /// It was not.
     Refused(Refusal),

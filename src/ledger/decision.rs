@@ -97,11 +97,12 @@ pub enum ItemOutcome {
     },
     /// It was refused.
     Refused(Rejected),
-    /// It was executed before, with the same idempotency key.
+    /// It has ended before, with the same idempotency key: in an earlier request, or earlier in the list.
     Settled(Outcome),
     /// Its idempotency key belongs to another request.
     KeyReused,
-    /// The first request with its idempotency key is still being worked on.
+    /// The first request with its idempotency key is still being worked on. Not written down any more: that was done of
+    /// an item that came twice in a list with a key.
     KeyInFlight,
     /// No further idempotency key could be remembered.
     KeysExhausted,

@@ -213,8 +213,8 @@ pub struct Workspace {
     reversals: HashMap<TransactionId, Option<TransactionId>>,
     references: HashMap<(ShardId, AccountNumber, Reference), TransactionId>,
     keys: HashMap<IdempotencyKey, (KeyStatus, ShardId)>,
-    /// Those that were used in this very list, and by which request.
-    used_keys: HashMap<KeyDigest, IdempotencyKey>,
+    /// Those that were used in this very list: by which request, and where its outcome stands.
+    used_keys: HashMap<KeyDigest, (IdempotencyKey, Outcome)>,
     keys_full: HashSet<ShardId>,
     decided: Vec<Decided>,
     /// The copies as they were before the operation under way.
@@ -294,8 +294,10 @@ impl Workspace {
 
     /// What is known of a key: how the request that it comes with is to be answered at once, if it is.
     pub fn key_outcome(&self, key: &IdempotencyKey) -> Option<ItemOutcome> {
-        if let Some(used) = self.used_keys.get(&key.digest) {
-            return Some(if used == key { ItemOutcome::KeyInFlight } else { ItemOutcome::KeyReused });
+        if let Some((used, outcome)) = self.used_keys.get(&key.digest) {
+            // The same item again stands for what became of the first, as it would in a later list. Where the key's own shard
+            // writes that down nobody knows yet, so what is told is the decision; it is there before any reply is.
+            return Some(if used == key { ItemOutcome::Settled(*outcome) } else { ItemOutcome::KeyReused });
         }
         let (status, home) = self.keys.get(key).expect("each key is asked for");
         match *status {
@@ -376,7 +378,8 @@ impl Workspace {
             } else {
                 part_of(&mut decision.parts, home).key = Some(key);
             }
-            self.used_keys.insert(key.key.digest, key.key);
+            let outcome = Outcome { shard: self.here, sequence: self.next };
+            self.used_keys.insert(key.key.digest, (key.key, outcome));
         }
         if let Some(reference) = &decision.note.reference {
             for part in &decision.parts {

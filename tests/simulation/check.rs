@@ -117,6 +117,15 @@ impl Observation {
                         count(&first_word(format!("{:?}", rejected.rejection)));
                     }
                 }
+                if let (Request::Work(work), [.., ItemReply::Not(ItemOutcome::Settled(_))]) =
+                    (&self.request, &items[..])
+                    && let [before @ .., last] = &work.items[..]
+                    && before.iter().zip(items).any(|(item, reply)| {
+                        item.key == last.key && !matches!(reply, ItemReply::Not(ItemOutcome::Settled(_)))
+                    })
+                {
+                    count("item repeated in its list");
+                }
             }
             _ => {}
         }

@@ -121,8 +121,10 @@ impl Knowledge {
         };
         let settled = |outcome: Outcome, key: IdempotencyKey| {
             let event = event(outcome).expect("a settled key has its event");
-            let used = event.key.expect("which used a key");
-            assert_eq!(used.key, key, "it is this key's event");
+            // An item that repeats one of its own list is told of the decision, whose key another shard may remember.
+            let parts = event.change.decision().map_or(&[][..], |decision| &decision.parts);
+            let mut used = event.key.iter().chain(parts.iter().filter_map(|part| part.key.as_ref()));
+            assert!(used.any(|used| used.key == key), "it is this key's event");
             ended(outcome, &event)
         };
         match reply {
@@ -631,6 +633,10 @@ impl Mind<'_> {
             let key = self.random.percent(if count == 1 { 50 } else { 25 });
             let key = key.then(|| self.homed_key("item", &format!("{operation:?}{conditions:?}")));
             items.push(Item { operation, conditions, key });
+        }
+        if count > 1 && self.random.percent(15) {
+            let keyed = items.iter().find(|item| item.key.is_some()).cloned();
+            items.extend(keyed);
         }
         let atomic = self.random.percent(40);
         let whole = count > 1 && self.random.percent(50);

@@ -113,6 +113,7 @@ const MUST_HAPPEN: &[&str] = &[
     "refusal",
     "batch",
     "settled key",
+    "item repeated in its list",
     "key in flight",
     "key reused",
     "keys exhausted",

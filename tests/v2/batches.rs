@@ -256,8 +256,7 @@ fn an_item_has_a_key_of_its_own() {
     let batch = teller.post("/v2/batches", json!({ "items": items })).is(200);
     let poor = || refused(422, "insufficient-funds");
     assert_eq!(outcomes(&batch)[..3], [done(), poor(), refused(422, "idempotency-key-reused")]);
-    // The first use of the key is in this very batch, which is not on disk yet.
-    assert_eq!(outcomes(&batch)[3], refused(409, "idempotency-key-in-flight"));
+    assert_eq!((&outcomes(&batch)[3], &results(&batch)[3]["replayed"]), (&done(), &json!(true)));
     teller.post(&format!("/v2/accounts/{b}/deposits"), json!({ "amount": "100" })).is(201);
     for restart in [false, true] {
         if restart {
@@ -276,6 +275,58 @@ fn an_item_has_a_key_of_its_own() {
         assert_eq!(outcomes(&again), [reused(), done(), done()]);
     }
     assert_eq!(teller.posted([&a, &b]), ["9.00", "108.00"]);
+    teller.end();
+}
+
+/// P5: the same item again, in one chunk, was refused with 409 `idempotency-key-in-flight`, "retryable"; of a batch that is
+/// all or nothing, or has a key itself, for ever. In a later chunk it was answered as what it is, a repetition.
+#[test]
+fn an_item_that_comes_twice_in_a_batch_happens_once() {
+    let mut teller = Teller::start();
+    let [a, b] = teller.open_each([(0, "100"), (1, "0")]);
+    let item = |amount: &str, key: &str| json!({ "type": "transfer", "from": a, "to": b, "amount": amount, "key": key });
+    let mut batches = Vec::new();
+    // So many that some are remembered by each of the three shards.
+    for number in 0..8 {
+        let (paid, poor) = (item("1", &format!("paid {number}")), item("1000", &format!("poor {number}")));
+        let items = [&paid, &withdraw(&a, "1"), &paid, &poor, &poor, &paid];
+        let body = json!({ "items": items });
+        let reply = teller.post_keyed("/v2/batches", &format!("k {number}"), body.clone());
+        let batch = reply.is(200);
+        let lacking = || refused(422, "insufficient-funds");
+        assert_eq!(outcomes(&batch), [done(), done(), done(), lacking(), lacking(), done()]);
+        assert_eq!((&batch["executed"], &batch["refused"]), (&json!(4), &json!(2)));
+        let replayed: Vec<_> = results(&batch).iter().map(|result| result["replayed"].clone()).collect();
+        assert_eq!(replayed, [false, false, true, false, true, true]);
+        let same = |one: usize, other: usize, member: &str| {
+            assert_eq!(results(&batch)[one][member], results(&batch)[other][member], "{batch}");
+        };
+        same(2, 0, "result");
+        same(5, 0, "result");
+        same(4, 3, "problem");
+        batches.push((format!("k {number}"), body, reply));
+        let twice = item("1", &format!("whole {number}"));
+        let body = json!({ "atomic": true, "items": [twice, twice] });
+        assert_eq!(outcomes(&teller.post("/v2/batches", body.clone()).is(200)), [done(), done()]);
+        let reply = teller.post_keyed("/v2/batches", &format!("whole {number}"), body.clone());
+        assert_eq!(outcomes(&reply.is(200)), [done(), done()]);
+        batches.push((format!("whole {number}"), body, reply));
+    }
+    let posted = || ["76.00".to_owned(), "16.00".to_owned()];
+    assert_eq!(teller.posted([&a, &b]), posted());
+    teller.crash();
+    for (key, body, first) in batches {
+        teller.post_keyed("/v2/batches", &key, body).repeats(&first);
+    }
+    assert_eq!(teller.posted([&a, &b]), posted());
+    // In another chunk it is the same.
+    let mut items = vec![withdraw(&a, "0.01"); 1001];
+    (items[0], items[1000]) = (item("1", "chunks"), item("1", "chunks"));
+    let batch = teller.send("POST", "/v2/batches", &[NDJSON], lines(&items)).is(200);
+    let seen =
+        [0, 1000].map(|place| (outcomes(&batch)[place].clone(), results(&batch)[place]["replayed"].clone()));
+    assert_eq!(seen, [(done(), json!(false)), (done(), json!(true))]);
+    assert_eq!(teller.posted([&a, &b]), ["65.01", "17.00"]);
     teller.end();
 }
 

@@ -61,8 +61,8 @@ pub(in crate::http) static EXECUTE: Operation = Operation {
     details: "At most 10,000 in 8 MiB, one after the other in their order; each has a result of its own. An item \
         that is refused, also for lack of room (503), does not keep later ones from being executed. Instead of \
         the JSON object, `application/x-ndjson` has one item a line; `atomic` is a query parameter then. An item may \
-        have an idempotency `key` of its own: if an earlier request has ended it, that end counts, also if the others \
-        are to be all or nothing. The batch's `Idempotency-Key` counts for all of it. \
+        have an idempotency `key` of its own: if an earlier request has ended it, or the same item earlier in the batch, \
+        that end counts, also if the others are to be all or nothing. The batch's `Idempotency-Key` counts for all of it. \
         When many large batches come, each may wait up to 2 seconds before it begins, so that the service keeps up with \
         its snapshots; one that would wait longer is refused with 503 `overloaded`. So is one of more than 64 KiB or 1,000 \
         items while the service works on 64 of those; and one whose results might have no room beside other large replies \

@@ -464,7 +464,7 @@ resource! {
     pub(in crate::http) struct BatchReply {
         /// How many items it had.
         count: u64,
-        /// How many were executed, now or by an earlier request with the same key.
+        /// How many were executed, now or by an earlier request or item with the same key.
         executed: u64,
         /// How many were refused.
         refused: u64,
@@ -479,7 +479,7 @@ pub(in crate::http) struct ItemResult {
     pub(in crate::http) index: usize,
     /// The status that it would have had as a request.
     pub(in crate::http) status: u16,
-    /// Whether an earlier request with the same key did it.
+    /// Whether an earlier request or item with the same key did it.
     pub(in crate::http) replayed: bool,
     /// The resource or the problem, as JSON.
     pub(in crate::http) body: ItemBody,
@@ -516,7 +516,7 @@ impl Describe for ItemResult {
                     "status": { "type": "integer", "description": "The status that it would have had as a request." },
                     "replayed": {
                         "type": "boolean",
-                        "description": "Whether an earlier request with the same key did it.",
+                        "description": "Whether an earlier request or item with the same key did it.",
                     },
                     "result": { "anyOf": resources, "description": made },
                     "problem": with_meaning(problem, &meaning),

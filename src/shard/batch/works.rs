@@ -21,7 +21,7 @@ use std::sync::Arc;
 use smallvec::{SmallVec, smallvec};
 
 use super::{Moment, Output, Sealed, Shard, Waiting};
-use crate::ledger::operation::{HomedKey, Item};
+use crate::ledger::operation::HomedKey;
 use crate::ledger::workspace::{Decided, Grant, Missing, Needs, Workspace};
 use crate::ledger::{
     AccountNumber, Decision, IdempotencyKey, ItemOutcome, Sequence, ShardId, Terms, Timestamp, TransactionId,
@@ -288,7 +288,7 @@ impl<To> Shard<To> {
         }
         let ends = decide_items(&mut workspace, request, first)?;
         let is_one_by_one = request.key.is_some() && !(request.atomic || request.dry_run);
-        if let Some(reply) = passing(request, &ends).filter(|_| is_one_by_one) {
+        if let Some(reply) = passing(&ends).filter(|_| is_one_by_one) {
             return Ok((reply, Decisions::new()));
         }
         let decided = workspace.into_decided();
@@ -493,7 +493,7 @@ fn decide_items(
                 continue;
             }
         };
-        // What an earlier request with its key has ended is not attempted again, and keeps that end.
+        // What an earlier request or item with its key has ended is not attempted again, and keeps that end.
         let failed = matches!(&end, ItemEnd::Not(outcome) if !matches!(outcome, ItemOutcome::Settled(_)));
         ends.push(end);
         if failed && request.atomic {
@@ -507,7 +507,7 @@ fn decide_items(
     if !missing.accounts.is_empty() {
         return Err(missing);
     }
-    let is_kept = !(request.dry_run || (request.atomic && passing(request, &ends).is_some()));
+    let is_kept = !(request.dry_run || (request.atomic && passing(&ends).is_some()));
     if let Some(HomedKey { home, key }) = request.key.filter(|_| is_kept) {
         let last = workspace.decided();
         let outcomes = ends.iter().map(|end| match end {
@@ -520,16 +520,10 @@ fn decide_items(
 }
 
 /// Why some of these items were not executed that may be when they are tried again: what a list's key stands for must
-/// not be that another request's key was in flight, or that there were too many of them. An item whose key is that of
-/// an earlier one in the list is refused for good.
-fn passing(request: &WorkRequest, ends: &[ItemEnd]) -> Option<WorkReply> {
-    let digest = |item: &Item| item.key.map(|key| key.key.digest);
-    let is_repeated = |place: usize| {
-        let (before, item) = (&request.items[..place], &request.items[place]);
-        before.iter().any(|before| digest(before) == digest(item))
-    };
-    ends.iter().enumerate().find_map(|(place, end)| match end {
-        ItemEnd::Not(ItemOutcome::KeyInFlight) if !is_repeated(place) => Some(WorkReply::KeyInFlight),
+/// not be that another request's key was in flight, or that there were too many of them.
+fn passing(ends: &[ItemEnd]) -> Option<WorkReply> {
+    ends.iter().find_map(|end| match end {
+        ItemEnd::Not(ItemOutcome::KeyInFlight) => Some(WorkReply::KeyInFlight),
         ItemEnd::Not(ItemOutcome::KeysExhausted) => Some(WorkReply::KeysExhausted),
         _ => None,
     })
