@@ -1325,8 +1325,8 @@ fn refused_operations(ids: &Ids) -> Vec<Case> {
             "insufficient-funds",
             &["/from"],
         ),
-        with(transfers, legs("-1", "2"), 422, "legs-unbalanced", &[]),
-        with(transfers, legs("1", "-0.5"), 422, "legs-unbalanced", &[]),
+        with(transfers, legs("-1", "2"), 422, "legs-unbalanced", &["/legs"]),
+        with(transfers, legs("1", "-0.5"), 422, "legs-unbalanced", &["/legs"]),
         with(transfers, legs("-0.001", "0.001"), 422, "too-many-decimals", &["/legs/0/amount"]),
         with(
             "POST /v2/holds",
@@ -1349,7 +1349,13 @@ fn refused_operations(ids: &Ids) -> Vec<Case> {
             "too-many-decimals",
             &["/amount"],
         ),
-        with(&format!("POST /v2/holds/{hold}/capture"), r#"{"amount":"1.01"}"#, 422, "hold-exceeded", &[]),
+        with(
+            &format!("POST /v2/holds/{hold}/capture"),
+            r#"{"amount":"1.01"}"#,
+            422,
+            "hold-exceeded",
+            &["/amount"],
+        ),
         with(
             &format!("POST /v2/holds/{hold}/capture"),
             r#"{"amount":"0.0001"}"#,
@@ -1415,7 +1421,7 @@ fn refused_operations(ids: &Ids) -> Vec<Case> {
             r#"{"amount":"1.01"}"#,
             422,
             "reversal-exceeded",
-            &[],
+            &["/amount"],
         ),
     ]
 }

@@ -300,8 +300,19 @@ pub(super) enum Party {
     Account(u16),
     /// The amount that moves there.
     Amount(u16),
-    /// The requirement with this number; one condition of a body may have two.
-    Requirement(usize),
+    /// A part of the requirement with this number; one condition of a body may have two.
+    Requirement(usize, RequirementPart),
+}
+
+/// Which part of a requirement met a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RequirementPart {
+    /// All of it: it is not met.
+    Whole,
+    /// Its account.
+    Account,
+    /// The amount that has to be available.
+    Available,
 }
 
 /// A fact about the refusal, for programs.
@@ -373,15 +384,26 @@ impl Problem {
 
     /// Points to the part of the body that met it, if it is that of one of several accounts.
     pub(super) fn pointing(mut self, pointer: impl Fn(Party) -> Cow<'static, str>) -> Problem {
-        if let Some(party) = self.party.take() {
-            let pointer = pointer(match party.checked_sub(CONDITION_PLACES_FROM) {
-                Some(requirement) => Party::Requirement(requirement.into()),
-                None if self.code == Code::TooManyDecimals => Party::Amount(party),
-                None => Party::Account(party),
-            });
-            let detail = self.detail.clone();
-            self.errors.push(FieldError { place: Place::Pointer(pointer), detail });
-        }
+        let Some(party) = self.party.take() else { return self };
+        let pointer = pointer(match (party.checked_sub(CONDITION_PLACES_FROM), self.code) {
+            (Some(number), code) => Party::Requirement(
+                number.into(),
+                match code {
+                    Code::AccountNotFound | Code::AccountClosed => RequirementPart::Account,
+                    Code::TooManyDecimals => RequirementPart::Available,
+                    _ => RequirementPart::Whole,
+                },
+            ),
+            (None, Code::TooManyDecimals) => Party::Amount(party),
+            (None, _) => Party::Account(party),
+        });
+        self.pointing_at(pointer)
+    }
+
+    /// Points to this part of the body.
+    fn pointing_at(mut self, pointer: impl Into<Cow<'static, str>>) -> Problem {
+        let detail = self.detail.clone();
+        self.errors.push(FieldError { place: Place::Pointer(pointer.into()), detail });
         self
     }
 
@@ -402,8 +424,7 @@ impl Problem {
         let is_too_fine =
             |limit: &Option<Quantity>| limit.is_some_and(|limit| limit.truncated(decimals_max) != limit);
         for (pointer, _) in limits.into_iter().filter(|(_, limit)| is_too_fine(limit)) {
-            let place = Place::Pointer(pointer.into());
-            self.errors.push(FieldError { place, detail: self.detail.clone() });
+            self = self.pointing_at(pointer);
         }
         self
     }
@@ -522,6 +543,8 @@ impl From<Rejected> for Problem {
     }
 }
 
+/// What is refused for a member that each request has which is refused so points to that at once: to an `amount` that is
+/// not there nothing would be too much.
 impl From<Rejection> for Problem {
     fn from(rejection: Rejection) -> Problem {
         match rejection {
@@ -573,7 +596,8 @@ impl From<Rejection> for Problem {
             Rejection::LegsUnbalanced { currency } => Problem::new(
                 Code::LegsUnbalanced,
                 format!("the amounts of the legs in {currency} do not sum to zero"),
-            ),
+            )
+            .pointing_at("/legs"),
             Rejection::AccountRepeated => Problem::plain(Code::AccountRepeated),
             Rejection::MetadataFull => Problem::plain(Code::MetadataFull),
             Rejection::ConditionNotMet { available, version, currency } => Problem::new(
@@ -601,16 +625,18 @@ impl From<Rejection> for Problem {
                 format!("{} is held, {} was to be captured", held.text(currency), required.text(currency)),
             )
             .fact(Fact::Amount("held", held, currency))
-            .fact(Fact::Amount("required", required, currency)),
+            .fact(Fact::Amount("required", required, currency))
+            .pointing_at("/amount"),
             Rejection::AlreadyReversed { by } => {
                 Problem::plain(Code::AlreadyReversed).fact(Fact::Id("reversed_by", by.to_uuid()))
             }
-            Rejection::ReversalNotPartial => Problem::plain(Code::ReversalNotPartial),
+            Rejection::ReversalNotPartial => Problem::plain(Code::ReversalNotPartial).pointing_at("/amount"),
             Rejection::ReversalExceeded { transferred, currency } => Problem::new(
                 Code::ReversalExceeded,
                 format!("{} was transferred", transferred.text(currency)),
             )
-            .fact(Fact::Amount("transferred", transferred, currency)),
+            .fact(Fact::Amount("transferred", transferred, currency))
+            .pointing_at("/amount"),
             Rejection::ReferenceUsed { by } => {
                 Problem::plain(Code::ReferenceUsed).fact(Fact::Id("used_by", by.to_uuid()))
             }

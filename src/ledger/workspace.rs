@@ -504,7 +504,7 @@ impl Workspace {
         self.taken.insert(opening.name.clone());
         let mut draft = new_draft(Kind::Opening, &Note::default());
         self.effect(&mut draft, index, AccountChange::Opened(Box::new(opened)), |_| {});
-        self.finish(draft)
+        Ok(draft)
     }
 
     fn deposit(&mut self, account: &Place, amount: Quantity, note: &Note) -> Result<Decision, Stop> {
@@ -512,7 +512,7 @@ impl Workspace {
         let amount = in_currency(amount, self.accounts[index].currency, 0)?;
         let mut draft = new_draft(Kind::Deposit, note);
         self.credit(&mut draft, index, amount, 0)?;
-        self.finish(draft)
+        self.finish(draft, [index])
     }
 
     fn withdraw(&mut self, account: &Place, amount: Sum, note: &Note) -> Result<Decision, Stop> {
@@ -521,7 +521,7 @@ impl Workspace {
         self.ensure_funds(index, amount, 0)?;
         let mut draft = new_draft(Kind::Withdrawal, note);
         self.debit(&mut draft, index, amount, 0)?;
-        self.finish(draft)
+        self.finish(draft, [index])
     }
 
     fn transfer(&mut self, from: &Place, to: &Place, amount: Sum, note: &Note) -> Result<Decision, Stop> {
@@ -532,7 +532,7 @@ impl Workspace {
         let mut draft = new_draft(Kind::Transfer, note);
         self.debit(&mut draft, payer, amount, 0)?;
         self.credit(&mut draft, payee, amount, 1)?;
-        self.finish(draft)
+        self.finish(draft, [payer, payee])
     }
 
     fn multi_transfer(&mut self, legs: &[(Place, Quantity)], note: &Note) -> Result<Decision, Stop> {
@@ -556,7 +556,7 @@ impl Workspace {
         self.ensure_all_funds(&amounts).map_err(|stop| self.told_before(stop, &amounts, &before))?;
         let mut draft = new_draft(Kind::Transfer, note);
         self.move_all(&mut draft, &amounts).map_err(|stop| self.told_before(stop, &amounts, &before))?;
-        self.finish(draft)
+        self.finish(draft, amounts.iter().map(|&(index, _)| index))
     }
 
     /// What an account could pay.
@@ -628,7 +628,7 @@ impl Workspace {
         self.move_all(&mut draft, &amounts)?;
         part_of(&mut draft.parts, transfer.shard).reverses = Some(transfer.sequence);
         let by = self.next_id();
-        let decision = self.finish(draft)?;
+        let decision = self.finish(draft, amounts.iter().map(|&(index, _)| index))?;
         self.reversals.insert(transfer, Some(by));
         Ok(decision)
     }
@@ -677,7 +677,7 @@ impl Workspace {
         self.effect(&mut draft, index, AccountChange::Held { amount, to, expires }, |account| {
             account.held = held
         });
-        self.finish(draft)
+        self.finish(draft, [index])
     }
 
     fn capture(&mut self, id: HoldId, amount: Option<Quantity>, note: &Note) -> Result<Decision, Stop> {
@@ -702,14 +702,14 @@ impl Workspace {
         if let Some(payee) = payee {
             self.credit(&mut draft, payee, amount, 1)?;
         }
-        self.finish(draft)
+        self.finish(draft, [index].into_iter().chain(payee))
     }
 
     fn void(&mut self, hold: HoldId, note: &Note) -> Result<Decision, Stop> {
         let (index, _) = self.pending_hold(hold)?;
         let mut draft = new_draft(Kind::Void { hold }, note);
         self.release(&mut draft, index, hold, HoldOutcome::Voided)?;
-        self.finish(draft)
+        self.finish(draft, [index])
     }
 
     fn amend(&mut self, account: &Place, amendment: &Amendment) -> Result<Decision, Stop> {
@@ -747,7 +747,7 @@ impl Workspace {
             account.frozen = applied.frozen.unwrap_or(account.frozen);
             applied.to_details(&mut account.details);
         });
-        self.finish(draft)
+        Ok(draft)
     }
 
     fn close(&mut self, account: &Place) -> Result<Decision, Stop> {
@@ -762,7 +762,7 @@ impl Workspace {
         }
         let mut draft = new_draft(Kind::Closing, &Note::default());
         self.effect(&mut draft, index, AccountChange::Closed, |account| account.closed = true);
-        self.finish(draft)
+        Ok(draft)
     }
 
     fn link(&mut self, account: &Place, to: &Place, kind: LinkKind) -> Result<Decision, Stop> {
@@ -805,7 +805,7 @@ impl Workspace {
         if was != is {
             self.protect(&mut draft, other, self.accounts[index].id, is);
         }
-        self.finish(draft)
+        Ok(draft)
     }
 
     fn unlink(&mut self, account: &Place, to: &Place) -> Result<Decision, Stop> {
@@ -822,7 +822,7 @@ impl Workspace {
         if link.kind == LinkKind::OverdraftProtection && !self.accounts[other].closed {
             self.protect(&mut draft, other, self.accounts[index].id, false);
         }
-        self.finish(draft)
+        Ok(draft)
     }
 
     fn protect(&mut self, draft: &mut Decision, index: usize, account: AccountId, on: bool) {
@@ -1034,8 +1034,7 @@ impl Workspace {
         let mut draft = new_draft(Kind::Protection, &Note::default());
         self.debit(&mut draft, source, shortfall, 0)?;
         self.credit(&mut draft, index, shortfall, 0)?;
-        let decision = self.finish(draft)?;
-        self.push(decision, None);
+        self.push(draft, None);
         Ok(true)
     }
 
@@ -1146,12 +1145,18 @@ impl Workspace {
         part_of(&mut draft.parts, account.id.shard).effects.push(effect);
     }
 
-    /// Refuses what has a reference that one of its accounts has had before, if that wants each used once.
-    fn finish(&self, decision: Decision) -> Result<Decision, Stop> {
+    /// Refuses what has a reference that one of its accounts has had before, if that wants each used once. `accounts` are
+    /// those that it changes, in the order in which the operation names them.
+    fn finish(
+        &self,
+        decision: Decision,
+        accounts: impl IntoIterator<Item = usize>,
+    ) -> Result<Decision, Stop> {
         if let Some(reference) = decision.note.reference.as_ref().filter(|_| !self.references.is_empty()) {
-            for (shard, effect) in decision.effects() {
-                if let Some(by) = self.references.get(&(shard, effect.account, reference.clone())) {
-                    return Err(Rejection::ReferenceUsed { by: *by }.into());
+            for (place, index) in accounts.into_iter().enumerate() {
+                let AccountId { shard, number, .. } = self.accounts[index].id;
+                if let Some(by) = self.references.get(&(shard, number, reference.clone())) {
+                    return Err(at(Rejection::ReferenceUsed { by: *by }, place));
                 }
             }
         }

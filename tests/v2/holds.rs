@@ -40,7 +40,8 @@ fn a_hold_reserves_and_a_capture_pays_a_part_and_releases_the_rest() {
     teller.post(&format!("/v2/accounts/{a}/withdrawals"), withdrawal).refused(422, "insufficient-funds");
     teller.post("/v2/holds", json!({ "account": a, "amount": "4.01" })).refused(422, "insufficient-funds");
     let capture = format!("{path}/capture");
-    let problem = teller.post(&capture, json!({ "amount": "6.01" })).refused(422, "hold-exceeded");
+    let problem =
+        teller.post(&capture, json!({ "amount": "6.01" })).refused_at(422, "hold-exceeded", "/amount");
     assert_eq!(problem["held"], "6.00");
     teller.post(&capture, json!({ "amount": "0.001" })).refused_at(422, "too-many-decimals", "/amount");
     let captured = teller.post(&capture, json!({ "amount": "2.5", "metadata": { "k": "v" } })).is(201);

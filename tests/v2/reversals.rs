@@ -45,9 +45,10 @@ fn a_part_is_paid_back_if_there_are_two_legs() {
     let [a, b, c] = teller.open_each([(2, "10"), (0, "0"), (1, "0")]);
     let id = transfer(&teller, json!({ "from": a, "to": b, "amount": "4" }));
     let path = format!("/v2/transfers/{id}/reverse");
-    let problem = teller.post(&path, json!({ "amount": "4.01" })).refused(422, "reversal-exceeded");
+    let problem =
+        teller.post(&path, json!({ "amount": "4.01" })).refused_at(422, "reversal-exceeded", "/amount");
     assert_eq!(problem["transferred"], "4.00");
-    teller.post(&path, json!({ "amount": "0.001" })).refused(422, "too-many-decimals");
+    teller.post(&path, json!({ "amount": "0.001" })).refused_at(422, "too-many-decimals", "/amount");
     let would = teller.post(&format!("{path}?dry_run=true"), json!({ "amount": "1" })).is(200);
     assert_eq!(would["dry_run"], true);
     teller.post(&path, json!({ "amount": "1" })).is(201);
@@ -57,7 +58,7 @@ fn a_part_is_paid_back_if_there_are_two_legs() {
         { "account": a, "amount": "-3" }, { "account": b, "amount": "1" }, { "account": c, "amount": "2" },
     ] });
     let path = format!("/v2/transfers/{}/reverse", transfer(&teller, legs));
-    teller.post(&path, json!({ "amount": "1" })).refused(422, "reversal-not-partial");
+    teller.post(&path, json!({ "amount": "1" })).refused_at(422, "reversal-not-partial", "/amount");
     teller.send("POST", &path, &[], "").is(201);
     assert_eq!(teller.posted([&a, &b, &c]), ["7.00", "3.00", "0.00"]);
     teller.end();

@@ -82,10 +82,10 @@ fn legs_of_several_shards_and_currencies_balance_in_each() {
         ]
     );
     let before = teller.everything();
-    let problem = teller.post("/v2/transfers", legs("-299")).refused(422, "legs-unbalanced");
+    let problem = teller.post("/v2/transfers", legs("-299")).refused_at(422, "legs-unbalanced", "/legs");
     assert!(text(&problem["detail"]).contains("JPY"), "{problem}");
     let crossed = json!({ "legs": [{ "account": a, "amount": "-1" }, { "account": d, "amount": "1" }] });
-    teller.post("/v2/transfers", crossed).refused(422, "legs-unbalanced");
+    teller.post("/v2/transfers", crossed).refused_at(422, "legs-unbalanced", "/legs");
     let mismatch = json!({ "from": a, "to": d, "amount": "1" });
     teller.post("/v2/transfers", mismatch).refused_at(422, "currency-mismatch", "/to");
     let fraction = json!({ "from": c, "to": d, "amount": "0.5" });
@@ -142,9 +142,9 @@ fn conditions_are_checked_with_the_transfer() {
     let nobody = json!({ "account": "name:nobody", "version": 1 });
     let nothing = json!({ "account": "name:nobody" });
     transfer(json!([both, nothing])).refused_at(400, "invalid-request", "/conditions/1");
-    transfer(json!([both, nobody])).refused_at(404, "account-not-found", "/conditions/1");
+    transfer(json!([both, nobody])).refused_at(404, "account-not-found", "/conditions/1/account");
     let decimals = json!({ "account": a, "available_gte": "1.001" });
-    transfer(json!([both, decimals])).refused_at(422, "too-many-decimals", "/conditions/1");
+    transfer(json!([both, decimals])).refused_at(422, "too-many-decimals", "/conditions/1/available_gte");
     assert_eq!(teller.everything(), before);
     // Of an account that has no part in it, too.
     let other = json!({ "account": c, "available_gte": "7", "version": 2 });
@@ -178,7 +178,7 @@ fn no_condition_is_met_by_a_closed_account() {
             body
         };
         let refused = |path: &str, body: Value| {
-            teller.post(path, with(body)).refused_at(409, "account-closed", "/conditions/1")
+            teller.post(path, with(body)).refused_at(409, "account-closed", "/conditions/1/account")
         };
         refused("/v2/holds", json!({ "account": a, "amount": "1" }));
         refused("/v2/transfers", json!({ "from": a, "to": b, "amount": "1" }));
@@ -274,9 +274,9 @@ fn a_unique_reference_is_used_once_an_account() {
         if restart {
             teller.restart();
         }
-        let problem = transfer(&teller, &a, &c, "r").refused(409, "reference-used");
+        let problem = transfer(&teller, &a, &c, "r").refused_at(409, "reference-used", "/from");
         assert_eq!(problem["used_by"], first["id"]);
-        transfer(&teller, &b, &a, "r").refused(409, "reference-used");
+        transfer(&teller, &b, &a, "r").refused_at(409, "reference-used", "/to");
         transfer(&teller, &b, &c, "r").is(201);
     }
     transfer(&teller, &a, &c, "r2").is(201);
@@ -286,6 +286,56 @@ fn a_unique_reference_is_used_once_an_account() {
     let batch = teller.post("/v2/batches", json!({ "items": [item("r3"), item("r3"), item("r4")] })).is(200);
     let status = |index: usize| batch["results"][index]["status"].as_u64();
     assert_eq!([status(0), status(1), status(2)], [Some(201), Some(409), Some(201)]);
+    assert_eq!(batch["results"][1]["problem"]["errors"][0]["pointer"], "/account");
+    teller.end();
+}
+
+/// It said that the reference was used, and not by which of up to 64 accounts.
+#[test]
+fn a_used_reference_is_refused_with_the_account_that_has_it() {
+    let mut teller = Teller::start();
+    let unique = json!({ "unique_reference": true });
+    let a = teller.open_as(0, "unique", "10", unique.clone());
+    let b = teller.open_as(1, "also-unique", "10", unique);
+    let [_, c] = teller.open_each([(0, "0"), (2, "10")]);
+    let id = teller.id(&a);
+    let used = |mut body: Value| {
+        body["reference"] = json!("r");
+        body
+    };
+    let path = format!("/v2/accounts/{a}/deposits");
+    teller.post(&path, used(json!({ "amount": "1" }))).is(201);
+    // One account only: nothing of the body names it, as with `account-closed`.
+    let problem = teller.post(&path, used(json!({ "amount": "1" }))).refused(409, "reference-used");
+    assert_eq!(problem["errors"], Value::Null);
+    let legs = used(json!({ "legs": [
+        { "account": c, "amount": "-2" }, { "account": b, "amount": "1" }, { "account": a, "amount": "1" },
+    ] }));
+    teller.post("/v2/transfers", legs.clone()).refused_at(409, "reference-used", "/legs/2/account");
+    let hold = used(json!({ "account": a, "amount": "1" }));
+    teller.post("/v2/holds", hold).refused_at(409, "reference-used", "/account");
+    let hold = teller.post("/v2/holds", used(json!({ "account": c, "amount": "1", "to": a }))).is(201);
+    let capture = format!("/v2/holds/{}/capture", text(&hold["id"]));
+    let problem = teller.post(&capture, used(json!({}))).refused(409, "reference-used");
+    assert_eq!(problem["detail"], "The reference is used (the one that is to be paid)");
+    let made = teller.post("/v2/transfers", json!({ "from": c, "to": a, "amount": "1" })).is(201);
+    let reverse = format!("/v2/transfers/{}/reverse", text(&made["id"]));
+    let refused = teller.post_keyed(&reverse, "k", used(json!({})));
+    let problem = refused.refused(409, "reference-used");
+    assert_eq!(problem["detail"], format!("The reference is used ({id})"));
+    let items = json!([
+        used(json!({ "type": "transfer", "from": a, "to": c, "amount": "1" })),
+        used(json!({ "type": "transfer", "legs": legs["legs"] })),
+        used(json!({ "type": "withdraw", "account": a, "amount": "1" })),
+        used(json!({ "type": "hold", "account": a, "amount": "1" })),
+        used(json!({ "type": "capture", "hold": hold["id"] })),
+    ]);
+    let batch = teller.post("/v2/batches", json!({ "items": items })).is(200);
+    let pointers: Vec<_> =
+        (0..5).map(|place| batch["results"][place]["problem"]["errors"][0]["pointer"].clone()).collect();
+    assert_eq!(json!(pointers), json!(["/from", "/legs/2/account", "/account", "/account", "/hold"]));
+    teller.restart();
+    teller.post_keyed(&reverse, "k", used(json!({}))).repeats(&refused);
     teller.end();
 }
 

@@ -401,7 +401,7 @@ impl BatchItem {
         match party {
             Party::Account(_) => "/account".into(),
             Party::Amount(_) => "/amount".into(),
-            Party::Requirement(place) => requirement_pointer(conditions.as_ref(), place),
+            Party::Requirement(number, part) => requirement_pointer(conditions.as_ref(), number, part),
         }
     }
 

@@ -62,7 +62,7 @@ impl HoldRequest {
             Party::Account(0) => "/account".into(),
             Party::Account(_) => "/to".into(),
             Party::Amount(_) => "/amount".into(),
-            Party::Requirement(place) => requirement_pointer(self.conditions.as_ref(), place),
+            Party::Requirement(number, part) => requirement_pointer(self.conditions.as_ref(), number, part),
         }
     }
 }

@@ -11,7 +11,7 @@ use super::schema::{Describe, Schemas, with_meaning};
 use super::values::{AmountText, kept_text_schema, parse_exact, parse_whole, text_schema};
 use super::write;
 use crate::bank::{AccountSelector, Bank};
-use crate::http::problem::Party;
+use crate::http::problem::{Party, RequirementPart};
 use crate::ledger::operation::{CONDITIONS_MAX, Condition, LEGS_MAX, Operation, Requirement, Sum};
 use crate::ledger::{Note, NoteError, Quantity, REFERENCE_BYTES_MAX, Reference};
 
@@ -194,7 +194,7 @@ impl Places {
             Party::Account(place) => format!("/legs/{place}/account").into(),
             Party::Amount(_) if self.is_pair => "/amount".into(),
             Party::Amount(place) => format!("/legs/{place}/amount").into(),
-            Party::Requirement(place) => requirement_pointer(self.conditions.as_ref(), place),
+            Party::Requirement(number, part) => requirement_pointer(self.conditions.as_ref(), number, part),
         }
     }
 }
@@ -216,15 +216,21 @@ pub(in crate::http) fn conditions(bank: &Bank, conditions: Option<&Conditions>) 
     all
 }
 
-/// Where in the body the condition stands that the requirement with this number, of all of [`conditions`], is from. The
-/// number may have been stored with an earlier reply: it is nothing to rely on.
+/// Where in the body the condition, or this part of it, stands that the requirement with this number, of all of
+/// [`conditions`], is from. The number may have been stored with an earlier reply: it is nothing to rely on.
 pub(in crate::http) fn requirement_pointer(
     conditions: Option<&Conditions>,
     number: usize,
+    part: RequirementPart,
 ) -> Cow<'static, str> {
+    let member = match part {
+        RequirementPart::Whole => "",
+        RequirementPart::Account => "/account",
+        RequirementPart::Available => "/available_gte",
+    };
     let conditions = conditions.map_or(&[][..], |conditions| &conditions.0).iter().enumerate();
     let mut places = conditions.flat_map(|(place, condition)| condition.requirements().map(move |_| place));
-    places.nth(number).map_or("/conditions".into(), |place| format!("/conditions/{place}").into())
+    places.nth(number).map_or("/conditions".into(), |place| format!("/conditions/{place}{member}").into())
 }
 
 impl ConditionBody {
