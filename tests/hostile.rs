@@ -984,13 +984,11 @@ fn wrong_operations(ids: &Ids) -> Vec<Case> {
     }
     for id in [nil, account, hold, transaction, &forged(transfer)] {
         cases.push(bare(&format!("GET /v2/transfers/{id}"), 404, "transaction-not-found", &[]));
-        cases.push(with(
-            &format!("POST /v2/transfers/{id}/reverse"),
-            "{}",
-            404,
-            "transaction-not-found",
-            &[],
-        ));
+        let reverse = format!("POST /v2/transfers/{id}/reverse");
+        cases.push(match id == transaction {
+            true => with(&reverse, "{}", 422, "not-reversible", &[]),
+            false => with(&reverse, "{}", 404, "transaction-not-found", &[]),
+        });
     }
     for id in [nil, hold, transfer, &forged(account)] {
         for head in [

@@ -182,7 +182,7 @@ impl AccountEntry {
 
     /// What kind of thing happened.
     pub fn entry_type(&self) -> TransactionType {
-        TransactionType::of(&self.executed.decision.kind).expect("book-keeping is no account's")
+        self.executed.transaction_type()
     }
 
     /// The hold that was placed, or that ended.

@@ -38,6 +38,7 @@ use crate::ledger::{
     AccountChange, AccountId, AccountName, AccountNumber, AccountRef, Amount, Change, Command, Currency,
     Decision, Direction, Event, HoldId, IdempotencyKey, ItemOutcome, Kind, Note, Opened, Outcome,
     OverdraftDefault, Quantity, Rejected, Rejection, Sequence, ShardId, Target, Timestamp, TransactionId,
+    TransactionType,
 };
 use crate::router::Router;
 use crate::shard::figures::ShardFigures;
@@ -143,6 +144,18 @@ pub struct Executed {
     pub decision: Arc<Decision>,
 }
 
+impl Executed {
+    /// Its type.
+    pub fn transaction_type(&self) -> TransactionType {
+        TransactionType::of(&self.decision.kind).expect("book-keeping is no account's")
+    }
+
+    /// The refusal to show it where only others are.
+    pub fn of_another_type(&self) -> Refusal {
+        Refusal::OfAnotherType { id: self.id, found: self.transaction_type() }
+    }
+}
+
 /// The shard that remembers the idempotency key of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyHome {
@@ -164,6 +177,15 @@ pub enum Refusal {
     },
     /// There is no such transaction.
     TransactionNotFound,
+    /// The transaction is of another type than those that were asked for.
+    OfAnotherType {
+        /// The transaction.
+        id: TransactionId,
+        /// Its type.
+        found: TransactionType,
+    },
+    /// The transaction is of this type, and only a transfer is reversed.
+    NotReversible(TransactionType),
     /// The account was opened after the moment, or has not reached the version, that was asked about.
     NotThere,
     /// The statement is of too many entries.
@@ -445,7 +467,7 @@ impl Bank {
     /// one by its place among the transfer's effects.
     ///
     /// # Errors
-    /// See [`Refusal`]; [`Refusal::TransactionNotFound`] if it is no transfer.
+    /// See [`Refusal`].
     pub async fn reverse(
         &self,
         transfer: &Executed,
@@ -455,7 +477,7 @@ impl Bank {
         origin: Origin,
     ) -> Result<Done<Executed>, Refusal> {
         if transfer.decision.kind != Kind::Transfer {
-            return Err(Refusal::TransactionNotFound);
+            return Err(Refusal::NotReversible(transfer.transaction_type()));
         }
         let legs = transfer.decision.effects().map(|(shard, effect)| {
             let account = AccountRef::Number { number: effect.account, opened: effect.opened };
@@ -563,7 +585,7 @@ impl Bank {
     /// See [`Refusal`].
     pub async fn transaction(&self, id: TransactionId) -> Result<(Transaction, AccountView), Refusal> {
         let executed = self.executed(id).await?;
-        let transaction = transaction_of(&executed).ok_or(Refusal::TransactionNotFound)?;
+        let transaction = transaction_of(&executed).ok_or_else(|| executed.of_another_type())?;
         let AccountId { shard, number, .. } = transaction.account;
         Ok((transaction, self.view(shard, Request::AccountByNumber(number)).await?))
     }

@@ -82,8 +82,8 @@ codes! {
         "There is no such account",
         "No open account has this name, or no account has this id. A closed account is found by id only.";
     TransactionNotFound "transaction-not-found" NOT_FOUND Never,
-        "There is no such transaction",
-        "No transaction has this id, or it is of a kind that this path does not know: `/v2/transactions/{id}` reads any, `/transactions/{id}` deposits and withdrawals, and transfers alone are reversed.";
+        "There is no such transaction here",
+        "No transaction has this id, or it is of a type that this path does not have, and `detail` says which: `/v2/transactions/{id}` reads any, `/v2/transfers/{id}` transfers and reversals, `/transactions/{id}` deposits and withdrawals.";
     AccountNotThereYet "account-not-there-yet" NOT_FOUND Never,
         "The account was not there yet",
         "The account was opened after the moment that `at` names, or has not reached that version.";
@@ -150,6 +150,9 @@ codes! {
     AlreadyReversed "already-reversed" CONFLICT Never,
         "The transfer has been reversed",
         "A transfer is reversed at most once, whole or in part; `reversed_by` is the transfer that did it.";
+    NotReversible "not-reversible" UNPROCESSABLE_ENTITY Never,
+        "The transaction cannot be reversed",
+        "Transfers alone are reversed: `detail` says of which type this transaction is. Undo it by another transfer, deposit or withdrawal; give up a hold with `/void`.";
     ReversalNotPartial "reversal-not-partial" UNPROCESSABLE_ENTITY Never,
         "The transfer can only be reversed whole",
         "A part of a transfer can be paid back if it has two legs. Leave `amount` away.";
@@ -521,6 +524,14 @@ impl From<Refusal> for Problem {
                 Problem { first_request_id, ..Problem::from(*rejected) }
             }
             Refusal::TransactionNotFound => Problem::plain(Code::TransactionNotFound),
+            Refusal::OfAnotherType { id, found } => Problem::new(
+                Code::TransactionNotFound,
+                format!("its type is {}: /v2/transactions/{} reads it", found.name(), id.to_uuid()),
+            ),
+            Refusal::NotReversible(found) => Problem::new(
+                Code::NotReversible,
+                format!("its type is {}; only a transfer is reversed", found.name()),
+            ),
             Refusal::NotThere => Problem::plain(Code::AccountNotThereYet),
             Refusal::StatementTooLong => Problem::plain(Code::StatementTooLong),
             Refusal::KeyReused => Problem::plain(Code::IdempotencyKeyReused),

@@ -30,12 +30,59 @@ fn a_transfer_is_paid_back_once() {
         teller.post_keyed(&path, "k", json!({})).refused(422, "idempotency-key-reused");
         assert_eq!(teller.get(&format!("/v2/transfers/{id}")).is(200)["reversed_by"], reversal["id"]);
     }
-    // A reversal is no transfer that could be reversed again, and neither is a deposit.
-    let of_reversal = format!("/v2/transfers/{}/reverse", text(&reversal["id"]));
-    teller.post(&of_reversal, json!({})).refused(404, "transaction-not-found");
+    teller.end();
+}
+
+/// It was answered that there was no such transaction, also of a reversal that the very path without `/reverse` reads.
+#[test]
+fn what_is_no_transfer_is_not_reversed_and_said_to_be_what_it_is() {
+    let mut teller = Teller::start();
+    let [a, b] = teller.open_each([(0, "10"), (1, "0")]);
+    let id = transfer(&teller, json!({ "from": a, "to": b, "amount": "4" }));
+    let reversal = teller.post(&format!("/v2/transfers/{id}/reverse"), json!({})).is(201);
     let deposit = teller.post(&format!("/v2/accounts/{a}/deposits"), json!({ "amount": "1" })).is(201);
-    let of_deposit = format!("/v2/transfers/{}/reverse", text(&deposit["id"]));
-    teller.post(&of_deposit, json!({})).refused(404, "transaction-not-found");
+    let hold = teller.post("/v2/holds", json!({ "account": a, "amount": "1" })).is(201);
+    let capture = teller.post(&format!("/v2/holds/{}/capture", text(&hold["id"])), json!({})).is(201);
+    let of = |transaction: &Value| text(&transaction["id"]);
+    let opening = teller.get(&format!("/v2/accounts/{a}/transactions?types=opening")).is(200);
+    let others = [
+        (of(&deposit), "deposit"),
+        (text(&hold["transaction_id"]), "hold"),
+        (of(&capture), "capture"),
+        (of(&opening["items"][0]), "opening"),
+    ];
+    for restart in [false, true] {
+        if restart {
+            teller.restart();
+        }
+        for (other, kind) in others.iter().cloned().chain([(of(&reversal), "reversal")]) {
+            for query in ["", "?dry_run=true"] {
+                let reply = teller.post(&format!("/v2/transfers/{other}/reverse{query}"), json!({}));
+                let problem = reply.refused(422, "not-reversible");
+                assert_eq!(problem["detail"], format!("its type is {kind}; only a transfer is reversed"));
+                assert_eq!(problem["retryable"], false);
+            }
+        }
+        teller.get(&format!("/v2/transfers/{}", of(&reversal))).is(200);
+        // Where a collection does not have it, it says where it is.
+        for (other, kind) in &others {
+            let problem = teller.get(&format!("/v2/transfers/{other}")).refused(404, "transaction-not-found");
+            assert_eq!(problem["detail"], format!("its type is {kind}: /v2/transactions/{other} reads it"));
+        }
+        for (other, kind) in [(&id, "transfer"), (&of(&reversal), "reversal")] {
+            let problem = teller.get(&format!("/transactions/{other}")).refused(404, "transaction-not-found");
+            assert_eq!(problem["detail"], format!("its type is {kind}: /v2/transactions/{other} reads it"));
+        }
+        let nobodys = "00000000-0000-0000-0000-000000000000";
+        for reply in [
+            teller.post(&format!("/v2/transfers/{nobodys}/reverse"), json!({})),
+            teller.get(&format!("/v2/transfers/{nobodys}")),
+            teller.get(&format!("/transactions/{nobodys}")),
+        ] {
+            let problem = reply.refused(404, "transaction-not-found");
+            assert_eq!(problem["detail"], problem["title"]);
+        }
+    }
     teller.end();
 }
 

@@ -78,7 +78,13 @@ pub(in crate::http) static REVERSE: Operation = Operation {
         JSON_BODY,
         TRANSACTION,
         MOVING,
-        &[Code::AlreadyReversed, Code::ReversalNotPartial, Code::ReversalExceeded, Code::InvalidParameter],
+        &[
+            Code::AlreadyReversed,
+            Code::NotReversible,
+            Code::ReversalNotPartial,
+            Code::ReversalExceeded,
+            Code::InvalidParameter,
+        ],
     ],
     ..Operation::PLAIN
 };
@@ -147,7 +153,7 @@ impl Call<'_> {
         let id = self.transaction_id()?;
         let executed = bank.executed(id).await?;
         if !matches!(executed.decision.kind, Kind::Transfer | Kind::Reversal { .. }) {
-            return Err(Problem::plain(Code::TransactionNotFound));
+            return Err(executed.of_another_type().into());
         }
         let reversed_by = bank.reversal_of(id).await?;
         let content = Content::json(&TransactionDetail::of(&executed, reversed_by));
