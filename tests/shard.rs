@@ -834,17 +834,21 @@ fn a_list_of_plain_transfers_is_in_one_record() {
     }
 }
 
+/// An opening in shard 0 that shard 1 decides, since it remembers the key.
+fn open_under_a_key(text: &str, number: u8) -> Request {
+    let opening = Box::new(Opening::plain(name(text), Currency::USD, None));
+    let openings = Needs { openings: vec![name(text)], ..Needs::default() };
+    let keys = Needs { keys: vec![key_at(1, number).key], ..Needs::default() };
+    let items = vec![item(Operation::Open { shard: id(0), opening }, Some(key_at(1, number)))];
+    work(items, false, None, vec![(0, openings), (1, keys)])
+}
+
 /// Whoever opened an account that another shard decided about has its id, while its own shard has not heard of it: it
 /// said that there is no such account.
 #[test]
 fn an_account_that_is_not_there_yet_is_waited_for() {
     let mut benches = benches::<2>();
-    let opening = Opening::plain(name("late"), Currency::USD, None);
-    let opening = Operation::Open { shard: id(0), opening: Box::new(opening) };
-    let openings = Needs { openings: vec![name("late")], ..Needs::default() };
-    let keys = Needs { keys: vec![key_at(1, 3).key], ..Needs::default() };
-    let items = vec![item(opening, Some(key_at(1, 3)))];
-    benches[0].ask(1, work(items, false, None, vec![(0, openings), (1, keys)]));
+    benches[0].ask(1, open_under_a_key("late", 3));
     carry(&mut benches, 0);
     assert_eq!(benches[1].replies().len(), 1, "it is opened");
     let number = AccountNumber::new(1);
@@ -864,6 +868,31 @@ fn an_account_that_is_not_there_yet_is_waited_for() {
         };
         assert!(found, "{to}: {reply:?}");
     }
+}
+
+/// P7: a list that reached the last account waited for the opening before it, which made one account more that the list
+/// had not asked for: it queued up anew, behind the next opening, as long as there were openings, and whoever asked for
+/// an account on it waited, too.
+#[test]
+fn a_list_is_answered_between_two_openings() {
+    let mut benches = benches::<2>();
+    benches[0].ask(1, open_under_a_key("late", 3));
+    carry(&mut benches, 0);
+    benches[0].ask(2, Request::Accounts { from: AccountNumber::new(0), count: 10, filter: Arc::default() });
+    benches[0].ask(3, open_under_a_key("later", 4));
+    benches[0].ask(4, read(0));
+    assert!(benches[0].replies().is_empty(), "they wait for the first opening");
+    carry(&mut benches, 1);
+    let replies = benches[0].replies();
+    let [(2, Reply::Accounts { accounts, next: None }, 0), (4, Reply::Account(Some(_)), 0)] = &replies[..]
+    else {
+        panic!("{replies:?}")
+    };
+    assert_eq!(accounts.iter().map(|account| &*account.name).collect::<Vec<_>>(), ["a", "late"]);
+    carry(&mut benches, 0);
+    carry(&mut benches, 1);
+    assert!(benches[0].shard.ledger().account_ever_named(&name("later")).is_some());
+    assert!(benches.iter().all(|bench| !bench.shard.is_locked()));
 }
 
 /// A look tells what an answer would, and nothing that is not durable, or that a hold which is due would change.

@@ -364,8 +364,9 @@ impl<To> Shard<To> {
         while let Some((ticket, waiting)) = self.runnable.pop_front() {
             match waiting {
                 Waiting::Request(request, to) => {
-                    // What it waited for may be called otherwise by now: a name may have got an account.
-                    if self.locks.has_all(ticket, &self.resources_of(&request)) {
+                    // What it waited for may be called otherwise by now: a name may have got an account. A list may
+                    // look at one more than there was when it asked, and would do so each time if it asked anew.
+                    if self.locks.has_or_are_free(ticket, &self.resources_of(&request)) {
                         self.answer(request, to, moment, output);
                         self.locks.release(ticket, &mut self.runnable);
                     } else {

@@ -144,6 +144,11 @@ impl<T> Locks<T> {
         resources.iter().all(|resource| self.queues.get(resource).is_some_and(|queue| queue.head == ticket))
     }
 
+    /// Whether nobody but a ticket has any of these. That is enough for who is done with them before anybody can ask.
+    pub(super) fn has_or_are_free(&self, ticket: Ticket, resources: &[Resource]) -> bool {
+        resources.iter().all(|resource| self.queues.get(resource).is_none_or(|queue| queue.head == ticket))
+    }
+
     /// The resources that a ticket has, each once.
     pub(super) fn resources(&self, ticket: Ticket) -> &[Resource] {
         &self.tickets[&ticket].resources
@@ -206,6 +211,19 @@ mod tests {
         let mut granted = VecDeque::new();
         locks.release(ticket, &mut granted);
         granted.into()
+    }
+
+    #[test]
+    fn what_a_ticket_has_not_asked_for_is_open_to_it_while_nobody_else_has_it() {
+        let mut locks = Locks::default();
+        let (first, _) = locks.acquire(accounts(&[1]), 1);
+        assert!(
+            locks.has_or_are_free(first, &accounts(&[1, 2])) && !locks.has_all(first, &accounts(&[1, 2]))
+        );
+        locks.acquire(accounts(&[2]), 2);
+        assert!(!locks.has_or_are_free(first, &accounts(&[1, 2])));
+        locks.acquire(accounts(&[1]), 3);
+        assert!(locks.has_or_are_free(first, &accounts(&[1, 3])), "who waits behind it is no matter");
     }
 
     #[test]
