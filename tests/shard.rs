@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use teller::ledger::operation::{HomedKey, Item, Opening, Operation, Place, PlainTransfer, Sum};
-use teller::ledger::workspace::Needs;
+use teller::ledger::workspace::{Needs, ReferenceAccount};
 use teller::ledger::{
-    AccountName, AccountNumber, AccountRef, Amount, Command, Currency, ExcessDecimals, HoldId, HoldOutcome,
-    HoldStatus, IdempotencyKey, ItemOutcome, KeyDigest, Ledger, LinkKind, Note, OverdraftDefault, Quantity,
-    Reference, Rejected, Rejection, Sequence, ShardId, Target, Timestamp,
+    AccountName, AccountNumber, AccountRef, Amount, Command, Currency, ExcessDecimals, HoldId, HoldKey,
+    HoldOutcome, HoldStatus, IdempotencyKey, ItemOutcome, KeyDigest, Ledger, LinkKind, Note,
+    OverdraftDefault, Quantity, Reference, Rejected, Rejection, Sequence, ShardId, Target, Terms, Timestamp,
 };
 use teller::shard::batch::{Moment, Output, Shard, ShardRules};
 use teller::shard::handle::{Asked, ShardError, ShardHandle};
@@ -1051,7 +1051,7 @@ fn the_references_of_an_account_that_is_found_late_are_asked_for() {
     let needs = Needs {
         accounts: vec![payee.account.clone()].into(),
         openings: vec![name("payee")],
-        references: vec![reference.clone()],
+        references: vec![(ReferenceAccount::At(0), reference.clone())],
         ..Needs::default()
     };
     finish(
@@ -1072,13 +1072,101 @@ fn the_references_of_an_account_that_is_found_late_are_asked_for() {
     let (key, _) = benches[0].shard.ledger().holds().iter().next().expect("a hold");
     let hold = key.id(id(0), Timestamp::from_millis(1));
     let capture = Operation::Capture { hold, amount: None, note };
-    let holds = Needs { holds: vec![hold], references: vec![reference], ..Needs::default() };
+    let references = vec![(ReferenceAccount::Numbered(hold.account), reference)];
+    let holds = Needs { holds: vec![hold], references, ..Needs::default() };
     let keys = Needs { keys: vec![key_at(1, 5).key], ..Needs::default() };
     let items = vec![item(capture, Some(key_at(1, 5)))];
     let reply = finish(&mut benches, 0, work(items, false, None, vec![(0, holds), (1, keys)]));
     let Reply::Worked(WorkReply::Items(items)) = &reply else { panic!("{reply:?}") };
     let [ItemReply::Not(ItemOutcome::Refused(rejected))] = &items[..] else { panic!("{items:?}") };
     assert!(matches!(rejected.rejection, Rejection::ReferenceUsed { .. }), "{rejected:?}");
+}
+
+/// A list of these items, with what it needs.
+fn list_of(items: Vec<Item>, shards: usize) -> WorkRequest {
+    WorkRequest::of(items.into(), None, false, false, "r-1".into(), shards)
+}
+
+/// An account that wants each reference used once.
+fn open_with_unique_references(account: &Place) -> Item {
+    let AccountRef::Name(name) = account.account.clone() else { unreachable!() };
+    let opening = Opening { unique_reference: true, ..Opening::plain(name, Currency::USD, None) };
+    item(Operation::Open { shard: account.shard, opening: Box::new(opening) }, None)
+}
+
+fn referring(text: &str) -> Note {
+    Note { reference: Some(Reference::parse(text).expect("valid")), ..Note::default() }
+}
+
+fn is_reference_used(item: &ItemReply) -> bool {
+    let ItemReply::Not(ItemOutcome::Refused(rejected)) = item else { return false };
+    matches!(rejected.rejection, Rejection::ReferenceUsed { .. })
+}
+
+/// P7: every account that a list needed was asked about every reference in it, which is a million questions and as many
+/// answers for a thousand of each.
+#[test]
+fn an_account_is_asked_about_the_references_that_are_meant_for_it() {
+    const COUNT: usize = 20;
+    let mut benches = benches::<1>();
+    let account = |of: usize| Place { shard: id(0), account: AccountRef::Name(name(&format!("u{of}"))) };
+    let pay = |to: usize, invoice: usize| {
+        let note = referring(&format!("invoice {invoice}"));
+        item(Operation::Deposit { account: account(to), amount: quantity("1"), note }, None)
+    };
+    let openings = (0..COUNT).map(|of| open_with_unique_references(&account(of)));
+    let all = (0..COUNT).flat_map(|to| (0..COUNT).map(move |invoice| (to, invoice)));
+    let items = openings.chain(all.map(|(to, invoice)| pay(to, invoice))).collect();
+    finish(&mut benches, 0, Request::Work(Box::new(list_of(items, 1))));
+    assert_eq!(benches[0].shard.ledger().last().get() as usize, 1 + COUNT + COUNT * COUNT);
+    let list = list_of((0..COUNT).map(|of| pay(of, of)).collect(), 1);
+    let ShardRules { overdraft, key_retention_ms, keys_max } = rules();
+    let terms = Terms { now: Timestamp::from_millis(1), overdraft, key_retention_ms, keys_max };
+    let grant = benches[0].shard.ledger().grant(&list.needs[0].1, &[], &terms);
+    assert_eq!(grant.references.len(), COUNT);
+    let reply = finish(&mut benches, 0, Request::Work(Box::new(list)));
+    let Reply::Worked(WorkReply::Items(items)) = &reply else { panic!("{reply:?}") };
+    assert!(items.iter().all(is_reference_used), "{items:?}");
+}
+
+/// In whose references its own must not be, a capture does not say: the hold's account and the payee that the hold names,
+/// whether another item has asked for that or nobody.
+#[test]
+fn the_references_of_a_hold_s_accounts_are_asked_for() {
+    let accounts = ["payer", "payee"].map(|text| AccountRef::Name(name(text)));
+    let cases = [(0, 1), (1, 0), (0, 0)].into_iter().flat_map(|shards| {
+        [(false, false), (false, true), (true, false), (true, true)].map(|flags| (shards, flags))
+    });
+    for ((payer, payee), (is_used_by_payee, is_payee_named)) in cases {
+        let mut benches = benches::<2>();
+        let payer = Place { shard: id(payer), account: accounts[0].clone() };
+        let payee = Place { shard: id(payee), account: accounts[1].clone() };
+        let mut serve = |items: Vec<Item>| {
+            let list = list_of(items, 2);
+            let reply = finish(&mut benches, list.needs[0].0.index(), Request::Work(Box::new(list)));
+            let Reply::Worked(WorkReply::Items(items)) = reply else { panic!("{reply:?}") };
+            items
+        };
+        let deposit = |to: &Place, note| {
+            item(Operation::Deposit { account: to.clone(), amount: quantity("1"), note }, None)
+        };
+        let (amount, expires_in_ms) = (Sum::Exactly(quantity("1")), 1000);
+        let (account, to, note) = (payer.clone(), Some(payee.clone()), Note::default());
+        let hold = Operation::Hold { account, amount, to, expires_in_ms, note };
+        let user = if is_used_by_payee { &payee } else { &payer };
+        let openings = [&payer, &payee].map(open_with_unique_references);
+        let uses = [deposit(user, referring("invoice")), item(hold, None)];
+        let done = serve(openings.into_iter().chain(uses).collect());
+        let Some(ItemReply::Done { id: placed, decision }) = done.last() else { panic!("{done:?}") };
+        let effect = &decision.part(payer.shard).expect("it is its account").effects[0];
+        let key = HoldKey { account: effect.account, version: effect.after.version as u32 };
+        let hold = key.id(payer.shard, placed.time);
+        let capture = Operation::Capture { hold, amount: None, note: referring("invoice") };
+        let beside = is_payee_named.then(|| deposit(&payee, Note::default()));
+        let items = serve(beside.into_iter().chain([item(capture, None)]).collect());
+        assert!(items.last().is_some_and(is_reference_used), "{items:?}");
+        assert!(benches.iter().all(|bench| !bench.shard.is_locked()));
+    }
 }
 
 /// P5: a list that is all or nothing was refused because an item's key was in flight, and its own key stood for that

@@ -159,6 +159,11 @@ impl Account {
         }
     }
 
+    /// Whether it wants each reference used once.
+    pub(super) fn has_unique_references(&self) -> bool {
+        self.details.as_ref().is_some_and(|details| details.unique_reference)
+    }
+
     /// When the account was closed, if it was.
     pub fn closed(&self) -> Option<Timestamp> {
         match self.status {

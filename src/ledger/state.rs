@@ -31,7 +31,7 @@ use std::sync::Arc;
 
 use smallvec::{SmallVec, smallvec};
 
-use super::workspace::{AccountState, Decided, Grant, GrantedAccounts, Needs};
+use super::workspace::{AccountState, Decided, Grant, GrantedAccounts, Needs, ReferenceAccount};
 use super::{
     Account, AccountChange, AccountId, AccountName, AccountNumber, AccountRef, AccountStatus, Accounts,
     After, Amount, AmountError, Chain, Change, Command, Currency, Decision, Direction, Effect, Entry, Event,
@@ -593,29 +593,29 @@ impl Ledger {
         (keys, keys_full, seen)
     }
 
-    /// Which of the references are used, in which of these accounts and by what, and the last event that this
-    /// depends on.
+    /// Which references are used in those of their accounts that want each used once, and by what, and the last event that
+    /// this depends on.
     fn look_up_references(
         &self,
         needs: &Needs,
         accounts: &GrantedAccounts,
-    ) -> (Vec<(AccountNumber, Reference, TransactionId)>, Sequence) {
+    ) -> (Vec<(AccountNumber, Reference, Option<TransactionId>)>, Sequence) {
         let mut references = Vec::new();
-        if needs.references.is_empty() {
-            return (references, Sequence::NONE);
-        }
-        let numbers = accounts.iter().filter_map(|(_, account)| Some(account.as_ref()?.id.number));
-        let mut numbers: Vec<_> = numbers.filter(|number| self.references.contains_key(number)).collect();
-        // An account is there as often as it is named, and each time every reference would be looked for.
-        numbers.sort_unstable();
-        numbers.dedup();
-        for number in numbers {
-            let used = &self.references[&number];
-            for reference in &needs.references {
-                references.extend(used.get(reference).map(|by| (number, reference.clone(), *by)));
+        let mut seen = Sequence::NONE;
+        for (account, reference) in &needs.references {
+            let number = match *account {
+                ReferenceAccount::At(place) => accounts[place].1.as_ref().map(|account| account.id.number),
+                ReferenceAccount::Numbered(number) => Some(number),
+            };
+            let account = number.and_then(|number| self.account_by_number(number));
+            let Some(account) = account.filter(|account| account.has_unique_references()) else { continue };
+            let used = self.references.get(&account.number);
+            let by = used.and_then(|used| used.get(reference)).copied();
+            if by.is_some() {
+                seen = self.last;
             }
+            references.push((account.number, reference.clone(), by));
         }
-        let seen = if references.is_empty() { Sequence::NONE } else { self.last };
         (references, seen)
     }
 
@@ -755,10 +755,7 @@ impl Ledger {
                 side.entry(effect.currency).or_default().add(moved.negated());
             }
             if let Some(reference) = decision.note.reference.as_ref()
-                && self.accounts[number.index()]
-                    .details
-                    .as_ref()
-                    .is_some_and(|details| details.unique_reference)
+                && self.accounts[number.index()].has_unique_references()
             {
                 self.references.entry(number).or_default().insert(reference.clone(), by);
             }

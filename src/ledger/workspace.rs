@@ -52,8 +52,18 @@ pub struct Needs {
     pub keys: Vec<IdempotencyKey>,
     /// Those that another request is being worked on with: they are not locked.
     pub busy_keys: Vec<IdempotencyKey>,
-    /// References that have to be unique in some of the accounts.
-    pub references: Vec<Reference>,
+    /// References, each with an account that it will be used in, if that wants each used once. Not all with all: a list of
+    /// a thousand would ask a million times.
+    pub references: Vec<(ReferenceAccount, Reference)>,
+}
+
+/// Which account a reference will be used in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReferenceAccount {
+    /// The one at this place among those that are needed.
+    At(usize),
+    /// The one with this number: that of a hold, or one that was found to be needed.
+    Numbered(AccountNumber),
 }
 
 /// How what a shard was asked for stands.
@@ -75,8 +85,8 @@ pub struct Grant {
     pub keys: Vec<(IdempotencyKey, KeyStatus)>,
     /// Whether the shard can remember no further key.
     pub keys_full: bool,
-    /// Which references are used by which transaction of which account.
-    pub references: Vec<(AccountNumber, Reference, TransactionId)>,
+    /// The references that were asked for, in accounts that want each used once, and by which transaction it is.
+    pub references: Vec<(AccountNumber, Reference, Option<TransactionId>)>,
     /// The last event that any of this depends on.
     pub seen: Sequence,
     /// The time of the shard's last event: what is decided on this is not before it.
@@ -115,6 +125,11 @@ impl AccountState {
         available(self.posted, self.held, self.limit)
     }
 
+    /// Whether it wants each reference used once.
+    fn has_unique_references(&self) -> bool {
+        self.details.as_ref().is_some_and(|details| details.unique_reference)
+    }
+
     fn after(&self) -> After {
         After { version: self.version, balance: self.posted, held: self.held }
     }
@@ -125,7 +140,7 @@ impl AccountState {
 pub enum Stop {
     /// It is refused.
     Rejected(Box<Rejected>),
-    /// Accounts are needed that nobody asked for.
+    /// Something is needed that nobody asked for.
     Missing(Missing),
 }
 
@@ -134,6 +149,8 @@ pub enum Stop {
 pub struct Missing {
     /// Accounts.
     pub accounts: Vec<AccountId>,
+    /// Whether references are used in accounts that are here.
+    pub references: Vec<(ShardId, AccountNumber, Reference)>,
 }
 
 impl From<Rejection> for Stop {
@@ -144,7 +161,22 @@ impl From<Rejection> for Stop {
 
 impl Missing {
     fn account(id: AccountId) -> Stop {
-        Stop::Missing(Missing { accounts: vec![id] })
+        Stop::Missing(Missing { accounts: vec![id], ..Missing::default() })
+    }
+
+    fn reference(shard: ShardId, account: AccountNumber, reference: Reference) -> Stop {
+        Stop::Missing(Missing { references: vec![(shard, account, reference)], ..Missing::default() })
+    }
+
+    /// Whether nothing is.
+    pub fn is_empty(&self) -> bool {
+        self.accounts.is_empty() && self.references.is_empty()
+    }
+
+    /// Adds what else is.
+    pub fn extend(&mut self, more: Missing) {
+        self.accounts.extend(more.accounts);
+        self.references.extend(more.references);
     }
 }
 
@@ -202,6 +234,8 @@ pub struct Workspace {
     /// The sequence of the next decision.
     next: Sequence,
     accounts: Vec<AccountState>,
+    /// How many of them were granted; the others were opened here.
+    accounts_granted: usize,
     numbers: HashMap<(ShardId, AccountNumber), usize>,
     /// The accounts of each shard as they were asked for.
     granted: Vec<Granted>,
@@ -211,7 +245,8 @@ pub struct Workspace {
     next_numbers: BTreeMap<ShardId, usize>,
     holds: HashMap<HoldId, Option<Hold>>,
     reversals: HashMap<TransactionId, Option<TransactionId>>,
-    references: HashMap<(ShardId, AccountNumber, Reference), TransactionId>,
+    /// Those that were asked for, or used here, and by what.
+    references: HashMap<(ShardId, AccountNumber, Reference), Option<TransactionId>>,
     keys: HashMap<IdempotencyKey, (KeyStatus, ShardId)>,
     /// Those that were used in this very list: by which request, and where its outcome stands.
     used_keys: HashMap<KeyDigest, (IdempotencyKey, Outcome)>,
@@ -230,6 +265,7 @@ impl Workspace {
             terms,
             next,
             accounts: Vec::new(),
+            accounts_granted: 0,
             numbers: HashMap::new(),
             granted: Vec::with_capacity(grants.len()),
             opened: HashMap::new(),
@@ -246,6 +282,7 @@ impl Workspace {
             undo_holds: Vec::new(),
         };
         grants.into_iter().for_each(|grant| workspace.add(grant));
+        workspace.accounts_granted = workspace.accounts.len();
         workspace
     }
 
@@ -384,12 +421,8 @@ impl Workspace {
         if let Some(reference) = &decision.note.reference {
             for part in &decision.parts {
                 for effect in &part.effects {
-                    let unique = self.accounts[self.numbers[&(part.shard, effect.account)]]
-                        .details
-                        .as_ref()
-                        .is_some_and(|details| details.unique_reference);
-                    if unique {
-                        self.references.insert((part.shard, effect.account, reference.clone()), id);
+                    if self.accounts[self.numbers[&(part.shard, effect.account)]].has_unique_references() {
+                        self.references.insert((part.shard, effect.account, reference.clone()), Some(id));
                     }
                 }
             }
@@ -876,11 +909,11 @@ impl Workspace {
             });
             match above {
                 Ok(above) => longest = longest.max(above),
-                Err(Stop::Missing(more)) => missing.accounts.extend(more.accounts),
+                Err(Stop::Missing(more)) => missing.extend(more),
                 Err(stop) => return Err(stop),
             }
         }
-        if missing.accounts.is_empty() { Ok(longest + 1) } else { Err(Stop::Missing(missing)) }
+        if missing.is_empty() { Ok(longest + 1) } else { Err(Stop::Missing(missing)) }
     }
 
     /// The copy of an account that another one names.
@@ -996,13 +1029,13 @@ impl Workspace {
                 }
                 match self.ensure_funds(index, amount.negated(), place) {
                     Ok(()) => {}
-                    Err(Stop::Missing(more)) => missing.accounts.extend(more.accounts),
+                    Err(Stop::Missing(more)) => missing.extend(more),
                     // What is missing may be what this one lacks.
-                    Err(_) if !missing.accounts.is_empty() => {}
+                    Err(_) if !missing.is_empty() => {}
                     Err(stop) => return Err(stop),
                 }
             }
-            if !missing.accounts.is_empty() {
+            if !missing.is_empty() {
                 return Err(Stop::Missing(missing));
             }
             if self.decided.len() == pulled {
@@ -1152,15 +1185,30 @@ impl Workspace {
         decision: Decision,
         accounts: impl IntoIterator<Item = usize>,
     ) -> Result<Decision, Stop> {
-        if let Some(reference) = decision.note.reference.as_ref().filter(|_| !self.references.is_empty()) {
+        if let Some(reference) = &decision.note.reference {
             for (place, index) in accounts.into_iter().enumerate() {
-                let AccountId { shard, number, .. } = self.accounts[index].id;
-                if let Some(by) = self.references.get(&(shard, number, reference.clone())) {
-                    return Err(at(Rejection::ReferenceUsed { by: *by }, place));
+                if let Some(by) = self.reference_used(index, reference)? {
+                    return Err(at(Rejection::ReferenceUsed { by }, place));
                 }
             }
         }
         Ok(decision)
+    }
+
+    /// By what a reference is used in an account that wants each used once.
+    fn reference_used(&self, index: usize, reference: &Reference) -> Result<Option<TransactionId>, Stop> {
+        let account = &self.accounts[index];
+        if !account.has_unique_references() {
+            return Ok(None);
+        }
+        let AccountId { shard, number, .. } = account.id;
+        match self.references.get(&(shard, number, reference.clone())) {
+            Some(by) => Ok(*by),
+            // It is a hold's payee, which the capture does not say.
+            None if index < self.accounts_granted => Err(Missing::reference(shard, number, reference.clone())),
+            // It was opened here.
+            None => Ok(None),
+        }
     }
 }
 

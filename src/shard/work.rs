@@ -9,8 +9,8 @@
 //! 3. Each other shard applies and records its part, a *settlement*, and unlocks. Whoever asks for a locked account is
 //!    answered after that: the settle barrier (P2).
 //!
-//! If deciding finds that it needs an account that nobody knew of (overdraft protection, the payee of a hold), it
-//! lets all shards go, and the work sets out again with that too, at most eight times.
+//! If deciding finds that it needs an account that nobody knew of (overdraft protection, the payee of a hold), or whether
+//! a reference is used in one, it lets all shards go, and the work sets out again with that too, at most eight times.
 //!
 //! A work that needs one shard only, and is made of plain transfers between accounts that are free there, is executed at
 //! once, without locks and copies ([`crate::ledger::PlainTransfers`]). Nothing can come in between, and nobody sees a
@@ -54,8 +54,8 @@ use std::sync::Arc;
 use smallvec::{SmallVec, smallvec};
 
 use super::locks::Ticket;
-use crate::ledger::operation::{HomedKey, Item, Operation, PlainTransfer};
-use crate::ledger::workspace::{Grant, Needs};
+use crate::ledger::operation::{Condition, HomedKey, Item, Operation, PlainTransfer};
+use crate::ledger::workspace::{Grant, Missing, Needs, ReferenceAccount};
 use crate::ledger::{
     AccountId, AccountRef, Decision, ItemOutcome, Outcome, ShardId, Timestamp, TransactionId,
 };
@@ -248,9 +248,15 @@ impl WorkRequest {
         // Of two accounts an item, about.
         let room = 2 * items.len() / shards;
         let mut needs = SmallVec::with_capacity(shards.min(2 * items.len()));
-        let mut references = Vec::new();
         for item in &items {
-            for place in item.operation.places().chain(item.conditions.iter().map(|of| &of.account)) {
+            let reference = item.operation.reference();
+            for place in item.operation.places() {
+                let needs = needs_of(&mut needs, place.shard, room);
+                let account = ReferenceAccount::At(needs.accounts.len());
+                needs.references.extend(reference.map(|reference| (account, reference.clone())));
+                needs.accounts.push(place.account.clone());
+            }
+            for Condition { account: place, .. } in &item.conditions {
                 needs_of(&mut needs, place.shard, room).accounts.push(place.account.clone());
             }
             match &item.operation {
@@ -258,7 +264,10 @@ impl WorkRequest {
                     needs_of(&mut needs, *shard, room).openings.push(opening.name.clone());
                 }
                 Operation::Capture { hold, .. } | Operation::Void { hold, .. } => {
-                    needs_of(&mut needs, hold.shard, room).holds.push(*hold);
+                    let needs = needs_of(&mut needs, hold.shard, room);
+                    let account = ReferenceAccount::Numbered(hold.account);
+                    needs.references.extend(reference.map(|reference| (account, reference.clone())));
+                    needs.holds.push(*hold);
                 }
                 Operation::Reverse { transfer, .. } => {
                     needs_of(&mut needs, transfer.shard, room).reversals.push(*transfer);
@@ -268,21 +277,15 @@ impl WorkRequest {
             if let Some(HomedKey { home, key }) = item.key {
                 needs_of(&mut needs, home, room).keys.push(key);
             }
-            references.extend(item.operation.reference().cloned());
         }
         if let Some(HomedKey { home, key }) = key {
             needs_of(&mut needs, home, room).keys.push(key);
         }
-        references.sort_unstable();
-        references.dedup();
         for (_, needs) in &mut needs {
             needs.holds.sort_unstable();
             needs.holds.dedup();
             let mut known = HashSet::new();
             needs.keys.retain(|key| known.insert(*key));
-            if !(needs.accounts.is_empty() && needs.holds.is_empty()) {
-                needs.references.clone_from(&references);
-            }
         }
         WorkRequest { items, plain: None, atomic, dry_run, told: true, turn: None, key, request_id, needs }
     }
@@ -320,20 +323,26 @@ impl WorkRequest {
         assert_eq!(self.needs.len(), shards.len(), "all that is needed is among the list's");
     }
 
+    /// Adds what is missing to what is needed. Returns whether any of it was not needed before.
+    pub(super) fn need_missing(&mut self, missing: Missing) -> bool {
+        let mut added = self.need_accounts(&missing.accounts);
+        for (shard, account, reference) in missing.references {
+            // The account is among those that are needed, or its terms would not be known.
+            let needed = (ReferenceAccount::Numbered(account), reference);
+            needs_of(&mut self.needs, shard, 0).references.push(needed);
+            added = true;
+        }
+        added
+    }
+
     /// Adds accounts to what is needed. Returns whether any was not needed before.
     pub(super) fn need_accounts(&mut self, accounts: &[AccountId]) -> bool {
         let mut added = false;
-        let references = self.items.iter().filter_map(|item| item.operation.reference().cloned());
-        let mut references: Vec<_> = references.collect();
-        references.sort_unstable();
-        references.dedup();
         for id in accounts {
             let reference = AccountRef::Number { number: id.number, opened: id.opened };
             let needs = needs_of(&mut self.needs, id.shard, 0);
             if !needs.accounts.contains(&reference) {
                 needs.accounts.push(reference);
-                // A shard that was needed for a key alone was not asked about references.
-                needs.references.clone_from(&references);
                 added = true;
             }
         }

@@ -238,7 +238,7 @@ impl<To> Shard<To> {
             Some(decided) => decided,
             None => match self.decide_on_copies(&work, grants, terms, output) {
                 Ok(decided) => decided,
-                Err(missing) => return self.set_out_again(work, &missing, moment, output),
+                Err(missing) => return self.set_out_again(work, missing, moment, output),
             },
         };
         // What was recorded just now comes after all that the grant has seen.
@@ -413,7 +413,7 @@ impl<To> Shard<To> {
     fn set_out_again(
         &mut self,
         mut work: Box<Work<To>>,
-        missing: &Missing,
+        missing: Missing,
         moment: Moment,
         output: &mut Output<To>,
     ) {
@@ -425,7 +425,7 @@ impl<To> Shard<To> {
         }
         self.let_go(work.id);
         let shards = work.request.needs.len();
-        if !work.request.need_accounts(&missing.accounts) || work.attempts >= ATTEMPTS_MAX {
+        if !work.request.need_missing(missing) || work.attempts >= ATTEMPTS_MAX {
             return self.give_up(work, moment, output);
         }
         assert!(work.request.needs.len() >= shards, "a work needs no less than before");
@@ -489,7 +489,7 @@ fn decide_items(
             Ok(ItemOutcome::Done { .. }) => ItemEnd::Done(workspace.decided() - 1),
             Ok(outcome) => ItemEnd::Not(outcome),
             Err(more) => {
-                missing.accounts.extend(more.accounts);
+                missing.extend(more);
                 continue;
             }
         };
@@ -504,7 +504,7 @@ fn decide_items(
             break;
         }
     }
-    if !missing.accounts.is_empty() {
+    if !missing.is_empty() {
         return Err(missing);
     }
     let is_kept = !(request.dry_run || (request.atomic && passing(&ends).is_some()));
