@@ -179,7 +179,7 @@ codes! {
         "A batch with `atomic` has at most 1,000 items, and its references, metadata and legs have to fit in one record of 1 MiB. Send it in parts, or without `atomic`.";
     NotAttempted "not-attempted" FAILED_DEPENDENCY Never,
         "The item was not attempted",
-        "The batch is all or nothing, and another of its items was refused. Nothing was done.";
+        "The batch is all or nothing, and another of its items was refused: this request did nothing.";
     BalanceOutOfRange "balance-out-of-range" UNPROCESSABLE_ENTITY Never,
         "A balance would go out of range",
         "The account's balance, or the total of all, would pass 10^25 minor units. Use a smaller amount.";

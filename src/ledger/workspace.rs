@@ -395,9 +395,11 @@ impl Workspace {
         self.push(decision, Some((home, self.terms.key_use(key))));
     }
 
-    /// Takes back everything: a list that is all or nothing has been refused.
+    /// Takes back all decisions: a list that is all or nothing has been refused. The copies are worth nothing then; keys can
+    /// still be asked about, and the list can be [ended](Workspace::end_batch).
     pub fn discard(&mut self, next: Sequence) {
         self.decided.clear();
+        self.used_keys.clear();
         self.next = next;
     }
 

@@ -322,6 +322,14 @@ impl Observation {
             }
         }
         if is_off {
+            let behind = items.iter().zip(replies).skip_while(|(_, reply)| !refused(reply)).skip(1);
+            for ((_, has_key), reply) in behind {
+                match reply {
+                    ItemReply::Not(ItemOutcome::NotAttempted) => {}
+                    ItemReply::Not(ItemOutcome::Settled(_)) => same(&true, has_key)?,
+                    reply => return Err(format!("behind a refused item one ended as {reply:?}")),
+                }
+            }
             written.clear();
             model = before.clone();
         }

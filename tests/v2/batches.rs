@@ -346,6 +346,51 @@ fn an_atomic_batch_whose_items_were_done_before_is_done() {
     teller.end();
 }
 
+/// P5: an item that an earlier request had executed was not attempted, and nothing was done, when another item was refused.
+#[test]
+fn a_refused_atomic_batch_tells_what_was_done_before_it() {
+    let mut teller = Teller::start();
+    let [a, b] = teller.open_each([(0, "10"), (1, "10")]);
+    let known = |account: &str, amount: &str, key: &str| json!({ "type": "withdraw", "account": account, "amount": amount, "key": key });
+    let (executed, poor) = (known(&a, "1", "k1"), known(&b, "100", "k2"));
+    let first = teller.post("/v2/batches", json!({ "items": [executed, poor] })).is(200);
+    let too_much = || refused(422, "insufficient-funds");
+    assert_eq!(outcomes(&first), [done(), too_much()]);
+    let fresh = || known(&a, "1", "k3");
+    let orders = [
+        json!([executed, fresh(), withdraw(&a, "100"), deposit(&b, "1"), fresh()]),
+        json!([withdraw(&a, "100"), fresh(), executed]),
+        // A refusal that is kept is no reason to refuse the others, nor changed by one.
+        json!([poor, withdraw(&a, "100"), executed, poor]),
+    ];
+    let not = || refused(424, "not-attempted");
+    let expected = [
+        vec![done(), not(), too_much(), not(), not()],
+        vec![too_much(), not(), done()],
+        vec![too_much(), too_much(), done(), too_much()],
+    ];
+    let send = |teller: &Teller, place: usize, key: &str| {
+        teller.post_keyed("/v2/batches", key, json!({ "atomic": true, "items": orders[place] }))
+    };
+    let replies: Vec<Reply> = (0..3).map(|place| send(&teller, place, &format!("batch {place}"))).collect();
+    for restart in [false, true] {
+        if restart {
+            teller.restart();
+        }
+        for (place, reply) in replies.iter().enumerate() {
+            let batch = reply.is(200);
+            assert_eq!(outcomes(&batch), expected[place], "{batch}");
+            for (item, result) in orders[place].as_array().expect("items").iter().zip(results(&batch)) {
+                let is_known = *item == executed || *item == poor;
+                assert_eq!(result["replayed"], is_known, "{batch}");
+            }
+            send(&teller, place, &format!("batch {place}")).repeats(reply);
+        }
+        assert_eq!(teller.posted([&a, &b]), ["9.00", "10.00"]);
+    }
+    teller.end();
+}
+
 #[test]
 fn a_batch_is_bounded() {
     let teller = Teller::start();

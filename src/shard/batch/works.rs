@@ -476,6 +476,19 @@ enum ItemEnd {
     Not(ItemOutcome),
 }
 
+impl ItemEnd {
+    /// That of an item which nobody attempts any more, since its list is all or nothing and was refused for another one.
+    fn of_unattempted(item: &Item, workspace: &Workspace) -> ItemEnd {
+        let known = item.key.and_then(|key| workspace.key_outcome(&key.key)).map(ItemEnd::Not);
+        known.filter(ItemEnd::is_settled).unwrap_or(ItemEnd::Not(ItemOutcome::NotAttempted))
+    }
+
+    /// Whether an earlier request, or item, has ended it.
+    fn is_settled(&self) -> bool {
+        matches!(self, ItemEnd::Not(ItemOutcome::Settled(_)))
+    }
+}
+
 /// Decides the items of a work, one after the other.
 fn decide_items(
     workspace: &mut Workspace,
@@ -484,7 +497,7 @@ fn decide_items(
 ) -> Result<Vec<ItemEnd>, Missing> {
     let mut ends = Vec::with_capacity(request.items.len());
     let mut missing = Missing::default();
-    for item in &request.items {
+    for (place, item) in request.items.iter().enumerate() {
         let end = match workspace.execute(item, &request.request_id) {
             Ok(ItemOutcome::Done { .. }) => ItemEnd::Done(workspace.decided() - 1),
             Ok(outcome) => ItemEnd::Not(outcome),
@@ -494,15 +507,15 @@ fn decide_items(
             }
         };
         // What an earlier request or item with its key has ended is not attempted again, and keeps that end.
-        let failed = matches!(&end, ItemEnd::Not(outcome) if !matches!(outcome, ItemOutcome::Settled(_)));
-        ends.push(end);
+        let failed = matches!(end, ItemEnd::Not(_)) && !end.is_settled();
         if failed && request.atomic {
-            let place = ends.len() - 1;
-            ends.resize_with(request.items.len(), || ItemEnd::Not(ItemOutcome::NotAttempted));
-            ends[..place].fill_with(|| ItemEnd::Not(ItemOutcome::NotAttempted));
             workspace.discard(first);
+            // Of all others it is as if they had not come: but what an earlier request has done of them stays done.
+            ends = request.items.iter().map(|item| ItemEnd::of_unattempted(item, workspace)).collect();
+            ends[place] = end;
             break;
         }
+        ends.push(end);
     }
     if !missing.is_empty() {
         return Err(missing);
