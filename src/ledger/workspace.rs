@@ -825,8 +825,9 @@ impl Workspace {
             if self.protects(other).len() >= LINKS_MAX {
                 return Err(at(Rejection::LinksExhausted, 1));
             }
-            let below = self.chain_below(other, index)?;
-            let above = self.chain_above(index, PROTECTION_CHAIN_MAX)?;
+            let below = self.chain_below(other, index);
+            let above = self.chain_above(index, PROTECTION_CHAIN_MAX);
+            let (below, above) = both(below, above)?;
             if above + below > PROTECTION_CHAIN_MAX {
                 return Err(Rejection::LinkChainTooLong.into());
             }
@@ -1211,6 +1212,18 @@ impl Workspace {
             // It was opened here.
             None => Ok(None),
         }
+    }
+}
+
+/// Two results, or all that either of them is missing: where one was asked for after the other, a work would set out as
+/// often as for both in sum.
+fn both<T, U>(first: Result<T, Stop>, second: Result<U, Stop>) -> Result<(T, U), Stop> {
+    match (first, second) {
+        (Err(Stop::Missing(mut missing)), Err(Stop::Missing(more))) => {
+            missing.extend(more);
+            Err(Stop::Missing(missing))
+        }
+        (first, second) => Ok((first?, second?)),
     }
 }
 

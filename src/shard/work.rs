@@ -60,9 +60,9 @@ use crate::ledger::{
     AccountId, AccountRef, Decision, ItemOutcome, Outcome, ShardId, Timestamp, TransactionId,
 };
 
-/// How often a work sets out at most. A chain of protection and a payee need four times, however many operations have
-/// one; more means that the links change faster than they can be followed, or that each of many operations takes what
-/// protected the one before.
+/// How often a work sets out at most. A chain of protection and a payee need four times, two chains that a link joins five,
+/// however many operations have one; more means that the links change faster than they can be followed, or that each of
+/// many operations takes what protected the one before.
 pub(super) const ATTEMPTS_MAX: u8 = 8;
 
 /// What a client asks for, before it sets out.

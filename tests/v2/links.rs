@@ -304,6 +304,29 @@ fn a_closed_account_is_no_part_of_a_chain() {
     teller.end();
 }
 
+/// P7: the accounts below were asked for one after the other, and then those above: what would have been told after nine
+/// attempts was refused as overloaded after eight, for ever.
+#[test]
+fn a_chain_that_is_long_on_both_sides_is_refused_for_what_it_is() {
+    let teller = Teller::start();
+    let chain = |name: &str, closed: usize| {
+        let accounts: Vec<_> =
+            (0..4).map(|number| teller.open(number % 3, &format!("{name}{number}"), "0")).collect();
+        for pair in accounts.windows(2) {
+            protect(&teller, &pair[0], &pair[1]).is(201);
+        }
+        teller.delete(&format!("/v2/accounts/{}", accounts[closed])).is(204);
+        accounts
+    };
+    // Three that are open, and the closed one that has to be looked at to know it.
+    let (above, below) = (chain("above", 0), chain("below", 3));
+    let [account, by] = teller.open_each([(0, "0"), (1, "0")]);
+    protect(&teller, &above[3], &account).is(201);
+    protect(&teller, &by, &below[0]).is(201);
+    protect(&teller, &account, &by).refused(422, "link-chain-too-long");
+    teller.end();
+}
+
 /// What was told had been pulled already by another leg, and what was required had not: "50 is required, 120 available".
 #[test]
 fn a_refusal_tells_what_a_transfer_asks_of_an_account_in_all() {
