@@ -1208,7 +1208,9 @@ impl Workspace {
         match self.references.get(&(shard, number, reference.clone())) {
             Some(by) => Ok(*by),
             // It is a hold's payee, which the capture does not say.
-            None if index < self.accounts_granted => Err(Missing::reference(shard, number, reference.clone())),
+            None if index < self.accounts_granted => {
+                Err(Missing::reference(shard, number, reference.clone()))
+            }
             // It was opened here.
             None => Ok(None),
         }

@@ -391,6 +391,28 @@ fn a_refused_atomic_batch_tells_what_was_done_before_it() {
     teller.end();
 }
 
+/// P5: the second of two like items stands for the first, which has not happened if the batch is all or nothing and refused.
+#[test]
+fn an_item_that_comes_twice_in_a_refused_atomic_batch_has_not_happened() {
+    let teller = Teller::start();
+    let [a] = teller.open_each([(0, "10")]);
+    let twice = json!({ "type": "deposit", "account": a, "amount": "1", "key": "twice" });
+    let not = || refused(424, "not-attempted");
+    let too_much = || refused(422, "insufficient-funds");
+    for (items, expected) in [
+        (json!([twice, twice, withdraw(&a, "100")]), [not(), not(), too_much()]),
+        (json!([twice, withdraw(&a, "100"), twice]), [not(), too_much(), not()]),
+    ] {
+        let batch = teller.post("/v2/batches", json!({ "atomic": true, "items": items })).is(200);
+        assert_eq!(outcomes(&batch), expected, "{batch}");
+    }
+    assert_eq!(teller.posted([&a]), ["10.00"]);
+    let batch = teller.post("/v2/batches", json!({ "items": [twice] })).is(200);
+    assert_eq!((&outcomes(&batch)[0], &results(&batch)[0]["replayed"]), (&done(), &json!(false)));
+    assert_eq!(teller.posted([&a]), ["11.00"]);
+    teller.end();
+}
+
 #[test]
 fn a_batch_is_bounded() {
     let teller = Teller::start();

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use smallvec::{SmallVec, smallvec};
 
 use super::{Moment, Output, Sealed, Shard, Waiting};
-use crate::ledger::operation::HomedKey;
+use crate::ledger::operation::{HomedKey, Item};
 use crate::ledger::workspace::{Decided, Grant, Missing, Needs, Workspace};
 use crate::ledger::{
     AccountNumber, Decision, IdempotencyKey, ItemOutcome, Sequence, ShardId, Terms, Timestamp, TransactionId,
