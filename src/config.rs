@@ -86,7 +86,7 @@ pub struct ServeSettings {
     pub currency: Currency,
     /// How far below zero an account of that currency without a limit of its own may go; not negative.
     pub max_overdraft: Amount,
-    /// Create the data directory and end.
+    /// Make the ledger, if there is none, and end.
     pub bootstrap: bool,
     /// For how long an idempotency key is remembered.
     pub idempotency_retention: Duration,
@@ -163,8 +163,9 @@ pub struct ServeArgs {
     #[arg(long, value_name = "AMOUNT", value_parser = parse_overdraft_text, allow_negative_numbers = true)]
     pub max_overdraft: Option<String>,
 
-    /// With 1: create the data directory if it is not there, and exit 0 without serving. `serve` creates what
-    /// it needs by itself, so this is only for scripts that expect the step. [env: MZ_BOOTSTRAP] [default: 0]
+    /// With 1: make an empty ledger if it is not there, and exit 0 without serving. Its number of shards, --shards or the
+    /// default, is fixed from then on. `serve` makes what it needs by itself, so this is only for scripts that expect
+    /// the step. [env: MZ_BOOTSTRAP] [default: 0]
     #[arg(long, value_name = "0|1", value_parser = parse_switch, num_args = 0..=1, require_equals = true,
           default_missing_value = "1")]
     pub bootstrap: Option<bool>,

@@ -1,7 +1,8 @@
 //! The composition root: the order of start and shutdown, and the only place that names concrete parts.
 //!
-//! Start: lock the data directory, bind the address (both fail at once if they are taken), answer `/healthz`
-//! and `/readyz`, recover the shards, start their threads, open for business.
+//! Start: lock the data directory, bind the address (both fail at once if they are taken), see that enough files may be
+//! open, answer `/healthz` and `/readyz`, make a ledger if there is none, recover the shards, start their threads, open
+//! for business. A ledger's number of shards is for good: so none is made by a start that can be told to fail.
 //!
 //! Shutdown, on SIGTERM or Ctrl-C: refuse new connections, finish the requests under way, stop the shards,
 //! snapshot, exit 0. A second signal exits at once with code 130; nothing acknowledged is lost by that either.
@@ -50,7 +51,7 @@ use crate::shard::worker::{Network, ShardThreads};
 use crate::storage::StorageError;
 use crate::storage::journal::JournalOptions;
 use crate::storage::log::{Recovered, ShardJournal, ShardLog};
-use crate::storage::manifest::{Birth, DataDirectory};
+use crate::storage::manifest::{Birth, ClaimedDirectory, DataDirectory};
 
 /// The exit code after a second signal.
 const EXIT_INTERRUPTED: i32 = 130;
@@ -105,13 +106,22 @@ impl ServerError {
     }
 }
 
-/// Creates the data directory and nothing else.
+/// Makes an empty ledger if there is none, and does not serve it.
 ///
 /// # Errors
-/// If it is there already but cannot be used, or cannot be created.
+/// If it is there already but cannot be used, or cannot be created, or the system allows too few open files to serve it.
 pub fn bootstrap(settings: &ServeSettings) -> Result<(), ServerError> {
-    let directory = open_directory(settings)?;
-    tracing::info!(path = %directory.path().display(), shards = directory.shards(), "the data directory is ready");
+    let claimed = claim(settings)?;
+    if claimed.is_empty() {
+        // As a start does; what is there already is left for that to judge.
+        connections_max(claimed.shards(), http_threads(settings))?;
+    }
+    let directory = open(claimed)?;
+    tracing::info!(
+        path = %directory.path().display(),
+        shards = directory.shards(),
+        "the ledger is ready, and keeps its number of shards"
+    );
     Ok(())
 }
 
@@ -135,15 +145,16 @@ pub fn run(settings: &ServeSettings) -> Result<(), ServerError> {
 async fn serve(settings: &ServeSettings) -> Result<(), ServerError> {
     // Before anything else, so that a signal during the start is heard.
     let mut wishes = Wishes::new()?;
-    let directory = open_directory(settings)?;
+    let claimed = claim(settings)?;
+    let shards = claimed.shards();
     let listener = bind(&settings.listen).await?;
     let address = listener.local_addr().map_err(ServerError::system("read the listening address"))?;
-    tracing::info!(%address, data = %directory.path().display(), shards = directory.shards(), "starting");
+    tracing::info!(%address, data = %claimed.path().display(), shards, "starting");
 
-    let http_threads = settings.http_threads.unwrap_or_else(half_of_the_cores);
-    let connections_max = connections_max(directory.shards(), http_threads)?;
+    let http_threads = http_threads(settings);
+    let connections_max = connections_max(shards, http_threads)?;
     let cores = match settings.cores {
-        CoreUse::Split => Cores::split(http_threads, directory.shards()),
+        CoreUse::Split => Cores::split(http_threads, shards),
         CoreUse::Shared => Cores::shared(),
     };
     let limits = http::Limits { connections_max, ..http::Limits::default() };
@@ -158,7 +169,7 @@ async fn serve(settings: &ServeSettings) -> Result<(), ServerError> {
     let settings_for_start = settings.clone();
     let api_for_start = Arc::clone(&api);
     let start = tokio::task::spawn_blocking(move || {
-        Running::start(directory, &settings_for_start, cores, api_for_start)
+        Running::start(open(claimed)?, &settings_for_start, cores, api_for_start)
     });
     let running = tokio::select! {
         running = start => running.expect("recovery does not panic")?,
@@ -190,12 +201,19 @@ async fn serve(settings: &ServeSettings) -> Result<(), ServerError> {
     Ok(())
 }
 
+/// Locks the ledger's directory. No ledger is made yet.
 #[expect(clippy::disallowed_methods, reason = "the composition root draws the ledger's id")]
-fn open_directory(settings: &ServeSettings) -> Result<DataDirectory, ServerError> {
+fn claim(settings: &ServeSettings) -> Result<ClaimedDirectory, ServerError> {
     let birth =
         Birth { shards: half_of_the_cores().min(SHARDS_MAX), ledger: Uuid::new_v4(), created: clock::now() };
-    let directory = DataDirectory::open(&settings.location.directory(), settings.shards, &birth)?;
-    if directory.is_new() {
+    Ok(DataDirectory::claim(&settings.location.directory(), settings.shards, &birth)?)
+}
+
+/// Opens the ledger, or makes a new one.
+fn open(claimed: ClaimedDirectory) -> Result<DataDirectory, ServerError> {
+    let is_new = claimed.is_empty();
+    let directory = claimed.open()?;
+    if is_new {
         // Whoever mistypes the place of a ledger is served an empty one, in which every account is missing.
         tracing::info!(
             "there was no ledger in {}: a new, empty one was made; if there should be one, check --data-dir and --db-name",
@@ -203,6 +221,10 @@ fn open_directory(settings: &ServeSettings) -> Result<DataDirectory, ServerError
         );
     }
     Ok(directory)
+}
+
+fn http_threads(settings: &ServeSettings) -> usize {
+    settings.http_threads.unwrap_or_else(half_of_the_cores)
 }
 
 /// How many shards there are, and how many threads serve connections, if nobody says so: a durable deposit takes about

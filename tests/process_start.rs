@@ -121,6 +121,8 @@ fn another_number_of_shards_is_refused_with_the_way_to_change_it() {
     data.serve(FLAGS).stop();
     let refused = data.run(&["serve", "--port=0", "--shards=3"]);
     refused.refused("has 2 shards, not 3, and every id in it says which; start with --shards 2 or without");
+    refused.refused("If `teller verify` counts 0 events in it, deleting that directory does as well");
+    assert!(data.run(&["verify"]).succeeded().contains("2 shards, 0 accounts, 0 events"));
     data.serve(&["--disk-reserve-mib=0"]).stop();
 }
 
@@ -414,12 +416,46 @@ fn without_descriptors_the_connected_are_served_and_the_next_ones_wait() {
 
 /// A server of one shard and one HTTP thread that its shell lets have so many descriptors.
 fn with_open_files(data: &DataDir, open_files: u64) -> Command {
+    let flags = ["--port=0", "--shards=1", "--http-threads=1", "--disk-reserve-mib=0"];
+    let mut command = shell_with_open_files(data, open_files);
+    command.args(flags);
+    command
+}
+
+/// `teller serve`, without flags yet, which its shell lets have so many descriptors.
+fn shell_with_open_files(data: &DataDir, open_files: u64) -> Command {
     let mut command = Command::new("/bin/sh");
     command.args(["-c", r#"ulimit -n "$0" && exec "$@""#, &open_files.to_string()]);
-    command.args([env!("CARGO_BIN_EXE_teller"), "serve", "--port=0", "--shards=1", "--http-threads=1"]);
-    command.arg("--disk-reserve-mib=0");
+    command.args([env!("CARGO_BIN_EXE_teller"), "serve"]);
     command.env_clear().env("MZ_DATA_DIR", data.path()).stdin(Stdio::null());
     command
+}
+
+/// A start with more shards than the system has open files for had made a ledger of so many, and no start with fewer got
+/// past that. One with an address that it cannot have left a ledger behind, too.
+#[test]
+fn a_start_that_fails_makes_no_ledger() {
+    let data = DataDir::new();
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = format!("--port={}", taken.local_addr().expect("bound").port());
+    for (flags, told) in [
+        (&["--port=0", "--shards=1024"][..], "open files are too few for 1024 shards"),
+        (&["--bootstrap=1", "--shards=1024"], "open files are too few for 1024 shards"),
+        (&["--shards=7", &port], "cannot listen on 127.0.0.1"),
+        // TEST-NET-1 of RFC 5737: no machine has it.
+        (&["--port=0", "--shards=7", "--host=192.0.2.1"], "cannot listen on 192.0.2.1"),
+    ] {
+        let mut command = shell_with_open_files(&data, 4096);
+        command.args(flags);
+        run(command).refused(told);
+        data.run(&["verify"]).refused("there is no ledger in ");
+    }
+    data.serve(FLAGS).stop();
+    assert!(data.run(&["verify"]).succeeded().contains("2 shards"));
+    // What is there already is no matter of what the system allows today.
+    let mut bootstrap = shell_with_open_files(&data, 64);
+    bootstrap.arg("--bootstrap=1");
+    run(bootstrap).succeeded();
 }
 
 /// P7: what connections may not have is enough for all the rest, also where there is just enough for a few of them.

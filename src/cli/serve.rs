@@ -39,7 +39,7 @@ pub(super) struct Args {
     pub(super) log: LogArgs,
 }
 
-/// Serves, or only creates the directory.
+/// Serves, or only makes the ledger.
 pub(super) fn run(settings: &ServeSettings) -> Result<(), Box<dyn Error>> {
     if settings.bootstrap {
         return Ok(server::bootstrap(settings)?);

@@ -1,7 +1,7 @@
 //! What serving takes from the system: an address to listen on, and descriptors for connections.
 //!
 //! Both are asked for before recovery begins, which may take long: whoever starts the server by hand learns
-//! at once that the port is taken, or that `ulimit -n` is too low.
+//! at once that the port is taken, or that `ulimit -n` is too low; and before a ledger is made, which keeps its shards.
 
 use std::io;
 use std::net::SocketAddr;

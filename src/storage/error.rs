@@ -70,7 +70,7 @@ pub enum StorageError {
         path: PathBuf,
     },
     /// The ledger has another number of shards than was asked for.
-    #[error("{} has {has} shards, not {asked}, and every id in it says which; start with --shards {has} or without --shards. To change the number, `teller export` this ledger and `teller import` it into one of another --db-name; `teller help export` says what that leaves out", path.display())]
+    #[error("{} has {has} shards, not {asked}, and every id in it says which; start with --shards {has} or without --shards. To change the number, `teller export` this ledger and `teller import` it into one of another --db-name; `teller help export` says what that leaves out. If `teller verify` counts 0 events in it, deleting that directory does as well", path.display())]
     ShardCount {
         /// The directory.
         path: PathBuf,

@@ -60,7 +60,7 @@ const OTHER_VERSION: &str = "start the version of teller that wrote it";
 /// What a ledger gets if it is created.
 #[derive(Clone, Copy, Debug)]
 pub struct Birth {
-    /// Its number of shards where none is asked for: 1 to [`SHARDS_MAX`].
+    /// Its number of shards, where none is asked for: 1 to [`SHARDS_MAX`].
     pub shards: usize,
     /// Its id: a random UUID.
     pub ledger: Uuid,
@@ -73,13 +73,64 @@ pub struct Birth {
 pub struct DataDirectory {
     path: PathBuf,
     manifest: Manifest,
-    is_new: bool,
     _lock: LockedFile,
 }
 
+/// A directory that is locked for this process, with the ledger in it, if there is one. If not, none is made yet: dropped,
+/// this leaves a lock file, and the next start may make a ledger with any number of shards.
+#[derive(Debug)]
+pub struct ClaimedDirectory {
+    path: PathBuf,
+    found: Option<Manifest>,
+    /// What the ledger becomes if there is none.
+    birth: Birth,
+    lock: LockedFile,
+}
+
+impl ClaimedDirectory {
+    /// The directory, absolute.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether there is no ledger yet.
+    pub fn is_empty(&self) -> bool {
+        self.found.is_none()
+    }
+
+    /// How many shards the ledger has, or would get: 1 to [`SHARDS_MAX`].
+    pub fn shards(&self) -> usize {
+        self.found.as_ref().map_or(self.birth.shards, |manifest| manifest.shards)
+    }
+
+    /// Opens the ledger, or creates it if there is none. Its number of shards is for good.
+    ///
+    /// # Errors
+    /// If it cannot be created.
+    pub fn open(self) -> Result<DataDirectory, StorageError> {
+        let ClaimedDirectory { path, found, birth, lock } = self;
+        let manifest = match found {
+            Some(manifest) => manifest,
+            None => create(&path, &birth)?,
+        };
+        Ok(DataDirectory { path, manifest, _lock: lock })
+    }
+}
+
 impl DataDirectory {
-    /// Opens the ledger in `path`, or creates one if there is nothing. `shards` is the number of shards that was
-    /// asked for, if any: an existing ledger must have as many.
+    /// Opens the ledger in `path`, or creates one if there is nothing, at once; otherwise as [`DataDirectory::claim`].
+    ///
+    /// # Errors
+    /// As [`DataDirectory::claim`] and [`ClaimedDirectory::open`].
+    ///
+    /// # Panics
+    /// As [`DataDirectory::claim`].
+    pub fn open(path: &Path, shards: Option<usize>, birth: &Birth) -> Result<DataDirectory, StorageError> {
+        DataDirectory::claim(path, shards, birth)?.open()
+    }
+
+    /// Locks `path`, and reads what ledger there is, if any. `shards` is the number of shards that was asked for, if any:
+    /// an existing ledger must have as many.
     ///
     /// # Errors
     /// [`StorageError::Locked`] if another process has it, [`StorageError::Foreign`] if something else is there,
@@ -88,30 +139,33 @@ impl DataDirectory {
     ///
     /// # Panics
     /// If a number of shards is not from 1 to [`SHARDS_MAX`].
-    pub fn open(path: &Path, shards: Option<usize>, birth: &Birth) -> Result<DataDirectory, StorageError> {
-        let asked = shards.unwrap_or(birth.shards);
-        assert!((1..=SHARDS_MAX).contains(&asked), "settings are checked where they are read");
+    pub fn claim(
+        path: &Path,
+        shards: Option<usize>,
+        birth: &Birth,
+    ) -> Result<ClaimedDirectory, StorageError> {
+        let birth = Birth { shards: shards.unwrap_or(birth.shards), ..*birth };
+        assert!((1..=SHARDS_MAX).contains(&birth.shards), "settings are checked where they are read");
         let path = std::path::absolute(path).map_err(StorageError::io("find", path))?;
         files::create_directories(&path)?;
         // Before the lock, so that no lock file is left in a directory that is not ours; and again under it.
         look_unlocked(&path)?;
         let lock = lock(&path, true)?;
-        let content = look(&path)?;
-        let manifest = match content {
+        let found = match look(&path)? {
             Content::Ledger => {
                 let manifest = open_manifest(&path)?;
                 // Who wrote it may have been killed before that name was durable, and all that follows needs it.
                 files::sync_directory(&path)?;
-                manifest
+                Some(manifest)
             }
-            Content::Nothing => create(&path, asked, birth)?,
+            Content::Nothing => None,
         };
-        if let Some(asked) = shards
-            && asked != manifest.shards
+        if let (Some(asked), Some(Manifest { shards: has, .. })) = (shards, &found)
+            && asked != *has
         {
-            return Err(StorageError::ShardCount { path, has: manifest.shards, asked });
+            return Err(StorageError::ShardCount { path, has: *has, asked });
         }
-        Ok(DataDirectory { path, manifest, is_new: content == Content::Nothing, _lock: lock })
+        Ok(ClaimedDirectory { path, found, birth, lock })
     }
 
     /// Opens an existing ledger for a tool that works offline. Nothing is created or changed, except for the lock
@@ -129,17 +183,12 @@ impl DataDirectory {
             return Err(StorageError::NoLedger { path });
         }
         let manifest = open_manifest(&path)?;
-        Ok(DataDirectory { path, manifest, is_new: false, _lock: lock })
+        Ok(DataDirectory { path, manifest, _lock: lock })
     }
 
     /// The directory, absolute.
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// Whether there was none, and this one was created as it was opened.
-    pub fn is_new(&self) -> bool {
-        self.is_new
     }
 
     /// The ledger's id.
@@ -245,7 +294,8 @@ fn lock(path: &Path, writable: bool) -> Result<LockedFile, StorageError> {
 }
 
 /// Creates a ledger, or goes on where a crash stopped another start from doing so.
-fn create(path: &Path, shards: usize, birth: &Birth) -> Result<Manifest, StorageError> {
+fn create(path: &Path, birth: &Birth) -> Result<Manifest, StorageError> {
+    let shards = birth.shards;
     for name in files::names(path)? {
         if shard_number(&name).is_some_and(|number| number >= shards) {
             remove_newborn(&path.join(name))?;
@@ -467,17 +517,20 @@ mod tests {
     fn a_ledger_is_created_once_and_stays_what_it_is() {
         let temporary = temporary();
         let path = temporary.path().join("deep/ledger");
-        let created = open(&path, Some(3)).expect("created");
-        assert!(created.is_new());
+        let claimed = DataDirectory::claim(&path, Some(3), &birth()).expect("claimed");
+        assert!(claimed.is_empty());
+        let created = claimed.open().expect("created");
         let other = Birth { ledger: Uuid::nil(), created: Timestamp::default(), shards: 7 };
         assert!(matches!(DataDirectory::open(&path, None, &other), Err(StorageError::Locked { .. })));
         assert!(matches!(DataDirectory::open_existing(&path), Err(StorageError::Locked { .. })));
         drop(created);
         for asked in [None, Some(3)] {
-            let opened = DataDirectory::open(&path, asked, &other).expect("opened");
+            let claimed = DataDirectory::claim(&path, asked, &other).expect("claimed");
+            assert_eq!((claimed.shards(), claimed.path(), claimed.is_empty()), (3, &*path, false));
+            let opened = claimed.open().expect("opened");
             assert_eq!(opened.ledger(), birth().ledger);
             assert_eq!(opened.manifest.created, birth().created);
-            assert_eq!((opened.shards(), opened.path(), opened.is_new()), (3, &*path, false));
+            assert_eq!((opened.shards(), opened.path()), (3, &*path));
             let shard = ShardId::new(2).expect("in range");
             assert_eq!(opened.shard_directory(shard), path.join("shard-0002"));
             assert!(opened.snapshot_directory(shard).is_dir() && opened.archive_directory(shard).is_dir());
@@ -485,6 +538,18 @@ mod tests {
         assert!(matches!(open(&path, Some(2)), Err(StorageError::ShardCount { has: 3, asked: 2, .. })));
         fs::remove_file(path.join(LOCK)).expect("removed");
         assert_eq!(DataDirectory::open_existing(&path).expect("opened").shards(), 3);
+    }
+
+    /// A start that came no further than this had made a ledger with a number of shards for good.
+    #[test]
+    fn what_was_only_claimed_is_no_ledger_yet() {
+        let temporary = temporary();
+        let claimed = DataDirectory::claim(temporary.path(), Some(1024), &birth()).expect("claimed");
+        assert_eq!(claimed.shards(), 1024);
+        assert!(matches!(open(temporary.path(), None), Err(StorageError::Locked { .. })));
+        drop(claimed);
+        assert_eq!(tree(temporary.path()), [temporary.path().join(LOCK)]);
+        assert_eq!(open(temporary.path(), Some(3)).expect("created").shards(), 3);
     }
 
     #[test]
