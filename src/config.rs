@@ -75,9 +75,9 @@ pub struct ServeSettings {
     pub listen: ListenAddress,
     /// Where the ledger is.
     pub location: LedgerLocation,
-    /// How many shards were asked for, 1 to [`SHARDS_MAX`]. `None`: as many as the ledger has, or, for a new
-    /// one, half as many as the machine has cores.
-    pub shards: Option<usize>,
+    /// How many shards were asked for. `None`: as many as the ledger has, or, for a new one, half as many as the
+    /// machine has cores.
+    pub shards: Option<ShardsAsked>,
     /// How many threads serve connections, 1 to 256. `None`: half as many as the machine has cores.
     pub http_threads: Option<usize>,
     /// Which threads run on which cores.
@@ -105,6 +105,15 @@ impl ServeSettings {
     pub fn overdraft_default(&self) -> OverdraftDefault {
         OverdraftDefault { currency: self.currency, limit: self.max_overdraft }
     }
+}
+
+/// A number of shards that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShardsAsked {
+    /// 1 to [`SHARDS_MAX`].
+    pub count: usize,
+    /// What asked for it, so that whoever has to be told of a wrong number is told where it stands.
+    pub by: Setting,
 }
 
 /// Which threads run on which cores.
@@ -204,7 +213,9 @@ impl ServeArgs {
     pub fn resolve(&self, environment: Environment<'_>) -> Result<ServeSettings, SettingError> {
         let host = pick(self.host.clone(), "MZ_HOST", parse_host, environment)?;
         let port = pick(self.port, "MZ_PORT", whole(PORTS), environment)?;
+        let by = self.shards.map_or(Setting::Variable("MZ_WORKERS"), |_| Setting::Flag("--shards"));
         let shards = pick(self.shards, "MZ_WORKERS", whole(SHARDS), environment)?;
+        let shards = shards.map(|count| ShardsAsked { count, by });
         let currency =
             pick(self.currency, "MZ_CURRENCY", parse_currency, environment)?.unwrap_or(CURRENCY_DEFAULT);
         let max_overdraft = self.max_overdraft(currency, environment)?;
@@ -393,8 +404,10 @@ pub struct SettingError {
 
 /// Where a value was set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Setting {
+pub enum Setting {
+    /// By a flag, with its dashes.
     Flag(&'static str),
+    /// By an environment variable.
     Variable(&'static str),
 }
 
@@ -641,7 +654,7 @@ mod tests {
         )
         .expect("valid");
         assert_eq!(serve.listen.to_string(), "[::1]:0");
-        assert_eq!(serve.shards, Some(1024));
+        assert_eq!(serve.shards, Some(ShardsAsked { count: 1024, by: Setting::Variable("MZ_WORKERS") }));
         assert_eq!(serve.location.directory(), Path::new("/srv/x/b-1_x.y"));
         assert_eq!(serve.currency.code(), "KWD");
         assert_eq!(serve.max_overdraft.minor_units(), 12_500);

@@ -42,16 +42,16 @@ use self::signals::{Wish, Wishes};
 use self::sockets::{bind, connections_max};
 use crate::bank::{Bank, BankShard, Brake, Readers};
 use crate::clock;
-use crate::config::{CoreUse, ListenAddress, ServeSettings};
+use crate::config::{CoreUse, ListenAddress, ServeSettings, Setting, ShardsAsked};
 use crate::cores::{Cores, WORKERS};
 use crate::http::{self, Api, Drained};
 use crate::ledger::{OverdraftDefault, SHARDS_MAX, ShardId};
 use crate::shard::batch::ShardRules;
 use crate::shard::worker::{Network, ShardThreads};
-use crate::storage::StorageError;
 use crate::storage::journal::JournalOptions;
 use crate::storage::log::{Recovered, ShardJournal, ShardLog};
 use crate::storage::manifest::{Birth, ClaimedDirectory, DataDirectory};
+use crate::storage::{StorageError, plural};
 
 /// The exit code after a second signal.
 const EXIT_INTERRUPTED: i32 = 130;
@@ -62,6 +62,16 @@ pub enum ServerError {
     /// The disk.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// The ledger has another number of shards than was asked for.
+    #[error("{error}; {}. To change the number, `teller export` this ledger and `teller import` it into one of another --db-name; `teller help export` says what that leaves out. If `teller verify` counts 0 events in it, deleting that directory does as well", with_so_many_shards(*has, *by))]
+    ShardCount {
+        /// Which ledger, and how many.
+        error: StorageError,
+        /// How many it has.
+        has: usize,
+        /// What asked for another number.
+        by: Setting,
+    },
     /// The address.
     #[error("cannot listen on {address}: {source}; {}", before_listening(source))]
     Bind {
@@ -72,7 +82,8 @@ pub enum ServerError {
     },
     /// The system allows too few open files.
     #[error(
-        "{allowed} open files are too few for {shards} shards; allow at least {needed}, with `ulimit -n {needed}`"
+        "{allowed} open files are too few for {shards} shard{}; allow at least {needed}, with `ulimit -n {needed}`",
+        plural(*shards)
     )]
     Descriptors {
         /// How many it allows.
@@ -90,6 +101,16 @@ pub enum ServerError {
         /// What the system says.
         source: std::io::Error,
     },
+}
+
+/// How to start a ledger of so many shards where this asked for another number.
+fn with_so_many_shards(shards: usize, by: Setting) -> String {
+    match by {
+        Setting::Flag(flag) => format!("start with {flag} {shards} or without {flag}"),
+        Setting::Variable(_) => {
+            format!("{by} asks for the other number: start without it, or with --shards {shards}")
+        }
+    }
 }
 
 /// What to do about an address that cannot be had.
@@ -206,7 +227,14 @@ async fn serve(settings: &ServeSettings) -> Result<(), ServerError> {
 fn claim(settings: &ServeSettings) -> Result<ClaimedDirectory, ServerError> {
     let birth =
         Birth { shards: half_of_the_cores().min(SHARDS_MAX), ledger: Uuid::new_v4(), created: clock::now() };
-    Ok(DataDirectory::claim(&settings.location.directory(), settings.shards, &birth)?)
+    let shards = settings.shards.map(|asked| asked.count);
+    let claimed = DataDirectory::claim(&settings.location.directory(), shards, &birth);
+    claimed.map_err(|error| match (&error, settings.shards) {
+        (&StorageError::ShardCount { has, .. }, Some(ShardsAsked { by, .. })) => {
+            ServerError::ShardCount { error, has, by }
+        }
+        _ => error.into(),
+    })
 }
 
 /// Opens the ledger, or makes a new one.

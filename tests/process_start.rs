@@ -123,7 +123,17 @@ fn another_number_of_shards_is_refused_with_the_way_to_change_it() {
     refused.refused("has 2 shards, not 3, and every id in it says which; start with --shards 2 or without");
     refused.refused("If `teller verify` counts 0 events in it, deleting that directory does as well");
     assert!(data.run(&["verify"]).succeeded().contains("2 shards, 0 accounts, 0 events"));
+    // The environment is where nobody looks who is told of a flag that is not there.
+    let mut command = data.command(&["serve", "--port=0"]);
+    command.env("MZ_WORKERS", "1");
+    run(command).refused(
+        "has 2 shards, not 1, and every id in it says which; the environment variable MZ_WORKERS asks for the other \
+         number: start without it, or with --shards 2. To change",
+    );
     data.serve(&["--disk-reserve-mib=0"]).stop();
+    let single = DataDir::new();
+    single.run(&["--bootstrap=1", "--shards=1"]).succeeded();
+    single.run(&["--bootstrap=1", "--shards=2"]).refused("has 1 shard, not 2, and");
 }
 
 #[test]
@@ -469,7 +479,7 @@ fn with_too_few_descriptors_it_does_not_start_and_with_just_enough_it_lacks_none
     let needed: u64 = needed.and_then(|needed| needed.parse().ok()).expect("it says how many do");
     let less = needed - 1;
     run(with_open_files(&data, less)).refused(&format!(
-        "{less} open files are too few for 1 shards; allow at least {needed}, with `ulimit -n {needed}`"
+        "{less} open files are too few for 1 shard; allow at least {needed}, with `ulimit -n {needed}`"
     ));
 
     let mut server = Server::launch(with_open_files(&data, needed));

@@ -69,8 +69,8 @@ pub enum StorageError {
         /// The directory.
         path: PathBuf,
     },
-    /// The ledger has another number of shards than was asked for.
-    #[error("{} has {has} shards, not {asked}, and every id in it says which; start with --shards {has} or without --shards. To change the number, `teller export` this ledger and `teller import` it into one of another --db-name; `teller help export` says what that leaves out. If `teller verify` counts 0 events in it, deleting that directory does as well", path.display())]
+    /// The ledger has another number of shards than was asked for. The next step is told by who knows what asked.
+    #[error("{} has {has} shard{}, not {asked}, and every id in it says which", path.display(), plural(*has))]
     ShardCount {
         /// The directory.
         path: PathBuf,
@@ -84,6 +84,11 @@ pub enum StorageError {
 /// The next step where a backup is the only other source of the bytes.
 pub const RESTORE_BACKUP: &str =
     "the disk may be failing: keep the directory as it is, and restore a backup of it to go on";
+
+/// How the name of what is counted ends.
+pub(crate) fn plural(count: usize) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}
 
 impl StorageError {
     /// Turns an [`io::Error`] into one that says what was done to which file.

@@ -17,5 +17,6 @@ pub mod snapshot;
 pub mod verify;
 mod watermark;
 
+pub(crate) use error::plural;
 pub use error::{RESTORE_BACKUP, StorageError};
 pub use watermark::{UnsyncedWatermark, Watermark};
