@@ -175,6 +175,21 @@ fn bootstrap_makes_a_ledger_that_can_be_served() {
     assert!(data.run(&["verify"]).succeeded().contains("3 shards"));
 }
 
+/// `serve` and `--bootstrap` had made an empty bank inside of the ledger, and clients found none of their accounts there.
+#[test]
+fn a_ledger_that_is_named_as_the_directory_of_all_is_refused_with_the_right_flags() {
+    let data = DataDir::new();
+    data.run(&["--bootstrap=1", "--shards=1"]).succeeded();
+    let (ledger, all) = (data.ledger().display().to_string(), data.path().display().to_string());
+    let told = format!("{ledger} is itself a ledger: use --data-dir {all} --db-name teller");
+    let wrong = format!("--data-dir={ledger}");
+    for arguments in [&["serve", "--port=0"][..], &["serve", "--bootstrap=1"], &["verify"], &["export"]] {
+        data.run(&[arguments, &[wrong.as_str()]].concat()).refused(&told);
+    }
+    assert!(!data.ledger().join("teller").exists());
+    data.run(&["verify", "--data-dir", &all, "--db-name", "teller"]).succeeded();
+}
+
 #[test]
 fn offline_tools_say_where_there_is_no_ledger() {
     let data = DataDir::new();

@@ -1,5 +1,6 @@
 //! What can be wrong with a disk, told so that the reader knows the file, the position and the next step (P6).
 
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -62,6 +63,14 @@ pub enum StorageError {
     NoLedger {
         /// The directory.
         path: PathBuf,
+    },
+    /// What was named as the directory of all ledgers is one of them.
+    #[error("{} is itself a ledger: use --data-dir {} --db-name {}", data_dir.join(db_name).display(), data_dir.display(), db_name.display())]
+    IsLedger {
+        /// Where that ledger is.
+        data_dir: PathBuf,
+        /// Its name.
+        db_name: OsString,
     },
     /// Another process uses the directory.
     #[error("{} is in use by another process; stop that first, or name another directory with --data-dir and --db-name", path.display())]

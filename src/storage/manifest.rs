@@ -134,7 +134,7 @@ impl DataDirectory {
     ///
     /// # Errors
     /// [`StorageError::Locked`] if another process has it, [`StorageError::Foreign`] if something else is there,
-    /// [`StorageError::ShardCount`] if it has another number of shards, [`StorageError::Corrupt`] if its manifest
+    /// [`StorageError::IsLedger`] if there is nothing, and it would be inside of a ledger, [`StorageError::ShardCount`] if it has another number of shards, [`StorageError::Corrupt`] if its manifest
     /// or a shard's directory is damaged or missing.
     ///
     /// # Panics
@@ -147,9 +147,11 @@ impl DataDirectory {
         let birth = Birth { shards: shards.unwrap_or(birth.shards), ..*birth };
         assert!((1..=SHARDS_MAX).contains(&birth.shards), "settings are checked where they are read");
         let path = std::path::absolute(path).map_err(StorageError::io("find", path))?;
-        files::create_directories(&path)?;
         // Before the lock, so that no lock file is left in a directory that is not ours; and again under it.
-        look_unlocked(&path)?;
+        if !is_directory(&path)? || look_unlocked(&path)? == Content::Nothing {
+            refuse_inside_a_ledger(&path)?;
+        }
+        files::create_directories(&path)?;
         let lock = lock(&path, true)?;
         let found = match look(&path)? {
             Content::Ledger => {
@@ -172,10 +174,11 @@ impl DataDirectory {
     /// file of a ledger that was copied without it, but with its manifest.
     ///
     /// # Errors
-    /// [`StorageError::NoLedger`] if there is none; otherwise as [`DataDirectory::open`].
+    /// [`StorageError::NoLedger`] or [`StorageError::IsLedger`] if there is none; otherwise as [`DataDirectory::open`].
     pub fn open_existing(path: &Path) -> Result<DataDirectory, StorageError> {
         let path = std::path::absolute(path).map_err(StorageError::io("find", path))?;
         if !is_directory(&path)? || look_unlocked(&path)? == Content::Nothing {
+            refuse_inside_a_ledger(&path)?;
             return Err(StorageError::NoLedger { path });
         }
         let lock = lock(&path, false)?;
@@ -279,6 +282,28 @@ fn is_newborn(shard: &Path) -> Result<bool, StorageError> {
         }
     }
     Ok(true)
+}
+
+/// Refuses the path of a ledger that is not there, inside of one: the other one is meant, and would be taken for empty. A
+/// ledger that does stand there was made so by an earlier version, and is what was asked for.
+fn refuse_inside_a_ledger(path: &Path) -> Result<(), StorageError> {
+    let Some(outer) = path.parent() else { return Ok(()) };
+    // Other programs have a `manifest.json`, too.
+    if !is_directory(&outer.join(shard_name(0)))? || !outer.join(MANIFEST).exists() {
+        return Ok(());
+    }
+    // A path that ends in `..` has no name of its own.
+    let outer = match outer.file_name() {
+        Some(_) => outer.to_owned(),
+        None => fs::canonicalize(outer).map_err(StorageError::io("find", outer))?,
+    };
+    match (outer.parent(), outer.file_name()) {
+        (Some(data_dir), Some(name)) => {
+            Err(StorageError::IsLedger { data_dir: data_dir.to_owned(), db_name: name.to_owned() })
+        }
+        // The root has none at all, so nothing can be advised.
+        _ => Ok(()),
+    }
 }
 
 fn lock(path: &Path, writable: bool) -> Result<LockedFile, StorageError> {
@@ -538,6 +563,38 @@ mod tests {
         assert!(matches!(open(&path, Some(2)), Err(StorageError::ShardCount { has: 3, asked: 2, .. })));
         fs::remove_file(path.join(LOCK)).expect("removed");
         assert_eq!(DataDirectory::open_existing(&path).expect("opened").shards(), 3);
+    }
+
+    /// Whoever named the ledger where the directory of all was wanted got an empty one inside of it, or was told that there
+    /// is none.
+    #[test]
+    fn inside_of_a_ledger_none_is_made_and_the_outer_one_is_named() {
+        let temporary = temporary();
+        let outer = temporary.path().join("bank");
+        drop(open(&outer, Some(1)).expect("created"));
+        let before = tree(temporary.path());
+        let told = format!(
+            "{} is itself a ledger: use --data-dir {} --db-name bank",
+            outer.display(),
+            temporary.path().display()
+        );
+        for inside in [outer.join("teller"), outer.join("shard-0000/../teller")] {
+            for attempt in [|path: &Path| open(path, None), DataDirectory::open_existing] {
+                assert_eq!(attempt(&inside).expect_err("it is inside").to_string(), told);
+            }
+        }
+        assert_eq!(tree(temporary.path()), before);
+
+        // One that stands there is opened; so is a directory beside what another program calls a manifest.
+        fs::rename(outer.join(MANIFEST), temporary.path().join("kept")).expect("renamed");
+        fs::create_dir(outer.join("teller")).expect("created");
+        drop(open(&outer.join("teller"), Some(1)).expect("created"));
+        fs::rename(temporary.path().join("kept"), outer.join(MANIFEST)).expect("renamed");
+        drop(open(&outer.join("teller"), None).expect("it is there"));
+        let other = temporary.path().join("site");
+        fs::create_dir(&other).expect("created");
+        fs::write(other.join(MANIFEST), b"{}").expect("written");
+        open(&other.join("teller"), None).expect("created");
     }
 
     /// A start that came no further than this had made a ledger with a number of shards for good.
