@@ -62,7 +62,7 @@ in batches of up to 500 to POST /v2/batches, on each connection one batch at a t
 
 Safe to repeat: every item has an idempotency key made from the file's accounts and ids, so running the same command \
 again, after it was killed or after the server was, goes on where it stopped and applies nothing twice. The \
-server remembers the keys for 24 hours from their first use (`teller serve --idempotency-hours`): repeat an \
+server remembers the keys from their first use on for its --idempotency-hours (24 by default): repeat an \
 import within that time, since later it applies everything a second time. It remembers up to 4,000,000 keys, those \
 of other requests included: a file with more transactions and accounts needs more \
 (`teller serve --idempotency-keys-max`).

@@ -112,9 +112,10 @@ impl Board {
     }
 }
 
-/// How an import that has stopped goes on. A row whose key is forgotten is a new transaction: hence the limit.
-const AGAIN: &str = "run the same command again within 24 hours of the first run (the server's \
-                     --idempotency-hours): nothing is applied twice; later everything is";
+/// How an import that has stopped goes on. A row whose key is forgotten is a new transaction: hence the limit, of which
+/// only the server knows how long it is.
+const AGAIN: &str = "run the same command again before the server's --idempotency-hours (24 by default) have passed \
+                     since the first run: nothing is applied twice; later everything is";
 
 /// Why an import stopped.
 #[derive(Debug, thiserror::Error)]
