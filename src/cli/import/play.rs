@@ -641,7 +641,8 @@ fn advice(code: &str) -> &'static str {
     match code {
         INSUFFICIENT_FUNDS => {
             "an account that is there keeps its limit whatever --overdraft-limit says: import into a new ledger with \
-             one that is low enough, or change the account's own with PATCH /v2/accounts/{account}, member \
+             one that is large enough to cover the lowest balance that any account has on the way, or change the \
+             account's own with PATCH /v2/accounts/{account}, member \
              overdraft_limit, and"
         }
         KEYS_EXHAUSTED => {

@@ -378,7 +378,8 @@ async fn a_refusal_stops_the_import_behind_the_rows_before_it() {
         "line 3: the withdrawal of 3.00 for the account \"a\" was refused: \
          422 insufficient-funds only 1.00 is there (/amount is too much); \
          an account that is there keeps its limit whatever --overdraft-limit says: \
-         import into a new ledger with one that is low enough, \
+         import into a new ledger with one that is large enough to cover the lowest balance that any account has on \
+         the way, \
          or change the account's own with PATCH /v2/accounts/{account}, member overdraft_limit, \
          and run the same command again before the server's --idempotency-hours (24 by default) have passed since \
          the first run: \
