@@ -9,6 +9,7 @@
 
 use std::cell::Cell;
 use std::cmp::Reverse;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -137,7 +138,7 @@ fn compact_all(shards: &[Kept], reserve: &DiskReserve, ending: &AtomicBool) -> b
         if ending.load(Ordering::Relaxed) {
             break;
         }
-        match compact(log, &|bytes| reserve.has_room_for(bytes)) {
+        match compact(log, &reserve.path, &|bytes| reserve.has_room_for(bytes)) {
             Ok(worked) => got_on |= worked,
             // The log stays complete, only longer; the next time tries again.
             Err(error) => tracing::error!(shard = index, %error, "cannot compact the log"),
@@ -148,7 +149,7 @@ fn compact_all(shards: &[Kept], reserve: &DiskReserve, ending: &AtomicBool) -> b
 
 /// Takes a log a step further, if there is anything to do, and room for that; where there is little, by one generation,
 /// for each frees room for the next. Whether it got on.
-fn compact(log: &ShardLog, has_room: &dyn Fn(u64) -> bool) -> Result<bool, StorageError> {
+fn compact(log: &ShardLog, path: &Path, has_room: &dyn Fn(u64) -> bool) -> Result<bool, StorageError> {
     let whole = CompactionLimits::default();
     let mut needed = 0;
     for generations in [whole.generations, 1] {
@@ -158,7 +159,8 @@ fn compact(log: &ShardLog, has_room: &dyn Fn(u64) -> bool) -> Result<bool, Stora
             return log.compact(&limits, has_room);
         }
     }
-    tracing::warn!(needed, "there is no room to compact the log; making room is the operator's");
+    let path = path.display();
+    tracing::warn!(needed, %path, "there is no room to compact the log; making room is the operator's");
     Ok(false)
 }
 
@@ -216,6 +218,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::logged::logged;
     use crate::server::samples::{TIME_MAX, seal_one, start};
     use crate::shard::request::Request;
     use crate::storage::journal::JournalOptions;
@@ -281,19 +284,22 @@ mod tests {
             assert!(
                 needed > 0 && needed < log.compaction_bytes(&CompactionLimits::default()).expect("looked at")
             );
-            assert!(!compact(&log, &|bytes| bytes < needed).expect("nothing fails"), "not even one fits");
+            let (got_on, told) = logged(|| compact(&log, directory.path(), &|bytes| bytes < needed));
+            assert!(!got_on.expect("nothing fails"), "not even one fits");
+            let path = directory.path().display();
+            assert!(told.contains(&format!("needed={needed} path={path}")), "{told}");
             // Once it has begun there is none for anything else: a merge may always wait.
             let questions = Cell::new(0);
             let has_room = |bytes| {
                 questions.set(questions.get() + 1);
                 questions.get() <= 2 && bytes <= needed
             };
-            assert!(compact(&log, &has_room).expect("compacted"), "it gets on");
+            assert!(compact(&log, directory.path(), &has_room).expect("compacted"), "it gets on");
             assert_eq!((log.sealed_generations(), segments()), (left, 4 - left));
         }
-        assert!(compact(&log, &|_| true).expect("compacted"));
+        assert!(compact(&log, directory.path(), &|_| true).expect("compacted"));
         assert_eq!((log.sealed_generations(), segments()), (0, 1), "all fits, and what has waited is merged");
-        assert!(!compact(&log, &|_| false).expect("nothing to do"));
+        assert!(!compact(&log, directory.path(), &|_| false).expect("nothing to do"));
         threads.stop().expect("no log fails");
     }
 

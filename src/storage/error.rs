@@ -31,11 +31,11 @@ pub enum StorageError {
         reason: String,
     },
     /// The disk has no room to read the journal, which is done through copies.
-    #[error("cannot read the journal {}: the disk has no room for the copies through which it is read. Nothing has been changed; make room for {bytes} bytes more, which is what this and the later generations of the shard take at most, and try again", path.display())]
+    #[error("cannot read the journal {}: the disk has no room for the copies through which it is read. Nothing has been changed; make room for {bytes} bytes more for this shard, which is what this and its later generations take at most; the other shards are read at the same time, and may need as much each. Then try again", path.display())]
     NoRoom {
         /// The generation's directory.
         path: PathBuf,
-        /// How many bytes are needed.
+        /// How many bytes are needed for the shard that it is of.
         bytes: u64,
     },
     /// Bytes are not what was written, or the disk does not give them. Nothing has been changed.

@@ -852,8 +852,9 @@ fn copy_to_read(mut db: &File, path: &Path, copy: &Path, segment_bytes: usize) -
     }
 }
 
-/// The error when there is no room for the copy of this generation. It says what this one and the later ones take, for
-/// the copies are open all at once: each file, and what opening it adds, zeros to the end of its last segment.
+/// The error when there is no room for the copy of this generation. It says what this one and the shard's later ones take,
+/// for the copies are open all at once: each file, and what opening it adds, zeros to the end of its last segment. What
+/// other shards take is not known here; the text says that they do.
 fn no_room(path: &Path, segment_bytes: usize) -> StorageError {
     let later = path.parent().and_then(|parent| list_generations(parent).ok()).unwrap_or_default();
     let lengths = later.iter().filter(|(_, later)| *later >= path).filter_map(|(_, later)| {
