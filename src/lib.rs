@@ -19,4 +19,5 @@ pub mod random;
 pub mod router;
 pub mod server;
 pub mod shard;
+pub mod signals;
 pub mod storage;

@@ -20,7 +20,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // The exit code says it where stderr takes nothing any more; `eprintln` would panic.
             let _ = writeln!(io::stderr(), "teller: {}", with_causes(error.as_ref()));
-            ExitCode::FAILURE
+            ExitCode::from(cli::exit_code(error.as_ref()))
         }
     }
 }

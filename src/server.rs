@@ -4,7 +4,7 @@
 //! open, answer `/healthz` and `/readyz`, make a ledger if there is none, recover the shards, start their threads, open
 //! for business. A ledger's number of shards is for good: so none is made by a start that can be told to fail.
 //!
-//! Shutdown, on SIGTERM or Ctrl-C: refuse new connections, finish the requests under way, stop the shards,
+//! Shutdown, on SIGTERM, Ctrl-C or SIGHUP: refuse new connections, finish the requests under way, stop the shards,
 //! snapshot, exit 0. A second signal exits at once with code 130; nothing acknowledged is lost by that either.
 //!
 //! Besides the shards' threads four work in the background. The *keeper* opens generations ahead, and has a

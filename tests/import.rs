@@ -4,10 +4,11 @@ mod process;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 
-use process::{DataDir, Ran, Server, get, history, json, post, program, run};
+use process::{DataDir, Ran, Running, Server, get, history, json, post, program, run};
+use rustix::process::Signal;
 
 fn write(data: &DataDir, name: &str, text: &str) -> PathBuf {
     let path = data.path().join(name);
@@ -75,10 +76,29 @@ fn where_stdout_fails_as_well_the_refusal_is_told() {
         let file = write(&data, "file.csv", text);
         let full = fs::File::options().write(true).open("/dev/full").expect("Linux");
         let command = program(&["import", file.to_str().expect("UTF-8"), "--url", &server.url()]);
-        process::Running::start_into(command, full).output()
+        Running::start_into(command, full).output()
     };
     import_to_nowhere("id,account,type,amount\n1,a,withdrawal,1\n").refused("line 2: the withdrawal of 1.00");
     import_to_nowhere("id,account,type,amount\n1,b,deposit,1\n").refused("No space left on device");
+}
+
+/// But for Ctrl-C it ended without a word, and nobody heard how to go on.
+#[test]
+fn an_import_that_a_signal_stops_says_how_to_go_on() {
+    let data = DataDir::new();
+    let file = write(&data, "file.csv", "id,account,type,amount\n1,a,deposit,1\n");
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
+        let nobody = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("http://{}", nobody.local_addr().expect("bound"));
+        let import = Running::start(program(&["import", file.to_str().expect("UTF-8"), "--url", &url]));
+        // It listens to signals before it sends.
+        let asked = nobody.accept().expect("it asks");
+        import.signal(signal);
+        drop((asked, nobody));
+        let ran = import.output();
+        assert_eq!(ran.code, Some(code), "{ran:?}");
+        assert!(ran.stderr.contains("interrupted; to go on, run the same command again"), "{ran:?}");
+    }
 }
 
 /// A batch that is all or nothing has to fit one record of the log, whatever its rows say.

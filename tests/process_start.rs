@@ -555,6 +555,34 @@ fn sigusr1_takes_a_snapshot_while_serving() {
     data.serve(&[]).stop();
 }
 
+/// It ended the process at once, without a word and a snapshot, with an exit code that is written nowhere.
+#[test]
+fn a_terminal_that_is_closed_ends_the_server_as_sigterm_does() {
+    let data = DataDir::new();
+    let mut server = data.serve(&["--shards=1", "--disk-reserve-mib=0"]);
+    assert_eq!(post(&server.client(1), "/accounts", r#"{"name":"a"}"#, None).status, 201);
+    server.hang_up();
+    server.assert_ends_well();
+    assert_eq!(count(&data, "snapshots"), 1);
+}
+
+/// That is how `nohup` starts it.
+#[test]
+fn a_server_that_is_to_ignore_sighup_does() {
+    let data = DataDir::new();
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", r#"trap "" HUP && exec "$@""#, "sh", env!("CARGO_BIN_EXE_teller")]);
+    command.args(["serve", "--port=0", "--shards=1", "--disk-reserve-mib=0"]);
+    command.env_clear().env("MZ_DATA_DIR", data.path()).stdin(Stdio::null());
+    let mut server = Server::launch(command);
+    server.wait_until_ready();
+    server.hang_up();
+    server.ask_for_snapshot();
+    server.wait_for_log("a snapshot was asked for");
+    assert_eq!(post(&server.client(1), "/accounts", r#"{"name":"a"}"#, None).status, 201);
+    server.stop();
+}
+
 /// The first shard that could not end in order kept all others from their last snapshot.
 #[test]
 fn at_the_end_each_shard_has_its_snapshot_whatever_becomes_of_the_others() {

@@ -21,6 +21,7 @@ use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use crate::client::{BaseUrl, Client};
 use crate::config::{LogArgs, parse_overdraft_quantity, whole};
 use crate::ledger::{Currency, Quantity};
+use crate::signals::{EndSignal, EndSignals};
 use file::FileError;
 use play::{Board, Count, PlayError, Player, Tally};
 
@@ -68,8 +69,8 @@ of other requests included: a file with more transactions and accounts needs mor
 (`teller serve --idempotency-keys-max`).
 
 An overloaded or restarting server is waited for, until nothing has succeeded for 60 s. Any refusal stops the \
-import and is told with its line; of that account nothing behind it is applied. Ctrl-C stops after the batches under \
-way; a second Ctrl-C at once.
+import and is told with its line; of that account nothing behind it is applied. Ctrl-C, SIGTERM or SIGHUP (a closed \
+terminal; not under nohup) stops after the batches under way; a second one at once.
 
 Needs a running server.";
 
@@ -81,7 +82,8 @@ Prints a summary to stdout: accounts, deposits, withdrawals (`replayed` ones had
 total, seconds, transactions/s.
 
 Exit codes: 0 all of the file is in the ledger; 1 the file has a mistake, a transaction was refused, the server \
-cannot be reached, or it was interrupted (told on stderr); 2 wrong usage.";
+cannot be reached (told on stderr); 2 wrong usage; 129, 130 or 143 it was stopped by SIGHUP, Ctrl-C or SIGTERM: the \
+same command again goes on.";
 
 /// Play a CSV file of transactions through a server
 #[derive(clap::Args, Debug)]
@@ -124,6 +126,14 @@ enum ImportError {
     },
 }
 
+/// The exit code of an import that a signal has stopped, as a shell expects it.
+pub(super) fn exit_code(error: &(dyn Error + 'static)) -> Option<u8> {
+    match error.downcast_ref() {
+        Some(ImportError::Play { error: PlayError::Interrupted { by }, .. }) => Some(by.exit_code()),
+        _ => None,
+    }
+}
+
 /// Imports a file.
 pub(super) fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let path = || args.file.clone();
@@ -159,11 +169,12 @@ fn beginning(text: &str) -> &str {
     text.char_indices().nth(SHOWN_CHARACTERS_MAX).map_or(text, |(end, _)| &text[..end])
 }
 
-/// Waits for one Ctrl-C.
-async fn interrupts() {
-    if tokio::signal::ctrl_c().await.is_err() {
-        // Without a handler Ctrl-C ends the process by itself, which is no less safe.
-        std::future::pending::<()>().await;
+/// Waits for one signal that asks for the end.
+async fn interrupts() -> EndSignal {
+    match EndSignals::listen() {
+        Ok(mut signals) => signals.next().await,
+        // Without a handler it ends the process by itself, which is no less safe.
+        Err(_) => std::future::pending().await,
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! What always holds: nothing is started before all settings are known to be right; results go to stdout, the
 //! log, progress and errors to stderr; the exit code is 0 for success, 1 for an error, 2 for wrong usage. A server has
-//! others besides (`serve`).
+//! others besides (`serve`), and so has what a signal stops (`import`).
 
 mod bench;
 mod export;
@@ -38,7 +38,7 @@ Examples:
 `teller help SUBCOMMAND` has the details of each.
 
 Exit codes: 0 success, 1 an error (told on stderr), 2 wrong usage.
-Serving has more: `teller help serve`.";
+Serving has more: `teller help serve`. So has an import that a signal stops.";
 
 /// A bank-account ledger service
 #[derive(Parser, Debug)]
@@ -94,6 +94,11 @@ pub fn run(cli: Cli) -> Result<(), Box<dyn Error>> {
             bench::run(&args, &valid(args.location().resolve(&environment)))
         }
     }
+}
+
+/// The exit code of a run that has failed.
+pub fn exit_code(error: &(dyn Error + 'static)) -> u8 {
+    import::exit_code(error).unwrap_or(1)
 }
 
 fn environment(variable: &str) -> Option<OsString> {

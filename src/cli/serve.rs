@@ -6,14 +6,14 @@ use crate::config::{LogArgs, ServeArgs, ServeSettings};
 use crate::server;
 
 const LONG_ABOUT: &str = "\
-Serves a ledger over HTTP until SIGTERM or Ctrl-C. The ledger is in DATA-DIR/DB-NAME and is created if there is \
+Serves a ledger over HTTP until SIGTERM, Ctrl-C or SIGHUP. The ledger is in DATA-DIR/DB-NAME and is created if there is \
 none.
 
 Needs a directory that it may write to, on a file system whose fdatasync is honest, and that no other server \
 uses. A flag wins over its environment variable; an empty variable counts as not set.
 
-On SIGTERM or Ctrl-C it accepts no more connections, finishes the requests that it has, takes a snapshot and \
-exits; a second signal ends it at once. SIGUSR1 takes a snapshot and goes on. Being killed at any moment loses \
+On SIGTERM, Ctrl-C or SIGHUP, which a terminal sends when it is closed, it accepts no more connections, finishes the \
+requests that it has, takes a snapshot and exits; a second signal ends it at once. Under nohup it ignores SIGHUP. SIGUSR1 takes a snapshot and goes on. Being killed at any moment loses \
 nothing that was acknowledged.";
 
 const AFTER_HELP: &str = "\

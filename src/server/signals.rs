@@ -1,4 +1,4 @@
-//! What the operator asks for by signals: SIGTERM and Ctrl-C end the server, SIGUSR1 has it take a snapshot.
+//! What the operator asks for by signals: SIGTERM, Ctrl-C and SIGHUP end the server, SIGUSR1 has it take a snapshot.
 //!
 //! Heard from the moment [`Wishes`] is made, so one that comes during the start is not lost. What is to be
 //! done about it is the caller's.
@@ -6,11 +6,12 @@
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::ServerError;
+use crate::signals::EndSignals;
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wish {
-    /// SIGTERM or SIGINT: end.
+    /// SIGTERM, SIGINT or SIGHUP: end.
     End,
     /// SIGUSR1: take a snapshot.
     Snapshot,
@@ -18,25 +19,20 @@ pub(super) enum Wish {
 
 /// The signals that the server hears.
 pub(super) struct Wishes {
-    interrupt: Signal,
-    terminate: Signal,
+    end: EndSignals,
     user: Signal,
 }
 
 impl Wishes {
     pub(super) fn new() -> Result<Wishes, ServerError> {
-        let listen = |kind| signal(kind).map_err(ServerError::system("listen to signals"));
-        Ok(Wishes {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
-            user: listen(SignalKind::user_defined1())?,
-        })
+        let refused = ServerError::system("listen to signals");
+        let listen = || Ok(Wishes { end: EndSignals::listen()?, user: signal(SignalKind::user_defined1())? });
+        listen().map_err(refused)
     }
 
     pub(super) async fn next(&mut self) -> Wish {
         tokio::select! {
-            _ = self.interrupt.recv() => Wish::End,
-            _ = self.terminate.recv() => Wish::End,
+            _ = self.end.next() => Wish::End,
             _ = self.user.recv() => Wish::Snapshot,
         }
     }

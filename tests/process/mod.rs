@@ -148,8 +148,13 @@ impl Running {
 
     /// Asks it to end, as Ctrl-C does.
     pub(crate) fn interrupt(&self) {
+        self.signal(Signal::INT);
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
         let child = self.0.as_ref().expect("it was not waited for");
-        kill_process(Pid::from_child(child), Signal::INT).expect("a child can be signalled");
+        kill_process(Pid::from_child(child), signal).expect("a child can be signalled");
     }
 
     /// Ends it as `kill -9` does.
@@ -352,6 +357,11 @@ impl Server {
     /// Asks it to end, as Ctrl-C does.
     pub(crate) fn interrupt(&self) {
         self.signal(Signal::INT);
+    }
+
+    /// Asks it to end, as a terminal does that is closed.
+    pub(crate) fn hang_up(&self) {
+        self.signal(Signal::HUP);
     }
 
     fn signal(&self, signal: Signal) {

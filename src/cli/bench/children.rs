@@ -23,6 +23,7 @@ use rustix::param::clock_ticks_per_second;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::BenchError;
+use crate::signals::EndSignals;
 
 /// How long a child may take to end before it is killed. A server with a large ledger would take longer for its last
 /// snapshot, which nobody reads.
@@ -51,26 +52,15 @@ pub(super) struct Interrupt(Arc<AtomicBool>);
 impl Interrupt {
     /// Begins to listen. From now on a signal ends nothing by itself.
     pub(super) fn listen() -> io::Result<Interrupt> {
-        use tokio::signal::unix::{SignalKind, signal};
         let heard = Arc::new(AtomicBool::new(false));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (mut interrupt, mut terminate, mut hangup) = {
+        let mut signals = {
             let _inside = runtime.enter();
-            (
-                signal(SignalKind::interrupt())?,
-                signal(SignalKind::terminate())?,
-                signal(SignalKind::hangup())?,
-            )
+            EndSignals::listen()?
         };
         let hears = Arc::clone(&heard);
         thread::Builder::new().name("signals".into()).spawn(move || {
-            runtime.block_on(async {
-                tokio::select! {
-                    _ = interrupt.recv() => {}
-                    _ = terminate.recv() => {}
-                    _ = hangup.recv() => {}
-                }
-            });
+            runtime.block_on(signals.next());
             hears.store(true, Ordering::Relaxed);
             // Its handlers stay: a second signal does not keep the first from cleaning up, which is bounded.
         })?;

@@ -45,6 +45,7 @@ use super::beginning;
 use super::file::{Account, Row, Transactions};
 use crate::client::{Client, ClientError, Response};
 use crate::ledger::{AccountName, Currency, Direction, Quantity};
+use crate::signals::EndSignal;
 
 /// How many items a batch has at most. Any so many fit the one record that a batch which is all or nothing has to fit;
 /// and with more, an interrupt would take long.
@@ -132,9 +133,9 @@ pub(super) enum PlayError {
     /// Nothing has succeeded for too long.
     #[error("nothing has succeeded for {} s: {reason}; to go on, {AGAIN}", patience.as_secs())]
     NoProgress { patience: Duration, reason: String },
-    /// Ctrl-C.
+    /// Ctrl-C, or another signal that asks for the end.
     #[error("interrupted; to go on, {AGAIN}")]
-    Interrupted,
+    Interrupted { by: EndSignal },
 }
 
 /// Plays an import.
@@ -189,7 +190,7 @@ impl Player {
     /// end, the second does not.
     pub(super) async fn play<F>(self, connections: usize, interrupt: impl Fn() -> F) -> Result<(), PlayError>
     where
-        F: Future<Output = ()>,
+        F: Future<Output = EndSignal>,
     {
         let count = connections.min(self.transactions.accounts.len());
         let lanes = Arc::new(deal(&self.transactions.accounts, count));
@@ -212,12 +213,12 @@ impl Player {
                     Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
                     Some(Ok(Ok(()) | Err(End::Stopped)) | Err(_)) => {}
                 },
-                () = &mut interrupted => {
+                by = &mut interrupted => {
                     interrupted.set(interrupt());
                     if player.stop.send_replace(true) {
                         tasks.abort_all();
                     }
-                    outcome = outcome.and(Err(PlayError::Interrupted));
+                    outcome = outcome.and(Err(PlayError::Interrupted { by }));
                 }
             }
         }

@@ -513,6 +513,7 @@ async fn an_interrupt_lets_the_batch_under_way_end() {
                 true => tokio::time::sleep(Duration::from_millis(50)).await,
                 false => pending().await,
             }
+            EndSignal::Interrupt
         }
     };
     let result = player.play(1, interrupt).await;
