@@ -362,7 +362,8 @@ pub enum LogFormat {
     /// For people.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object a line, the error by which a run ends among them. Wrong usage, and a mistake of the program's own,
+    /// are told as text.
     Json,
 }
 

@@ -1,7 +1,6 @@
 //! The command line: parse it, run it, print the error, tell by the exit code how it went.
 
 use std::error::Error;
-use std::io::{self, Write};
 use std::panic;
 use std::process::{self, ExitCode};
 use std::thread;
@@ -18,8 +17,7 @@ fn main() -> ExitCode {
     match cli::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // The exit code says it where stderr takes nothing any more; `eprintln` would panic.
-            let _ = writeln!(io::stderr(), "teller: {}", with_causes(error.as_ref()));
+            cli::tell(&with_causes(error.as_ref()));
             ExitCode::from(cli::exit_code(error.as_ref()))
         }
     }

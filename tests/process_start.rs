@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use process::directory::copy;
 use process::{DataDir, POLL_INTERVAL, Running, Server, TIME_MAX, block_on, get, json, post, run};
+use serde_json::Value;
 use teller::client::{BaseUrl, Client};
 
 const FLAGS: &[&str] = &["--shards=2", "--disk-reserve-mib=0"];
@@ -97,6 +98,31 @@ fn a_file_in_place_of_the_directory_is_refused_and_left_as_it_is() {
     // The same one level higher, where the directory of all ledgers should be.
     let inside = format!("--data-dir={}", data.ledger().display());
     data.run(&["serve", "--port=0", &inside]).refused(&data.ledger().display().to_string());
+}
+
+/// The last line, which says why it ends, was plain text without a time: a collector of JSON left it out.
+#[test]
+fn of_a_log_in_json_the_last_line_is_json_too() {
+    let data = DataDir::new();
+    data.serve(FLAGS).stop();
+    let path = data.ledger().join("manifest.json");
+    fs::write(&path, "damaged").expect("written");
+    let told = format!("{} is corrupt at ", path.display());
+    for arguments in [
+        &["serve", "--port=0", "--log-format=json"][..],
+        // It is told whatever the log leaves out.
+        &["verify", "--log-format=json", "--log=off"],
+    ] {
+        let ran = data.run(arguments);
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        let lines: Result<Vec<Value>, _> = ran.stderr.lines().map(serde_json::from_str).collect();
+        let lines = lines.unwrap_or_else(|error| panic!("{error}: {ran:?}"));
+        let last = lines.last().expect("it says why");
+        assert_eq!(last["level"], "ERROR", "{last}");
+        assert!(last["timestamp"].is_string(), "{last}");
+        assert!(last["message"].as_str().is_some_and(|message| message.starts_with(&told)), "{last}");
+        assert_eq!(lines.iter().filter(|line| line["level"] == "ERROR").count(), 1, "{ran:?}");
+    }
 }
 
 /// Whoever mistyped the directory was served an empty ledger without a word, and every client heard that there are no

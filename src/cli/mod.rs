@@ -101,6 +101,11 @@ pub fn exit_code(error: &(dyn Error + 'static)) -> u8 {
     import::exit_code(error).unwrap_or(1)
 }
 
+/// Tells, on stderr, the error by which a run ends.
+pub fn tell(error: &str) {
+    logging::tell(error);
+}
+
 fn environment(variable: &str) -> Option<OsString> {
     std::env::var_os(variable)
 }
