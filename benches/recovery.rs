@@ -18,7 +18,7 @@ use teller::ledger::{Event, Note, Sequence};
 use teller::progress::Progress;
 use teller::storage::StorageError;
 use teller::storage::journal::record::{Draft, LogPosition};
-use teller::storage::journal::{Generation, Journal, JournalOptions, read_generations};
+use teller::storage::journal::{Copies, Generation, Journal, JournalOptions, read_generations};
 use teller::storage::log::{ShardFiles, StoredLog, recover, replay};
 use teller::storage::manifest::{Birth, DataDirectory};
 use teller::storage::snapshot;
@@ -222,7 +222,7 @@ fn fill(
 }
 
 fn read(generation: &Path) -> Result<Vec<Generation>, StorageError> {
-    read_generations(&[generation.to_owned()], &mut |_, _| Ok(()))
+    read_generations(&[generation.to_owned()], Copies::Inside, &mut |_, _| Ok(()))
 }
 
 fn snapshots(arena: &mut Arena) {

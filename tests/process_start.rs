@@ -2,9 +2,12 @@
 
 mod process;
 
-use std::fs::{self, File};
+use std::collections::BTreeMap;
+use std::fs::{self, File, Permissions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Instant;
@@ -737,6 +740,65 @@ fn one_thread_writes_large_lists_over_several_generations() {
     server.kill();
     data.run(&["verify"]).succeeded();
     data.serve(&flags).stop();
+}
+
+/// Every file and directory in one, with its mode and when it or its names last changed.
+fn stamps(directory: &Path) -> BTreeMap<PathBuf, (u32, i64, i64)> {
+    let mut stamps = BTreeMap::new();
+    let mut left = vec![directory.to_owned()];
+    while let Some(path) = left.pop() {
+        let metadata = fs::metadata(&path).expect("there");
+        if metadata.is_dir() {
+            left.extend(fs::read_dir(&path).expect("readable").map(|entry| entry.expect("readable").path()));
+        }
+        stamps.insert(path, (metadata.mode(), metadata.mtime(), metadata.mtime_nsec()));
+    }
+    stamps
+}
+
+fn set_modes<'a>(paths: impl Iterator<Item = (&'a PathBuf, u32)>) {
+    paths.for_each(|(path, mode)| fs::set_permissions(path, Permissions::from_mode(mode)).expect("set"));
+}
+
+/// A copy of each generation was made in the ledger: a backup that is read-only could not be proven, and where root had
+/// looked at the ledger of another user the service could not delete what was left of that.
+#[test]
+fn what_reads_a_ledger_offline_writes_nothing_there() {
+    let data = DataDir::new();
+    let server = data.serve(FLAGS);
+    assert_eq!(post(&server.client(1), "/accounts", r#"{"name":"a"}"#, None).status, 201);
+    server.kill();
+    // What a start leaves that is killed is no more theirs to delete than it is theirs to read.
+    let journal = data.ledger().join("shard-0000/journal");
+    let generations = fs::read_dir(&journal).expect("readable").map(|entry| entry.expect("readable").path());
+    let generation = generations.filter(|path| path.extension().is_none()).min().expect("one");
+    fs::create_dir_all(generation.join("reading/7")).expect("created");
+    let copies = data.path().join("copies");
+    fs::create_dir(&copies).expect("created");
+    let before = stamps(&data.ledger());
+    set_modes(before.iter().map(|(path, (mode, ..))| (path, mode & 0o555)));
+    let read_only = stamps(&data.ledger());
+    let runs =
+        [&["verify"][..], &["export"], &["export", "--what=accounts"], &["export", "--format=hledger"]].map(
+            |arguments| {
+                let command = |directory: &Path| {
+                    let mut command = data.command_of_anyone(arguments);
+                    command.env("TMPDIR", directory);
+                    command
+                };
+                (run(command(&copies)), run(command(&data.path().join("nowhere"))))
+            },
+        );
+    let after = stamps(&data.ledger());
+    set_modes(before.iter().map(|(path, (mode, ..))| (path, *mode)));
+    for (ran, refused) in runs {
+        ran.succeeded();
+        refused.refused("cannot make a working copy, where TMPDIR says, in ");
+    }
+    assert_eq!(after, read_only);
+    assert_eq!(fs::read_dir(&copies).expect("readable").count(), 0, "none is left");
+    data.serve(&["--disk-reserve-mib=0"]).stop();
+    assert!(!generation.exists(), "a start sweeps and archives");
 }
 
 /// P6: an export stands for the ledger, so it must not be shorter than what was acknowledged.

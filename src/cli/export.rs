@@ -26,7 +26,7 @@ use rows::Rows;
 
 const LONG_ABOUT: &str = "\
 Prints a ledger from its files to stdout: all transactions, one account's, or the accounts with their balances. \
-It changes nothing.
+It changes nothing in the ledger's directory, as `teller help verify` says, and needs as much free space elsewhere.
 
 The CSV of transactions has the columns that `teller import` reads (id, account, type, amount, currency, \
 reference), so it moves balances and histories to another server or to another number of shards: import it with an \

@@ -15,7 +15,11 @@ const LONG_ABOUT: &str = "\
 Reads a whole ledger from its files and proves it: every checksum, every link of the hash chains, that the \
 sequences have no gap, that replaying the history from its first event gives every balance, that what each shard \
 applied for another is what that one decided, and that all accounts and the outside world sum to zero in each \
-currency. It changes nothing, and needs some free space for a working copy of the journal.
+currency.
+
+It changes nothing in the ledger's directory, which may be read-only (but a copy that lacks the file `lock` gets one). A \
+working copy of the journal is made in the system's directory for temporary files, or in the one that TMPDIR names, \
+which needs free space for as much as a shard's journal has.
 
 A crash can leave decisions in flight between shards. They are counted, and have to fit the shards that they are for; \
 the next start of the server applies them.

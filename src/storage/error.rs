@@ -31,12 +31,16 @@ pub enum StorageError {
         reason: String,
     },
     /// The disk has no room to read the journal, which is done through copies.
-    #[error("cannot read the journal {}: the disk has no room for the copies through which it is read. Nothing has been changed; make room for {bytes} bytes more for this shard, which is what this and its later generations take at most; the other shards are read at the same time, and may need as much each. Then try again", path.display())]
+    #[error("cannot read the journal {}: the disk has no room for the copies through which it is read, such as {}. Nothing has been changed; make room for {bytes} bytes more for this shard, which is what this and its later generations take at most; the other shards are read at the same time, and may need as much each.{instead} Then try again", path.display(), copy.display())]
     NoRoom {
         /// The generation's directory.
         path: PathBuf,
+        /// The copy.
+        copy: PathBuf,
         /// How many bytes are needed for the shard that it is of.
         bytes: u64,
+        /// What else would do.
+        instead: &'static str,
     },
     /// Bytes are not what was written, or the disk does not give them. Nothing has been changed.
     #[error("{} is corrupt at {position}: {what}; {next_step}", path.display())]

@@ -34,7 +34,7 @@ use super::codec::Malformed;
 use super::in_flight::Side;
 use super::journal::record::{LogPosition, Record};
 use super::journal::{
-    Generation, Generations, Journal, JournalOptions, JournalReader, SledJournal, VisitRecord,
+    Copies, Generation, Generations, Journal, JournalOptions, JournalReader, SledJournal, VisitRecord,
     list_generations, read_generations, sweep_generations,
 };
 use super::manifest::DataDirectory;
@@ -157,9 +157,10 @@ impl ShardFiles {
     }
 }
 
-/// A shard's log as it lies on disk, opened for reading.
+/// A shard's log as it lies on disk, opened for reading. Nothing is written there, but for what a start does.
 pub struct StoredLog {
     files: ShardFiles,
+    copies: Copies,
     segments: Vec<Arc<Segment>>,
     generations: Vec<Generation>,
 }
@@ -182,13 +183,14 @@ impl StoredLog {
     pub fn open_archive(files: &ShardFiles) -> Result<StoredLog, StorageError> {
         let segments = archive::list(&files.archive, files.ledger, files.shard)?;
         let segments = segments.into_iter().map(Arc::new).collect();
-        Ok(StoredLog { files: files.clone(), segments, generations: Vec::new() })
+        let (files, copies) = (files.clone(), Copies::Temporary);
+        Ok(StoredLog { files, copies, segments, generations: Vec::new() })
     }
 
     fn read_generations(&self, visit: VisitRecord<'_>) -> Result<Vec<Generation>, StorageError> {
         let paths: Vec<PathBuf> =
             list_generations(&self.files.journal)?.into_iter().map(|(_, path)| path).collect();
-        read_generations(&paths, visit)
+        read_generations(&paths, self.copies, visit)
     }
 
     /// Tells it if the generations that the archive has as well end before it does: then the last of them has lost its end,
@@ -532,7 +534,7 @@ pub fn recover(
     for (_, older) in snapshot::list(&files.snapshots)?.iter().rev().skip(1) {
         snapshot::check(older, files.ledger, files.shard)?;
     }
-    let mut stored = StoredLog::open_archive(files)?;
+    let mut stored = StoredLog { copies: Copies::Inside, ..StoredLog::open_archive(files)? };
     stored.verify_archive(ARCHIVE_BYTES_VERIFIED_AT_START)?;
     if let Some(segment) = stored.segments.last().filter(|segment| segment.after().last > start.last) {
         tracing::warn!(

@@ -15,8 +15,9 @@ mod sled;
 
 pub use self::memory::{MemoryJournal, MemoryReader};
 pub use self::sled::{
-    GENERATION_BYTES_MAX, GENERATION_OVERRUN, GUARDED_THREAD, Generation, Generations, JournalOptions,
-    SledJournal, VisitRecord, list_generations, read_generations, sweep_generations, wake_spare_threads,
+    Copies, GENERATION_BYTES_MAX, GENERATION_OVERRUN, GUARDED_THREAD, Generation, Generations,
+    JournalOptions, SledJournal, VisitRecord, list_generations, read_generations, sweep_generations,
+    wake_spare_threads,
 };
 
 use crate::ledger::Sequence;

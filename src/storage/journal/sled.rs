@@ -5,7 +5,7 @@
 //! <shard>/journal/0000000007/conf, db, blobs/    a generation: complete, and written by one life of the process
 //!                 0000000008.3.creating/         cut short by a crash; swept at the next start
 //!                 0000000006.removed/            likewise
-//!                 0000000007/reading/5/          a copy that a reader had sled open; gone once it is open
+//!                 0000000007/reading/5/          a copy that a start had sled open; gone once it is open
 //! ```
 //!
 //! A generation maps the sequence of a record's first event, 8 bytes big-endian, to the record, or to its first 64 KiB.
@@ -22,7 +22,8 @@
 //!   holds, and renamed. So whatever is missing or odd in one is corruption, and never a crash.
 //! - sled writes a generation only in the life that created it. A start makes a new one; older ones are read
 //!   through a copy, because *opening* a sled database writes to it (fact 9): the bytes that an operator may
-//!   have to examine stay as the disk gave them (P6).
+//!   have to examine stay as the disk gave them (P6). A tool has its copies elsewhere ([`Copies`]): the ledger may be
+//!   a backup on a disk that cannot be written, or somebody else's.
 //! - All records of a sealed generation are durable: sealing follows a sync. What readers may have sled append behind
 //!   that (fact 14) says nothing new.
 //! - Ranges of sequences do not overlap, and grow with the generation's number. Numbers may have holes.
@@ -143,11 +144,13 @@
 
 mod spare;
 
-use std::fs::{self, File};
+use std::env;
+use std::fs::{self, DirBuilder, File};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Seek, Write};
 use std::mem;
 use std::ops::Deref;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -236,11 +239,73 @@ const CREATING: &str = ".creating";
 const REMOVED: &str = ".removed";
 const READING: &str = "reading";
 
+/// How the names of copies in the system's directory for temporary files begin.
+const READING_TEMPORARY: &str = "teller-reading-";
+
 /// Who may use the copy that is there meanwhile.
 const COPY_MODE: u32 = 0o600;
 
+/// Who may look for one among the files of everybody.
+const COPY_DIRECTORY_MODE: u32 = 0o700;
+
 /// How many generations, and copies of some, the process has begun to make (fact 1).
 static CREATED: AtomicU64 = AtomicU64::new(0);
+
+/// Where the copies are made through which generations are read.
+#[derive(Clone, Copy, Debug)]
+pub enum Copies {
+    /// In each generation. For a start: it writes there in any case, and the next one sweeps what a crash leaves.
+    Inside,
+    /// In the system's directory for temporary files, which `TMPDIR` names. For tools, which write nothing in a ledger.
+    Temporary,
+}
+
+impl Copies {
+    /// Makes a directory for a copy of this generation.
+    fn place(self, path: &Path) -> Result<CopyPlace, StorageError> {
+        // sled's last handle deletes the copy's directory once more (fact 4), which so must be no other copy's.
+        let count = CREATED.fetch_add(1, Ordering::Relaxed);
+        if let Copies::Inside = self {
+            let root = path.join(READING);
+            remove_copy(&root)?;
+            let copy = root.join(count.to_string());
+            fs::create_dir_all(&copy).map_err(StorageError::io("create", &copy))?;
+            return Ok(CopyPlace { root, copy });
+        }
+        loop {
+            // By chance, so that no other process has the name, were it one of the same number in another container.
+            let chance = RandomState::new().hash_one(count);
+            let copy = env::temp_dir().join(format!("{READING_TEMPORARY}{chance:016x}"));
+            match DirBuilder::new().mode(COPY_DIRECTORY_MODE).create(&copy) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => {
+                    let action = "make a working copy, where TMPDIR says, in";
+                    made.map_err(StorageError::io(action, &copy))?;
+                    return Ok(CopyPlace { root: copy.clone(), copy });
+                }
+            }
+        }
+    }
+}
+
+/// The directory of a copy. Its name goes with this, also if reading panics: sled has the descriptors by then, or none.
+struct CopyPlace {
+    /// What is to be deleted.
+    root: PathBuf,
+    copy: PathBuf,
+}
+
+impl CopyPlace {
+    fn remove(self) -> Result<(), StorageError> {
+        remove_copy(&self.root)
+    }
+}
+
+impl Drop for CopyPlace {
+    fn drop(&mut self) {
+        let _ = remove_copy(&self.root);
+    }
+}
 
 /// A part of a shard's log: records that follow one another, in one sled database.
 pub struct Generation {
@@ -351,13 +416,15 @@ impl Generation {
     }
 
     /// Opens a generation of an earlier life, but reads no record: what [`Generation::range`] says is not known yet.
-    fn open_unread(path: &Path, segment_bytes: usize) -> Result<Generation, StorageError> {
+    fn open_unread(
+        path: &Path,
+        copies: Copies,
+        segment_bytes: usize,
+    ) -> Result<(Generation, CopyPlace), StorageError> {
         let number = path
             .file_name()
             .and_then(|name| parse_name(name.to_str()?))
             .ok_or_else(|| unexpected_entry(path))?;
-        let reading = path.join(READING);
-        remove_directory(&reading)?;
         check_entries(path)?;
         let file_path = path.join("db");
         let file = File::open(&file_path).map_err(StorageError::io("open", &file_path))?;
@@ -367,23 +434,23 @@ impl Generation {
         // what the disk does not, and calls it clean; so what is read is read from the disk.
         lock.file().sync_data().map_err(StorageError::io("sync", &file_path))?;
         read_from_disk(lock.file());
-        // Nobody needs it on the disk (fact 4). Its last handle deletes the directory, which so must be no other copy's.
-        let copy = reading.join(CREATED.fetch_add(1, Ordering::Relaxed).to_string());
-        fs::create_dir_all(&copy).map_err(StorageError::io("create", &copy))?;
+        let place = copies.place(path)?;
+        let copy = &place.copy;
         copy_to_read(lock.file(), &file_path, &copy.join("db"), segment_bytes)?;
-        let opened = configuration(&copy, segment_bytes).temporary(true).open();
+        // Nobody needs it on the disk (fact 4).
+        let opened = configuration(copy, segment_bytes).temporary(true).open();
         let database = opened.map_err(|error| match error {
-            ::sled::Error::Io(error) if is_for_want_of_room(&error) => no_room(path, segment_bytes),
+            ::sled::Error::Io(error) if is_for_want_of_room(&error) => no_room(path, copy, segment_bytes),
             // Of the system, too many open files for example: nothing is wrong with the log. sled has errors of this kind
             // of its own, for what is.
             ::sled::Error::Io(error) if error.raw_os_error().is_some() => {
-                StorageError::io("open", &copy)(error)
+                StorageError::io("open", copy)(error)
             }
             error => corrupt(&file_path, "its log", error.to_string()),
         })?;
-        check_configuration(path, &copy)?;
+        check_configuration(path, copy)?;
         let parts = RwLock::new(parts_of(path, &database)?);
-        Ok(Generation {
+        let generation = Generation {
             number,
             path: path.to_owned(),
             database,
@@ -393,7 +460,8 @@ impl Generation {
             last: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             records: AtomicU64::new(0),
-        })
+        };
+        Ok((generation, place))
     }
 
     /// The number: the order of generations.
@@ -707,8 +775,12 @@ impl Sequel {
 /// # Errors
 /// If another process uses one, or anything in it is not as it was written, as far as can be told without the
 /// generations before and after (fact 3); or from `visit`.
-pub fn read_generations(paths: &[PathBuf], visit: VisitRecord<'_>) -> Result<Vec<Generation>, StorageError> {
-    read_generations_with(paths, SEGMENT_BYTES, visit)
+pub fn read_generations(
+    paths: &[PathBuf],
+    copies: Copies,
+    visit: VisitRecord<'_>,
+) -> Result<Vec<Generation>, StorageError> {
+    read_generations_with(paths, copies, SEGMENT_BYTES, visit)
 }
 
 /// What gets the records of generations.
@@ -723,6 +795,7 @@ enum ReadAhead {
 
 fn read_generations_with(
     paths: &[PathBuf],
+    copies: Copies,
     segment_bytes: usize,
     visit: VisitRecord<'_>,
 ) -> Result<Vec<Generation>, StorageError> {
@@ -733,14 +806,13 @@ fn read_generations_with(
         let reader = std::thread::Builder::new()
             .name(format!("{GUARDED_THREAD}{}", parent.display()))
             .spawn_scoped(scope, move || {
-                paths.iter().try_for_each(|path| read_ahead(path, segment_bytes, &sender))
+                paths.iter().try_for_each(|path| read_ahead(path, copies, segment_bytes, &sender))
             })
             .map_err(StorageError::io("start a thread to open", parent))?;
         // It gets the receiver: when `visit` refuses, that is dropped and the reader ends.
         let visited = visit_ahead(paths, receiver, &mut read, visit);
         let read_to_the_end = reader.join().unwrap_or_else(|_| {
             let path = paths.get(read.len()).map_or(parent, PathBuf::as_path);
-            let _ = remove_directory(&path.join(READING));
             Err(corrupt(&path.join("db"), "its log", "reading it panicked".into()))
         });
         visited.and(read_to_the_end)
@@ -781,12 +853,15 @@ fn visit_ahead(
 }
 
 /// Opens and reads a generation, for as long as someone wants what is read.
-fn read_ahead(path: &Path, segment_bytes: usize, sender: &Sender<ReadAhead>) -> Result<(), StorageError> {
-    let opened = Generation::open_unread(path, segment_bytes);
+fn read_ahead(
+    path: &Path,
+    copies: Copies,
+    segment_bytes: usize,
+    sender: &Sender<ReadAhead>,
+) -> Result<(), StorageError> {
+    let (generation, place) = Generation::open_unread(path, copies, segment_bytes)?;
     // sled keeps the copy's descriptor; its name was all that could be left behind.
-    let removed = remove_directory(&path.join(READING));
-    let generation = opened?;
-    removed?;
+    place.remove()?;
     // Seen by no one: whoever drops the receiver has an error of its own.
     let send = |ahead| sender.send(ahead).map_err(|_| journal_error("read", path)("it is not wanted".into()));
     let (mut records, mut bytes) = (Vec::new(), 0);
@@ -826,7 +901,7 @@ pub fn list_generations(parent: &Path) -> Result<Vec<(u64, PathBuf)>, StorageErr
 pub fn sweep_generations(parent: &Path) -> Result<(), StorageError> {
     for (name, path) in entries(parent)? {
         let is_whole = parse_name(&name).is_some();
-        remove_directory(&if is_whole { path.join(READING) } else { path })?;
+        if is_whole { remove_copy(&path.join(READING))? } else { remove_directory(&path)? }
     }
     Ok(())
 }
@@ -839,7 +914,7 @@ fn copy_to_read(mut db: &File, path: &Path, copy: &Path, segment_bytes: usize) -
     match io::copy(&mut db, &mut copied) {
         Ok(_) => Ok(()),
         Err(error) if is_for_want_of_room(&error) => {
-            Err(no_room(path.parent().expect("it is in a generation"), segment_bytes))
+            Err(no_room(path.parent().expect("it is in a generation"), copy, segment_bytes))
         }
         // Reading on tells which of the two it is.
         Err(error) => match io::copy(&mut db, &mut io::sink()) {
@@ -855,12 +930,13 @@ fn copy_to_read(mut db: &File, path: &Path, copy: &Path, segment_bytes: usize) -
 /// The error when there is no room for the copy of this generation. It says what this one and the shard's later ones take,
 /// for the copies are open all at once: each file, and what opening it adds, zeros to the end of its last segment. What
 /// other shards take is not known here; the text says that they do.
-fn no_room(path: &Path, segment_bytes: usize) -> StorageError {
+fn no_room(path: &Path, copy: &Path, segment_bytes: usize) -> StorageError {
     let later = path.parent().and_then(|parent| list_generations(parent).ok()).unwrap_or_default();
     let lengths = later.iter().filter(|(_, later)| *later >= path).filter_map(|(_, later)| {
         Some(fs::metadata(later.join("db")).ok()?.len().next_multiple_of(segment_bytes as u64))
     });
-    StorageError::NoRoom { path: path.to_owned(), bytes: lengths.sum() }
+    let instead = if copy.starts_with(path) { "" } else { " Or name another directory with TMPDIR." };
+    StorageError::NoRoom { path: path.to_owned(), copy: copy.to_owned(), bytes: lengths.sum(), instead }
 }
 
 fn is_for_want_of_room(error: &io::Error) -> bool {
@@ -1379,12 +1455,16 @@ fn parse_name(name: &str) -> Option<u64> {
     is_number.then(|| name.parse().ok()).flatten()
 }
 
-/// Checks that a generation's directory has what sled made there, no blob, and nothing else.
+/// Checks that a generation's directory has what sled made there, no blob, and nothing else but the copy of a start that
+/// was killed, which means nothing.
 fn check_entries(path: &Path) -> Result<(), StorageError> {
     let mut found = [false; 3];
     for entry in fs::read_dir(path).map_err(StorageError::io("read", path))? {
         let entry = entry.map_err(StorageError::io("read", path))?;
         let name = entry.file_name();
+        if name == READING {
+            continue;
+        }
         let index = ["conf", "db", "blobs"]
             .iter()
             .position(|&expected| name == expected)
@@ -1420,8 +1500,17 @@ fn check_configuration(path: &Path, reading: &Path) -> Result<(), StorageError> 
 }
 
 fn remove_directory(path: &Path) -> Result<(), StorageError> {
+    remove("delete", path)
+}
+
+/// Deletes a copy, or what a crash left of one.
+fn remove_copy(path: &Path) -> Result<(), StorageError> {
+    remove("delete the copy, which nobody needs any more,", path)
+}
+
+fn remove(action: &'static str, path: &Path) -> Result<(), StorageError> {
     match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StorageError::io("delete", path)(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StorageError::io(action, path)(error)),
         _ => Ok(()),
     }
 }

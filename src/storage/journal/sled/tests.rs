@@ -95,7 +95,8 @@ impl Generation {
     }
 
     fn open_with(path: &Path, segment_bytes: usize) -> Result<Generation, StorageError> {
-        let mut opened = read_generations_with(&[path.to_owned()], segment_bytes, &mut |_, _| Ok(()))?;
+        let mut opened =
+            read_generations_with(&[path.to_owned()], Copies::Inside, segment_bytes, &mut |_, _| Ok(()))?;
         Ok(opened.pop().expect("there is one"))
     }
 
@@ -233,7 +234,7 @@ fn generations_are_read_ahead_once_and_in_order_until_a_record_is_refused() {
     }
     assert!(records.len() * 50_000 > AHEAD_MAX * AHEAD_BYTES);
     let mut read = Vec::new();
-    let generations = read_generations(&paths, &mut |path, record| {
+    let generations = read_generations(&paths, Copies::Inside, &mut |path, record| {
         read.push((path.to_owned(), record.bytes().to_vec()));
         Ok(())
     });
@@ -242,12 +243,12 @@ fn generations_are_read_ahead_once_and_in_order_until_a_record_is_refused() {
     let found: Vec<_> =
         generations.iter().map(|generation| (generation.range(), generation.bytes_written())).collect();
     assert_eq!(found, ends);
-    assert!(read_generations(&[], &mut |_, _| Ok(())).expect("nothing to read").is_empty());
+    assert!(read_generations(&[], Copies::Inside, &mut |_, _| Ok(())).expect("nothing to read").is_empty());
     drop(generations);
 
     for enough in [1, 50, 51, 81] {
         let mut visits = 0;
-        let refused = read_generations(&paths, &mut |path, _| {
+        let refused = read_generations(&paths, Copies::Inside, &mut |path, _| {
             visits += 1;
             if visits == enough { Err(journal_error("visit", path)("enough".into())) } else { Ok(()) }
         });
@@ -1006,11 +1007,11 @@ fn a_copy_that_is_dropped_late_takes_nothing_of_a_later_one_along() {
         let entries = fs::read_dir(path.join(READING)).expect("readable");
         entries.map(|entry| entry.expect("readable").path()).collect()
     };
-    let Generation { database, parts, access, .. } =
-        Generation::open_unread(&path, TEST_SEGMENT_BYTES).expect("opens");
+    let open = || Generation::open_unread(&path, Copies::Inside, TEST_SEGMENT_BYTES).expect("opens");
+    let (Generation { database, parts, access, .. }, _place) = open();
     let earlier = copies();
     drop(access);
-    let _later = Generation::open_unread(&path, TEST_SEGMENT_BYTES).expect("opens");
+    let _later = open();
     let later = copies();
     assert_eq!((earlier.len(), later.len()), (1, 1));
     assert_ne!(earlier, later, "the last handle of the earlier one deletes its directory");
