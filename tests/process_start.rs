@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -72,11 +72,18 @@ fn a_server_serves_where_its_stdout_takes_nothing() {
 #[test]
 fn a_proof_that_cannot_be_told_is_an_error_unless_nobody_listens() {
     let data = DataDir::new();
-    data.serve(FLAGS).stop();
-    let [full, broken] =
-        full_and_broken().map(|stdout| Running::start_into(data.command(&["verify"]), stdout).output());
-    full.refused("No space left on device");
-    assert_eq!(broken.code, Some(0), "{broken:?}");
+    let server = data.serve(FLAGS);
+    assert_eq!(post(&server.client(1), "/accounts", r#"{"name":"a"}"#, None).status, 201);
+    assert_eq!(post(&server.client(1), "/accounts/a/deposit", r#"{"amount":1}"#, None).status, 201);
+    server.stop();
+    for arguments in
+        [&["verify"][..], &["export"], &["export", "--format=ndjson"], &["export", "--format=hledger"]]
+    {
+        let [full, broken] =
+            full_and_broken().map(|stdout| Running::start_into(data.command(arguments), stdout).output());
+        full.refused("cannot write to the standard output: No space left on device");
+        assert_eq!(broken.code, Some(0), "{broken:?}");
+    }
 }
 
 #[test]
@@ -95,12 +102,23 @@ fn a_directory_of_something_else_is_refused_and_left_as_it_is() {
 fn a_file_in_place_of_the_directory_is_refused_and_left_as_it_is() {
     let data = DataDir::new();
     fs::write(data.ledger(), "not a directory").expect("written");
-    data.run(&["serve", "--port=0"]).refused(&data.ledger().display().to_string());
+    // "File exists" was all that was told.
+    let refused = data.run(&["serve", "--port=0"]);
+    refused.refused(&data.ledger().display().to_string());
+    refused.refused("what has that name is no directory: move it away, or name another one");
     data.run(&["verify"]).refused(&data.ledger().display().to_string());
     assert_eq!(fs::read_to_string(data.ledger()).expect("read"), "not a directory");
     // The same one level higher, where the directory of all ledgers should be.
     let inside = format!("--data-dir={}", data.ledger().display());
     data.run(&["serve", "--port=0", &inside]).refused(&data.ledger().display().to_string());
+    let dangling = data.path().join("dangling");
+    symlink("nowhere", &dangling).expect("made");
+    data.run(&["serve", "--port=0", "--db-name=dangling"]).refused("what has that name is no directory");
+    let none = data.command_of_anyone(&["serve", "--port=0", "--db-name=new"]);
+    fs::set_permissions(data.path(), Permissions::from_mode(0o500)).expect("set");
+    let refused = run(none);
+    fs::set_permissions(data.path(), Permissions::from_mode(0o700)).expect("set");
+    refused.refused(&format!("and {} is user ", data.path().display()));
 }
 
 /// The last line, which says why it ends, was plain text without a time: a collector of JSON left it out.

@@ -454,12 +454,12 @@ struct Bench {
     directory: Directory,
 }
 
-fn print(report: &(impl Display + Serialize), json: bool) -> io::Result<()> {
+fn print(report: &(impl Display + Serialize), json: bool) -> Result<(), Box<dyn Error>> {
     let mut text = if json { serde_json::to_string_pretty(report)? } else { report.to_string() };
     if json {
         text.push('\n');
     }
-    super::print(&text)
+    Ok(super::print(&text)?)
 }
 
 /// As many as a new ledger gets.

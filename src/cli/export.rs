@@ -13,6 +13,7 @@ use std::ops::ControlFlow;
 
 use clap::ValueEnum;
 
+use super::StdoutError;
 use crate::config::{LedgerLocation, LocationArgs, LogArgs};
 use crate::ledger::{AccountName, Event, Sequence};
 use crate::progress::Progress;
@@ -147,11 +148,12 @@ pub(super) fn run(args: &Args, location: &LedgerLocation) -> Result<(), Box<dyn 
         Format::Beancount => plain_text::export(&source, account, &plain_text::Beancount, stdout),
     };
     source.progress.finish();
-    match result {
+    result.or_else(|error| match refusal_of_stdout(&*error) {
         // Whoever read the other end has seen enough, as `head` does.
-        Err(error) if is_broken_pipe(&*error) => Ok(()),
-        result => result,
-    }
+        Some(io::ErrorKind::BrokenPipe) => Ok(()),
+        Some(_) => Err(StdoutError(error.to_string()).into()),
+        None => Err(error),
+    })
 }
 
 /// What is exported, and how far that is.
@@ -192,13 +194,13 @@ fn no_account(name: &AccountName) -> Box<dyn Error> {
     format!("there is no account {name:?} in this ledger").into()
 }
 
-fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
-    let io = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
+/// Of what kind an error is that stdout has given: what is read is told in errors of another type.
+fn refusal_of_stdout(error: &(dyn Error + 'static)) -> Option<io::ErrorKind> {
     match error.downcast_ref::<csv::Error>().map(csv::Error::kind) {
-        Some(csv::ErrorKind::Io(error)) => return io(error),
-        Some(_) => return false,
+        Some(csv::ErrorKind::Io(error)) => return Some(error.kind()),
+        Some(_) => return None,
         None => {}
     }
     let json = error.downcast_ref::<serde_json::Error>().and_then(serde_json::Error::io_error_kind);
-    json == Some(io::ErrorKind::BrokenPipe) || error.downcast_ref::<io::Error>().is_some_and(io)
+    json.or_else(|| Some(error.downcast_ref::<io::Error>()?.kind()))
 }

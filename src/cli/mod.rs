@@ -118,11 +118,16 @@ fn valid<T>(setting: Result<T, SettingError>) -> T {
     setting.unwrap_or_else(|error| usage_error("", ErrorKind::ValueValidation, &error))
 }
 
+/// Stdout does not take what was to be printed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to the standard output: {0}; what it has got is not whole")]
+struct StdoutError(String);
+
 /// Prints a result, unless whoever reads stdout has seen enough.
-fn print(text: &str) -> io::Result<()> {
+fn print(text: &str) -> Result<(), StdoutError> {
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result,
+        result => result.map_err(|error| StdoutError(error.to_string())),
     }
 }
 

@@ -1,8 +1,12 @@
 //! What can be wrong with a disk, told so that the reader knows the file, the position and the next step (P6).
 
 use std::ffi::OsString;
-use std::io;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use rustix::process::geteuid;
 
 use super::codec::Malformed;
 use crate::ledger::Sequence;
@@ -11,7 +15,7 @@ use crate::ledger::Sequence;
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
     /// The operating system refused.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {source}{}", path.display(), after_refusal(path, source))]
     Io {
         /// What was tried, such as "open".
         action: &'static str,
@@ -94,6 +98,36 @@ pub enum StorageError {
     },
 }
 
+/// What to do about what the system says, where that follows from it.
+fn after_refusal(path: &Path, error: &io::Error) -> String {
+    let step = match error.kind() {
+        ErrorKind::PermissionDenied => {
+            // What is not there yet, or not to be seen, is a matter of what it is in.
+            let found = path.ancestors().find_map(|path| Some((path, fs::metadata(path).ok()?)));
+            let Some((found, metadata)) = found else { return String::new() };
+            return format!(
+                "; this process runs as user {}, and {} is user {}'s, with mode {:03o}: run it as that user, or change the \
+                 owner or the mode",
+                geteuid().as_raw(),
+                found.display(),
+                metadata.uid(),
+                metadata.mode() & 0o777
+            );
+        }
+        ErrorKind::ReadOnlyFilesystem => {
+            "that file system cannot be written: mount it so that it can, or copy the ledger to one that can"
+        }
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "make room there",
+        ErrorKind::NotADirectory => "move away what is no directory on that path, or name another one",
+        // Of files nothing is made that must not be there: this is a directory that was to be made.
+        ErrorKind::AlreadyExists if !path.is_dir() => {
+            "what has that name is no directory: move it away, or name another one with --data-dir and --db-name"
+        }
+        _ => return String::new(),
+    };
+    format!("; {step}")
+}
+
 /// The next step where a backup is the only other source of the bytes.
 pub const RESTORE_BACKUP: &str =
     "the disk may be failing: keep the directory as it is, and restore a backup of it to go on";
@@ -143,5 +177,44 @@ impl StorageError {
     ) -> StorageError {
         let position = format!("sequence {sequence}");
         StorageError::Corrupt { path: path.into(), position, what: what.into(), next_step }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// "Permission denied" was all that was told, with a path that is often not there.
+    #[test]
+    fn who_may_not_hears_who_it_is_and_whose_the_path_is() {
+        let temporary = tempfile::tempdir().expect("a directory");
+        fs::set_permissions(temporary.path(), fs::Permissions::from_mode(0o700)).expect("set");
+        let path = temporary.path().join("ledger/lock");
+        let told = StorageError::io("open", &path)(ErrorKind::PermissionDenied.into()).to_string();
+        let user = geteuid().as_raw();
+        let expected = format!(
+            "; this process runs as user {user}, and {} is user {user}'s, with mode 700: run it as that user, or change \
+             the owner or the mode",
+            temporary.path().display()
+        );
+        assert!(told.ends_with(&expected), "{told}");
+    }
+
+    #[test]
+    fn the_next_step_is_told_where_it_follows_from_what_the_system_says() {
+        let path = Path::new("/nowhere/ledger");
+        for (kind, step) in [
+            (ErrorKind::ReadOnlyFilesystem, "copy the ledger to one that can"),
+            (ErrorKind::StorageFull, "; make room there"),
+            (ErrorKind::NotADirectory, "; move away what is no directory on that path"),
+            (ErrorKind::AlreadyExists, "; what has that name is no directory"),
+        ] {
+            let told = StorageError::io("open", path)(kind.into()).to_string();
+            assert!(told.contains(step), "{told}");
+        }
+        let other = StorageError::io("sync", path)(io::Error::from_raw_os_error(5)).to_string();
+        assert_eq!(other, "cannot sync /nowhere/ledger: Input/output error (os error 5)");
     }
 }
