@@ -589,17 +589,33 @@ fn a_second_signal_does_not_wait_and_loses_nothing() {
     server.stop();
 }
 
+/// What it tells of its only shard's newest snapshot.
+fn snapshot_secs(server: &Server) -> i64 {
+    let metrics = get(&server.client(1), "/metrics");
+    let metrics = String::from_utf8(metrics.body.to_vec()).expect("UTF-8");
+    let line = "teller_shard_snapshot_timestamp_seconds{shard=\"0\"} ";
+    let told = metrics.lines().find_map(|told| told.strip_prefix(line)?.parse().ok());
+    told.unwrap_or_else(|| panic!("{metrics}"))
+}
+
 #[test]
 fn sigusr1_takes_a_snapshot_while_serving() {
     let data = DataDir::new();
     let server = data.serve(&["--shards=1", "--disk-reserve-mib=0"]);
     assert_eq!(post(&server.client(1), "/accounts", r#"{"name":"a"}"#, None).status, 201);
     assert_eq!(count(&data, "snapshots"), 0);
+    assert_eq!(snapshot_secs(&server), 0);
     server.ask_for_snapshot();
     wait_until(&server, "a snapshot", || count(&data, "snapshots") == 1);
+    let snapshots = data.ledger().join("shard-0000/snapshots");
+    let snapshot = fs::read_dir(snapshots).expect("there").next().expect("one").expect("readable").path();
+    let written = fs::metadata(snapshot).expect("there").mtime();
+    wait_until(&server, "told", || snapshot_secs(&server) == written);
     assert_eq!(get(&server.client(1), "/accounts/a").status, 200);
     server.kill();
-    data.serve(&[]).stop();
+    let server = data.serve(&[]);
+    assert_eq!(snapshot_secs(&server), written, "a start knows");
+    server.stop();
 }
 
 /// It ended the process at once, without a word and a snapshot, with an exit code that is written nowhere.
@@ -628,6 +644,23 @@ fn a_server_that_is_to_ignore_sighup_does() {
     server.wait_for_log("a snapshot was asked for");
     assert_eq!(post(&server.client(1), "/accounts", r#"{"name":"a"}"#, None).status, 201);
     server.stop();
+}
+
+/// After a restore as another user the start succeeded, and from then on each snapshot failed: the journal grew, and only
+/// the log said so.
+#[test]
+fn a_shard_that_can_make_no_snapshots_or_segments_does_not_start() {
+    let data = DataDir::new();
+    data.serve(FLAGS).stop();
+    for directory in ["snapshots", "archive"] {
+        let directory = data.ledger().join("shard-0001").join(directory);
+        fs::set_permissions(&directory, Permissions::from_mode(0o500)).expect("set");
+        let refused = run(data.command_of_anyone(&["serve", "--port=0", "--disk-reserve-mib=0"]));
+        fs::set_permissions(&directory, Permissions::from_mode(0o700)).expect("set");
+        refused.refused(&format!("cannot create {}/writable.tmp: Permission denied", directory.display()));
+        refused.refused("or change the owner or the mode");
+    }
+    data.serve(&["--disk-reserve-mib=0"]).stop();
 }
 
 /// The first shard that could not end in order kept all others from their last snapshot.

@@ -170,7 +170,7 @@ impl Metrics {
 fn write_shards(shards: &[ShardFigures], out: &mut String) -> fmt::Result {
     /// What is one number of a shard: name, kind, value, help.
     type Single = (&'static str, &'static str, fn(&ShardFigures) -> u64, &'static str);
-    const SINGLES: [Single; 7] = [
+    const SINGLES: [Single; 8] = [
         (
             "requests_waiting",
             "gauge",
@@ -189,6 +189,13 @@ fn write_shards(shards: &[ShardFigures], out: &mut String) -> fmt::Result {
             "gauge",
             |shard| shard.generations_waiting as u64,
             "Sealed generations of the journal that wait to be compacted; many slow batches down.",
+        ),
+        (
+            "snapshot_timestamp_seconds",
+            "gauge",
+            |shard| shard.snapshot_secs,
+            "When the newest snapshot was written, in seconds since 1970; 0 before the first. Old is only worth an alarm \
+             while generations wait.",
         ),
         (
             "idempotency_keys",
@@ -333,6 +340,7 @@ mod tests {
             durable: Sequence::NONE,
             refuses_changes: false,
             generations_waiting: 0,
+            snapshot_secs: 0,
             keys: 0,
             keys_max: 7,
             commits: CommitFigures::default(),
@@ -342,6 +350,7 @@ mod tests {
             durable: Sequence::new(12).expect("in range"),
             refuses_changes: true,
             generations_waiting: 2,
+            snapshot_secs: 1_763_800_000,
             keys: 5,
             keys_max: 7,
             commits: CommitFigures { micros: 1_500_000, bytes: 4096, ..idle.commits },
@@ -361,6 +370,9 @@ mod tests {
             "teller_shard_refuses_changes{shard=\"0\"} 0\n",
             "teller_shard_refuses_changes{shard=\"1\"} 1\n",
             "teller_shard_generations_waiting{shard=\"1\"} 2\n",
+            "# TYPE teller_shard_snapshot_timestamp_seconds gauge\n",
+            "teller_shard_snapshot_timestamp_seconds{shard=\"0\"} 0\n",
+            "teller_shard_snapshot_timestamp_seconds{shard=\"1\"} 1763800000\n",
             "# TYPE teller_shard_idempotency_keys gauge\n",
             "teller_shard_idempotency_keys{shard=\"0\"} 0\n",
             "teller_shard_idempotency_keys{shard=\"1\"} 5\n",

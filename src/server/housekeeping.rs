@@ -149,7 +149,7 @@ impl Lack {
     }
 }
 
-/// Tells each shard how much of it waits to be compacted, and whether it may record anything: the log must never meet a
+/// Tells each shard how much of it waits to be compacted, when it had its newest snapshot, and whether it may record anything: the log must never meet a
 /// full disk, because what reached it then would be unknown until the next start. That the next generation cannot be
 /// opened has other causes too: no inodes, no descriptors. `lacks` is what each shard lacked before, and then lacks.
 fn look_for_room(shards: &[Kept], reserve: &DiskReserve, lacks: &mut [Option<Lack>]) {
@@ -157,6 +157,7 @@ fn look_for_room(shards: &[Kept], reserve: &DiskReserve, lacks: &mut [Option<Lac
     for (index, ((handle, log), lack)) in shards.iter().zip(lacks).enumerate() {
         let sealed = log.sealed_generations();
         handle.set_generations_waiting(sealed);
+        handle.set_snapshot_secs(log.snapshot_secs());
         let now = if disk_full {
             Some(Lack::Space)
         } else if sealed > SEALED_GENERATIONS_MAX {

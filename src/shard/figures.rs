@@ -35,6 +35,8 @@ pub struct ShardFigures {
     pub refuses_changes: bool,
     /// How many sealed generations of its journal waited to be compacted, a second ago at most.
     pub generations_waiting: usize,
+    /// When its newest snapshot was written, as of a second ago at most, in seconds since the Unix epoch; 0 before the first.
+    pub snapshot_secs: u64,
     /// How many idempotency keys it remembers, with those that have expired and that no event has forgotten yet.
     pub keys: usize,
     /// How many it remembers at most.

@@ -52,9 +52,11 @@ pub(super) struct ShardStatus {
     pub(super) disk_full: AtomicBool,
     /// When the commit under way began, in milliseconds of the log's own clock plus one; 0 for none.
     pub(super) commit_began: AtomicU64,
-    /// What has been committed, and how many sealed generations wait to be compacted, for those who watch.
+    /// What has been committed, how many sealed generations wait to be compacted, and when the newest snapshot was
+    /// written, for those who watch.
     pub(super) commits: CommitCounts,
     pub(super) generations_waiting: AtomicUsize,
+    pub(super) snapshot_secs: AtomicU64,
     /// How many idempotency keys are remembered and may be, and whether that was as many at the end of any batch since
     /// somebody looked.
     pub(super) keys: AtomicUsize,
@@ -223,6 +225,11 @@ impl ShardHandle {
         self.status.generations_waiting.store(count, Ordering::Relaxed);
     }
 
+    /// Takes note of when the newest snapshot was written, in seconds since the Unix epoch, for those who watch.
+    pub fn set_snapshot_secs(&self, secs: u64) {
+        self.status.snapshot_secs.store(secs, Ordering::Relaxed);
+    }
+
     /// Whether at some time since this was asked last no further idempotency key could be remembered.
     pub fn take_keys_were_full(&self) -> bool {
         self.status.keys_were_full.swap(false, Ordering::Relaxed)
@@ -235,6 +242,7 @@ impl ShardHandle {
             durable: self.durable(),
             refuses_changes: self.status.disk_full.load(Ordering::Relaxed),
             generations_waiting: self.status.generations_waiting.load(Ordering::Relaxed),
+            snapshot_secs: self.status.snapshot_secs.load(Ordering::Relaxed),
             keys: self.status.keys.load(Ordering::Relaxed),
             keys_max: self.status.keys_max.load(Ordering::Relaxed),
             commits: self.status.commits.figures(),

@@ -79,6 +79,28 @@ pub fn sync_directory(path: &Path) -> Result<(), StorageError> {
     directory.sync_all().map_err(StorageError::io("sync the directory", path))
 }
 
+/// Sees whether files can be made in a directory, by making one. On a full disk, where a start has to go on, it cannot be
+/// told.
+///
+/// # Errors
+/// If the system refuses for another reason.
+pub fn check_writable(directory: &Path) -> Result<(), StorageError> {
+    // What a crash leaves of it is swept like any file in the making.
+    let path = directory.join(format!("writable{TEMPORARY_SUFFIX}"));
+    match File::create(&path) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+            Ok(())
+        }
+        Err(error) => Err(StorageError::io("create", &path)(error)),
+        Ok(_) => fs::remove_file(&path).map_err(StorageError::io("delete", &path)),
+    }
+}
+
+/// When a file was last written, in seconds since the Unix epoch; 0 if that cannot be told.
+pub fn written_secs(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |metadata| u64::try_from(metadata.mtime()).unwrap_or_default())
+}
+
 /// Creates a directory and the missing ones above it, each durable in its parent.
 ///
 /// Only what this call creates is synced: a parent that an earlier run created and did not live to sync is as

@@ -25,6 +25,7 @@ use std::borrow::Borrow;
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
@@ -529,6 +530,9 @@ pub fn recover(
     files::remove_leftovers(&files.snapshots)?;
     files::remove_leftovers(&files.archive)?;
     sweep_generations(&files.journal)?;
+    // Else all goes well until the first snapshot, and from then on only the journal grows.
+    files::check_writable(&files.snapshots)?;
+    files::check_writable(&files.archive)?;
     let (mut ledger, start) = files.newest_snapshot()?;
     // The others are the way out when the newest is lost: too late to learn then that they are damaged.
     for (_, older) in snapshot::list(&files.snapshots)?.iter().rev().skip(1) {
@@ -570,8 +574,10 @@ pub fn recover(
     let current = generations.create()?;
     let journal = SledJournal::new(files.shard, end, current, Arc::clone(&generations), options);
     let watermark = Arc::new(Mutex::new(watermark));
+    let newest = snapshot::list(&files.snapshots)?.pop();
     let log = Arc::new(ShardLog {
         files: files.clone(),
+        snapshot_secs: AtomicU64::new(newest.map_or(0, |(_, path)| files::written_secs(&path))),
         segments: RwLock::new(stored.segments),
         generations,
         watermark: Arc::clone(&watermark),
@@ -650,6 +656,8 @@ impl Journal for ShardJournal {
 /// A shard's log while the shard runs: read by many, compacted by one.
 pub struct ShardLog {
     files: ShardFiles,
+    /// When the newest snapshot was written; 0 before the first.
+    snapshot_secs: AtomicU64,
     segments: RwLock<Vec<Arc<Segment>>>,
     generations: Arc<Generations>,
     watermark: Arc<Mutex<Watermark>>,
@@ -747,12 +755,13 @@ impl ShardLog {
         })?;
         sealed.truncate(taken);
         if end.last > from.last {
-            match &base {
+            let written = match &base {
                 Some((_, base)) if is_excerpt => {
                     snapshot::rewrite(&files.snapshots, files.ledger, files.shard, base, &ledger, &end)?
                 }
                 _ => snapshot::write(&files.snapshots, files.ledger, files.shard, &ledger, &end)?,
             };
+            self.snapshot_secs.store(files::written_secs(&written), Ordering::Relaxed);
             self.prune_snapshots();
         }
         // The state is not needed while the archive is written.
@@ -783,6 +792,11 @@ impl ShardLog {
     /// How many generations wait to be compacted.
     pub fn sealed_generations(&self) -> usize {
         self.generations.sealed_count()
+    }
+
+    /// When the newest snapshot was written, in seconds since the Unix epoch; 0 before the first.
+    pub fn snapshot_secs(&self) -> u64 {
+        self.snapshot_secs.load(Ordering::Relaxed)
     }
 
     /// How much disk space the next [`ShardLog::compact`] takes at the most, roughly: a snapshot half as large again as the

@@ -97,7 +97,7 @@ pub(in crate::http) static METRICS: Operation = Operation {
     id: "readMetrics",
     summary: "Read counters",
     details: "In the text format of Prometheus: requests by route; and of each shard what waits, what is durable, how \
-              long commits take, and whether it has room.",
+              long commits take, whether it has room, and when its newest snapshot was written.",
     success: Success { body: Some((METRICS_MEDIA_TYPE, any_text)), ..FRESH },
     ..Operation::PLAIN
 };
