@@ -10,14 +10,12 @@
 use std::mem;
 use std::sync::atomic::Ordering;
 
-use smallvec::SmallVec;
-
-use super::holds::{Budget, ended_by};
+use super::holds::Budget;
 use super::{Bank, Done, Executed, KeyHome, Origin, Refusal, item_refusal, refusal};
 use crate::ledger::operation::{Condition, HomedKey, Item, Operation, PlainTransfer};
 use crate::ledger::{
-    HoldId, IdempotencyKey, ItemOutcome, KeyDigest, Kind, Metadata, Note, Outcome, Rejection, Sequence,
-    ShardId, TransactionId,
+    HoldId, IdempotencyKey, ItemOutcome, KeyDigest, Kind, Metadata, Note, Outcome, Sequence, ShardId,
+    TransactionId,
 };
 use crate::shard::request::Reply;
 use crate::shard::work::{ItemReply, PlainList, WorkReply, WorkRequest};
@@ -105,16 +103,12 @@ pub enum BatchRefusal {
 struct ChunkPlan {
     /// How many items it has.
     count: usize,
-    /// The places of those that no shard can do anything about, in order: what holds they end is nobody's.
-    impossible: Vec<usize>,
     /// The holds that items end, and the places of those.
     holds: Vec<(usize, HoldId)>,
     /// Whether it has a key, under which it can be asked again how it ended.
     has_key: bool,
     /// Whether each of its items is told of.
     told: bool,
-    /// The work of all others, if there is anything to do.
-    request: Option<WorkRequest>,
 }
 
 impl From<Refusal> for BatchRefusal {
@@ -251,9 +245,8 @@ impl Bank {
         while let Some((number, chunk)) = chunks.next() {
             let count = chunk.len();
             let key = origin.key.map(|key| self.homed(chunk_key(key, number), KeyHome::Key));
-            let mut plan = self.plan_chunk(chunk, key, atomic, told, origin.request_id.clone());
-            let asked = plan.request.take().map(|request| self.ask_work(request));
-            match self.end_chunk(plan, asked).await {
+            let (request, plan) = self.plan_chunk(chunk, key, atomic, told, origin.request_id.clone());
+            match self.end_chunk(plan, self.ask_work(request)).await {
                 Ok((results, first_request_id)) => {
                     outcome.results.extend(behind(first, results));
                     all_replayed &= first_request_id.is_some();
@@ -282,21 +275,16 @@ impl Bank {
         origin: &Origin,
     ) -> Result<Vec<(usize, BatchResult)>, Refusal> {
         let plan = |chunk| self.plan_chunk(chunk, None, false, told, origin.request_id.clone());
-        let mut plans: Vec<_> = chunks.into_iter().map(plan).collect();
-        let mut shards: Vec<_> = plans
-            .iter()
-            .flat_map(|plan| plan.request.iter().flat_map(|request| &request.needs))
-            .map(|(shard, _)| *shard)
-            .collect();
+        let (requests, plans): (Vec<_>, Vec<_>) = chunks.into_iter().map(plan).unzip();
+        let needs = requests.iter().flat_map(|request| &request.needs);
+        let mut shards: Vec<_> = needs.map(|(shard, _)| *shard).collect();
         shards.sort_unstable();
         shards.dedup();
         let turn = self.turns.fetch_add(1, Ordering::Relaxed);
         // Each is in the inbox, in order, before the first is waited for.
-        let asked = plans.iter_mut().map(|plan| {
-            plan.request.take().map(|mut request| {
-                request.take_turn(turn, &shards);
-                self.ask_work(request)
-            })
+        let asked = requests.into_iter().map(|mut request| {
+            request.take_turn(turn, &shards);
+            self.ask_work(request)
         });
         let asked: Vec<_> = asked.collect();
         let mut results = Vec::new();
@@ -331,52 +319,37 @@ impl Bank {
         atomic: bool,
         told: bool,
         request_id: Box<str>,
-    ) -> ChunkPlan {
+    ) -> (WorkRequest, ChunkPlan) {
         let (count, has_key) = (chunk.len(), key.is_some());
-        let (mut holds, mut impossible) = (Vec::new(), Vec::new());
+        let mut holds = Vec::new();
         let mut items = match chunk {
             // One by itself is fetched from memory together with the single requests beside it.
             Chunk::Plain(list) if count > 1 && !(atomic || has_key) => {
-                let request = Some(WorkRequest::plain(list, told));
-                return ChunkPlan { count, impossible, holds, has_key, told, request };
+                return (WorkRequest::plain(list, told), ChunkPlan { count, holds, has_key, told });
             }
             chunk => chunk.into_items(),
         };
-        for (place, item) in items.iter().enumerate() {
-            if let Some(hold) = ended_by(&item.operation) {
-                holds.push((place, hold));
+        for (place, item) in items.iter_mut().enumerate() {
+            if let Operation::Capture { hold, .. } | Operation::Void { hold, .. } = &mut item.operation {
+                holds.push((place, *hold));
                 if hold.shard.index() >= self.shards.len() {
-                    impossible.push(place);
+                    // No shard here can have it. It is looked for in vain like any other, so keys remember that.
+                    *hold = HoldId { shard: ShardId::FIRST, ..HoldId::NOBODYS };
                 }
             }
         }
-        if !impossible.is_empty() {
-            let mut places = 0..;
-            items.retain(|_| places.next().is_none_or(|place| impossible.binary_search(&place).is_err()));
-        }
-        let request = if items.is_empty() || (atomic && !impossible.is_empty()) {
-            None
-        } else {
-            let work = WorkRequest::of(items.into(), key, atomic, false, request_id, self.shards.len());
-            Some(WorkRequest { told, ..work })
-        };
-        ChunkPlan { count, impossible, holds, has_key, told, request }
+        let work = WorkRequest::of(items.into(), key, atomic, false, request_id, self.shards.len());
+        (WorkRequest { told, ..work }, ChunkPlan { count, holds, has_key, told })
     }
 
-    /// Waits for a chunk, if anything was asked. How its items ended, and the id of the request that ended them, if that
-    /// was an earlier one.
+    /// Waits for a chunk. How its items ended, and the id of the request that ended them, if that was an earlier one.
     async fn end_chunk(
         &self,
         plan: ChunkPlan,
-        asked: Option<impl Future<Output = Result<WorkReply, Refusal>>>,
+        asked: impl Future<Output = Result<WorkReply, Refusal>>,
     ) -> Result<(Vec<(usize, BatchResult)>, Option<Box<str>>), Refusal> {
-        let ChunkPlan { count, impossible, holds, has_key, told, .. } = plan;
-        let was_asked = asked.is_some();
-        let reply = match asked {
-            Some(asked) => asked.await?,
-            None => WorkReply::Items(SmallVec::new()),
-        };
-        let of_work = if was_asked { count - impossible.len() } else { 0 };
+        let ChunkPlan { count, holds, has_key, told } = plan;
+        let reply = asked.await?;
         let is_untold = matches!(reply, WorkReply::Untold(_));
         let mut first_request_id = None;
         let ended: Vec<(usize, ItemReply)> = match reply {
@@ -387,7 +360,7 @@ impl Bank {
             WorkReply::Settled(outcome) => {
                 let (settled, request_id) = self.settled_chunk(outcome).await?;
                 // A version that cuts lists otherwise may have had the key.
-                if settled.len() != of_work {
+                if settled.len() != count {
                     return Err(Refusal::KeyReused);
                 }
                 first_request_id = Some(request_id);
@@ -396,8 +369,8 @@ impl Bank {
             reply => return Err(refusal(Reply::Worked(reply))),
         };
         // Who is told of no refusal was executed, so none may be lost on the way.
-        let is_whole = if is_untold { !told && ended.len() <= of_work } else { ended.len() == of_work };
-        assert!(is_whole, "of {of_work} items {} ended", ended.len());
+        let is_whole = if is_untold { !told && ended.len() <= count } else { ended.len() == count };
+        assert!(is_whole, "of {count} items {} ended", ended.len());
         let mut results = Vec::with_capacity(ended.len());
         for (place, reply) in ended {
             let result = match reply {
@@ -412,20 +385,6 @@ impl Bank {
                 },
             };
             results.push((place, result));
-        }
-        if !impossible.is_empty() {
-            // Those of the work, if there was one, stand in between the others.
-            let is_possible = |place: &usize| impossible.binary_search(place).is_err();
-            let possible: Vec<usize> = (0..count).filter(is_possible).collect();
-            if !was_asked {
-                results.extend((0..possible.len()).map(|place| (place, BatchResult::NotAttempted)));
-            }
-            for (place, _) in &mut results {
-                *place = possible[*place];
-            }
-            let not_found = || BatchResult::Refused(Rejection::HoldNotFound.into());
-            results.extend(impossible.iter().map(|place| (*place, not_found())));
-            results.sort_by_key(|(place, _)| *place);
         }
         self.tell_of_holds(&holds, has_key, &mut results).await?;
         Ok((results, first_request_id))

@@ -535,16 +535,53 @@ fn a_repeated_batch_is_read_as_the_first_one_was() {
     teller.end();
 }
 
+/// The id of a hold of a shard that is not there.
+fn foreign_hold() -> String {
+    let (time, shard) = (Timestamp::from_millis(1_764_547_200_000), ShardId::new(900).expect("a shard"));
+    HoldId { time, shard, account: AccountNumber::new(0), version: 1 }.to_uuid().to_string()
+}
+
+/// P5: no shard was asked about a hold of a shard that is not there, so no key was remembered: a chunk of nothing else could
+/// be sent again with another body, and a list with one was no repetition.
+#[test]
+fn keys_remember_what_was_said_of_holds_that_no_shard_can_have() {
+    let mut teller = Teller::start();
+    let [a] = teller.open_each([(1, "10")]);
+    let void = json!({ "type": "void", "hold": foreign_hold() });
+    let keyed = json!({ "type": "capture", "hold": foreign_hold(), "key": "own" });
+    let [only, beside] = [json!([void]), json!([void, withdraw(&a, "1"), keyed])];
+    let not_found = || refused(404, "hold-not-found");
+    let expected = |items: &Value, atomic: bool| match items {
+        items if *items == only => vec![not_found()],
+        _ if atomic => vec![not_found(), refused(424, "not-attempted"), not_found()],
+        _ => vec![not_found(), done(), not_found()],
+    };
+    let send = |teller: &Teller, key: &str, atomic: bool, items: &Value| {
+        teller.post_keyed("/v2/batches", key, json!({ "atomic": atomic, "items": items }))
+    };
+    let cases = [("1", false, &only), ("2", true, &only), ("3", false, &beside), ("4", true, &beside)];
+    let replies = cases.map(|(key, atomic, items)| send(&teller, key, atomic, items));
+    for restart in [false, true] {
+        if restart {
+            teller.restart();
+        }
+        for ((key, atomic, items), first) in cases.into_iter().zip(&replies) {
+            assert_eq!(outcomes(&first.is(200)), expected(items, atomic), "{key}");
+            send(&teller, key, atomic, items).repeats(first);
+            send(&teller, key, atomic, &json!([deposit(&a, "1")])).refused(422, "idempotency-key-reused");
+        }
+        let other = json!({ "type": "void", "hold": foreign_hold(), "key": "own" });
+        let batch = teller.post("/v2/batches", json!({ "items": [other] })).is(200);
+        assert_eq!(outcomes(&batch), [refused(422, "idempotency-key-reused")]);
+    }
+    assert_eq!(teller.posted([&a]), ["9.00"]);
+    teller.end();
+}
+
 /// Chunks of plain transfers go to their shard in a form of their own, and if the results are not wanted only what was
 /// refused comes back: each at its place, whatever became of those around it.
 #[test]
 fn a_refusal_stands_at_its_place_in_batches_of_many_chunks() {
-    let foreign = HoldId {
-        time: Timestamp::from_millis(1_764_547_200_000),
-        shard: ShardId::new(900).expect("a shard"),
-        account: AccountNumber::new(0),
-        version: 1,
-    };
     for is_marked in [false, true] {
         let teller = Teller::start();
         let [a, b, c, d] = teller.open_each([(0, "100"), (0, "0"), (1, "100"), (1, "0")]);
@@ -565,7 +602,7 @@ fn a_refusal_stands_at_its_place_in_batches_of_many_chunks() {
         for (place, from, to) in [(3, &d, &c), (999, &c, &d), (1000, &a, &b), (2499, &b, &a)] {
             items[place] = pay(from, to, "1000");
         }
-        items[1700] = json!({ "type": "void", "hold": foreign.to_uuid().to_string() });
+        items[1700] = json!({ "type": "void", "hold": foreign_hold() });
         items[1800] = json!({ "type": "transfer" });
         let places = [(3, 422), (999, 422), (1000, 422), (1700, 404), (1800, 400), (2499, 422)];
         let expected: Vec<(u64, u64)> = places.to_vec();
