@@ -11,9 +11,9 @@ use std::collections::BTreeMap;
 
 use teller::ledger::operation::{Condition, Operation, PROTECTION_CHAIN_MAX, Place, Requirement, Sum};
 use teller::ledger::{
-    AccountChange, AccountId, AccountName, AccountRef, Amount, AmountError, Change, Currency, Decision,
-    Event, HoldId, HoldOutcome, Kind, LINKS_MAX, Link, LinkKind, OverdraftDefault, Quantity, Reference,
-    Rejection, ShardId, Spent, Timestamp, TransactionId, VelocityLimits,
+    AccountChange, AccountId, AccountName, AccountRef, Allowance, Amount, AmountError, Change, Currency,
+    Decision, Event, HoldId, HoldOutcome, Kind, LINKS_MAX, Link, LinkKind, OverdraftDefault, Quantity,
+    Reference, Rejection, ShardId, Spent, Timestamp, TransactionId, VelocityLimits,
 };
 
 /// All accounts.
@@ -292,12 +292,12 @@ impl Model {
                 let before = self.clone();
                 for &(id, sum) in order.iter().filter(|(_, sum)| *sum < 0) {
                     self.ensure_funds(id, -sum, now, events)
-                        .map_err(|refusal| before.first_short(refusal, id, sum))?;
+                        .map_err(|refusal| self.told_before(&before, refusal, id, now))?;
                 }
                 let mut event = Expected::new("transfer");
                 for &(id, sum) in &order {
                     self.move_all(&mut event, &[(id, sum)], now)
-                        .map_err(|refusal| before.first_short(refusal, id, sum))?;
+                        .map_err(|refusal| self.told_before(&before, refusal, id, now))?;
                 }
                 Ok(event)
             }
@@ -551,9 +551,29 @@ impl Model {
         Rejection::InsufficientFunds { available, required: amount(required), currency }
     }
 
-    /// A refusal for lack of funds, as it reads before anything was pulled.
-    fn first_short(&self, refusal: Rejection, id: AccountId, sum: i128) -> Rejection {
-        if matches!(refusal, Rejection::InsufficientFunds { .. }) { self.lacking(id, -sum) } else { refusal }
+    /// A leg's refusal, as it reads before other legs pulled anything from its account: that is asked of it as well.
+    fn told_before(&self, before: &Model, refusal: Rejection, id: AccountId, now: Timestamp) -> Rejection {
+        let pulled = (before.available(id) - self.available(id)).max(0);
+        let more = |required: Amount, sum: i128| amount(required.minor_units() + sum);
+        match refusal {
+            Rejection::InsufficientFunds { required, currency, .. } => Rejection::InsufficientFunds {
+                available: amount(before.available(id)),
+                required: more(required, pulled),
+                currency,
+            },
+            Rejection::VelocityLimit { allowance, required, currency } => {
+                let account = &before.accounts[&id];
+                let had = account.velocity.allowance(&account.spent, now);
+                let left = |of: Allowance| of.in_day.or(of.in_month).map_or(0, Amount::minor_units);
+                let spent = left(had) - left(allowance);
+                Rejection::VelocityLimit {
+                    allowance: Allowance { debits: allowance.debits, ..had },
+                    required: more(required, pulled.max(spent)),
+                    currency,
+                }
+            }
+            refusal => refusal,
+        }
     }
 
     fn pull(
