@@ -7,7 +7,8 @@
 //! - what a request reads is bounded: a page, of entries or of accounts as they were, examines some
 //!   [`ENTRIES_EXAMINED_MAX`] entries at most and then says where to go on, a statement of more than
 //!   [`STATEMENT_ENTRIES_MAX`] is refused;
-//! - a moment is read only once the clock has passed it, so nothing can be booked in it any more.
+//! - a moment is read only once the clock has passed it, so nothing can be booked in it any more; that is waited for a
+//!   second, and then refused.
 //!
 //! Left out on purpose: an index by type, amount or metadata. Such a filter reads the entries one after the other.
 
@@ -35,8 +36,12 @@ pub(super) const ENTRIES_READ_MAX: u64 = 1000;
 /// How many entries a statement covers at most: some hundred printed pages.
 pub const STATEMENT_ENTRIES_MAX: u64 = 10_000;
 
-/// How long to wait for the clock to pass the present millisecond.
+/// How long to wait before looking whether the clock has passed the present millisecond.
 const MOMENT: Duration = Duration::from_millis(1);
+
+/// How long to wait for the clock to pass a moment at most. It passes the present one in a millisecond, but one that has
+/// been set back may take hours.
+const MOMENT_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// In which order a list comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -282,7 +287,7 @@ impl Bank {
     /// [`Refusal::NotThere`] before its opening, or at a version that it has not reached; else see [`Refusal`].
     pub async fn account_at(&self, account: AccountSelector, point: Point) -> Result<PastAccount, Refusal> {
         if let Point::Time(moment) = point {
-            passed(moment).await;
+            passed(moment, clock::now).await?;
         }
         let account = self.account(account).await?;
         let chain = Chain::of(&account);
@@ -303,7 +308,7 @@ impl Bank {
         count: usize,
         moment: Timestamp,
     ) -> Result<(Vec<PastAccount>, Option<(ShardId, AccountNumber)>), Refusal> {
-        passed(moment).await;
+        passed(moment, clock::now).await?;
         let open_or_closed = AccountFilter { closed: None, ..filter.clone() };
         let (accounts, mut next) = self.accounts(Arc::new(open_or_closed), from, count).await?;
         let mut there = Vec::with_capacity(accounts.len());
@@ -384,13 +389,17 @@ impl Bank {
     }
 }
 
-/// Waits until a moment is over, if that is the present one: what is booked later has a later time.
-async fn passed(moment: Timestamp) {
-    if clock::now() == moment {
-        while clock::now() <= moment {
+/// Waits until a moment is over, by this clock: what is booked later has a later time.
+///
+/// # Errors
+/// [`Refusal::Overloaded`] if it is not over in [`MOMENT_WAIT_MAX`]: what the moment ends with is not known yet.
+async fn passed(moment: Timestamp, now: impl Fn() -> Timestamp) -> Result<(), Refusal> {
+    let is_over = async {
+        while now() <= moment {
             tokio::time::sleep(MOMENT).await;
         }
-    }
+    };
+    tokio::time::timeout(MOMENT_WAIT_MAX, is_over).await.map_err(|_| Refusal::Overloaded)
 }
 
 /// Where an account's history begins to be read: at its newest entry.
@@ -665,5 +674,41 @@ impl StatementLine {
     /// When it was booked.
     pub fn created(&self) -> Timestamp {
         self.id.time
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// P7: a clock that was set back by an hour was waited for, for an hour.
+    #[tokio::test(start_paused = true)]
+    async fn a_moment_is_waited_for_as_long_as_it_takes_but_no_longer_than_a_second() {
+        let present = Timestamp::from_millis(1_764_547_200_000);
+        // A clock that shows the moment's end only to those who look so often.
+        let clock = |set_back_by: u64, looks_needed: u64| {
+            let looks = Cell::new(0);
+            move || {
+                looks.set(looks.get() + 1);
+                assert!(looks.get() < 10_000, "it is waited for for ever");
+                let is_over = looks.get() >= looks_needed;
+                Timestamp::from_millis(present.millis() + u64::from(is_over) - set_back_by)
+            }
+        };
+        for looks_needed in [1, 3] {
+            let began = Instant::now();
+            assert!(passed(present, clock(0, looks_needed)).await.is_ok());
+            assert_eq!(began.elapsed(), MOMENT * (looks_needed as u32 - 1));
+        }
+        for set_back_by in [0, 3_600_000] {
+            let began = Instant::now();
+            let refused = passed(present, clock(set_back_by, u64::MAX)).await;
+            assert!(matches!(refused, Err(Refusal::Overloaded)), "{refused:?}");
+            assert_eq!(began.elapsed(), MOMENT_WAIT_MAX);
+        }
     }
 }
