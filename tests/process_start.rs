@@ -13,7 +13,9 @@ use std::thread;
 use std::time::Instant;
 
 use process::directory::copy;
-use process::{DataDir, POLL_INTERVAL, Running, Server, TIME_MAX, block_on, get, json, post, run};
+use process::{
+    DataDir, POLL_INTERVAL, Running, Server, TIME_MAX, block_on, get, hangups_are_heard, json, post, run,
+};
 use serde_json::Value;
 use teller::client::{BaseUrl, Client};
 
@@ -621,6 +623,9 @@ fn sigusr1_takes_a_snapshot_while_serving() {
 /// It ended the process at once, without a word and a snapshot, with an exit code that is written nowhere.
 #[test]
 fn a_terminal_that_is_closed_ends_the_server_as_sigterm_does() {
+    if !hangups_are_heard() {
+        return;
+    }
     let data = DataDir::new();
     let mut server = data.serve(&["--shards=1", "--disk-reserve-mib=0"]);
     assert_eq!(post(&server.client(1), "/accounts", r#"{"name":"a"}"#, None).status, 201);

@@ -10,7 +10,7 @@ pub(crate) mod directory;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -89,6 +89,19 @@ impl DataDir {
         arguments.extend(flags);
         Server::launch(self.command(&arguments))
     }
+}
+
+/// Whether programs that are started here hear SIGHUP: under `nohup` they do not, and what tests it is skipped.
+pub(crate) fn hangups_are_heard() -> bool {
+    let status = fs::read_to_string("/proc/self/status").expect("Linux has it");
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).expect("it says so");
+    let ignored = u64::from_str_radix(ignored.trim(), 16).expect("a mask");
+    let are_heard = ignored & 1 << (Signal::HUP.as_raw() - 1) == 0;
+    if !are_heard {
+        // A test's `println` is only shown where it fails.
+        let _ = writeln!(io::stderr(), "SIGHUP is ignored here: what tests it is SKIPPED");
+    }
+    are_heard
 }
 
 /// The program with these arguments and an empty environment.
