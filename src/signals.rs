@@ -4,7 +4,7 @@
 //! A SIGHUP that was ignored when the process began stays ignored: that is what `nohup` is for. What is to be done about
 //! a signal is the caller's.
 
-use std::{fs, io};
+use std::{fs, io, mem};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -33,6 +33,8 @@ impl EndSignal {
 
 /// Hears them, from the moment it is made; from then on none ends the process by itself.
 pub struct EndSignals {
+    /// Whether any was heard.
+    heard: bool,
     interrupt: Signal,
     terminate: Signal,
     /// None if it is ignored.
@@ -46,6 +48,7 @@ impl EndSignals {
     /// If the system refuses a handler.
     pub fn listen() -> io::Result<EndSignals> {
         Ok(EndSignals {
+            heard: false,
             // Asked before any handler is there that would replace it.
             hangup: if is_hangup_ignored() { None } else { Some(signal(SignalKind::hangup())?) },
             interrupt: signal(SignalKind::interrupt())?,
@@ -53,8 +56,18 @@ impl EndSignals {
         })
     }
 
-    /// Waits for the next one.
+    /// Waits for the next one. A SIGHUP behind another one says nothing new: a shell sends one to its jobs when the terminal
+    /// is closed, and then the system does.
     pub async fn next(&mut self) -> EndSignal {
+        loop {
+            let signal = self.any().await;
+            if !mem::replace(&mut self.heard, true) || signal != EndSignal::Hangup {
+                return signal;
+            }
+        }
+    }
+
+    async fn any(&mut self) -> EndSignal {
         let hangup = async {
             match &mut self.hangup {
                 Some(hangup) => hangup.recv().await,

@@ -630,6 +630,9 @@ fn a_terminal_that_is_closed_ends_the_server_as_sigterm_does() {
     let mut server = data.serve(&["--shards=1", "--disk-reserve-mib=0"]);
     assert_eq!(post(&server.client(1), "/accounts", r#"{"name":"a"}"#, None).status, 201);
     server.hang_up();
+    server.wait_for_log("ending");
+    // The shell has sent one to its job, and now the system does.
+    server.hang_up();
     server.assert_ends_well();
     assert_eq!(count(&data, "snapshots"), 1);
 }
@@ -663,7 +666,7 @@ fn a_shard_that_can_make_no_snapshots_or_segments_does_not_start() {
         let refused = run(data.command_of_anyone(&["serve", "--port=0", "--disk-reserve-mib=0"]));
         fs::set_permissions(&directory, Permissions::from_mode(0o700)).expect("set");
         refused.refused(&format!("cannot create {}/writable.tmp: Permission denied", directory.display()));
-        refused.refused("or change the owner or the mode");
+        refused.refused("change the mode, or what else forbids it");
     }
     data.serve(&["--disk-reserve-mib=0"]).stop();
 }

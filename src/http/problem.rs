@@ -554,8 +554,8 @@ impl From<Rejected> for Problem {
     }
 }
 
-/// What is refused for a member that each request has which is refused so points to that at once: to an `amount` that is
-/// not there nothing would be too much.
+/// Some refusals are about a member that every request has which is refused for it, `legs` or `amount`: they point to it here.
+/// Without an `amount` nothing can be too much.
 impl From<Rejection> for Problem {
     fn from(rejection: Rejection) -> Problem {
         match rejection {

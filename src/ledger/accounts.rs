@@ -22,8 +22,8 @@ use hashbrown::hash_table::Entry;
 use super::account_set::RankedAccounts;
 use super::{Account, AccountName, AccountNumber, AccountRef, AccountSet, hints};
 
-/// How many accounts stand together: 32 MiB, all of it but the edges in huge pages. What is reserved for none takes no
-/// memory, and as no allocator keeps pieces that large, they are given back as soon as nobody has them.
+/// How many accounts stand together: 32 MiB, all of it but the edges in huge pages. What is reserved for none takes
+/// addresses, and one huge page of memory at most; and as no allocator keeps pieces that large, they are given back as soon as nobody has them.
 const SEGMENT_ACCOUNTS: usize = 256 * 1024;
 
 /// In how many tables the names are: each grows by itself, so that growing never moves more than some ten thousand
@@ -33,7 +33,7 @@ const NAME_TABLES: usize = 256;
 /// The accounts of a shard, or an excerpt of them.
 #[derive(Clone, Default)]
 pub struct Accounts {
-    /// All but the last are full. A segment never grows past its first capacity.
+    /// All but the last are full. A segment never grows past its first capacity, but in a clone, which nobody adds to.
     segments: Vec<Vec<Account>>,
     names: NameIndex,
     /// Below this number there are only some, each in the place that its rank says. In the whole there is none below it.

@@ -149,9 +149,10 @@ impl Lack {
     }
 }
 
-/// Tells each shard how much of it waits to be compacted, when it had its newest snapshot, and whether it may record anything: the log must never meet a
-/// full disk, because what reached it then would be unknown until the next start. That the next generation cannot be
-/// opened has other causes too: no inodes, no descriptors. `lacks` is what each shard lacked before, and then lacks.
+/// Tells each shard how much of it waits to be compacted, when it had its newest snapshot, and whether it may record
+/// anything: the log must never meet a full disk, because what reached it then would be unknown until the next start. That
+/// the next generation cannot be opened has other causes too: no inodes, no descriptors. `lacks` is what each shard lacked
+/// before, and then lacks.
 fn look_for_room(shards: &[Kept], reserve: &DiskReserve, lacks: &mut [Option<Lack>]) {
     let disk_full = !reserve.has_room_for(0);
     for (index, ((handle, log), lack)) in shards.iter().zip(lacks).enumerate() {

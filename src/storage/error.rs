@@ -15,7 +15,7 @@ use crate::ledger::Sequence;
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
     /// The operating system refused.
-    #[error("cannot {action} {}: {source}{}", path.display(), after_refusal(path, source))]
+    #[error("cannot {action} {}: {source}{}", path.display(), after_refusal(action, path, source))]
     Io {
         /// What was tried, such as "open".
         action: &'static str,
@@ -35,7 +35,7 @@ pub enum StorageError {
         reason: String,
     },
     /// The disk has no room to read the journal, which is done through copies.
-    #[error("cannot read the journal {}: the disk has no room for the copies through which it is read, such as {}. Nothing has been changed; make room for {bytes} bytes more for this shard, which is what this and its later generations take at most; the other shards are read at the same time, and may need as much each.{instead} Then try again", path.display(), copy.display())]
+    #[error("cannot read the journal {}: the disk has no room for the copies through which it is read, such as {}. Nothing has been changed; make room for {bytes} bytes more for this shard, which is what this and its later generations take at most{besides}. Then try again", path.display(), copy.display())]
     NoRoom {
         /// The generation's directory.
         path: PathBuf,
@@ -43,8 +43,8 @@ pub enum StorageError {
         copy: PathBuf,
         /// How many bytes are needed for the shard that it is of.
         bytes: u64,
-        /// What else would do.
-        instead: &'static str,
+        /// What else there is to say.
+        besides: &'static str,
     },
     /// Bytes are not what was written, or the disk does not give them. Nothing has been changed.
     #[error("{} is corrupt at {position}: {what}; {next_step}", path.display())]
@@ -99,18 +99,24 @@ pub enum StorageError {
 }
 
 /// What to do about what the system says, where that follows from it.
-fn after_refusal(path: &Path, error: &io::Error) -> String {
+fn after_refusal(action: &str, path: &Path, error: &io::Error) -> String {
     let step = match error.kind() {
         ErrorKind::PermissionDenied => {
-            // What is not there yet, or not to be seen, is a matter of what it is in.
-            let found = path.ancestors().find_map(|path| Some((path, fs::metadata(path).ok()?)));
+            // What is not there yet, or not to be seen, is a matter of what it is in; so is a name.
+            let is_entry = action.starts_with("delete") || action.starts_with("rename");
+            let found = path
+                .ancestors()
+                .skip(usize::from(is_entry))
+                .find_map(|path| Some((path, fs::metadata(path).ok()?)));
             let Some((found, metadata)) = found else { return String::new() };
+            let (user, owner) = (geteuid().as_raw(), metadata.uid());
+            let step = match user == owner {
+                true => "change the mode, or what else forbids it",
+                false => "run it as that user, or change the owner or the mode",
+            };
             return format!(
-                "; this process runs as user {}, and {} is user {}'s, with mode {:03o}: run it as that user, or change the \
-                 owner or the mode",
-                geteuid().as_raw(),
+                "; this process runs as user {user}, and {} is user {owner}'s, with mode {:03o}: {step}",
                 found.display(),
-                metadata.uid(),
                 metadata.mode() & 0o777
             );
         }
@@ -119,7 +125,7 @@ fn after_refusal(path: &Path, error: &io::Error) -> String {
         }
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "make room there",
         ErrorKind::NotADirectory => "move away what is no directory on that path, or name another one",
-        // Of files nothing is made that must not be there: this is a directory that was to be made.
+        // Mostly a directory was to be made here.
         ErrorKind::AlreadyExists if !path.is_dir() => {
             "what has that name is no directory: move it away, or name another one with --data-dir and --db-name"
         }
@@ -195,8 +201,8 @@ mod tests {
         let told = StorageError::io("open", &path)(ErrorKind::PermissionDenied.into()).to_string();
         let user = geteuid().as_raw();
         let expected = format!(
-            "; this process runs as user {user}, and {} is user {user}'s, with mode 700: run it as that user, or change \
-             the owner or the mode",
+            "; this process runs as user {user}, and {} is user {user}'s, with mode 700: change the mode, or what \
+             else forbids it",
             temporary.path().display()
         );
         assert!(told.ends_with(&expected), "{told}");

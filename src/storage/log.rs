@@ -158,7 +158,8 @@ impl ShardFiles {
     }
 }
 
-/// A shard's log as it lies on disk, opened for reading. Nothing is written there, but for what a start does.
+/// A shard's log as it lies on disk, opened for reading. Tools write nothing there; a start makes its copies in the
+/// generations.
 pub struct StoredLog {
     files: ShardFiles,
     copies: Copies,

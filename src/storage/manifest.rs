@@ -134,8 +134,8 @@ impl DataDirectory {
     ///
     /// # Errors
     /// [`StorageError::Locked`] if another process has it, [`StorageError::Foreign`] if something else is there,
-    /// [`StorageError::IsLedger`] if there is nothing, and it would be inside of a ledger, [`StorageError::ShardCount`] if it has another number of shards, [`StorageError::Corrupt`] if its manifest
-    /// or a shard's directory is damaged or missing.
+    /// [`StorageError::IsLedger`] if there is nothing, and it would be inside of a ledger, [`StorageError::ShardCount`] if it
+    /// has another number of shards, [`StorageError::Corrupt`] if its manifest or a shard's directory is damaged or missing.
     ///
     /// # Panics
     /// If a number of shards is not from 1 to [`SHARDS_MAX`].

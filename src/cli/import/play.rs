@@ -215,7 +215,8 @@ impl Player {
                 },
                 by = &mut interrupted => {
                     interrupted.set(interrupt());
-                    if player.stop.send_replace(true) {
+                    // A terminal that is closed may send two SIGHUPs.
+                    if player.stop.send_replace(true) && by != EndSignal::Hangup {
                         tasks.abort_all();
                     }
                     outcome = outcome.and(Err(PlayError::Interrupted { by }));

@@ -275,7 +275,7 @@ impl Copies {
         loop {
             // By chance, so that no other process has the name, were it one of the same number in another container.
             let chance = RandomState::new().hash_one(count);
-            let copy = env::temp_dir().join(format!("{READING_TEMPORARY}{chance:016x}"));
+            let copy = temporary_directory().join(format!("{READING_TEMPORARY}{chance:016x}"));
             match DirBuilder::new().mode(COPY_DIRECTORY_MODE).create(&copy) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 made => {
@@ -286,6 +286,11 @@ impl Copies {
             }
         }
     }
+}
+
+/// The system's directory for temporary files. An empty `TMPDIR` is none, or copies would be where the tool was started.
+fn temporary_directory() -> PathBuf {
+    Some(env::temp_dir()).filter(|path| !path.as_os_str().is_empty()).unwrap_or_else(|| "/tmp".into())
 }
 
 /// The directory of a copy. Its name goes with this, also if reading panics: sled has the descriptors by then, or none.
@@ -935,8 +940,11 @@ fn no_room(path: &Path, copy: &Path, segment_bytes: usize) -> StorageError {
     let lengths = later.iter().filter(|(_, later)| *later >= path).filter_map(|(_, later)| {
         Some(fs::metadata(later.join("db")).ok()?.len().next_multiple_of(segment_bytes as u64))
     });
-    let instead = if copy.starts_with(path) { "" } else { " Or name another directory with TMPDIR." };
-    StorageError::NoRoom { path: path.to_owned(), copy: copy.to_owned(), bytes: lengths.sum(), instead }
+    let besides = match copy.starts_with(path) {
+        true => "; the other shards are read at the same time, and may need as much each",
+        false => ", or name another directory with TMPDIR",
+    };
+    StorageError::NoRoom { path: path.to_owned(), copy: copy.to_owned(), bytes: lengths.sum(), besides }
 }
 
 fn is_for_want_of_room(error: &io::Error) -> bool {
