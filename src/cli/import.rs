@@ -17,11 +17,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
+use tokio::sync::Mutex;
 
 use crate::client::{BaseUrl, Client};
 use crate::config::{LogArgs, parse_overdraft_quantity, whole};
 use crate::ledger::{Currency, Quantity};
-use crate::signals::{EndSignal, EndSignals};
+use crate::signals::EndSignals;
 use file::FileError;
 use play::{Board, Count, PlayError, Player, Tally};
 
@@ -149,7 +150,16 @@ pub(super) fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         let board = Arc::new(Board::default());
         let report = tokio::spawn(report(Arc::clone(&board), rows));
         let player = Player::new(client, transactions, args.overdraft_limit, PATIENCE, Arc::clone(&board));
-        let result = player.play(args.connections, interrupts).await;
+        // The same for each: it knows what has been heard. Without handlers a signal ends the process by itself, which is no
+        // less safe.
+        let signals = Mutex::new(EndSignals::listen().ok());
+        let interrupt = || async {
+            match &mut *signals.lock().await {
+                Some(signals) => signals.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        let result = player.play(args.connections, interrupt).await;
         report.abort();
         // It clears its bar when it is dropped.
         let _ = report.await;
@@ -167,15 +177,6 @@ const SHOWN_CHARACTERS_MAX: usize = 200;
 /// The beginning of a text of any length, as much as fits a message.
 fn beginning(text: &str) -> &str {
     text.char_indices().nth(SHOWN_CHARACTERS_MAX).map_or(text, |(end, _)| &text[..end])
-}
-
-/// Waits for one signal that asks for the end.
-async fn interrupts() -> EndSignal {
-    match EndSignals::listen() {
-        Ok(mut signals) => signals.next().await,
-        // Without a handler it ends the process by itself, which is no less safe.
-        Err(_) => std::future::pending().await,
-    }
 }
 
 /// Shows how far the import is, until it is aborted.

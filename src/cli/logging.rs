@@ -27,7 +27,7 @@ pub(super) fn start(settings: &LogSettings) {
 
 /// Tells the error by which the run ends, whatever is left out of the log: to whoever reads stderr, as the line that
 /// people expect of a program, or as one more of a log in JSON.
-pub(super) fn tell(error: &str) {
+pub fn tell(error: &str) {
     if IS_JSON.load(Ordering::Relaxed) {
         let lines = fmt::layer().with_writer(io::stderr).json().flatten_event(true);
         let told = || tracing::error!(target: "teller", "{error}");

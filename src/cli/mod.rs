@@ -19,6 +19,7 @@ use std::io::{self, Write};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
+pub use self::logging::tell;
 use crate::config::{LogArgs, SettingError};
 
 const LONG_ABOUT: &str = "\
@@ -99,11 +100,6 @@ pub fn run(cli: Cli) -> Result<(), Box<dyn Error>> {
 /// The exit code of a run that has failed.
 pub fn exit_code(error: &(dyn Error + 'static)) -> u8 {
     import::exit_code(error).unwrap_or(1)
-}
-
-/// Tells, on stderr, the error by which a run ends.
-pub fn tell(error: &str) {
-    logging::tell(error);
 }
 
 fn environment(variable: &str) -> Option<OsString> {

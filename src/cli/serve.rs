@@ -13,8 +13,8 @@ Needs a directory that it may write to, on a file system whose fdatasync is hone
 uses. A flag wins over its environment variable; an empty variable counts as not set.
 
 On SIGTERM, Ctrl-C or SIGHUP, which a terminal sends when it is closed, it accepts no more connections, finishes the \
-requests that it has, takes a snapshot and exits; a second signal ends it at once. Under nohup it ignores SIGHUP. SIGUSR1 takes a snapshot and goes on. Being killed at any moment loses \
-nothing that was acknowledged.";
+requests that it has, takes a snapshot and exits; a second signal ends it at once. Under nohup it ignores SIGHUP. \
+SIGUSR1 takes a snapshot and goes on. Being killed at any moment loses nothing that was acknowledged.";
 
 const AFTER_HELP: &str = "\
 Examples:

@@ -23,7 +23,8 @@ use super::account_set::RankedAccounts;
 use super::{Account, AccountName, AccountNumber, AccountRef, AccountSet, hints};
 
 /// How many accounts stand together: 32 MiB, all of it but the edges in huge pages. What is reserved for none takes
-/// addresses, and one huge page of memory at most; and as no allocator keeps pieces that large, they are given back as soon as nobody has them.
+/// addresses, and one huge page of memory at most; and as no allocator keeps pieces that large, they are given back as soon
+/// as nobody has them.
 const SEGMENT_ACCOUNTS: usize = 256 * 1024;
 
 /// In how many tables the names are: each grows by itself, so that growing never moves more than some ten thousand

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::process::geteuid;
 
 use super::codec::Malformed;
+use super::files::is_for_want_of_room;
 use crate::ledger::Sequence;
 
 /// Why something on disk cannot be used.
@@ -123,7 +124,7 @@ fn after_refusal(action: &str, path: &Path, error: &io::Error) -> String {
         ErrorKind::ReadOnlyFilesystem => {
             "that file system cannot be written: mount it so that it can, or copy the ledger to one that can"
         }
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "make room there",
+        kind if is_for_want_of_room(kind) => "make room there",
         ErrorKind::NotADirectory => "move away what is no directory on that path, or name another one",
         // Mostly a directory was to be made here.
         ErrorKind::AlreadyExists if !path.is_dir() => {

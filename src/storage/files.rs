@@ -88,12 +88,15 @@ pub fn check_writable(directory: &Path) -> Result<(), StorageError> {
     // What a crash leaves of it is swept like any file in the making.
     let path = directory.join(format!("writable{TEMPORARY_SUFFIX}"));
     match File::create(&path) {
-        Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
-            Ok(())
-        }
+        Err(error) if is_for_want_of_room(error.kind()) => Ok(()),
         Err(error) => Err(StorageError::io("create", &path)(error)),
         Ok(_) => fs::remove_file(&path).map_err(StorageError::io("delete", &path)),
     }
+}
+
+/// Whether the system refuses something since the disk, or the user's part of it, is full.
+pub(super) fn is_for_want_of_room(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// When a file was last written, in seconds since the Unix epoch; 0 if that cannot be told.

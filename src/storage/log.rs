@@ -536,7 +536,8 @@ pub fn recover(
     files::check_writable(&files.archive)?;
     let (mut ledger, start) = files.newest_snapshot()?;
     // The others are the way out when the newest is lost: too late to learn then that they are damaged.
-    for (_, older) in snapshot::list(&files.snapshots)?.iter().rev().skip(1) {
+    let snapshots = snapshot::list(&files.snapshots)?;
+    for (_, older) in snapshots.iter().rev().skip(1) {
         snapshot::check(older, files.ledger, files.shard)?;
     }
     let mut stored = StoredLog { copies: Copies::Inside, ..StoredLog::open_archive(files)? };
@@ -575,10 +576,9 @@ pub fn recover(
     let current = generations.create()?;
     let journal = SledJournal::new(files.shard, end, current, Arc::clone(&generations), options);
     let watermark = Arc::new(Mutex::new(watermark));
-    let newest = snapshot::list(&files.snapshots)?.pop();
     let log = Arc::new(ShardLog {
         files: files.clone(),
-        snapshot_secs: AtomicU64::new(newest.map_or(0, |(_, path)| files::written_secs(&path))),
+        snapshot_secs: AtomicU64::new(snapshots.last().map_or(0, |(_, path)| files::written_secs(path))),
         segments: RwLock::new(stored.segments),
         generations,
         watermark: Arc::clone(&watermark),

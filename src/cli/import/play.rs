@@ -215,8 +215,7 @@ impl Player {
                 },
                 by = &mut interrupted => {
                     interrupted.set(interrupt());
-                    // A terminal that is closed may send two SIGHUPs.
-                    if player.stop.send_replace(true) && by != EndSignal::Hangup {
+                    if player.stop.send_replace(true) {
                         tasks.abort_all();
                     }
                     outcome = outcome.and(Err(PlayError::Interrupted { by }));

@@ -163,7 +163,9 @@ use super::record::{
 };
 use super::{Journal, JournalReader};
 use crate::ledger::{Sequence, ShardId};
-use crate::storage::files::{self, LockedFile, read_from_disk, read_whole, sync_directory};
+use crate::storage::files::{
+    self, LockedFile, is_for_want_of_room, read_from_disk, read_whole, sync_directory,
+};
 use crate::storage::{RESTORE_BACKUP, StorageError};
 
 /// Bytes of records after which a generation is sealed. Opening a generation takes time and memory in
@@ -445,7 +447,9 @@ impl Generation {
         // Nobody needs it on the disk (fact 4).
         let opened = configuration(copy, segment_bytes).temporary(true).open();
         let database = opened.map_err(|error| match error {
-            ::sled::Error::Io(error) if is_for_want_of_room(&error) => no_room(path, copy, segment_bytes),
+            ::sled::Error::Io(error) if is_for_want_of_room(error.kind()) => {
+                no_room(path, copy, segment_bytes)
+            }
             // Of the system, too many open files for example: nothing is wrong with the log. sled has errors of this kind
             // of its own, for what is.
             ::sled::Error::Io(error) if error.raw_os_error().is_some() => {
@@ -521,7 +525,7 @@ impl Generation {
         let mut file: &File = file;
         match file.write_all(&[0; GROWN_STEP]) {
             Ok(()) => Ok(before + (GROWN_STEP as u64) < length),
-            Err(error) if is_for_want_of_room(&error) => Ok(false),
+            Err(error) if is_for_want_of_room(error.kind()) => Ok(false),
             Err(error) => Err(StorageError::io("write", &path)(error)),
         }
     }
@@ -918,7 +922,7 @@ fn copy_to_read(mut db: &File, path: &Path, copy: &Path, segment_bytes: usize) -
     let mut copied = created.map_err(StorageError::io("create", copy))?;
     match io::copy(&mut db, &mut copied) {
         Ok(_) => Ok(()),
-        Err(error) if is_for_want_of_room(&error) => {
+        Err(error) if is_for_want_of_room(error.kind()) => {
             Err(no_room(path.parent().expect("it is in a generation"), copy, segment_bytes))
         }
         // Reading on tells which of the two it is.
@@ -945,10 +949,6 @@ fn no_room(path: &Path, copy: &Path, segment_bytes: usize) -> StorageError {
         false => ", or name another directory with TMPDIR",
     };
     StorageError::NoRoom { path: path.to_owned(), copy: copy.to_owned(), bytes: lengths.sum(), besides }
-}
-
-fn is_for_want_of_room(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// All entries of a generations' directory, each a generation or the rest of one.
