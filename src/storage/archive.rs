@@ -422,10 +422,8 @@ pub fn merge(
 /// # Errors
 /// If one cannot be deleted.
 pub fn remove(directory: &Path, segments: &[&Segment]) -> Result<(), StorageError> {
-    for segment in segments {
-        files::remove(segment.path()).map_err(StorageError::io("delete", segment.path()))?;
-    }
-    files::sync_directory(directory)
+    let paths: Vec<_> = segments.iter().map(|segment| segment.path()).collect();
+    files::remove(directory, &paths)
 }
 
 /// The segments of a shard, from its first record on, each continuing the one before. One that lies wholly in a

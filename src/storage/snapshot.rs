@@ -408,12 +408,10 @@ pub fn prune(directory: &Path, keep: usize) -> Result<Vec<PathBuf>, StorageError
     let snapshots = list(directory)?;
     let excess = snapshots.len().saturating_sub(keep);
     let old: Vec<_> = snapshots.into_iter().take(excess).map(|(_, path)| path).collect();
-    let delete = |path: &PathBuf| files::remove(path).map_err(StorageError::io("delete", path));
-    let deleted: Vec<_> = old.iter().map(delete).collect();
     if !old.is_empty() {
-        files::sync_directory(directory)?;
+        files::remove(directory, &old)?;
     }
-    deleted.into_iter().collect::<Result<(), _>>().map(|()| old)
+    Ok(old)
 }
 
 fn file_name(sequence: Sequence) -> String {

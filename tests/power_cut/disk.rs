@@ -149,6 +149,31 @@ impl Trace {
         removals.collect()
     }
 
+    /// The positions behind which a file whose name ended so, and was taken away, has been made shorter.
+    pub(crate) fn freed(&self, ending: &str) -> Vec<u64> {
+        let (mut named, mut nameless) = (HashMap::new(), HashSet::new());
+        let mut freed = Vec::new();
+        for (end, operation) in &self.records {
+            match operation {
+                Operation::Create { path, inode } => {
+                    nameless.remove(inode);
+                    named.insert(path.as_str(), *inode);
+                }
+                Operation::Rename { from, to } => {
+                    let inode = named.remove(from.as_str());
+                    named.extend(inode.map(|inode| (to.as_str(), inode)));
+                }
+                Operation::Remove { path } => {
+                    let inode = named.remove(path.as_str());
+                    nameless.extend(inode.filter(|_| path.ends_with(ending)));
+                }
+                Operation::Truncate { inode, .. } if nameless.contains(inode) => freed.push(*end),
+                _ => {}
+            }
+        }
+        freed
+    }
+
     /// How many times each kind of operation was seen, for the reader of the test's output.
     pub(crate) fn summary(&self) -> String {
         let mut counts = BTreeMap::new();

@@ -1143,8 +1143,7 @@ impl Generations {
         sync_directory(&self.parent)?;
         // Closed, or somebody reads it, and it stays for as long. The copy of an earlier life's is freed at once, by sled.
         if Arc::into_inner(generation).map(drop).is_some() {
-            let file = removed.join("db");
-            files::remove(&file).map_err(StorageError::io("delete", &file))?;
+            files::remove(&removed, &[removed.join("db")])?;
         }
         remove_directory(&removed)?;
         sync_directory(&self.parent)
