@@ -14,13 +14,14 @@ use tokio::sync::Semaphore;
 use super::URI_BYTES_MAX;
 use super::call::{Call, LARGE_BODIES_MAX};
 use super::headers::{self, ACCEPT_PATCH, Headers, RequestId, X_REQUEST_ID};
-use super::listener::{Limits, Vigil};
+use super::listener::Limits;
 use super::metrics::{InFlight, Metrics};
 use super::operation::{Operation, WITHOUT_OPERATION};
 use super::problem::{Code, Problem};
 use super::reply::{self, Reply};
 use super::routes::{self, Found, ROUTES, Route};
 use super::stream::{FRAME_BYTES_MAX, ReplyRoom, Streams};
+use super::vigil::Vigil;
 use super::wire::Version;
 use crate::bank::Bank;
 

@@ -14,13 +14,14 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::api::Api;
 use super::headers::{self, Headers, KeyBinding, RequestId, Scope};
-use super::listener::{Limits, Received, Vigil};
+use super::listener::Limits;
 use super::operation::{Operation, RequestHeader};
 use super::path::decode;
 use super::problem::{Code, Place, Problem};
 use super::query::Query;
 use super::routes::Found;
 use super::stream::Room;
+use super::vigil::{Received, Vigil};
 use super::wire::Version;
 use super::wire::values::{NAME_PREFIX, ReferenceError, parse_reference};
 use crate::bank::{AccountSelector, Bank, Origin};

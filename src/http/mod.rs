@@ -1,7 +1,7 @@
 //! The HTTP edge: bytes of a socket in, calls of the [bank](crate::bank) in the middle, JSON out.
 //!
 //! [`Api`] is the service as HTTP sees it; [`serve`] puts it on a socket. A request goes through
-//! `listener` (connections and their bounds), `api` (what all requests have in common), `routes` (the table),
+//! `listener` (connections and their bounds; `vigil`, `patient_stream`), `api` (what all requests have in common), `routes` (the table),
 //! `handlers` (what each operation does), with `call`, `path`, `query`, `headers` and `wire` to read it, `wire` and
 //! `reply` to answer it, and `problem` for every refusal. `openapi` tells all of this to clients: it is made from
 //! the same declarations (`operation`) that the code runs by.
@@ -47,12 +47,14 @@ mod openapi;
 mod operation;
 mod outbox;
 mod path;
+mod patient_stream;
 mod problem;
 mod query;
 mod reply;
 mod routes;
 mod stream;
 mod threads;
+mod vigil;
 mod wire;
 
 pub use api::Api;
