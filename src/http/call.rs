@@ -13,7 +13,8 @@ use hyper::http::request::Parts;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::api::Api;
-use super::headers::{self, Headers, KeyBinding, RequestId, Scope};
+use super::headers::{self, Headers, RequestId};
+use super::idempotency::{self, KeyBinding, Scope};
 use super::listener::Limits;
 use super::operation::{Operation, RequestHeader};
 use super::path::decode;
@@ -145,7 +146,7 @@ impl<'a> Call<'a> {
     /// one is none, whatever the headers say of it: `curl -d ''` calls it a form.
     pub(super) async fn read_taken(&mut self) -> Result<Bytes, Problem> {
         if self.operation.is_keyed() {
-            headers::check_idempotency_key(self.headers())?;
+            idempotency::check(self.headers())?;
         }
         if !self.body_is_optional() {
             self.check_media_type()?;
@@ -169,7 +170,7 @@ impl<'a> Call<'a> {
 
     /// Makes sure that there is no body.
     pub(super) async fn read_nothing(&mut self) -> Result<(), Problem> {
-        headers::check_idempotency_key(self.headers())?;
+        idempotency::check(self.headers())?;
         if self.read_body().await?.is_empty() {
             return Ok(());
         }
@@ -243,7 +244,7 @@ impl<'a> Call<'a> {
     pub(super) fn origin(&self, scope: Scope<'_>, body: &[u8]) -> Result<Origin, Problem> {
         let binding =
             KeyBinding { scope, method: self.parts.method.as_str(), route: self.found.route.pattern, body };
-        let key = headers::idempotency_key(self.headers(), &binding)?;
+        let key = idempotency::key_of(self.headers(), &binding)?;
         // Only what is kept for a key is kept with the id of its request.
         let request_id = key.map_or_else(Box::default, |_| self.request_id.as_str().into());
         Ok(Origin { key, request_id })

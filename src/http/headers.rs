@@ -1,7 +1,6 @@
 //! The request headers that mean something here, read strictly: a header that changes what is done is refused
 //! when it cannot be understood; one that only saves work is passed over.
 
-use std::borrow::Cow;
 use std::net::Ipv6Addr;
 use std::sync::LazyLock;
 
@@ -15,35 +14,18 @@ use uuid::fmt::Hyphenated;
 
 use super::problem::{Code, Place, Problem};
 use super::wire::write::digits;
-use crate::ledger::{AccountName, IdempotencyKey, KeyDigest};
-
-/// The longest idempotency key, in characters.
-const KEY_CHARACTERS_MAX: usize = 255;
 
 /// The longest request id that is taken from a client, in characters. It is kept with each refusal that has
 /// a key, so it costs disk.
 const REQUEST_ID_CHARACTERS_MAX: usize = 128;
-
-/// What the hash of a key is keyed with, so that it is no other hash. The digests are in logs: these bytes, and
-/// what is hashed in which order, stay as they are.
-const KEY_DIGEST_DOMAIN: &[u8; 32] = b"teller idempotency key digest  1";
-
-/// The same for the hash of a request.
-const FINGERPRINT_DOMAIN: &[u8; 32] = b"teller idempotency fingerprint 1";
 
 /// The media type of a change to a resource (RFC 7396).
 pub(super) const MERGE_PATCH: &str = "application/merge-patch+json";
 
 pub(super) static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 pub(super) static ACCEPT_PATCH: HeaderName = HeaderName::from_static("accept-patch");
-static IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 pub(super) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-
-/// Says that the reply is an earlier one's.
-pub(super) fn mark_replayed(headers: &mut HeaderMap) {
-    headers.insert(IDEMPOTENT_REPLAYED.clone(), HeaderValue::from_static("true"));
-}
 
 /// The headers of a request, with those that most requests are asked for found in one pass: each look-up in
 /// the map hashes a name, and a deposit took nine of them, 1,100 instructions.
@@ -55,8 +37,8 @@ pub(super) struct Headers<'a> {
     content_type: Sent<'a>,
     content_encoding: Sent<'a>,
     transfer_encoding: Sent<'a>,
-    idempotency_key: Sent<'a>,
-    if_match: Sent<'a>,
+    pub(super) idempotency_key: Sent<'a>,
+    pub(super) if_match: Sent<'a>,
     if_none_match: Sent<'a>,
     request_id: Sent<'a>,
     are_from_another_site: bool,
@@ -65,7 +47,7 @@ pub(super) struct Headers<'a> {
 
 /// How often a header was sent.
 #[derive(Clone, Copy, Debug)]
-enum Sent<'a> {
+pub(super) enum Sent<'a> {
     Never,
     Once(&'a HeaderValue),
     /// With the first value.
@@ -73,7 +55,7 @@ enum Sent<'a> {
 }
 
 impl<'a> Sent<'a> {
-    fn first(self) -> Option<&'a HeaderValue> {
+    pub(super) fn first(self) -> Option<&'a HeaderValue> {
         match self {
             Sent::Never => None,
             Sent::Once(value) | Sent::Repeatedly(value) => Some(value),
@@ -324,67 +306,6 @@ pub(super) fn check_media_type(
     Err(Problem::at(Code::UnsupportedMediaType, place, format!("must be {names}")))
 }
 
-/// What an idempotency key is bound to: the place that the request was sent to, and the request itself.
-pub(super) struct KeyBinding<'a> {
-    /// What a key is unique within.
-    pub(super) scope: Scope<'a>,
-    /// The request's method.
-    pub(super) method: &'a str,
-    /// The pattern of its route, which tells the versions of the wire apart.
-    pub(super) route: &'a str,
-    /// Its body, byte for byte.
-    pub(super) body: &'a [u8],
-}
-
-/// What an idempotency key is unique within.
-#[derive(Clone, Copy)]
-pub(super) enum Scope<'a> {
-    /// All accounts: requests that open one.
-    Accounts,
-    /// The account with this name.
-    Account(&'a AccountName),
-    /// A collection: requests that make something in it.
-    Collection(&'static str),
-    /// The hold with this id.
-    Hold(&'a str),
-    /// The transfer with this id.
-    Transfer(&'a str),
-}
-
-impl Scope<'_> {
-    fn tag_and_text(&self) -> (u8, &[u8]) {
-        match self {
-            Scope::Accounts => (0, b"accounts"),
-            Scope::Account(name) => (1, name.as_bytes()),
-            Scope::Collection(name) => (2, name.as_bytes()),
-            Scope::Hold(id) => (3, id.as_bytes()),
-            Scope::Transfer(id) => (4, id.as_bytes()),
-        }
-    }
-}
-
-/// Reads the idempotency key, if there is one, and binds it to its scope and to the request.
-pub(super) fn idempotency_key(
-    headers: &Headers<'_>,
-    binding: &KeyBinding<'_>,
-) -> Result<Option<IdempotencyKey>, Problem> {
-    let Some(key) = sent_key(headers)? else {
-        return Ok(None);
-    };
-    let (tag, scope) = binding.scope.tag_and_text();
-    let digest = hash(KEY_DIGEST_DOMAIN, &[&[tag], scope, &key]);
-    let request = [binding.method.as_bytes(), binding.route.as_bytes(), &[tag], scope, binding.body];
-    // With another version to match it is another request: a refusal of the first must not be its answer.
-    let fingerprint = match headers.if_match.first() {
-        None => hash(FINGERPRINT_DOMAIN, &request),
-        Some(version) => {
-            let [method, route, tag, scope, body] = request;
-            hash(FINGERPRINT_DOMAIN, &[method, route, tag, scope, body, version.as_bytes()])
-        }
-    };
-    Ok(Some(IdempotencyKey { digest: KeyDigest(digest), fingerprint }))
-}
-
 /// Whether the body is of this media type.
 pub(super) fn is_media_type(headers: &Headers<'_>, media_type: &str) -> bool {
     headers.content_type.first().is_some_and(|value| essence(value).eq_ignore_ascii_case(media_type))
@@ -393,91 +314,6 @@ pub(super) fn is_media_type(headers: &Headers<'_>, media_type: &str) -> bool {
 /// A media type without its parameters; empty if it is no text.
 fn essence(media_type: &HeaderValue) -> &str {
     media_type.to_str().ok().and_then(|text| text.split(';').next()).unwrap_or_default().trim()
-}
-
-/// Whether there is an idempotency key.
-pub(super) fn has_idempotency_key(headers: &Headers<'_>) -> bool {
-    headers.idempotency_key.first().is_some()
-}
-
-/// The key of an item in a batch, bound to the collection of batches and to the item.
-pub(super) fn item_key(key: &str, item: &str) -> IdempotencyKey {
-    let scope = Scope::Collection("batch-items");
-    let (tag, name) = scope.tag_and_text();
-    IdempotencyKey {
-        digest: KeyDigest(hash(KEY_DIGEST_DOMAIN, &[&[tag], name, key.as_bytes()])),
-        fingerprint: hash(FINGERPRINT_DOMAIN, &[&[tag], name, item.as_bytes()]),
-    }
-}
-
-/// Checks the header without the request's body, which may not have arrived yet.
-pub(super) fn check_idempotency_key(headers: &Headers<'_>) -> Result<(), Problem> {
-    sent_key(headers).map(drop)
-}
-
-fn sent_key<'a>(headers: &Headers<'a>) -> Result<Option<Cow<'a, [u8]>>, Problem> {
-    match headers.idempotency_key {
-        Sent::Never => Ok(None),
-        Sent::Once(value) => parse_key(value.as_bytes()).map(Some).map_err(invalid_key),
-        Sent::Repeatedly(_) => Err(invalid_key("must be sent once")),
-    }
-}
-
-fn invalid_key(detail: &'static str) -> Problem {
-    Problem::at(Code::InvalidIdempotencyKey, Place::Header("Idempotency-Key"), detail)
-}
-
-/// A key is a string of RFC 8941 (quoted, with `\"` and `\\`) or the same characters bare; both spell one key.
-fn parse_key(value: &[u8]) -> Result<Cow<'_, [u8]>, &'static str> {
-    let key = match value.strip_prefix(b"\"") {
-        None => Cow::Borrowed(value),
-        Some(rest) => {
-            let inner = rest.strip_suffix(b"\"").ok_or("has no closing quote")?;
-            if inner.contains(&b'\\') || inner.contains(&b'"') {
-                Cow::Owned(unescape(inner)?)
-            } else {
-                Cow::Borrowed(inner)
-            }
-        }
-    };
-    if key.is_empty() {
-        return Err("must not be empty");
-    }
-    if key.len() > KEY_CHARACTERS_MAX {
-        return Err("has more than 255 characters");
-    }
-    if !key.iter().all(|&byte| byte == b' ' || byte.is_ascii_graphic()) {
-        return Err("has a character that is not printable ASCII");
-    }
-    Ok(key)
-}
-
-fn unescape(inner: &[u8]) -> Result<Vec<u8>, &'static str> {
-    let mut key = Vec::with_capacity(inner.len());
-    let mut bytes = inner.iter();
-    while let Some(&byte) = bytes.next() {
-        key.push(match byte {
-            b'"' => return Err("has a quote that is not escaped"),
-            b'\\' => match bytes.next() {
-                Some(&escaped @ (b'"' | b'\\')) => escaped,
-                _ => return Err("has a backslash that escapes nothing"),
-            },
-            other => other,
-        });
-    }
-    Ok(key)
-}
-
-/// The first 16 bytes of a hash over parts that cannot run into one another: each is led by its length.
-fn hash(domain: &[u8; 32], parts: &[&[u8]]) -> [u8; 16] {
-    let mut hasher = blake3::Hasher::new_keyed(domain);
-    for part in parts {
-        hasher.update(&(part.len() as u64).to_le_bytes());
-        hasher.update(part);
-    }
-    let mut short = [0; 16];
-    short.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-    short
 }
 
 /// The version that the account has to be at, if the client cares: `If-Match: "7"`. `*` asks that the account
@@ -611,61 +447,6 @@ mod tests {
             headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         headers
-    }
-
-    fn key(value: &str, scope: Scope<'_>, route: &str, body: &[u8]) -> IdempotencyKey {
-        let binding = KeyBinding { scope, method: "POST", route, body };
-        idempotency_key(&Headers::of(&map(&[(&IDEMPOTENCY_KEY, value)])), &binding).unwrap().unwrap()
-    }
-
-    #[test]
-    fn quoted_and_bare_spell_one_key() {
-        assert_eq!(parse_key(b"abc").unwrap(), parse_key(b"\"abc\"").unwrap());
-        assert_eq!(parse_key(br#""a\"b\\c""#).unwrap().as_ref(), br#"a"b\c"#);
-        assert_eq!(parse_key(b"a b").unwrap().as_ref(), b"a b");
-        assert!(parse_key(&[b'x'; 255]).is_ok());
-        for bad in [
-            &b""[..],
-            b"\"",
-            b"\"\"",
-            b"\"abc",
-            b"\"a\"b\"",
-            b"\"a\\\"",
-            b"\"a\\n\"",
-            b"a\tb",
-            "ключ".as_bytes(),
-            &[b'x'; 256],
-        ] {
-            assert!(parse_key(bad).is_err(), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn a_key_is_bound_to_its_scope_and_to_the_request() {
-        let [alice, bob] = ["alice", "bob"].map(|name| AccountName::parse(name).unwrap());
-        let first = key("k", Scope::Account(&alice), "/r", b"{}");
-        assert_eq!(key("\"k\"", Scope::Account(&alice), "/r", b"{}"), first);
-        let other_scope = key("k", Scope::Account(&bob), "/r", b"{}");
-        assert_ne!(other_scope.digest, first.digest);
-        let other_body = key("k", Scope::Account(&alice), "/r", b"{ }");
-        assert_eq!(other_body.digest, first.digest);
-        assert_ne!(other_body.fingerprint, first.fingerprint);
-        let other_route = key("k", Scope::Account(&alice), "/s", b"{}");
-        assert_ne!(other_route.fingerprint, first.fingerprint);
-        // Parts do not run into one another.
-        assert_ne!(hash(KEY_DIGEST_DOMAIN, &[b"a", b"bc"]), hash(KEY_DIGEST_DOMAIN, &[b"ab", b"c"]));
-    }
-
-    /// Keys that clients hold were written to logs with these digests. A change here applies retries twice.
-    #[test]
-    fn the_digests_are_pinned() {
-        let alice = AccountName::parse("alice").unwrap();
-        let key = key("k-1", Scope::Account(&alice), "/accounts/{name}/deposit", b"{\"amount\":1}");
-        let hex = |bytes: &[u8]| data_encoding::HEXLOWER.encode(bytes);
-        assert_eq!(
-            (hex(&key.digest.0).as_str(), hex(&key.fingerprint).as_str()),
-            ("ba89798138bfc627e9d289d5846c4ff3", "2f452b30c3e4f797432f63773b8626cc")
-        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! [`Api`] is the service as HTTP sees it; [`serve`] puts it on a socket. A request goes through
 //! `listener` (connections and their bounds; `vigil`, `patient_stream`), `api` (what all requests have in common), `routes` (the table),
-//! `handlers` (what each operation does), with `call`, `path`, `query`, `headers` and `wire` to read it, `wire` and
+//! `handlers` (what each operation does), with `call`, `path`, `query`, `headers`, `idempotency` and `wire` to read it, `wire` and
 //! `reply` to answer it, and `problem` for every refusal. `openapi` tells all of this to clients: it is made from
 //! the same declarations (`operation`) that the code runs by.
 //!
@@ -41,6 +41,7 @@ mod call;
 mod cursor;
 mod handlers;
 mod headers;
+mod idempotency;
 mod listener;
 mod metrics;
 mod openapi;

@@ -466,7 +466,7 @@ impl Problem {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         if self.is_repeated() {
-            super::headers::mark_replayed(headers);
+            super::idempotency::mark_replayed(headers);
         }
         response
     }

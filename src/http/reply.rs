@@ -9,6 +9,7 @@ use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue};
 use hyper::{HeaderMap, Response, StatusCode};
 
 use super::headers::{self, Headers};
+use super::idempotency;
 use super::stream::{Body, FRAME_BYTES_MAX};
 use uuid::Uuid;
 
@@ -185,7 +186,7 @@ pub(super) fn fresh_text(media_type: &'static str, text: String) -> Reply {
 /// Marks a reply that was given before.
 pub(super) fn marked<T>(mut reply: Reply, done: &Done<T>) -> Reply {
     if done.replayed {
-        headers::mark_replayed(reply.headers_mut());
+        idempotency::mark_replayed(reply.headers_mut());
     }
     reply
 }

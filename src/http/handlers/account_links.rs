@@ -4,7 +4,7 @@ use hyper::StatusCode;
 
 use crate::bank::{AccountSelector, KeyHome, Origin};
 use crate::http::call::Call;
-use crate::http::headers::{self, Scope};
+use crate::http::idempotency::{self, Scope};
 use crate::http::operation::{
     BANK, CHANGE, EVERY, IF_NONE_MATCH, JSON_BODY, KEYED, Operation, REFERRED, RequestBody, Success,
 };
@@ -140,7 +140,7 @@ impl Call<'_> {
         let place = bank.place(account.clone());
         // The other account is a part of the request, whichever way it is referred to: a name is one account's for ever.
         // Simplified: what an earlier program kept for a reference by id, or one that was encoded, is another request now.
-        let other = match headers::has_idempotency_key(self.headers()) {
+        let other = match idempotency::is_sent(self.headers()) {
             true => format!("{NAME_PREFIX}{}", &*self.name_of(&to).await.map_err(missing(1))?),
             false => String::new(),
         };
@@ -173,7 +173,7 @@ impl Call<'_> {
         account: &AccountSelector,
         body: &[u8],
     ) -> Result<Origin, Problem> {
-        if !headers::has_idempotency_key(self.headers()) {
+        if !idempotency::is_sent(self.headers()) {
             return Ok(Origin { key: None, request_id: Box::default() });
         }
         let name = self.name_of(account).await?;

@@ -20,7 +20,8 @@ use super::pages::{Cursor, PageLimit, Pages};
 use super::statements::{AtQuery, account_now_or_then, accounts_now_or_then, not_in_the_future};
 use crate::bank::{AccountSelector, KeyHome};
 use crate::http::call::Call;
-use crate::http::headers::{self, MERGE_PATCH, Scope};
+use crate::http::headers::{self, MERGE_PATCH};
+use crate::http::idempotency::Scope;
 use crate::http::operation::{
     BANK, CHANGE, EVERY, IF_MATCH, IF_NONE_MATCH, JSON_BODY, KEYED, KEYED_IF_MATCH, NAMED, Operation,
     REFERRED, ReplyHeader, RequestBody, Success,

@@ -10,7 +10,8 @@ use crate::bank::{
     Executed, Origin,
 };
 use crate::http::call::Call;
-use crate::http::headers::{self, Scope};
+use crate::http::headers;
+use crate::http::idempotency::{self, Scope};
 use crate::http::operation::{
     BANK, CHANGE, EVERY, JSON_BODY, KEYED, Operation, ReplyHeader, RequestBody, Success,
 };
@@ -161,7 +162,7 @@ impl Call<'_> {
         // Only a key's request is told from others by its body. The same bytes may be one batch as JSON and another one line
         // by line; and what of them can be read may change with a restart with other settings.
         let mut fingerprint = Vec::new();
-        if headers::has_idempotency_key(self.headers()) {
+        if idempotency::is_sent(self.headers()) {
             fingerprint.push(u8::from(asked_atomic) | u8::from(is_lines) << 1);
             fingerprint.extend_from_slice(&body);
             fingerprint.extend(refusals.iter().flat_map(|(place, _)| (*place as u32).to_le_bytes()));
@@ -301,7 +302,7 @@ impl<'a> ReadItems<'a> {
         match read_item(raw) {
             Ok((item, key)) => {
                 let (operation, conditions) = item.to_operation(bank);
-                let key = key.map(|key| headers::item_key(&key, raw));
+                let key = key.map(|key| idempotency::item_key(&key, raw));
                 self.add(raw, bank::BatchItem { operation, conditions, key }, bank);
             }
             Err(problem) => {

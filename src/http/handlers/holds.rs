@@ -7,7 +7,7 @@ use super::pages::{Cursor, PageLimit, Pages, listed};
 use super::transfers::{DryRun, DryRunQuery, MADE, made};
 use crate::bank::{AccountSelector, KeyHome};
 use crate::http::call::Call;
-use crate::http::headers::Scope;
+use crate::http::idempotency::Scope;
 use crate::http::operation::{
     BANK, CHANGE, EVERY, HOLD, IF_NONE_MATCH, JSON_BODY, KEYED, MOVING, Operation, REFERRED, ReplyHeader,
     RequestBody, Success,

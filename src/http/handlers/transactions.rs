@@ -12,7 +12,8 @@ use super::statements::between;
 use crate::bank::{AccountSelector, EntryFilter, Order};
 use crate::http::api::{Api, Wait};
 use crate::http::call::Call;
-use crate::http::headers::{self, Scope};
+use crate::http::headers;
+use crate::http::idempotency::Scope;
 use crate::http::operation::{
     BANK, CHANGE, EVERY, IF_MATCH, IF_NONE_MATCH, JSON_BODY, KEYED_IF_MATCH, NAMED, Operation, REFERRED,
     ReplyHeader, RequestBody, Success, TRANSACTION,

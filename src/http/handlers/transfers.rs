@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::bank::{Done, Executed, KeyHome};
 use crate::http::api::{Api, Wait};
 use crate::http::call::Call;
-use crate::http::headers::Scope;
+use crate::http::idempotency::Scope;
 use crate::http::operation::{
     BANK, CHANGE, EVERY, IF_NONE_MATCH, JSON_BODY, KEYED, MOVING, Operation, ReplyHeader, RequestBody,
     Success, TRANSACTION,
