@@ -1,4 +1,16 @@
 //! The service as HTTP sees it: from a request to its reply, whatever the connection is like.
+//!
+//! A request is timed, counted and given an id; found in the table of routes; checked for what all have in common, in the
+//! order that [`http`](super) gives; done by its handler, which may have to wait for a shard; and becomes a reply, which is
+//! counted, logged and given the id.
+//!
+//! What always holds:
+//!
+//! - every request that is whole gets exactly one reply, and every refusal becomes one here, in one place;
+//! - what is kept of a request that waits is small (see [`Api::answer`]), for thousands of them wait at a time;
+//! - the service answers from the first moment to the last: before there is a bank, and while it ends, what needs none.
+//!
+//! Left out: how bytes become requests (`listener`), and what operations do (`handlers`).
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,13 @@
 //! A request that has found its operation: what all handlers ask of it.
+//!
+//! What always holds:
+//!
+//! - what is asked is read strictly, and a refusal says which part of the request it is about;
+//! - a body is bounded before it is read, and one that is large takes one of a few [places](LARGE_BODIES_MAX), which it
+//!   keeps until it is answered (P7);
+//! - an idempotency key is checked before the body has come, and bound to all of it afterwards.
+//!
+//! Left out: what the operation makes of it.
 
 use std::borrow::Cow;
 use std::future::poll_fn;

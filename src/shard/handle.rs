@@ -1,4 +1,16 @@
-//! The way to a shard: a bounded inbox and a reply to wait for.
+//! The way to a shard, and what others may see of it: a bounded inbox, a reply to wait for, figures, and a look at the state
+//! itself.
+//!
+//! What always holds:
+//!
+//! - nobody waits to ask: an inbox that is full refuses at once, and then nothing was done (P7);
+//! - a reply comes when what it tells is durable; who does not wait for it changes nothing about what is done;
+//! - a look finds only what is durable, and all of that: it never tells less than a reply that a client has already. Who
+//!   cannot look asks, so a look is only ever the faster way to the same answer;
+//! - an end of the shard reaches everyone who waits for it, as [`ShardError::Ended`].
+//!
+//! Left out: how requests travel in bundles and replies come back ([`courier`]), and what is done with them
+//! ([`worker`](super::worker)).
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};

@@ -1,4 +1,14 @@
-//! Reads the file of an import and checks all of it.
+//! Reads the file of an import and checks all of it, so that nothing is sent of a file that is wrong anywhere.
+//!
+//! What always holds:
+//!
+//! - an error names the line, the column and what is expected there; the first one ends the reading;
+//! - columns are found by their names, in any order; those that nothing was read of are told, since a misspelt name of one
+//!   that may be missing would else go unseen;
+//! - amounts are read as decimals, never through a float, and refused if the account's currency has fewer decimals;
+//! - each transaction has a digest of its account and its id in the file, which two of them never share.
+//!
+//! Left out: files that do not fit into memory; see [`FILE_BYTES_MAX`].
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
