@@ -15,7 +15,9 @@ use process::{DataDir, TIME_MAX};
 use serde_json::Value;
 use support::{MemoryBank, Service, in_time};
 use teller::bank::events::{EventFilter, HORIZON_TIME_MAX, Happened, Position};
-use teller::bank::{AccountSelector, Bank, BankShard, KeyHome, Origin, Readers};
+use teller::bank::{
+    AccountSelector, Bank, BankShard, BatchItem, BatchItems, BatchResult, KeyHome, Origin, Readers,
+};
 use teller::http::Limits;
 use teller::ledger::operation::{Opening, Operation, Sum};
 use teller::ledger::{
@@ -166,12 +168,26 @@ async fn deposit(bank: &Bank, text: &str) {
     in_time("a deposit", deposit).await.expect("deposited");
 }
 
-async fn transfer(bank: &Bank, from: &str, to: &str, note: Note) {
+fn transfer_of_one(bank: &Bank, from: &str, to: &str, note: Note) -> Operation {
     let place = |text: &str| bank.place(AccountSelector::Name(name(text)));
-    let operation =
-        Operation::Transfer { from: place(from), to: place(to), amount: Sum::Exactly(quantity("1")), note };
+    Operation::Transfer { from: place(from), to: place(to), amount: Sum::Exactly(quantity("1")), note }
+}
+
+async fn transfer(bank: &Bank, from: &str, to: &str, note: Note) {
+    let operation = transfer_of_one(bank, from, to, note);
     let transfer = bank.operate(operation, Vec::new(), KeyHome::Key, false, origin());
     in_time("a transfer", transfer).await.expect("transferred");
+}
+
+/// Transfers in one work, decided one behind the other before any shard but one knows of it.
+async fn transfers(bank: &Bank, sides: &[(String, String)]) {
+    let mut items = BatchItems::default();
+    for (from, to) in sides {
+        let operation = transfer_of_one(bank, from, to, Note::default());
+        items.push(BatchItem { operation, conditions: Vec::new(), key: None }, bank);
+    }
+    let outcome = in_time("a batch", bank.batch(items, false, true, origin())).await.expect("executed");
+    assert!(outcome.results.iter().all(|(_, result)| matches!(result, BatchResult::Done(_))));
 }
 
 /// Reads all that there is, in pages.
@@ -190,7 +206,13 @@ async fn read_all(bank: &Bank, from: Position, filter: &EventFilter, count: usiz
     }
 }
 
-/// A load of deposits and transfers over all shards by many tasks at once.
+/// How many events [`load`] makes.
+fn load_events(tasks: usize, each: usize) -> usize {
+    let lists = (0..each).filter(|step| step % 4 == 1).count();
+    tasks * (each + 2 * lists)
+}
+
+/// A load of deposits, transfers and lists of three transfers over all shards by many tasks at once.
 async fn load(bank: &Arc<Bank>, accounts: usize, tasks: usize, each: usize) {
     let mut running = tokio::task::JoinSet::new();
     for task in 0..tasks {
@@ -198,11 +220,18 @@ async fn load(bank: &Arc<Bank>, accounts: usize, tasks: usize, each: usize) {
         running.spawn(async move {
             for step in 0..each {
                 let from = (task * 7 + step * 3) % accounts;
-                let to = (from + 1 + step % (accounts - 1)) % accounts;
-                if step % 4 == 0 {
-                    deposit(&bank, &format!("a{from}")).await;
-                } else {
-                    transfer(&bank, &format!("a{from}"), &format!("a{to}"), Note::default()).await;
+                let name = |number: usize| format!("a{}", number % accounts);
+                let to = name(from + 1 + step % (accounts - 1));
+                let from = name(from);
+                match step % 4 {
+                    0 => deposit(&bank, &from).await,
+                    1 => {
+                        let third = name(task + step);
+                        let second = if third == from { to.clone() } else { third };
+                        let sides = [(from.clone(), to.clone()), (from.clone(), second), (to, from)];
+                        transfers(&bank, &sides).await;
+                    }
+                    _ => transfer(&bank, &from, &to, Note::default()).await,
                 }
             }
         });
@@ -260,7 +289,7 @@ async fn all_readers_see_one_order() {
     load(&bank, 12, 16, 150).await;
     done.store(true, Ordering::SeqCst);
     let whole = read_all(&bank, bank.beginning(), &all, 1000).await;
-    assert_eq!(whole.len(), 12 + 16 * 150);
+    assert_eq!(whole.len(), 12 + load_events(16, 150));
     assert_order_of(&whole);
     let across = whole.iter().filter(|event| event.executed.decision.parts.len() > 1).count();
     assert!(across > 500, "only {across} events had parts in several shards");
@@ -513,7 +542,7 @@ async fn a_stream_tells_what_pages_tell_as_it_happens() {
     assert!(live.head.contains("cache-control: no-store\r\n"), "{}", live.head);
     let mut from_now = Reader::open(&address, "/v2/events?after=now", &[]);
     assert_eq!(from_now.next(), Some(Err(())), "it learns at once where it is");
-    let listening = tokio::task::spawn_blocking(move || (live.take(6 + 8 * 60), live));
+    let listening = tokio::task::spawn_blocking(move || (live.take(6 + load_events(8, 60)), live));
     load(&bank, 6, 8, 60).await;
     let (told, mut live) = listening.await.expect("it listens");
     assert_in_order(told.iter().map(|told| &told.data));
@@ -533,7 +562,7 @@ async fn a_stream_tells_what_pages_tell_as_it_happens() {
         }
         // All but the openings, which came before; at one moment the shard decides which event is shown first.
         let since: Vec<_> = told.iter().filter(|told| told.kind != "opening").cloned().collect();
-        assert_eq!(ids(&from_now.take(8 * 60)), ids(&since));
+        assert_eq!(ids(&from_now.take(load_events(8, 60))), ids(&since));
         // A browser comes back to the address that it began with.
         let path = format!("/v2/events?after={}", told[3].id);
         assert_eq!(Reader::resume(&address, &path, &told[40].id).take(2), told[41..43]);

@@ -18,13 +18,17 @@
 //! 2. An event comes after all that it could have depended on. Between shards that is known from the logs: the copy of
 //!    a decision stands in a log before all that was decided there with knowledge of it, so the log is not read past
 //!    the copy before the decision has been shown; and each account that a decision has a part in, in whatever shard,
-//!    is shown at the version before first.
+//!    is shown at the version before first. A version that a copy tells is shown with the decision that it is a copy of,
+//!    wherever in its log the copy stands.
 //! 3. Of what is free to come, the earliest comes first, and at one time that of the lower shard.
 //!
-//! The moment of deciding strictly follows both 1 and 2 (a shard decides in the order of its log, and an account is
-//! locked from grant to settlement), so of the events not yet shown the one that was decided first is always free: the
-//! merge never stands still. Times never run backwards along 1 and 2, so 3 makes a stream ordered by time; the times
-//! alone would not do, as many events have one millisecond.
+//! The moment of deciding strictly follows both 1 and 2: a shard decides in the order of its log; an account is locked from
+//! grant to settlement, so what it was before a grant had been decided, and stood in its log, before what was decided on
+//! it; and what several decisions of one work have made of it one after the other stands in the log of the shard that
+//! decided them all. Only *their* copies come into the log of the account's shard later than that, and behind copies of
+//! what was decided after them: so not copies are waited for, but decisions. Hence of the events not yet shown the one that
+//! was decided first is always free: the merge never stands still. Times never run backwards along 1 and 2, so 3 makes a
+//! stream ordered by time; the times alone would not do, as many events have one millisecond.
 //!
 //! Rule 3 makes the order the same for all readers, if each waits until it knows that no shard will come up with
 //! something earlier. A shard that has an event to show has nothing earlier behind it. A shard with nothing is asked
@@ -168,8 +172,17 @@ struct Lane {
     is_waived: bool,
     /// The events behind `passed`, up to `read`.
     window: VecDeque<(Sequence, Event)>,
-    /// The accounts with entries in the window: the version of the first, and how many there are.
-    ahead: HashMap<AccountNumber, (u64, u32)>,
+    /// The accounts with entries in the window.
+    ahead: HashMap<AccountNumber, Ahead>,
+}
+
+/// The entries of an account in a window.
+#[derive(Debug)]
+struct Ahead {
+    /// The version after the first; after each further one it is one more.
+    first: u64,
+    /// Of each, the decision that it is a copy of, if it is one.
+    copies: VecDeque<Option<TransactionId>>,
 }
 
 /// What the merge does with an event.
@@ -382,6 +395,15 @@ impl Feed {
         }
     }
 
+    /// Whether these entries, up to the version before this one, are copies of decisions that have been shown.
+    fn are_shown(&self, ahead: &Ahead, version: u64) -> bool {
+        let is_shown = |by: &TransactionId| {
+            self.lanes.get(by.shard.index()).is_some_and(|lane| lane.passed >= by.sequence)
+        };
+        let before = ahead.copies.iter().zip(ahead.first..version);
+        before.into_iter().all(|(copy, _)| copy.as_ref().is_some_and(is_shown))
+    }
+
     /// Whether all accounts of the first event of a lane have been shown at the version before it. No log is read ahead
     /// further than by so many events.
     fn freedom(
@@ -403,26 +425,30 @@ impl Feed {
             .collect();
         let mut freedom = Freedom::Free;
         for (shard, account, version) in elsewhere {
-            let Some(other) = self.lanes.get_mut(shard.index()) else {
+            let other = shard.index();
+            if other >= self.lanes.len() {
                 return Err(self.lanes[index].corrupt("a shard that there is not has a part in a decision"));
-            };
+            }
             // What the decision saw was durable before it was.
-            other.durable = other.durable.max(source.durable(shard));
+            self.lanes[other].durable = self.lanes[other].durable.max(source.durable(shard));
             loop {
-                if let Some((first, _)) = other.ahead.get(&account) {
-                    if *first < version {
+                let lane = &self.lanes[other];
+                if let Some(ahead) = lane.ahead.get(&account) {
+                    if !self.are_shown(ahead, version) {
                         return Ok(Freedom::Waits);
                     }
+                    if ahead.first + ahead.copies.len() as u64 >= version {
+                        break;
+                    }
+                }
+                if lane.read_time > time || lane.read >= lane.durable {
                     break;
                 }
-                if other.read_time > time || other.read >= other.durable {
-                    break;
-                }
-                if other.read.get() - other.passed.get() >= ahead_max {
+                if lane.read.get() - lane.passed.get() >= ahead_max {
                     freedom = Freedom::Unknown;
                     break;
                 }
-                other.read_record(source)?;
+                self.lanes[other].read_record(source)?;
             }
         }
         Ok(freedom)
@@ -481,8 +507,13 @@ impl Lane {
             if sequence < wanted || sequence > self.durable {
                 continue;
             }
+            let copy = match role(&event) {
+                Role::Copy(by) => Some(by),
+                _ => None,
+            };
             for (account, version) in entries(&event.change, self.shard) {
-                self.ahead.entry(account).or_insert((version, 0)).1 += 1;
+                let none = || Ahead { first: version, copies: VecDeque::new() };
+                self.ahead.entry(account).or_insert_with(none).copies.push_back(copy);
             }
             (self.read, self.read_time) = (sequence, event.time);
             self.window.push_back((sequence, event));
@@ -497,10 +528,11 @@ impl Lane {
         assert_eq!(sequence, self.passed.next(), "no event is left out");
         self.passed = sequence;
         for (account, version) in entries(&event.change, self.shard) {
-            let (first, count) = self.ahead.get_mut(&account).expect("it was counted when it was read");
-            assert_eq!(*first, version, "an account's entries follow one another");
-            (*first, *count) = (*first + 1, *count - 1);
-            if *count == 0 {
+            let ahead = self.ahead.get_mut(&account).expect("it was noted when it was read");
+            assert_eq!(ahead.first, version, "an account's entries follow one another");
+            ahead.first += 1;
+            ahead.copies.pop_front();
+            if ahead.copies.is_empty() {
                 self.ahead.remove(&account);
             }
         }
@@ -695,14 +727,16 @@ impl Bank {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use smallvec::smallvec;
 
     use super::*;
     use crate::ledger::operation::{Item, Operation, Place, Sum};
-    use crate::ledger::workspace::{Decided, Grant, Needs};
+    use crate::ledger::workspace::{Decided, Grant, Needs, Workspace};
     use crate::ledger::{
-        AccountName, AccountRef, Amount, Command, ExcessDecimals, Ledger, Note, OverdraftDefault, Quantity,
-        Rejection, Target, Terms, decide_plain,
+        AccountName, AccountRef, Amount, Command, ExcessDecimals, ItemOutcome, Ledger, Note,
+        OverdraftDefault, Quantity, Rejection, Target, Terms, decide_plain,
     };
     use crate::storage::journal::record::{Draft, LogPosition};
     use crate::storage::journal::{Journal, MemoryJournal, MemoryReader};
@@ -875,12 +909,91 @@ mod tests {
         assert_eq!(found, [2, 0, 1]);
     }
 
+    /// Has one of the shards decide several transfers of one as one work, each between two accounts given with their shards.
+    fn decide_all(
+        benches: &mut [Bench],
+        decider: usize,
+        transfers: &[[(usize, &str); 2]],
+    ) -> Vec<(TransactionId, Event)> {
+        let place = |&(shard, name): &(usize, &str)| Place {
+            shard: benches[shard].ledger.shard(),
+            account: AccountRef::Name(named(name)),
+        };
+        let items: Vec<Item> = transfers
+            .iter()
+            .map(|[from, to]| {
+                let (amount, note) = (Sum::Exactly(one()), Note::default());
+                let operation = Operation::Transfer { from: place(from), to: place(to), amount, note };
+                Item { operation, conditions: Vec::new(), key: None }
+            })
+            .collect();
+        let mut needs: BTreeMap<usize, Needs> = BTreeMap::new();
+        for side in transfers.iter().flatten() {
+            let (accounts, account) = (&mut needs.entry(side.0).or_default().accounts, place(side).account);
+            if !accounts.contains(&account) {
+                accounts.push(account);
+            }
+        }
+        let grants = needs.iter().map(|(shard, needs)| benches[*shard].ledger.grant(needs, &[], &terms(NOW)));
+        let ledger = &benches[decider].ledger;
+        let next = ledger.last().next();
+        let mut workspace = Workspace::new(ledger.shard(), terms(NOW), next, grants.collect());
+        for item in &items {
+            let outcome = workspace.execute(item, "r");
+            assert!(matches!(outcome, Ok(ItemOutcome::Done { .. })), "{outcome:?}");
+        }
+        let decisions = workspace.into_decided().into_iter().map(|decided| {
+            let event = benches[decider].ledger.decided(decided, Timestamp::from_millis(NOW));
+            benches[decider].happen(&event);
+            let ledger = &benches[decider].ledger;
+            (TransactionId { time: event.time, shard: ledger.shard(), sequence: ledger.last() }, event)
+        });
+        decisions.collect()
+    }
+
+    /// Two works of two decisions each, under way at once in three shards. The copies of the first decisions lay behind those
+    /// of the second ones of the other work, and the reading ended for good with an error: as if a log was corrupt.
+    #[test]
+    fn decisions_of_one_work_do_not_wait_for_their_copies() {
+        let mut benches = [Bench::new(0), Bench::new(1), Bench::new(2)];
+        for (shard, name) in [(0, "payer"), (0, "third"), (1, "payer"), (1, "payee"), (2, "payee")] {
+            benches[shard].open(name);
+        }
+        benches[0].deposit("payer", 1);
+        benches[0].deposit("payer", 1);
+        benches[1].deposit("payer", 1);
+        benches[1].deposit("payer", 1);
+        let prepared = benches.each_ref().map(|bench| bench.ledger.last().get());
+        let first = decide_all(&mut benches, 1, &[[(0, "payer"), (1, "payee")]; 2]);
+        let second =
+            decide_all(&mut benches, 2, &[[(1, "payer"), (2, "payee")], [(1, "payer"), (0, "third")]]);
+        second.iter().for_each(|decision| settle(&mut benches, 1, decision));
+        settle(&mut benches, 0, &second[1]);
+        first.iter().for_each(|decision| settle(&mut benches, 0, decision));
+        let expected: Vec<_> = [(1, 1), (1, 2), (2, 1), (2, 2)]
+            .into_iter()
+            .map(|(shard, number): (usize, u64)| (shard, prepared[shard] + number))
+            .collect();
+        // Whoever reads before a copy is durable has the same order.
+        let last = benches.each_ref().map(|bench| bench.ledger.last().get());
+        for copies in prepared[0]..=last[0] {
+            let (events, _) = read_in_pages_to(&benches, &prepared, &[copies, last[1], last[2]]);
+            assert_eq!(events, expected, "up to {copies}");
+        }
+    }
+
     /// All events behind these, shard and sequence of each, read with a new feed for each page; and how many of one log
     /// were read ahead at most.
     fn read_in_pages(benches: &[Bench], prepared: &[u64]) -> (Vec<(usize, u64)>, usize) {
+        let last: Vec<_> = benches.iter().map(|bench| bench.ledger.last().get()).collect();
+        read_in_pages_to(benches, prepared, &last)
+    }
+
+    /// The same up to these.
+    fn read_in_pages_to(benches: &[Bench], prepared: &[u64], last: &[u64]) -> (Vec<(usize, u64)>, usize) {
         const PAGE: usize = 1000;
-        let last: Vec<_> = benches.iter().map(|bench| [bench.ledger.last().get()]).collect();
-        let source = Growing::new(benches, &last.iter().map(|last| &last[..]).collect::<Vec<_>>());
+        let last: Vec<_> = last.iter().map(std::slice::from_ref).collect();
+        let source = Growing::new(benches, &last);
         let before = prepared.iter().map(|&last| Sequence::new(last).expect("a sequence")).collect();
         let (mut position, mut events, mut ahead) = (Position::new(before), Vec::new(), 0);
         loop {
