@@ -21,7 +21,7 @@ use tokio::sync::Mutex;
 
 use crate::client::{BaseUrl, Client};
 use crate::config::{LogArgs, parse_overdraft_quantity, whole};
-use crate::ledger::{Currency, Quantity};
+use crate::ledger::{Currency, Quantity, QuantityTotal};
 use crate::signals::EndSignals;
 use file::FileError;
 use play::{Board, Count, PlayError, Player, Tally};
@@ -245,13 +245,13 @@ fn summary(tally: &Tally, elapsed: Duration) -> String {
 }
 
 /// Such as `12.34`, or `12.34 EUR, -5 JPY`.
-fn totals(totals: &BTreeMap<Option<Currency>, Quantity>) -> String {
-    let text = |(currency, total): (&Option<Currency>, &Quantity)| match currency {
+fn totals(totals: &BTreeMap<Option<Currency>, QuantityTotal>) -> String {
+    let text = |(currency, total): (&Option<Currency>, &QuantityTotal)| match currency {
         Some(currency) => format!("{} {currency}", total.text(currency.scale())),
         None => total.text(Currency::USD.scale()).to_string(),
     };
     match totals.is_empty() {
-        true => text((&None, &Quantity::ZERO)),
+        true => text((&None, &QuantityTotal::default())),
         false => totals.iter().map(text).collect::<Vec<_>>().join(", "),
     }
 }
@@ -263,7 +263,8 @@ mod tests {
 
     #[test]
     fn the_summary_counts_and_adds_up() {
-        let quantity = |text| Quantity::parse(text, ExcessDecimals::Refuse).expect("valid");
+        let quantity =
+            |text| QuantityTotal::from(Quantity::parse(text, ExcessDecimals::Refuse).expect("valid"));
         let mut tally = Tally {
             accounts_opened: 600,
             accounts_existing: 38,
@@ -284,5 +285,8 @@ mod tests {
         tally.totals.extend([(currency("KWD"), quantity("1.5")), (currency("JPY"), quantity("-7"))]);
         assert_eq!(totals(&tally.totals), "-12345.67, -7 JPY, 1.500 KWD");
         assert_eq!(totals(&BTreeMap::new()), "0.00");
+        let mut most = QuantityTotal::from(Quantity::MAX);
+        most.add(Quantity::MAX);
+        assert_eq!(totals(&BTreeMap::from([(None, most)])), format!("2{}.00", "0".repeat(25)));
     }
 }

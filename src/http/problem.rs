@@ -182,7 +182,7 @@ codes! {
         "The batch is all or nothing, and another of its items was refused: this request did nothing.";
     BalanceOutOfRange "balance-out-of-range" UNPROCESSABLE_ENTITY Never,
         "A balance would go out of range",
-        "The account's balance, or the total of all, would pass 10^25 minor units. Use a smaller amount.";
+        "The account's balance, or what is held of it, would pass 10^25 minor units. Use a smaller amount.";
     AccountsExhausted "accounts-exhausted" SERVICE_UNAVAILABLE Never,
         "No more accounts can be opened",
         "The part of the service that would own this account has no number left for it. Only its operator can help.";

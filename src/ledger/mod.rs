@@ -57,7 +57,7 @@ pub use id::{
     TransactionId,
 };
 pub use keys::{IdempotencyKey, KeyDigest, KeyRecord, KeyStatus, Keys};
-pub use money::{Amount, AmountError, ExcessDecimals, Quantity, Total, UnitsText};
+pub use money::{Amount, AmountError, ExcessDecimals, Quantity, QuantityTotal, Total, UnitsText};
 pub use name::{AccountName, NAME_BYTES_MAX, NameError};
 pub use note::{
     METADATA_ENTRIES_MAX, METADATA_KEY_BYTES_MAX, METADATA_VALUE_BYTES_MAX, Metadata, Note, NoteError,

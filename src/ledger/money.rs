@@ -222,12 +222,7 @@ impl Quantity {
     /// The quantity's text with `decimals_min` decimals, at most four, or as many more as it needs: with two, 12.3 is
     /// 12.30 and 12.345 is 12.345.
     pub fn text(self, decimals_min: u8) -> UnitsText {
-        let (mut units, mut decimals) = (self.0, QUANTITY_DECIMALS);
-        while decimals > decimals_min && units % 10 == 0 {
-            units /= 10;
-            decimals -= 1;
-        }
-        UnitsText::new(units, decimals)
+        QuantityTotal(self.0).text(decimals_min)
     }
 
     /// The quantity without its sign.
@@ -238,6 +233,34 @@ impl Quantity {
     /// Whether this is more than nothing.
     pub const fn is_positive(self) -> bool {
         self.0 > 0
+    }
+}
+
+/// A sum of quantities. Wider than a [`Quantity`]: more may come and go than is ever there. A thousand million of the largest
+/// ones are in its range.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QuantityTotal(i128);
+
+impl QuantityTotal {
+    /// Adds a quantity.
+    pub fn add(&mut self, quantity: Quantity) {
+        self.0 += quantity.0;
+    }
+
+    /// The sum's text, with decimals as [`Quantity::text`] has them.
+    pub fn text(self, decimals_min: u8) -> UnitsText {
+        let (mut units, mut decimals) = (self.0, QUANTITY_DECIMALS);
+        while decimals > decimals_min && units % 10 == 0 {
+            units /= 10;
+            decimals -= 1;
+        }
+        UnitsText::new(units, decimals)
+    }
+}
+
+impl From<Quantity> for QuantityTotal {
+    fn from(quantity: Quantity) -> QuantityTotal {
+        QuantityTotal(quantity.0)
     }
 }
 

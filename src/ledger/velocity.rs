@@ -106,6 +106,20 @@ impl Spent {
         self
     }
 
+    /// What goes on counting when these limits give way to others: nothing if there are none, and no debits if their window
+    /// gets another length. A window's number does not tell: of two lengths that are nearly the same it is the same.
+    #[must_use]
+    pub fn under(self, before: &VelocityLimits, limits: &VelocityLimits) -> Spent {
+        let length = |limits: &VelocityLimits| limits.debits.map(|limit| limit.window_seconds);
+        if limits.is_empty() {
+            Spent::default()
+        } else if length(before) == length(limits) {
+            self
+        } else {
+            Spent { window: 0, debits: 0, ..self }
+        }
+    }
+
     /// Counts a debit.
     #[must_use]
     pub fn plus(self, limits: &VelocityLimits, now: Timestamp, amount: Amount) -> Spent {
@@ -134,6 +148,7 @@ fn month_of(day: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::{Amended, Details};
 
     const fn at(seconds: u64) -> Timestamp {
         Timestamp::from_millis(seconds * 1000)
@@ -183,5 +198,30 @@ mod tests {
         assert_eq!((next_day.in_day, next_day.in_month), (Some(units(100)), Some(units(50))));
         let next_month = limits.allowance(&spent, at(31 * SECONDS_PER_DAY));
         assert_eq!(next_month.in_month, Some(units(150)));
+    }
+
+    /// A day and a second more have the same number for most of a day, and the debits of the one counted in the other.
+    #[test]
+    fn debits_begin_anew_in_windows_of_another_length() {
+        let now = at(20_788 * SECONDS_PER_DAY + 50_000);
+        let limited = |window_seconds: Option<u32>| VelocityLimits {
+            per_day: Some(units(100)),
+            debits: window_seconds.map(|window_seconds| DebitLimit { count: 3, window_seconds }),
+            ..VelocityLimits::default()
+        };
+        let day = limited(Some(86_400));
+        let spent = Spent::default().plus(&day, now, units(10));
+        for (others, debits_left) in
+            [(&[limited(Some(86_400))][..], 2), (&[limited(Some(86_401))], 3), (&[limited(None), day], 3)]
+        {
+            let mut details = Some(Box::new(Details { velocity: day, spent, ..Details::default() }));
+            for velocity in others {
+                Amended { velocity: Some(*velocity), ..Amended::default() }.to_details(&mut details);
+            }
+            let details = details.as_ref().expect("it has limits");
+            let left = details.velocity.allowance(&details.spent, now);
+            assert_eq!((left.in_day, left.debits), (Some(units(90)), Some(debits_left)), "{others:?}");
+        }
+        assert_eq!(spent.under(&day, &VelocityLimits::default()), Spent::default());
     }
 }

@@ -44,7 +44,7 @@ use tokio::task::JoinSet;
 use super::beginning;
 use super::file::{Account, Row, Transactions};
 use crate::client::{Client, ClientError, Response};
-use crate::ledger::{AccountName, Currency, Direction, Quantity};
+use crate::ledger::{AccountName, Currency, Direction, Quantity, QuantityTotal};
 use crate::signals::EndSignal;
 
 /// How many items a batch has at most. Any so many fit the one record that a batch which is all or nothing has to fit;
@@ -69,7 +69,7 @@ pub(super) struct Tally {
     pub(super) deposits: Count,
     pub(super) withdrawals: Count,
     /// Deposits less withdrawals, by currency; that of accounts whose currency the file does not say apart.
-    pub(super) totals: BTreeMap<Option<Currency>, Quantity>,
+    pub(super) totals: BTreeMap<Option<Currency>, QuantityTotal>,
 }
 
 impl Tally {
@@ -346,9 +346,7 @@ impl Player {
                     true => count.replayed += 1,
                     false => count.applied += 1,
                 }
-                let total = tally.totals.entry(self.account(row).currency).or_default();
-                *total =
-                    total.checked_add(signed).expect("the file's amounts were added up when it was read");
+                tally.totals.entry(self.account(row).currency).or_default().add(signed);
             }
         });
     }

@@ -111,7 +111,8 @@ pub(in crate::http) static READ: Operation = Operation {
     id: "readAccount",
     summary: "Read an account",
     details: "By id it finds closed accounts too. With `at` it is the account as it was then. An account with velocity \
-        limits is never answered with 304: its `allowance` changes as time passes, its ETag when the account does.",
+        limits is never answered with 304: its `allowance` changes as time passes, its ETag when the account does. Where \
+        an account has no overdraft limit of its own, a change of the service's does not change its ETag either.",
     query: AtQuery::SHAPE,
     headers: IF_NONE_MATCH,
     success: Success { body: Some((JSON, account_now_or_then)), ..ACCOUNT_NOW },

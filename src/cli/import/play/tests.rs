@@ -221,7 +221,7 @@ async fn items_say_what_the_file_says() {
     );
     assert_eq!((opening.batch, deposit.batch, withdrawal.batch), (0, 1, 1));
     assert_eq!((opening.atomic, deposit.atomic), (false, true));
-    assert_eq!(tally.totals, BTreeMap::from([(None, quantity("-1234555.45"))]));
+    assert_eq!(tally.totals, BTreeMap::from([(None, quantity("-1234555.45").into())]));
 }
 
 #[tokio::test]
@@ -254,8 +254,10 @@ async fn amounts_are_of_the_accounts_currency() {
             "withdraw name:yen 2"
         ]
     );
-    let totals =
-        [(Currency::from_code(b"JPY"), quantity("10")), (Currency::from_code(b"KWD"), quantity("12"))];
+    let totals = [
+        (Currency::from_code(b"JPY"), quantity("10").into()),
+        (Currency::from_code(b"KWD"), quantity("12").into()),
+    ];
     assert_eq!(tally.totals, BTreeMap::from(totals));
 }
 
@@ -461,7 +463,7 @@ async fn what_is_there_already_is_counted_as_that() {
     assert_eq!((tally.accounts_opened, tally.accounts_existing), (0, 2));
     assert_eq!(tally.deposits, Count { applied: 1, replayed: 2 });
     assert_eq!(tally.withdrawals, Count { applied: 0, replayed: 1 });
-    assert_eq!(tally.totals, BTreeMap::from([(None, quantity("4.6"))]));
+    assert_eq!(tally.totals, BTreeMap::from([(None, quantity("4.6").into())]));
 }
 
 /// Amounts would mean other money.
