@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 
 use super::{
     AccountId, AccountName, AccountNumber, Allowance, Amount, Currency, Details, HoldId, HoldKey,
-    HoldOutcome, KeyUse, Link, Metadata, Note, Reference, Rejected, Sequence, ShardId, Timestamp,
+    HoldOutcome, KeyUse, Link, Metadata, Note, Reference, Rejected, Sequence, ShardId, Spent, Timestamp,
     TransactionId, VelocityLimits,
 };
 
@@ -306,8 +306,10 @@ impl Amended {
             changed.metadata = metadata.clone();
         }
         if let Some(velocity) = self.velocity {
-            changed.spent = changed.spent.under(&changed.velocity, &velocity);
             changed.velocity = velocity;
+            if velocity.is_empty() {
+                changed.spent = Spent::default();
+            }
         }
         if **changed == Details::default() {
             *details = None;

@@ -43,7 +43,8 @@ pub struct Spent {
     pub month: u64,
     /// What has left in that month.
     pub in_month: Amount,
-    /// Windows since the epoch.
+    /// Windows since the epoch. By this alone it is known when a count is over: a window of nearly the same length may have
+    /// the same number, and then the count goes on. That errs on the safe side, and logs tell what it left.
     pub window: u64,
     /// How many debits there were in that window.
     pub debits: u32,
@@ -106,20 +107,6 @@ impl Spent {
         self
     }
 
-    /// What goes on counting when these limits give way to others: nothing if there are none, and no debits if their window
-    /// gets another length. A window's number does not tell: of two lengths that are nearly the same it is the same.
-    #[must_use]
-    pub fn under(self, before: &VelocityLimits, limits: &VelocityLimits) -> Spent {
-        let length = |limits: &VelocityLimits| limits.debits.map(|limit| limit.window_seconds);
-        if limits.is_empty() {
-            Spent::default()
-        } else if length(before) == length(limits) {
-            self
-        } else {
-            Spent { window: 0, debits: 0, ..self }
-        }
-    }
-
     /// Counts a debit.
     #[must_use]
     pub fn plus(self, limits: &VelocityLimits, now: Timestamp, amount: Amount) -> Spent {
@@ -148,7 +135,6 @@ fn month_of(day: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::{Amended, Details};
 
     const fn at(seconds: u64) -> Timestamp {
         Timestamp::from_millis(seconds * 1000)
@@ -200,28 +186,20 @@ mod tests {
         assert_eq!(next_month.in_month, Some(units(150)));
     }
 
-    /// A day and a second more have the same number for most of a day, and the debits of the one counted in the other.
+    /// Logs tell what was left: if this changed, a start would refuse those that were written before.
     #[test]
-    fn debits_begin_anew_in_windows_of_another_length() {
-        let now = at(20_788 * SECONDS_PER_DAY + 50_000);
-        let limited = |window_seconds: Option<u32>| VelocityLimits {
-            per_day: Some(units(100)),
-            debits: window_seconds.map(|window_seconds| DebitLimit { count: 3, window_seconds }),
+    fn debits_go_on_counting_in_a_window_of_the_same_number() {
+        let day = 20_788 * SECONDS_PER_DAY;
+        let limits = |window_seconds| VelocityLimits {
+            debits: Some(DebitLimit { count: 3, window_seconds }),
             ..VelocityLimits::default()
         };
-        let day = limited(Some(86_400));
-        let spent = Spent::default().plus(&day, now, units(10));
-        for (others, debits_left) in
-            [(&[limited(Some(86_400))][..], 2), (&[limited(Some(86_401))], 3), (&[limited(None), day], 3)]
+        for (second, length, left) in
+            [(50_000, 86_400, 2), (50_000, 86_401, 2), (50_000, 86_410, 3), (7, 86_401, 3)]
         {
-            let mut details = Some(Box::new(Details { velocity: day, spent, ..Details::default() }));
-            for velocity in others {
-                Amended { velocity: Some(*velocity), ..Amended::default() }.to_details(&mut details);
-            }
-            let details = details.as_ref().expect("it has limits");
-            let left = details.velocity.allowance(&details.spent, now);
-            assert_eq!((left.in_day, left.debits), (Some(units(90)), Some(debits_left)), "{others:?}");
+            let spent = Spent::default().plus(&limits(86_400), at(day + second), units(1));
+            let now = limits(length).allowance(&spent, at(day + second));
+            assert_eq!(now.debits, Some(left), "second {second} of the day, windows of {length}");
         }
-        assert_eq!(spent.under(&day, &VelocityLimits::default()), Spent::default());
     }
 }

@@ -148,7 +148,8 @@ body! {
 
 body! {
     /// A change of velocity limits. When none is left all counts begin anew, and so do the debits when their window gets
-    /// another length.
+    /// another length; unless both windows have the same number since 1970, as one of 86,400 and one of 86,401 seconds have
+    /// for most of a day.
     pub(in crate::http) struct VelocityLimitsPatch {
         /// The most that may leave in a day.
         per_day: Patch<LimitText>,
