@@ -80,7 +80,7 @@ use crate::storage::{RESTORE_BACKUP, StorageError};
 const EVENTS_SCANNED_MAX: usize = 20_000;
 
 /// How many events of a log are read ahead, and some more to the end of a record, while others are known to come first. In
-/// memory they take up to some 10 MB. Far more than one millisecond has, so that the order does not depend on it.
+/// memory they take up to some 15 MB. Far more than one millisecond has, so that the order does not depend on it.
 const EVENTS_AHEAD_MAX: u64 = 20_000;
 
 /// How long a shard is waited for that does not say up to when all is decided.
@@ -183,6 +183,8 @@ struct Ahead {
     first: u64,
     /// Of each, the decision that it is a copy of, if it is one.
     copies: VecDeque<Option<TransactionId>>,
+    /// How many of them, from the first on, are known to be copies of decisions that have been shown.
+    shown: usize,
 }
 
 /// What the merge does with an event.
@@ -395,13 +397,14 @@ impl Feed {
         }
     }
 
-    /// Whether these entries, up to the version before this one, are copies of decisions that have been shown.
-    fn are_shown(&self, ahead: &Ahead, version: u64) -> bool {
-        let is_shown = |by: &TransactionId| {
-            self.lanes.get(by.shard.index()).is_some_and(|lane| lane.passed >= by.sequence)
+    /// How many of these entries, from the first on, are copies of decisions that have been shown.
+    fn shown(&self, ahead: &Ahead) -> usize {
+        let is_shown = |copy: &&Option<TransactionId>| {
+            copy.is_some_and(|by| {
+                self.lanes.get(by.shard.index()).is_some_and(|lane| lane.passed >= by.sequence)
+            })
         };
-        let before = ahead.copies.iter().zip(ahead.first..version);
-        before.into_iter().all(|(copy, _)| copy.as_ref().is_some_and(is_shown))
+        ahead.shown + ahead.copies.range(ahead.shown..).take_while(is_shown).count()
     }
 
     /// Whether all accounts of the first event of a lane have been shown at the version before it. No log is read ahead
@@ -432,13 +435,15 @@ impl Feed {
             // What the decision saw was durable before it was.
             self.lanes[other].durable = self.lanes[other].durable.max(source.durable(shard));
             loop {
-                let lane = &self.lanes[other];
-                if let Some(ahead) = lane.ahead.get(&account) {
-                    if !self.are_shown(ahead, version) {
-                        return Ok(Freedom::Waits);
-                    }
-                    if ahead.first + ahead.copies.len() as u64 >= version {
+                let shown = self.lanes[other].ahead.get(&account).map(|ahead| self.shown(ahead));
+                let lane = &mut self.lanes[other];
+                if let Some((ahead, shown)) = lane.ahead.get_mut(&account).zip(shown) {
+                    ahead.shown = shown;
+                    if ahead.first + shown as u64 >= version {
                         break;
+                    }
+                    if shown < ahead.copies.len() {
+                        return Ok(Freedom::Waits);
                     }
                 }
                 if lane.read_time > time || lane.read >= lane.durable {
@@ -448,7 +453,7 @@ impl Feed {
                     freedom = Freedom::Unknown;
                     break;
                 }
-                self.lanes[other].read_record(source)?;
+                lane.read_record(source)?;
             }
         }
         Ok(freedom)
@@ -512,7 +517,7 @@ impl Lane {
                 _ => None,
             };
             for (account, version) in entries(&event.change, self.shard) {
-                let none = || Ahead { first: version, copies: VecDeque::new() };
+                let none = || Ahead { first: version, copies: VecDeque::new(), shown: 0 };
                 self.ahead.entry(account).or_insert_with(none).copies.push_back(copy);
             }
             (self.read, self.read_time) = (sequence, event.time);
@@ -531,6 +536,7 @@ impl Lane {
             let ahead = self.ahead.get_mut(&account).expect("it was noted when it was read");
             assert_eq!(ahead.first, version, "an account's entries follow one another");
             ahead.first += 1;
+            ahead.shown = ahead.shown.saturating_sub(1);
             ahead.copies.pop_front();
             if ahead.copies.is_empty() {
                 self.ahead.remove(&account);

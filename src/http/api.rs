@@ -6,7 +6,7 @@
 //!
 //! What always holds:
 //!
-//! - every request that is whole gets exactly one reply, and every refusal becomes one here, in one place;
+//! - every request that is whole gets exactly one reply, and every refusal of a whole request becomes one here;
 //! - what is kept of a request that waits is small (see [`Api::answer`]), for thousands of them wait at a time;
 //! - the service answers from the first moment to the last: before there is a bank, and while it ends, what needs none.
 //!

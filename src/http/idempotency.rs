@@ -5,8 +5,8 @@
 //!
 //! - a key is unique within a [scope](Scope), which is the resource that it is sent to, so that clients who share nothing
 //!   else need not share a way to make keys;
-//! - it belongs to one request to the byte: method, route, body, and the version asked for. With another one it is refused,
-//!   by its fingerprint;
+//! - it belongs to one request to the byte: method, route, body and `If-Match`; an item's key to the item. With another one
+//!   it is refused, by its fingerprint;
 //! - what cannot be read is refused before anything is done.
 //!
 //! Left out: what becomes of a key. The ledger remembers its digest, and the reply is made anew from the event.

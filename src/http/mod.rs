@@ -1,10 +1,10 @@
 //! The HTTP edge: bytes of a socket in, calls of the [bank](crate::bank) in the middle, JSON out.
 //!
 //! [`Api`] is the service as HTTP sees it; [`serve`] puts it on a socket. A request goes through
-//! `listener` (connections and their bounds; `vigil`, `patient_stream`), `api` (what all requests have in common), `routes` (the table),
-//! `handlers` (what each operation does), with `call`, `path`, `query`, `headers`, `idempotency` and `wire` to read it, `wire` and
-//! `reply` to answer it, and `problem` for every refusal. `openapi` tells all of this to clients: it is made from
-//! the same declarations (`operation`) that the code runs by.
+//! `listener` (connections and their bounds, with `vigil` and `patient_stream`), `api` (what all requests have in
+//! common), `routes` (the table), `handlers` (what each operation does), with `call`, `path`, `query`, `headers`,
+//! `idempotency` and `wire` to read it, `wire` and `reply` to answer it, and `problem` for every refusal. `openapi` tells
+//! all of this to clients: it is made from the same declarations (`operation`) that the code runs by.
 //!
 //! To add a resource: its bodies and resources in a file of `wire` (`body!`, `resource!`), its operations and what
 //! they do in a file of `handlers` (an `Operation` each), an `Endpoint` each, and a line a path in `routes`. The

@@ -1,7 +1,8 @@
-//! What all parts of a connection know of it, and what wakes its task.
+//! What all parts of a connection know of it, and what wakes its task: the [`Vigil`]. And the body of a request as it
+//! comes, [`Received`], which lets the task sleep where it can.
 //!
-//! It watches without being asked at each request: a timer for each head, as hyper would set, and a look
-//! at whether the service ends, cost more than reading the head.
+//! The vigil watches without being asked at each request: a timer for each head, as hyper would set, and a look at whether
+//! the service ends, cost more than reading the head.
 //!
 //! A connection is in one of three states:
 //!

@@ -207,12 +207,6 @@ impl Quantity {
         if self.0 % unit == 0 { Some(self.0 / unit) } else { None }
     }
 
-    /// The sum, or `None` past the range.
-    pub const fn checked_add(self, other: Quantity) -> Option<Quantity> {
-        let sum = self.0 + other.0;
-        if sum >= -QUANTITY_UNITS_MAX && sum <= QUANTITY_UNITS_MAX { Some(Quantity(sum)) } else { None }
-    }
-
     /// The same quantity with the other sign. The range is symmetric, so this cannot leave it.
     #[must_use]
     pub const fn negated(self) -> Quantity {
@@ -487,9 +481,6 @@ mod tests {
         ] {
             assert_eq!(quantity(text).text(decimals_min).to_string(), printed, "{text}");
         }
-        assert_eq!(quantity("1.5").checked_add(quantity("2").negated()), Some(quantity("-0.5")));
-        assert_eq!(Quantity::MAX.checked_add(quantity("0.0001")), None);
-        assert_eq!(Quantity::MAX.negated().checked_add(quantity("-0.0001")), None);
     }
 
     #[test]

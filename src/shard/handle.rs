@@ -7,7 +7,7 @@
 //! - a reply comes when what it tells is durable; who does not wait for it changes nothing about what is done;
 //! - a look finds only what is durable, and all of that: it never tells less than a reply that a client has already. Who
 //!   cannot look asks, so a look is only ever the faster way to the same answer;
-//! - an end of the shard reaches everyone who waits for it, as [`ShardError::Ended`].
+//! - an end of the shard reaches everyone who waits for a reply, as [`ShardError::Ended`].
 //!
 //! Left out: how requests travel in bundles and replies come back ([`courier`]), and what is done with them
 //! ([`worker`](super::worker)).

@@ -2,19 +2,19 @@
 //! itself ([`commit`](super::commit)).
 //!
 //! The worker goes round: it waits for mail, or for the next hold to expire; serves what has come, at most a batch of it,
-//! under one lock; sends what other shards are to hear; gives the batch to the log, where replies wait until it is durable;
-//! and begins again.
+//! under one lock, and sends, after each piece of mail, what other shards are to hear of it; sends the replies that wait for
+//! nothing; gives the batch to the log, where the others wait until it is durable; and begins again.
 //!
 //! What always holds:
 //!
-//! - a batch is served at one moment of the clock, read under the lock, and holds that have expired by then expire before
-//!   anything else in it;
+//! - a batch is served at one moment of the clock, read under the lock, and begins with the holds that have expired by then,
+//!   as far as their accounts are free;
 //! - what has come while a batch was served is in the next one: no batch requires of another shard what is younger than
 //!   itself, so shards never wait for one another in a ring;
 //! - shards hear one another in the order in which each has spoken, to all of them together;
 //! - a shard that is asked to stop serves what came before, and ends only once all shards have been asked and no message
 //!   and no lock between them is left: so the count of those is raised before it is lowered, and never zero too early;
-//! - a worker whose log has failed does no more work; what becomes of the process is decided by who was told
+//! - a worker ends when it learns that its log has failed; what becomes of the process is decided by who was told
 //!   ([`OnLogFailure`]).
 //!
 //! Left out: what requests do ([`batch`](super::batch)), and when snapshots are made, which the keeper decides.

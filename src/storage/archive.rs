@@ -420,7 +420,7 @@ pub fn merge(
 /// into that one.
 ///
 /// # Errors
-/// If one cannot be deleted.
+/// If one cannot be deleted, though the others are, or the directory cannot be synced.
 pub fn remove(directory: &Path, segments: &[&Segment]) -> Result<(), StorageError> {
     let paths: Vec<_> = segments.iter().map(|segment| segment.path()).collect();
     files::remove(directory, &paths)

@@ -54,7 +54,7 @@ pub(super) fn read_from_disk(file: &File) {
 /// takes 0.4 ms.
 ///
 /// # Errors
-/// If one cannot be deleted, or the directory cannot be synced. What is deleted then is freed by the system, in one call.
+/// If one cannot be deleted, or the directory cannot be synced.
 pub fn remove(directory: &Path, paths: &[impl AsRef<Path>]) -> Result<(), StorageError> {
     let unlink = |path: &Path| {
         let file = File::options().write(true).open(path).ok();
@@ -62,7 +62,9 @@ pub fn remove(directory: &Path, paths: &[impl AsRef<Path>]) -> Result<(), Storag
     };
     let unlinked: Vec<_> = paths.iter().map(|path| unlink(path.as_ref())).collect();
     sync_directory(directory)?;
-    unlinked.into_iter().try_for_each(|file| file.map(|file| file.into_iter().for_each(free)))
+    let freed: Vec<_> =
+        unlinked.into_iter().map(|file| file.map(|file| file.into_iter().for_each(free))).collect();
+    freed.into_iter().collect()
 }
 
 /// Gives back, piece by piece, what a deleted file has on the disk. It is gone: whatever fails here, the system frees the

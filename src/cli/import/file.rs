@@ -2,10 +2,10 @@
 //!
 //! What always holds:
 //!
-//! - an error names the line, the column and what is expected there; the first one ends the reading;
+//! - an error names the line and what is wrong there; the first one ends the reading;
 //! - columns are found by their names, in any order; those that nothing was read of are told, since a misspelt name of one
 //!   that may be missing would else go unseen;
-//! - amounts are read as decimals, never through a float, and refused if the account's currency has fewer decimals;
+//! - amounts are read as decimals, never through a float, and refused if the currency has fewer, where the file tells it;
 //! - each transaction has a digest of its account and its id in the file, which two of them never share.
 //!
 //! Left out: files that do not fit into memory; see [`FILE_BYTES_MAX`].
