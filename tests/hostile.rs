@@ -84,6 +84,8 @@ fn malformed_http() -> Vec<Case> {
         raw("GET /accounts/alice\r\n\r\n", 400, NO_CODE, &[]),
         raw("GET /accounts/alice HTTP/9.9\r\nhost: x\r\n\r\n", 400, NO_CODE, &[]),
         raw("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", CLOSED, NO_CODE, &[]),
+        raw("GET http://x:99999/accounts/alice HTTP/1.1\r\nhost: x\r\n\r\n", 400, "invalid-host", &[]),
+        raw("GET http://e@x/accounts/alice HTTP/1.1\r\nhost: x\r\n\r\n", 400, "invalid-host", &[]),
         raw("GET  /accounts/alice HTTP/1.1\r\nhost: x\r\n\r\n", 400, NO_CODE, &[]),
         raw("GET /accounts/a b HTTP/1.1\r\nhost: x\r\n\r\n", 400, NO_CODE, &[]),
         raw(b"GET /accounts/\xff HTTP/1.1\r\nhost: x\r\n\r\n", 400, NO_CODE, &[]),

@@ -921,6 +921,24 @@ async fn a_body_in_chunks_keeps_its_connection_and_the_requests_behind_it() {
     service.stop().await;
 }
 
+/// Where trailers with a bare line feed end, one client or proxy sees otherwise than hyper, which took the request behind
+/// them for more of them: the replies to all further ones on the connection were then those to others.
+#[tokio::test]
+async fn nothing_behind_trailers_is_taken_for_a_request_or_answered() {
+    let service = Service::start().await;
+    service.open_with("a", "1").await;
+    let head = "POST /accounts/a/deposit HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n";
+    let read = "GET /accounts/a HTTP/1.1\r\nhost: x\r\n\r\n";
+    for end in ["0\r\n\n", "0\r\nx: y\n\r\n", "0\r\nx: y\n\n", "0\r\nx: y\r\n\n", "0\r\nx: y\r\n\r\n"] {
+        let request = format!("{head}c\r\n{{\"amount\":1}}\r\n{end}");
+        let bytes = service.send_bytes([&*request, read, read].concat().as_bytes(), true).await;
+        let (reply, rest) = Reply::parse(&bytes).expect("a reply");
+        assert_eq!((reply.status.as_u16(), reply.header("connection")), (201, "close"), "{end:?}");
+        assert!(rest.is_empty(), "{end:?}: {}", String::from_utf8_lossy(rest));
+    }
+    service.stop().await;
+}
+
 /// A body that is refused by its length is never read, and many clients send all of it before they look at the
 /// reply. If the service had closed the socket by then, their next write would fail, and they would report that
 /// in place of the refusal.

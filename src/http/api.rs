@@ -85,7 +85,7 @@ struct Kept<'a> {
     /// The place of its route, if it has found one.
     index: Option<usize>,
     request_id: RequestId,
-    /// The client may still be sending a body that nobody will read.
+    /// The client may still be sending a body that nobody will read, or it is not sure where its next request begins.
     body_unread: bool,
 }
 
@@ -189,7 +189,7 @@ impl Api {
             let headers = Headers::of(&parts.headers);
             let request_id = RequestId::of(&headers);
             let found = routes::find(parts.uri.path());
-            let mut has_whole_body = false;
+            let (mut has_whole_body, mut has_trailers) = (false, false);
             let answer = 'answer: {
                 let (found, operation) = match check(&parts, &headers, found) {
                     Ok(Asked::Operation(found, operation)) => (found, operation),
@@ -207,15 +207,18 @@ impl Api {
                     vigil,
                     body,
                     has_whole_body: false,
+                    has_trailers: false,
                     claims: None,
                     request_id,
                 };
                 let answer = call.answer(self).await;
-                has_whole_body = call.has_whole_body;
+                (has_whole_body, has_trailers) = (call.has_whole_body, call.has_trailers);
                 answer
             };
             let index = found.map(|found| found.index);
-            let body_unread = !has_whole_body && !body.is_end_stream();
+            // hyper looks for the end of trailers by one rule and reads them by another, which takes a bare line feed for an
+            // end: what it has taken for trailers may have been the next request.
+            let body_unread = has_trailers || !has_whole_body && !body.is_end_stream();
             if headers.offer_upgrade() || parts.method == Method::CONNECT {
                 vigil.upgrade_offered();
             }
@@ -309,7 +312,7 @@ fn check<'p>(parts: &Parts, headers: &Headers<'_>, found: Option<Found<'p>>) -> 
     if uri_bytes > URI_BYTES_MAX {
         return Err(Problem::plain(Code::UriTooLong));
     }
-    headers::check_host(headers, parts.version)?;
+    headers::check_host(headers, &parts.uri, parts.version)?;
     if parts.method == Method::OPTIONS && parts.uri.path() == "*" {
         return Ok(Asked::Methods(None));
     }

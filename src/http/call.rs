@@ -61,6 +61,8 @@ pub(super) struct Call<'a> {
     pub(super) body: &'a mut Incoming,
     /// Whether the body has been read to its end. One that comes in chunks does not tell by itself.
     pub(super) has_whole_body: bool,
+    /// Whether trailers came behind it. They mean nothing here, but the connection ends with the reply.
+    pub(super) has_trailers: bool,
     /// What it has taken of what there is for all requests together. Boxed, so that those that take nothing are no larger.
     pub(super) claims: Option<Box<Claims>>,
     pub(super) request_id: &'a RequestId,
@@ -276,8 +278,8 @@ impl Future for Whole<'_, '_> {
         loop {
             let mut received = Received { body: call.body, vigil: call.vigil };
             let Some(frame) = ready!(Pin::new(&mut received).poll_frame(cx)) else { break };
-            // What is no data are trailers, which mean nothing here.
             let Ok(piece) = frame.map_err(|_| Problem::plain(Code::InvalidBody))?.into_data() else {
+                call.has_trailers = true;
                 continue;
             };
             if piece.len() > *bytes_max - pieces.len() {

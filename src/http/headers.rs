@@ -4,11 +4,11 @@
 use std::net::Ipv6Addr;
 use std::sync::LazyLock;
 
-use hyper::HeaderMap;
 use hyper::header::{
     ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH, ORIGIN,
     TRANSFER_ENCODING, UPGRADE,
 };
+use hyper::{HeaderMap, Uri};
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
@@ -209,13 +209,20 @@ fn is_origin_of(origin: &[u8], host: &[u8]) -> bool {
 }
 
 /// HTTP/1.1 wants to know whom the client thinks it talks to, exactly once, and HTTP/1.0 at most once (RFC 9112, 3.2).
-/// Nothing here depends on it; but what is refused here cannot be taken for another host by a proxy before us.
-pub(super) fn check_host(headers: &Headers<'_>, version: hyper::Version) -> Result<(), Problem> {
-    let is_valid = match headers.host {
-        Sent::Once(host) => is_host(host.as_bytes()),
-        Sent::Never => version < hyper::Version::HTTP_11,
-        Sent::Repeatedly(_) => false,
-    };
+/// Nothing here depends on it; but what is refused here cannot be taken for another host by a proxy before us. Where the
+/// target of the request names a host, too, that is the one that counts (3.2.2), so it has to be one as well.
+pub(super) fn check_host(
+    headers: &Headers<'_>,
+    target: &Uri,
+    version: hyper::Version,
+) -> Result<(), Problem> {
+    let is_target_valid = target.authority().is_none_or(|authority| is_host(authority.as_str().as_bytes()));
+    let is_valid = is_target_valid
+        && match headers.host {
+            Sent::Once(host) => is_host(host.as_bytes()),
+            Sent::Never => version < hyper::Version::HTTP_11,
+            Sent::Repeatedly(_) => false,
+        };
     if is_valid { Ok(()) } else { Err(Problem::plain(Code::InvalidHost)) }
 }
 
@@ -476,7 +483,8 @@ mod tests {
     fn a_host_is_a_name_or_an_address_and_perhaps_a_port() {
         let check = |values: &[&str], version| {
             let map = map(&values.iter().map(|value| (&HOST, *value)).collect::<Vec<_>>());
-            check_host(&Headers::of(&map), version).is_ok()
+            let uri = Uri::from_static("/");
+            check_host(&Headers::of(&map), &uri, version).is_ok()
         };
         let (old, new) = (hyper::Version::HTTP_10, hyper::Version::HTTP_11);
         for good in [
@@ -501,6 +509,19 @@ mod tests {
             assert!(!check(&[bad], old) && !check(&[bad], new), "{bad}");
         }
         assert!(check(&[], old) && !check(&[], new));
+        for (target, is_valid) in [
+            ("http://x/accounts", true),
+            ("http://x:80/accounts", true),
+            ("http://[::1]:3000/", true),
+            ("http://e@x/", false),
+            ("http://x:99999/", false),
+            ("http://x:y/", false),
+            ("http://[zz]/", false),
+        ] {
+            let map = map(&[(&HOST, "x")]);
+            let checked = target.parse().map(|uri| check_host(&Headers::of(&map), &uri, new).is_ok());
+            assert_eq!(checked.unwrap_or(false), is_valid, "{target}");
+        }
         assert!(!check(&["x", "x"], old) && !check(&["x", "x"], new));
     }
 

@@ -206,7 +206,7 @@ codes! {
         "Only what reads takes the header. A change is refused with it, because it would be made whether or not it is true.";
     InvalidHost "invalid-host" BAD_REQUEST Never,
         "The Host header is missing, repeated or not valid",
-        "HTTP/1.1 requires exactly one Host header, and HTTP/1.0 takes at most one: a name or an address of IP, and perhaps a port.";
+        "HTTP/1.1 requires exactly one Host header, and HTTP/1.0 takes at most one: a name or an address of IP, and perhaps a port. So must be the host that a target names in full.";
     CrossSite "cross-site" FORBIDDEN Never,
         "The request comes from a page of another site",
         "A browser says with Sec-Fetch-Site, or with Origin, that a page which is not from here asks for this. Such a page may change nothing.";

@@ -256,23 +256,19 @@ impl<'a> Iterator for Lines<'a> {
         if let Some(line) = self.alike() {
             return Some(line);
         }
-        loop {
-            let (line, rest) = match self.rest.split_once('\n') {
-                Some(parts) => parts,
-                None if self.rest.is_empty() => return None,
-                None => (self.rest, ""),
-            };
-            self.rest = rest;
-            let raw = line.trim_matches(SPACE);
-            if !raw.is_empty() {
-                if let Some(values) = plain_values(raw) {
-                    self.shape = Some(Shape::of(raw, values));
-                }
-                let plain =
-                    self.shape.and_then(|shape| shape.values(raw)).filter(|(_, rest)| rest.is_empty());
-                return Some(Line { raw, plain: plain.map(|(values, _)| values) });
-            }
+        // All blank lines at once: a body may have millions of them.
+        let text = self.rest.trim_start_matches(SPACE);
+        let (line, rest) = text.split_once('\n').unwrap_or((text, ""));
+        self.rest = rest;
+        let raw = line.trim_end_matches(SPACE);
+        if raw.is_empty() {
+            return None;
         }
+        if let Some(values) = plain_values(raw) {
+            self.shape = Some(Shape::of(raw, values));
+        }
+        let plain = self.shape.and_then(|shape| shape.values(raw)).filter(|(_, rest)| rest.is_empty());
+        Some(Line { raw, plain: plain.map(|(values, _)| values) })
     }
 }
 
