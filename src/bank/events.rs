@@ -735,14 +735,12 @@ impl Bank {
 mod tests {
     use std::collections::BTreeMap;
 
-    use smallvec::smallvec;
-
     use super::*;
     use crate::ledger::operation::{Item, Operation, Place, Sum};
-    use crate::ledger::workspace::{Decided, Grant, Needs, Workspace};
+    use crate::ledger::workspace::{Needs, Workspace};
     use crate::ledger::{
         AccountName, AccountRef, Amount, Command, ExcessDecimals, ItemOutcome, Ledger, Note,
-        OverdraftDefault, Quantity, Rejection, Target, Terms, decide_plain,
+        OverdraftDefault, Quantity, Rejection, Target, Terms,
     };
     use crate::storage::journal::record::{Draft, LogPosition};
     use crate::storage::journal::{Journal, MemoryJournal, MemoryReader};
@@ -823,99 +821,8 @@ mod tests {
         Quantity::parse("1", ExcessDecimals::Refuse).expect("a quantity")
     }
 
-    /// Has one of the shards decide a transfer of one between two accounts, each given with its shard.
-    fn transfer(benches: &mut [Bench], decider: usize, sides: [(usize, &str); 2]) -> Event {
-        let places = sides.map(|(shard, name)| Place {
-            shard: benches[shard].ledger.shard(),
-            account: AccountRef::Name(named(name)),
-        });
-        let grants = places.each_ref().map(|Place { shard, account }| {
-            let needs = Needs { accounts: smallvec![account.clone()], ..Needs::default() };
-            benches[shard.index()].ledger.grant(&needs, &[], &terms(NOW))
-        });
-        // A shard grants once, all that is its own.
-        let mut granted: Vec<Grant> = Vec::new();
-        for grant in grants {
-            match granted.iter_mut().find(|known| known.shard == grant.shard) {
-                Some(known) => known.accounts.extend(grant.accounts),
-                None => granted.push(grant),
-            }
-        }
-        let [from, to] = places;
-        let operation = Operation::Transfer { from, to, amount: Sum::Exactly(one()), note: Note::default() };
-        let item = Item { operation, conditions: Vec::new(), key: None };
-        let decision = decide_plain(&item, &granted).expect("it is plain").expect("it is funded");
-        let decided = Decided { decision, key: None };
-        let event = benches[decider].ledger.decided(decided, Timestamp::from_millis(NOW));
-        benches[decider].happen(&event);
-        event
-    }
-
-    const NOW: u64 = 7;
-
-    /// Which shards' events are found first, as far as the logs are known to lead.
-    fn order(source: &Growing, prepared: &[u64]) -> Vec<usize> {
-        let before = prepared.iter().map(|&last| Sequence::new(last).expect("a sequence")).collect();
-        let (mut feed, mut found) = (Feed::new(&Position::new(before)), Vec::new());
-        let halt = feed.advance(source, &EventFilter::default(), 9, &mut found, &mut 0);
-        assert!(matches!(halt, Ok(Halt::Horizon(_))), "{halt:?}");
-        found.iter().map(|found: &Found| found.shard.index()).collect()
-    }
-
-    /// Looking for what a transfer depends on finds that its payee's shard, of which nothing was durable, has an event of
-    /// the same time that has nothing to do with it. That comes first, as it does for whoever looks later.
-    #[test]
-    fn what_is_found_while_looking_for_what_an_event_depends_on_may_come_before_it() {
-        let mut benches = [Bench::new(0), Bench::new(1)];
-        benches[0].open("payee");
-        benches[0].open("other");
-        benches[1].open("payer");
-        benches[1].deposit("payer", 1);
-        transfer(&mut benches, 1, [(1, "payer"), (0, "payee")]);
-        benches[0].deposit("other", NOW);
-        for looks in [&[3][..], &[2, 3]] {
-            let found = order(&Growing::new(&benches, &[looks, &[3]]), &[2, 2]);
-            assert_eq!(found.first(), Some(&0));
-        }
-    }
-
-    /// As [`transfer`], for a shard that [settles](settle) it later.
-    fn decide(benches: &mut [Bench], decider: usize, sides: [(usize, &str); 2]) -> (TransactionId, Event) {
-        let decided = transfer(benches, decider, sides);
-        let ledger = &benches[decider].ledger;
-        (TransactionId { time: decided.time, shard: ledger.shard(), sequence: ledger.last() }, decided)
-    }
-
-    /// Applies a decision of another shard.
-    fn settle(benches: &mut [Bench], at: usize, (by, decided): &(TransactionId, Event)) {
-        let decision = decided.change.decision().expect("it is one");
-        let copy = benches[at].ledger.settled(*by, decision, decided.time);
-        benches[at].happen(&copy.expect("it follows").expect("it is new"));
-    }
-
-    /// A transfer with a key is decided by the shard that keeps the key, which need not have a part in it: between two
-    /// accounts of another shard it has a single part. It was shown before the deposit that paid for it, when that deposit's
-    /// log could not be read on in the same millisecond.
-    #[test]
-    fn a_decision_about_one_other_shard_comes_after_what_it_depends_on() {
-        let mut benches = [Bench::new(0), Bench::new(1), Bench::new(2)];
-        benches[0].open("payer");
-        benches[0].open("payee");
-        benches[0].open("other");
-        benches[2].open("third");
-        benches[2].deposit("third", 1);
-        let blocks = decide(&mut benches, 2, [(2, "third"), (0, "other")]);
-        settle(&mut benches, 0, &blocks);
-        benches[0].deposit("payer", NOW);
-        transfer(&mut benches, 1, [(0, "payer"), (0, "payee")]);
-        // So that nobody is asked what may still come from there.
-        benches[0].deposit("other", NOW + 1);
-        benches[2].deposit("third", NOW + 1);
-        let found = order(&Growing::new(&benches, &[&[6], &[1], &[4]]), &[3, 0, 2]);
-        assert_eq!(found, [2, 0, 1]);
-    }
-
     /// Has one of the shards decide several transfers of one as one work, each between two accounts given with their shards.
+    /// Those that have a part in it may [settle](settle) them later.
     fn decide_all(
         benches: &mut [Bench],
         decider: usize,
@@ -955,6 +862,68 @@ mod tests {
             (TransactionId { time: event.time, shard: ledger.shard(), sequence: ledger.last() }, event)
         });
         decisions.collect()
+    }
+
+    const NOW: u64 = 7;
+
+    /// Which shards' events are found first, as far as the logs are known to lead.
+    fn order(source: &Growing, prepared: &[u64]) -> Vec<usize> {
+        let before = prepared.iter().map(|&last| Sequence::new(last).expect("a sequence")).collect();
+        let (mut feed, mut found) = (Feed::new(&Position::new(before)), Vec::new());
+        let halt = feed.advance(source, &EventFilter::default(), 9, &mut found, &mut 0);
+        assert!(matches!(halt, Ok(Halt::Horizon(_))), "{halt:?}");
+        found.iter().map(|found: &Found| found.shard.index()).collect()
+    }
+
+    /// Looking for what a transfer depends on finds that its payee's shard, of which nothing was durable, has an event of
+    /// the same time that has nothing to do with it. That comes first, as it does for whoever looks later.
+    #[test]
+    fn what_is_found_while_looking_for_what_an_event_depends_on_may_come_before_it() {
+        let mut benches = [Bench::new(0), Bench::new(1)];
+        benches[0].open("payee");
+        benches[0].open("other");
+        benches[1].open("payer");
+        benches[1].deposit("payer", 1);
+        decide(&mut benches, 1, [(1, "payer"), (0, "payee")]);
+        benches[0].deposit("other", NOW);
+        for looks in [&[3][..], &[2, 3]] {
+            let found = order(&Growing::new(&benches, &[looks, &[3]]), &[2, 2]);
+            assert_eq!(found.first(), Some(&0));
+        }
+    }
+
+    /// The same of one transfer.
+    fn decide(benches: &mut [Bench], decider: usize, sides: [(usize, &str); 2]) -> (TransactionId, Event) {
+        decide_all(benches, decider, &[sides]).remove(0)
+    }
+
+    /// Applies a decision of another shard.
+    fn settle(benches: &mut [Bench], at: usize, (by, decided): &(TransactionId, Event)) {
+        let decision = decided.change.decision().expect("it is one");
+        let copy = benches[at].ledger.settled(*by, decision, decided.time);
+        benches[at].happen(&copy.expect("it follows").expect("it is new"));
+    }
+
+    /// A transfer with a key is decided by the shard that keeps the key, which need not have a part in it: between two
+    /// accounts of another shard it has a single part. It was shown before the deposit that paid for it, when that deposit's
+    /// log could not be read on in the same millisecond.
+    #[test]
+    fn a_decision_about_one_other_shard_comes_after_what_it_depends_on() {
+        let mut benches = [Bench::new(0), Bench::new(1), Bench::new(2)];
+        benches[0].open("payer");
+        benches[0].open("payee");
+        benches[0].open("other");
+        benches[2].open("third");
+        benches[2].deposit("third", 1);
+        let blocks = decide(&mut benches, 2, [(2, "third"), (0, "other")]);
+        settle(&mut benches, 0, &blocks);
+        benches[0].deposit("payer", NOW);
+        decide(&mut benches, 1, [(0, "payer"), (0, "payee")]);
+        // So that nobody is asked what may still come from there.
+        benches[0].deposit("other", NOW + 1);
+        benches[2].deposit("third", NOW + 1);
+        let found = order(&Growing::new(&benches, &[&[6], &[1], &[4]]), &[3, 0, 2]);
+        assert_eq!(found, [2, 0, 1]);
     }
 
     /// Two works of two decisions each, under way at once in three shards. The copies of the first decisions lay behind those
@@ -1044,7 +1013,7 @@ mod tests {
         (0..MANY).for_each(|_| benches[0].deposit("other", NOW));
         benches[0].deposit("payer", NOW);
         let paid = benches[0].ledger.last().get();
-        transfer(&mut benches, 1, [(0, "payer"), (0, "payee")]);
+        decide(&mut benches, 1, [(0, "payer"), (0, "payee")]);
         let (events, ahead) = read_in_pages(&benches, &prepared);
         assert!(ahead as u64 <= EVENTS_AHEAD_MAX, "{ahead} were read ahead");
         assert_eq!(events.len() as u64, 1500 + 1 + MANY + 1 + 1, "each comes once");

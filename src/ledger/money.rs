@@ -216,7 +216,7 @@ impl Quantity {
     /// The quantity's text with `decimals_min` decimals, at most four, or as many more as it needs: with two, 12.3 is
     /// 12.30 and 12.345 is 12.345.
     pub fn text(self, decimals_min: u8) -> UnitsText {
-        QuantityTotal(self.0).text(decimals_min)
+        QuantityTotal::from(self).text(decimals_min)
     }
 
     /// The quantity without its sign.

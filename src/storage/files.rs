@@ -44,7 +44,7 @@ pub(super) fn read_from_disk(file: &File) {
 }
 
 /// Deletes files of a directory that nobody reads any more, or whose readers look elsewhere when they end too soon: their
-/// names, durably, and then what they have on the disk, piece by piece. If one cannot be deleted, the others are.
+/// names, durably, and then what they have on the disk, piece by piece.
 ///
 /// In this order, since nothing promises that a disk keeps it by itself: after a power cut a name may be back whose removal
 /// was not synced, and behind it must be all of the file.
@@ -54,31 +54,51 @@ pub(super) fn read_from_disk(file: &File) {
 /// takes 0.4 ms.
 ///
 /// # Errors
-/// If one cannot be deleted, or the directory cannot be synced.
+/// If one cannot be deleted, though the others are, or the directory cannot be synced.
 pub fn remove(directory: &Path, paths: &[impl AsRef<Path>]) -> Result<(), StorageError> {
-    let unlink = |path: &Path| {
-        let file = File::options().write(true).open(path).ok();
-        fs::remove_file(path).map(|()| file).map_err(StorageError::io("delete", path))
-    };
-    let unlinked: Vec<_> = paths.iter().map(|path| unlink(path.as_ref())).collect();
+    let (mut unlinked, mut refused) = (Vec::new(), Ok(()));
+    for path in paths {
+        match unlink(path.as_ref()) {
+            Ok(file) => unlinked.push(file),
+            Err(error) => refused = refused.and(Err(error)),
+        }
+    }
     sync_directory(directory)?;
-    let freed: Vec<_> =
-        unlinked.into_iter().map(|file| file.map(|file| file.into_iter().for_each(free))).collect();
-    freed.into_iter().collect()
+    unlinked.into_iter().for_each(Unlinked::free);
+    refused
 }
 
-/// Gives back, piece by piece, what a deleted file has on the disk. It is gone: whatever fails here, the system frees the
-/// rest with the descriptor. But with another name, such as that in a copy made of links, it stays as it is.
-fn free(file: File) {
-    let mut left =
-        file.metadata().ok().filter(|metadata| metadata.nlink() == 0).map_or(0, |metadata| metadata.len());
-    while left > 0 {
-        // To whole blocks: of one that is cut the system would have to read and write the rest.
-        left = (left - 1) / FREED_BYTES * FREED_BYTES;
-        if file.set_len(left).is_err() {
-            break;
+/// A deleted file, whose bytes are still on the disk; if it could be opened.
+pub(super) struct Unlinked(Option<File>);
+
+/// Deletes a file's name.
+///
+/// # Errors
+/// If that cannot be done.
+pub(super) fn unlink(path: &Path) -> Result<Unlinked, StorageError> {
+    let file = File::options().write(true).open(path).ok();
+    fs::remove_file(path).map_err(StorageError::io("delete", path))?;
+    Ok(Unlinked(file))
+}
+
+impl Unlinked {
+    /// Gives back, piece by piece, what it has on the disk. It is gone: whatever fails here, the system frees the rest with
+    /// the descriptor. But with another name, such as that in a copy made of links, it stays as it is.
+    pub(super) fn free(self) {
+        let Some(file) = self.0 else { return };
+        let mut left = file
+            .metadata()
+            .ok()
+            .filter(|metadata| metadata.nlink() == 0)
+            .map_or(0, |metadata| metadata.len());
+        while left > 0 {
+            // To whole blocks: of one that is cut the system would have to read and write the rest.
+            left = (left - 1) / FREED_BYTES * FREED_BYTES;
+            if file.set_len(left).is_err() {
+                break;
+            }
+            pace::rest();
         }
-        pace::rest();
     }
 }
 

@@ -1143,7 +1143,8 @@ impl Generations {
         sync_directory(&self.parent)?;
         // Closed, or somebody reads it, and it stays for as long. The copy of an earlier life's is freed at once, by sled.
         if Arc::into_inner(generation).map(drop).is_some() {
-            files::remove(&removed, &[removed.join("db")])?;
+            // Nothing is synced between: that all of the directory is to go its name says durably, since the sync above.
+            files::unlink(&removed.join("db"))?.free();
         }
         remove_directory(&removed)?;
         sync_directory(&self.parent)
