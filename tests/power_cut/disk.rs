@@ -43,6 +43,8 @@ pub(crate) enum Unsynced {
     Lost,
     /// Everything.
     Kept,
+    /// All that was written, and no change of a name.
+    NamesLost,
     /// Each write and each change of a name with even odds, and the last write of a file only in part.
     Mixed,
 }
@@ -368,6 +370,7 @@ impl<'a> Disk<'a> {
                 || match unsynced {
                     Unsynced::Lost => false,
                     Unsynced::Kept => true,
+                    Unsynced::NamesLost => matches!(object.kind, Kind::File(_)),
                     Unsynced::Mixed => random.percent(50),
                 }
         };
